@@ -1,0 +1,197 @@
+"""JAX's internals -> the few things that nanlab needs of them; the only file that knows them.
+
+Two lines of JAX are supported: 0.10 (Python 3.11) and 0.12 (Python 3.12 and later).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Private: the public convert_element_type makes weak types of the default width only.
+from jax._src.lax.lax import (
+    _convert_element_type,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+)
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+Aval = Any
+Value = Any
+
+
+def configure_lab(devices: int | None = None) -> None:
+    """Set this process up for the lab: 64-bit types on, as many CPU devices as cores.
+
+    Call it before JAX computes anything; `nanlab.pinpoint` in a user's process never does.
+
+    Args:
+        devices: CPU devices wanted; None for one a core.
+
+    Raises:
+        RuntimeError: JAX has already started with another number of CPU devices.
+    """
+    jax.config.update("jax_enable_x64", True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jax.config.update("jax_num_cpu_devices", devices or cores or 1)
+
+
+def weak(x: Array, dtype: Any) -> Array:
+    """`x` as a weakly typed scalar: it promotes beside arrays as a Python float would.
+
+    A traced learning rate is then rounded to bfloat16 where a person's `0.1` would be, and beta2
+    is not (a strong bfloat16 0.999 is 1, and Adam's bias correction 0/0).
+    """
+    return _convert_element_type(x, jnp.dtype(dtype), weak_type=True)
+
+
+class Opened(NamedTuple):
+    """The programs inside an equation, and how its operands feed them.
+
+    Attributes:
+        kind: "call" (runs once), "scan", "while" or "cond".
+        bodies: (jaxpr, constants) of each program: the callee, the loop's body, the branches.
+        operands: for each body, which of the equation's operands are its arguments.
+        consts, carry: how many of the body's arguments stay the same in every iteration, and how
+            many are carried from one to the next; the rest are sliced (scan).
+        condition: a while loop's condition and which operands are its constants.
+    """
+
+    kind: str
+    bodies: tuple[tuple[Jaxpr, Sequence[Value]], ...]
+    operands: tuple[tuple[int, ...], ...]
+    consts: int = 0
+    carry: int = 0
+    condition: tuple[tuple[Jaxpr, Sequence[Value]], int] | None = None
+
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "call_jaxpr",
+}
+
+
+def split_constants(closed: Any) -> tuple[Jaxpr, Sequence[Value]]:
+    """A jaxpr, open or closed, as (jaxpr, values of its constants)."""
+    # JAX 0.12 has one class for both; its `jaxpr` attribute is itself without the constants.
+    return (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
+
+
+def argument_variables(jaxpr: Jaxpr) -> tuple[Var, ...]:
+    """A jaxpr's variables for constants, then those for arguments."""
+    return (*jaxpr.constvars, *jaxpr.invars)
+
+
+def open_equation(eqn: JaxprEqn) -> Opened | None:
+    """What is inside `eqn`; None if it is to be bound whole and blamed as itself."""
+    name, params, count = eqn.primitive.name, eqn.params, len(eqn.invars)
+    everything = tuple(range(count))
+    if name in _CALLS and _CALLS[name] in params:
+        return Opened("call", (split_constants(params[_CALLS[name]]),), (everything,))
+    if name == "custom_linear_solve":
+        # Only the solve runs forward; the transposed one is for derivatives.
+        lengths = params["const_lengths"]
+        first = lengths.matvec + lengths.vecmat
+        own = tuple(range(first, first + lengths.solve))
+        right_side = tuple(range(sum(lengths), count))
+        return Opened("call", (split_constants(params["jaxprs"].solve),), (own + right_side,))
+    if name == "scan":
+        consts, carry = _scan_counts(params)
+        body = split_constants(params["jaxpr"])
+        return Opened("scan", (body,), (everything,), consts, carry)
+    if name == "while":
+        before, consts = params["cond_nconsts"], params["body_nconsts"]
+        condition = (split_constants(params["cond_jaxpr"]), before)
+        body = split_constants(params["body_jaxpr"])
+        carry = count - before - consts
+        return Opened("while", (body,), (everything[before:],), consts, carry, condition)
+    if name == "cond":
+        branches = tuple(split_constants(branch) for branch in params["branches"])
+        return Opened("cond", branches, (everything[1:],) * len(branches))
+    return None
+
+
+def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    # JAX < 0.12 counts in two parameters; since then a tree of three tells. Delete when the
+    # floor is 0.12.
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
+    """Run one equation on `operands`; the results as a sequence."""
+    parameters = eqn.primitive.get_bind_params(eqn.params)
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*operands, **parameters)
+    return results if eqn.primitive.multiple_results else [results]
+
+
+def run_jaxpr(jaxpr: Jaxpr, constants: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
+    """Run a jaxpr as it is, equation by equation, in the enclosing trace."""
+    env: dict[Var, Value] = dict(
+        zip(argument_variables(jaxpr), (*constants, *arguments), strict=True)
+    )
+
+    def read(atom: Any) -> Value:
+        return atom.val if isinstance(atom, Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        results = bind(eqn, [read(v) for v in eqn.invars])
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Jaxpr, Sequence[Value], Any]:
+    """`function` as (jaxpr, values of its constants, tree of its output's shapes).
+
+    Arguments may be arrays or `jax.ShapeDtypeStruct`s, in any pytree.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    return (*split_constants(closed), shapes)
+
+
+def constant_outputs(function: Callable[..., Any], *arguments: Any) -> list[bool]:
+    """For each output leaf of `function`: does it depend on none of the arguments?"""
+    jaxpr, _, _ = trace(function, *arguments)
+    dependent = set(jaxpr.invars)
+    for eqn in jaxpr.eqns:
+        if any(not isinstance(v, Literal) and v in dependent for v in eqn.invars):
+            dependent.update(eqn.outvars)
+    return [isinstance(v, Literal) or v not in dependent for v in jaxpr.outvars]
+
+
+class CodeFrame(NamedTuple):
+    """One line of a Python stack: file as Python knows it, function's qualified name, line."""
+
+    file: str
+    function: str
+    line: int
+
+
+def equation_frames(eqn: JaxprEqn) -> list[CodeFrame]:
+    """The Python frames that made an equation, innermost first; empty if it was made inside JAX.
+
+    The frames of an equation inside a jitted function end where that function was traced: those
+    of the calling equation go on from there.
+    """
+    traceback = eqn.source_info.traceback
+    if traceback is None:
+        return []
+    return [CodeFrame(f.file_name, f.function_name, f.line_num) for f in traceback.frames]
+
+
+def equation_scopes(eqn: JaxprEqn) -> str:
+    """The named scopes and transformations around an equation, relative to its jaxpr."""
+    return str(eqn.source_info.name_stack)

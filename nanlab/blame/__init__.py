@@ -1,0 +1,1 @@
+"""Function, arguments -> blame: the detective. It knows nothing of grids, lanes or trainings."""

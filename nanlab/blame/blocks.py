@@ -1,0 +1,89 @@
+"""Function, many arguments -> readings: the probe, vmapped over padded blocks of lanes.
+
+Lanes whose codes are the same share one reading, so that the walk back is made once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nanlab.blame.cause import Reading
+from nanlab.blame.probe import Probe
+from nanlab.blame.sites import Program, flatten
+
+
+class BlockProbe:
+    """The probe of `function` for one lane's `arguments`, run on many lanes at once.
+
+    Args:
+        function: of one lane's arguments.
+        arguments: one lane's, as arrays or shapes.
+        block: the vmap's width; a block that is not full is padded with its first lane.
+        devices: they share the blocks.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        block: int,
+        devices: list[jax.Device],
+    ) -> None:
+        self._function = function
+        self._shapes = jax.eval_shape(lambda *a: a, *arguments)
+        self._width = block * len(devices)
+        self._mesh = Mesh(np.array(devices), ("lanes",))
+
+    @cached_property
+    def program(self) -> Program:
+        """The function, flattened."""
+        return flatten(self._function, *self._shapes)
+
+    @cached_property
+    def _probe(self) -> Probe:
+        return Probe(self.program)
+
+    @cached_property
+    def _compiled(self) -> Callable[..., dict[str, jax.Array]]:
+        lanes = PartitionSpec("lanes")
+
+        def codes_only(*arguments: Any) -> dict[str, jax.Array]:
+            return jax.vmap(lambda *a: self._probe(*a)[1])(*arguments)
+
+        specs = (lanes,) * len(self._shapes)
+        return jax.jit(
+            jax.shard_map(
+                codes_only, mesh=self._mesh, in_specs=specs, out_specs=lanes, check_vma=False
+            )
+        )
+
+    def read(self, *arguments: Any) -> tuple[list[Reading], np.ndarray]:
+        """The distinct readings of the lanes, and which of them each lane has.
+
+        Args:
+            *arguments: as the function's, each leaf with a leading axis of lanes, on the host.
+        """
+        count = len(jax.tree.leaves(arguments)[0])
+        sharding = NamedSharding(self._mesh, PartitionSpec("lanes"))
+        parts: list[dict[str, np.ndarray]] = []
+        for start in range(0, count, self._width):
+            lanes = np.arange(start, start + self._width)
+            chosen = np.where(lanes < count, lanes, start)
+            block = jax.tree.map(lambda x, c=chosen: jax.device_put(x[c], sharding), arguments)
+            codes = self._compiled(*block)
+            parts.append({k: np.asarray(v)[: count - start] for k, v in codes.items()})
+        names = sorted(parts[0])
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        rows = np.concatenate(
+            [whole[name].reshape(count, -1).astype(np.int32) for name in names], axis=1
+        )
+        _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        readings = [Reading(self._probe, {k: v[i] for k, v in whole.items()}) for i in first]
+        return readings, which.reshape(-1)

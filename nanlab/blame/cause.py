@@ -1,0 +1,229 @@
+"""Codes -> events: walk back from a bad output, through bad values, to where they began.
+
+Everything here is on the host, for one lane's codes. A point is a value in one iteration of each
+loop around it; the walk goes from a point to the points that fed it and were bad too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from nanlab.blame.mechanism import NAN_OF, SAME_AS
+from nanlab.blame.probe import WINDOW, Probe
+from nanlab.blame.sites import Site
+from nanlab.codes import FINITE, INF, NAN
+
+
+class Point(NamedTuple):
+    """A value, and the iterations of the loops around it, outermost first."""
+
+    value: int
+    iterations: tuple[int, ...] = ()
+
+
+class Event(NamedTuple):
+    """A site where something bad began.
+
+    Attributes:
+        site: the site, by number.
+        iterations: of the loops around it, outermost first.
+        source: "made" there out of good operands, or the "input" or "constant" that it read.
+    """
+
+    site: int
+    iterations: tuple[int, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One lane's codes, by point.
+
+    Attributes:
+        probe: the probe that recorded them.
+        codes: its record, without a lane axis, as NumPy arrays.
+    """
+
+    probe: Probe
+    codes: Mapping[str, np.ndarray]
+
+    def code(self, point: Point) -> int:
+        """FINITE, INF or NAN."""
+        program = self.probe.program
+        value = program.values[point.value]
+        if not value.can_be_bad:
+            return FINITE
+        if value.site is None and value.argument is None:
+            return self._constants[point.value]
+        if point.value in self.probe.slots:
+            return self._recorded(value.frame, point.iterations, self.probe.slots[point.value])
+        if value.site is not None:
+            site = program.sites[value.site]
+            fed = self.code(Point(site.operands[0], point.iterations))
+            return fed if site.primitive in SAME_AS or fed == NAN else FINITE
+        # An argument of a loop or a branch holds what feeds it.
+        return max((self.code(p) for p in self.feeds(point)), default=FINITE)
+
+    def detail(self, site: Site, iterations: tuple[int, ...]) -> int:
+        """What the probe computed to settle the site's mechanism; 0 if nothing."""
+        slot = self.probe.detail_slots.get(site.index)
+        return 0 if slot is None else self._recorded(site.frame, iterations, slot)
+
+    @cached_property
+    def _constants(self) -> dict[int, int]:
+        codes: dict[int, int] = {}
+        for number, value in enumerate(self.probe.program.values):
+            if value.site is None and value.argument is None and value.can_be_bad:
+                held = np.asarray(value.constant)
+                if held.dtype.kind not in "fc":  # bfloat16 and the like
+                    held = held.astype(np.float32)
+                bad = NAN if np.isnan(held).any() else INF if np.isinf(held).any() else FINITE
+                codes[number] = bad
+        return codes
+
+    def _recorded(self, frame: int, iterations: tuple[int, ...], slot: int) -> int:
+        rows = self._rows(frame, iterations)
+        return FINITE if rows is None else int(self.codes[f"codes{frame}"][(*rows, slot)])
+
+    def _rows(self, frame: int, iterations: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Where these iterations are recorded; None if they came before anything was bad."""
+        rows: list[int] = []
+        loops = self.probe.program.loops(frame)
+        for loop, iteration in zip(loops, iterations, strict=True):
+            row = iteration
+            if self.probe.program.frames[loop].kind == "while":
+                first = int(self.codes[f"first{loop}"][tuple(rows)])
+                row = min(iteration - first, WINDOW - 1)
+                if first < 0 or row < 0:
+                    return None
+            rows.append(row)
+        return tuple(rows)
+
+    def trips(self, loop: int, outer: tuple[int, ...]) -> range:
+        """The iterations that a loop made, in the order in which they ran."""
+        program = self.probe.program
+        frame = program.frames[loop]
+        assert frame.parent is not None
+        site = program.sites[frame.parent]
+        if frame.kind == "scan":
+            order = range(site.eqn.params["length"])
+            return order[::-1] if site.eqn.params["reverse"] else order
+        rows = self._rows(site.frame, outer)
+        ran = 0 if rows is None else int(self.codes[f"trips{loop}"][rows])
+        return range(ran)
+
+    def feeds(self, point: Point) -> Iterator[Point]:
+        """The points whose contents go into this one."""
+        program = self.probe.program
+        value = program.values[point.value]
+        if value.argument is not None:
+            yield from self._feeds_of_argument(point, value.frame, value.argument)
+        elif value.site is not None:
+            site = program.sites[value.site]
+            if site.opened is None:
+                yield from (Point(v, point.iterations) for v in site.operands)
+            else:
+                place = site.results.index(point.value)
+                yield from self._feeds_of_result(site, place, point.iterations)
+
+    def _feeds_of_argument(self, point: Point, frame_index: int, place: int) -> Iterator[Point]:
+        program = self.probe.program
+        frame = program.frames[frame_index]
+        if frame.parent is None:
+            return
+        site = program.sites[frame.parent]
+        assert site.opened is not None
+        branch = site.frames.index(frame_index)
+        operand = site.operands[site.opened.operands[branch][place]]
+        if frame.kind == "cond":
+            yield Point(operand, point.iterations)
+            return
+        # A while loop's condition has constants of its own, before the body's.
+        outer, here = point.iterations[:-1], point.iterations[-1]
+        carried = place - site.opened.consts
+        if 0 <= carried < site.opened.carry:
+            trips = self.trips(frame_index, outer)
+            at = trips.index(here)
+            if at > 0:
+                yield Point(frame.results[carried], (*outer, trips[at - 1]))
+                return
+        yield Point(operand, outer)
+
+    def _feeds_of_result(
+        self, site: Site, place: int, iterations: tuple[int, ...]
+    ) -> Iterator[Point]:
+        program, opened = self.probe.program, site.opened
+        assert opened is not None
+        if opened.kind == "cond":
+            rows = self._rows(site.frame, iterations)
+            for index in site.frames:
+                if rows is not None and self.codes[f"ran{index}"][rows]:
+                    yield Point(program.frames[index].results[place], iterations)
+            return
+        body = program.frames[site.frames[0]]
+        trips = self.trips(body.index, iterations)
+        if place < opened.carry and not len(trips):
+            first = opened.operands[0][opened.consts + place]
+            yield Point(site.operands[first], iterations)
+        elif place < opened.carry:
+            yield Point(body.results[place], (*iterations, trips[-1]))
+        else:
+            yield from (Point(body.results[place], (*iterations, trip)) for trip in trips)
+
+    def order(self, event: Event) -> tuple[int, ...]:
+        """When an event came: compares as the program ran."""
+        program = self.probe.program
+        loops = program.loops(program.sites[event.site].frame)
+        clock: list[int] = []
+        for depth, loop in enumerate(loops):
+            parent = program.frames[loop].parent
+            assert parent is not None
+            trips = self.trips(loop, event.iterations[:depth])
+            clock += [parent, trips.index(event.iterations[depth])]
+        return (*clock, event.site)
+
+
+def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> list[Event]:
+    """Where the bad values that reach `outputs` began, in the order in which they came.
+
+    Args:
+        reading: one lane's codes.
+        outputs: points to walk back from.
+        worst: NAN follows NaNs only, to the sites that made one of NaN-free operands; INF
+            follows whatever is not finite, to the sites that made it of finite operands.
+    """
+    program = reading.probe.program
+    found: set[Event] = set()
+    stack = [point for point in outputs if reading.code(point) >= worst]
+    seen = set(stack)
+    # A bad argument or constant has no site: the first that reads it stands for it.
+    readers: dict[Point, Event] = {}
+    unmade: list[Point] = []
+    while stack:
+        point = stack.pop()
+        site = program.values[point.value].site
+        reads = site is not None and program.sites[site].opened is None
+        bad = [feed for feed in reading.feeds(point) if reading.code(feed) >= worst]
+        if not bad and reads and site is not None:
+            found.add(Event(site, point.iterations, "made"))
+        elif not bad:
+            unmade.append(point)
+        for feed in bad:
+            reader = readers.get(point)
+            fed = program.values[feed.value]
+            if reads and site is not None and fed.site is None:
+                source = "constant" if fed.argument is None else "input"
+                reader = Event(site, point.iterations, source)
+            known = [event for event in (readers.get(feed), reader) if event is not None]
+            if fed.site is None and known:
+                readers[feed] = min(known, key=reading.order)
+            if feed not in seen:
+                seen.add(feed)
+                stack.append(feed)
+    found.update(readers[point] for point in unmade if point in readers)
+    return sorted(found, key=reading.order)

@@ -1,0 +1,285 @@
+"""Plan's groups -> chunks of results: where lanes and the detective meet, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nanlab.blame.verdict import Finding
+from nanlab.codes import FINITE, INF, NAN
+from nanlab.forensics import Forensics, Replay
+from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
+from nanlab.problem import Problem, State
+from nanlab.quadratic import make_quadratic
+from nanlab.training import make_training
+
+PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
+    "training": make_training,
+    "quadratic": make_quadratic,
+}
+
+REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Why one run failed.
+
+    Attributes:
+        origin: what made its fault, at its fault step.
+        culprit: what made its first NaN, at its NaN step; None if none came.
+        status: "reproduced" if the instrumented program showed outputs bad in the same way,
+            else "compiled-only".
+    """
+
+    origin: Finding | None
+    culprit: Finding | None
+    status: str
+
+
+class Endings(NamedTuple):
+    """How runs ended; arrays over runs, as `lanes.Trace` describes them."""
+
+    fault_step: np.ndarray
+    nan_step: np.ndarray
+    bad_at_end: np.ndarray
+    initial_loss: np.ndarray
+    best_loss: np.ndarray
+    final_loss: np.ndarray
+    final_accuracy: np.ndarray
+    grad_norm_max: np.ndarray
+    nonfinite_gradient_steps: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """Lanes at the states before their failing steps, on the host.
+
+    Attributes:
+        rows: which runs of the chunk they are.
+        state: leading axis lanes.
+        step: int32, the number of the step that fails; -1 if the initial state does.
+    """
+
+    rows: np.ndarray
+    state: State
+    step: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkOutcome:
+    """What came of a chunk's runs: their endings, and who is to blame, by row."""
+
+    endings: Endings
+    attributions: dict[int, Attribution]
+    at_fault: Frozen
+    at_nan: Frozen
+
+
+def slots(count: int, *, block: int, devices: int, lanes: int) -> np.ndarray:
+    """Where `count` lanes go in a launch of `lanes`: block by block, the devices in turn."""
+    lane = np.arange(count)
+    number, offset = lane // block, lane % block
+    per_device = lanes // devices
+    return (number % devices) * per_device + (number // devices) * block + offset
+
+
+class GroupWorker:
+    """Runs chunks of one group: its program and its forensics are compiled once.
+
+    Args:
+        statics: the group's static parameters.
+        blocks: blocks in a launch, a multiple of the number of devices.
+        devices: those to use; None for all.
+    """
+
+    def __init__(
+        self,
+        statics: Mapping[str, Any],
+        *,
+        blocks: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        self._devices = list(devices or jax.devices())
+        self.problem = PROBLEMS[statics["problem"]](statics)
+        self.program = LaneProgram(self.problem, self._devices)
+        blocks = blocks or len(self._devices)
+        self._lanes = blocks * self.program.block
+
+    @cached_property
+    def forensics(self) -> Forensics:
+        """The instrumented step; compiled when a run has failed."""
+        return Forensics(self.problem, block=self.program.block, devices=self._devices)
+
+    @property
+    def watched(self) -> np.ndarray:
+        """The leaves of the state in which an inf is a fault."""
+        assert self.program.watched is not None, "run comes first"
+        return self.program.watched
+
+    def run(self, lanes: Lanes) -> ChunkOutcome:
+        """Run a chunk to the end of every run, and attribute every failure.
+
+        Args:
+            lanes: what is asked of each run, on the host, at most as many as a launch holds.
+        """
+        places = self._slots(len(lanes.seed))
+        placed = _spread(lanes, places, self._lanes)
+        trace = self.program.run(self.program.start(placed), placed, stop_at=INF)
+        first = _host(trace, places)
+        failed = np.flatnonzero(first.stop_step != NEVER)
+        at_fault = Frozen(
+            rows=failed, state=_taken(trace.state, places[failed]), step=first.stop_step[failed]
+        )
+        worst = np.maximum(first.loss_code, first.state_code)
+        is_nan = worst[failed] == NAN
+        last, at_nan = self._follow(lanes, first, at_fault, failed[~is_nan])
+        nan_step = np.where(worst == NAN, first.stop_step, NEVER)
+        nan_step[at_nan.rows] = at_nan.step
+        endings = _endings(first, last, nan_step)
+        attributions = self._attribute(lanes, at_fault, at_nan, first, last)
+        return ChunkOutcome(
+            endings=endings,
+            attributions=attributions,
+            at_fault=at_fault,
+            at_nan=_joined(_subset(at_fault, is_nan), at_nan),
+        )
+
+    def _slots(self, count: int) -> np.ndarray:
+        return slots(count, block=self.program.block, devices=len(self._devices), lanes=self._lanes)
+
+    def _follow(
+        self, lanes: Lanes, first: Trace, at_fault: Frozen, rows: np.ndarray
+    ) -> tuple[Trace, Frozen]:
+        """Take the lanes whose fault shows no NaN on from there, to a NaN or to their end.
+
+        Returns:
+            The chunk's trace with those lanes brought up to date, and those frozen at a NaN.
+        """
+        if not len(rows):
+            return first, _subset(at_fault, np.zeros(len(at_fault.rows), bool))
+        places = self._slots(len(rows))
+        picked = _rows_of(lanes, rows)
+        state = _taken(at_fault.state, np.searchsorted(at_fault.rows, rows))
+        start = _rows_of(first._replace(state=None), rows)._replace(
+            state=state, stop_step=np.full(len(rows), NEVER, np.int32)
+        )
+        placed = _spread(picked, places, self._lanes)
+        trace = self.program.run(_spread(start, places, self._lanes), placed, stop_at=NAN)
+        after = _host(trace, places)
+        stopped = np.flatnonzero(after.stop_step != NEVER)
+        at_nan = Frozen(
+            rows=rows[stopped],
+            state=_taken(trace.state, places[stopped]),
+            step=after.stop_step[stopped],
+        )
+
+        def updated(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            merged = old.copy()
+            merged[rows] = new
+            return merged
+
+        merged = jax.tree.map(updated, first._replace(state=None), after._replace(state=None))
+        return merged, at_nan
+
+    def _attribute(
+        self, lanes: Lanes, at_fault: Frozen, at_nan: Frozen, first: Trace, last: Trace
+    ) -> dict[int, Attribution]:
+        """The blame of every failed run: origin at its fault, culprit at its NaN."""
+        faults = self._replays(lanes, at_fault)
+        nans = dict(zip(at_nan.rows, self._replays(lanes, at_nan), strict=True))
+        blames: dict[int, Attribution] = {}
+        for row, fault in zip(at_fault.rows, faults, strict=True):
+            same = _same(fault, first, row)
+            culprit = fault.verdict.culprit
+            if row in nans:
+                culprit = nans[row].verdict.culprit
+                same = same and _same(nans[row], last, row)
+            status = REPRODUCED if same else COMPILED_ONLY
+            origin = fault.verdict.origin
+            blames[int(row)] = Attribution(origin=origin, culprit=culprit, status=status)
+        return blames
+
+    def _replays(self, lanes: Lanes, frozen: Frozen) -> list[Replay]:
+        """The instrumented replay of each frozen lane's failing step, in the lanes' order."""
+        replays: dict[int, Replay] = {}
+        for is_init in (True, False):
+            chosen = np.flatnonzero((frozen.step < 0) == is_init)
+            if not len(chosen):
+                continue
+            asked = _rows_of(lanes, frozen.rows[chosen])
+            if is_init:
+                made = self.forensics.at_init(asked, self.watched)
+            else:
+                state = _taken(frozen.state, chosen)
+                made = self.forensics.at_step(state, asked, frozen.step[chosen], self.watched)
+            replays.update(zip(chosen.tolist(), made, strict=True))
+        return [replays[i] for i in range(len(frozen.rows))]
+
+
+def _same(replay: Replay, trace: Trace, row: int) -> bool:
+    """Whether a replay's outputs were bad in the way that the sweep saw."""
+    return (replay.loss_code, replay.state_code) == (trace.loss_code[row], trace.state_code[row])
+
+
+def _taken(tree: Any, rows: np.ndarray) -> Any:
+    """Some rows of every leaf, on the host (typed keys stay JAX arrays)."""
+
+    def take(x: Any) -> Any:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x[rows] if is_key else np.asarray(x)[rows]
+
+    return jax.tree.map(take, tree)
+
+
+_rows_of = _taken
+
+
+def _spread(tree: Any, places: np.ndarray, total: int) -> Any:
+    """Put rows in their places of a launch; the lanes between are copies that have no steps."""
+    source = np.zeros(total, np.int64)
+    source[places] = np.arange(len(places))
+    spread = _taken(tree, source)
+    if isinstance(spread, Lanes):
+        steps = np.zeros(total, np.int32)
+        steps[places] = np.asarray(tree.steps)
+        spread = spread._replace(steps=steps)
+    return spread
+
+
+def _host(trace: Trace, places: np.ndarray) -> Trace:
+    """The summaries of the lanes in `places`, without their states."""
+    return _taken(trace._replace(state=None), places)
+
+
+def _subset(frozen: Frozen, chosen: np.ndarray) -> Frozen:
+    rows = np.flatnonzero(chosen)
+    return Frozen(rows=frozen.rows[rows], state=_taken(frozen.state, rows), step=frozen.step[rows])
+
+
+def _joined(a: Frozen, b: Frozen) -> Frozen:
+    state = jax.tree.map(lambda x, y: np.concatenate([x, y]), a.state, b.state)
+    return Frozen(
+        rows=np.concatenate([a.rows, b.rows]), state=state, step=np.concatenate([a.step, b.step])
+    )
+
+
+def _endings(first: Trace, last: Trace, nan_step: np.ndarray) -> Endings:
+    bad = np.maximum(last.loss_code, last.state_code) != FINITE
+    return Endings(
+        fault_step=first.stop_step,
+        nan_step=nan_step,
+        bad_at_end=bad,
+        initial_loss=last.initial_loss,
+        best_loss=last.best_loss,
+        final_loss=last.final_loss,
+        final_accuracy=last.accuracy,
+        grad_norm_max=last.grad_norm_max,
+        nonfinite_gradient_steps=last.nonfinite_gradient_steps,
+    )

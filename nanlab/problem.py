@@ -1,0 +1,51 @@
+"""init, step -> Problem: what the engine runs, for one lane.
+
+A problem is a pair of pure functions. A supervised training is one kind (`training.py`), plain
+iteration of one number is another (`quadratic.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jax import Array
+
+State = Any
+Knobs = Mapping[str, Array]
+
+
+class Metrics(NamedTuple):
+    """What a step says of itself; only a non-finite `loss` can make a fault.
+
+    Attributes:
+        loss: the unscaled loss, before the step's update; scalar.
+        grad_norm: the gradient's Euclidean norm, float64, computed so that it does not overflow
+            by itself; NaN or inf only where the gradient itself is. None if there is no gradient.
+        accuracy: share of the batch that is classified right; None where nothing is classified.
+    """
+
+    loss: Array
+    grad_norm: Array | None = None
+    accuracy: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Two pure functions of one run, and what is known of it beforehand.
+
+    Attributes:
+        init: (knobs, key) -> state, a pytree of arrays.
+        step: (state, knobs, key) -> (state, metrics); the shapes of state do not change.
+        knobs: names of the numbers in `knobs`; each is traced as a float64 scalar.
+        baseline_loss: what the best constant predictor gets, or None: then a run's own first
+            loss takes its place.
+        batch: (knobs, key) -> the data that `step` sees with that key, or None.
+    """
+
+    init: Callable[[Knobs, Array], State]
+    step: Callable[[State, Knobs, Array], tuple[State, Metrics]]
+    knobs: tuple[str, ...]
+    baseline_loss: float | None = None
+    batch: Callable[[Knobs, Array], Any] | None = None

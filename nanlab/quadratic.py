@@ -1,0 +1,72 @@
+"""One number -> Problem: gradient descent on curvature * x^2 / 2, the exact oracle.
+
+Plain iteration in the run's precision gives every one of its events: the loss overflows in the
+forward square, later x in the update, later still the update is inf - inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from nanlab._jax import weak
+from nanlab.parts.optimizers import OPTIMIZERS
+from nanlab.parts.precision import PRECISIONS
+from nanlab.problem import Knobs, Metrics, Problem
+
+KNOBS = ("lr", "momentum", "decay", "b1", "b2", "optimizer_epsilon", "curvature", "x0")
+
+
+class QuadraticState(NamedTuple):
+    """The number, and the optimizer's state."""
+
+    x: Array
+    opt_state: Any
+
+
+def _one(knobs: Knobs, dtype: str) -> Array:
+    """1, in a way that XLA cannot know.
+
+    On the CPU XLA contracts x - lr * x to one fused multiply-add, with one rounding, whose product
+    does not overflow; plain iteration rounds twice. With a factor of 1 between, the fused
+    operation rounds as the plain addition does. (JAX 0.10's optimization_barrier does not help.)
+    """
+    return (knobs["lr"] * 0 + 1).astype(dtype)
+
+
+def make_quadratic(statics: Mapping[str, Any]) -> Problem:
+    """Loss curvature * x^2 / 2 from x0, with any optimizer, in `statics["precision"]`.
+
+    The gradient is curvature * x in closed form: autodiff would multiply by 2 and overflow a
+    factor of two early.
+    """
+    precision = PRECISIONS[statics["precision"]]
+    build = OPTIMIZERS[statics["optimizer"]]
+
+    def traced(knobs: Knobs) -> dict[str, Array]:
+        return {name: weak(value, precision.traced) for name, value in knobs.items()}
+
+    def init(knobs: Knobs, key: Array) -> QuadraticState:
+        x = jnp.asarray(knobs["x0"]).astype(precision.dtype)
+        return QuadraticState(x, build(traced(knobs)).init(x))
+
+    def step(state: QuadraticState, knobs: Knobs, key: Array) -> tuple[QuadraticState, Metrics]:
+        weak_knobs = traced(knobs)
+        with jax.named_scope("forward"):
+            # In this order the loss overflows just when curvature * x^2 / 2 does.
+            loss = 0.5 * weak_knobs["curvature"] * state.x * state.x
+        with jax.named_scope("backward"):
+            gradient = weak_knobs["curvature"] * state.x
+        with jax.named_scope("update"):
+            updates, opt_state = build(weak_knobs).update(gradient, state.opt_state, state.x)
+            x = optax.apply_updates(state.x, updates * _one(knobs, precision.dtype))
+        with jax.named_scope("metrics"):
+            norm = jnp.abs(gradient).astype(jnp.float64)
+        return QuadraticState(jnp.asarray(x), opt_state), Metrics(loss, norm)
+
+    return Problem(init=init, step=step, knobs=KNOBS)
