@@ -151,6 +151,25 @@ class GroupWorker:
             at_nan=_joined(_subset(at_fault, is_nan), at_nan),
         )
 
+    def step_once(self, lanes: Lanes, frozen: Frozen) -> tuple[State, np.ndarray]:
+        """What the failing steps of frozen lanes make, bit for bit as in the sweep.
+
+        Returns:
+            The states and the losses after, in the frozen lanes' order. A lane that is frozen at
+            its initial state stays there, and its loss is NaN.
+        """
+        count = len(frozen.rows)
+        places = self._slots(count)
+        one_more = _rows_of(lanes, frozen.rows)._replace(steps=(frozen.step + 1).astype(np.int32))
+        start = _fresh(frozen.state, np.maximum(frozen.step, 0))
+        placed = _spread(one_more, places, self._lanes)
+        # Nothing is worse than a NaN: with this, no lane stops.
+        trace = self.program.run(_spread(start, places, self._lanes), placed, stop_at=NAN + 1)
+        after = _host(trace, places)
+        bad = np.where(after.loss_code == NAN, np.nan, np.inf)
+        loss = np.where(after.loss_code == FINITE, after.final_loss, bad)
+        return _taken(trace.state, places), loss
+
     def _slots(self, count: int) -> np.ndarray:
         return slots(count, block=self.program.block, devices=len(self._devices), lanes=self._lanes)
 
@@ -251,6 +270,16 @@ def _spread(tree: Any, places: np.ndarray, total: int) -> Any:
         steps[places] = np.asarray(tree.steps)
         spread = spread._replace(steps=steps)
     return spread
+
+
+def _fresh(state: State, step: np.ndarray) -> Trace:
+    """Lanes at these states and steps that have seen nothing yet."""
+    count = len(step)
+    none, zero = np.full(count, np.nan), np.zeros(count, np.int32)
+    never, finite = np.full(count, NEVER, np.int32), np.zeros(count, np.int8)
+    return Trace(
+        state, step.astype(np.int32), never, finite, finite, none, none, none, none, none, zero
+    )  # fmt: skip
 
 
 def _host(trace: Trace, places: np.ndarray) -> Trace:

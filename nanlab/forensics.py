@@ -57,6 +57,10 @@ class Forensics:
         self._step = BlockProbe(one_step, arguments, block=block, devices=devices)
         self._init = BlockProbe(init, (knobs, seed), block=block, devices=devices)
 
+    def probe(self, *, is_init: bool) -> BlockProbe:
+        """The instrumented `init`, of (knobs, seed), or step, of (state, knobs, seed, step)."""
+        return self._init if is_init else self._step
+
     def at_init(self, lanes: Lanes, watched: np.ndarray) -> list[Replay]:
         """What made the initial states of these lanes bad."""
         readings, which = self._init.read(lanes.knobs, lanes.seed)

@@ -26,6 +26,9 @@ class BlockProbe:
         arguments: one lane's, as arrays or shapes.
         block: the vmap's width; a block that is not full is padded with its first lane.
         devices: they share the blocks.
+
+    Attributes:
+        function: as given.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class BlockProbe:
         block: int,
         devices: list[jax.Device],
     ) -> None:
-        self._function = function
+        self.function = function
         self._shapes = jax.eval_shape(lambda *a: a, *arguments)
         self._width = block * len(devices)
         self._mesh = Mesh(np.array(devices), ("lanes",))
@@ -44,7 +47,7 @@ class BlockProbe:
     @cached_property
     def program(self) -> Program:
         """The function, flattened."""
-        return flatten(self._function, *self._shapes)
+        return flatten(self.function, *self._shapes)
 
     @cached_property
     def _probe(self) -> Probe:
@@ -63,6 +66,11 @@ class BlockProbe:
                 codes_only, mesh=self._mesh, in_specs=specs, out_specs=lanes, check_vma=False
             )
         )
+
+    def read_op_by_op(self, *arguments: Any) -> Reading:
+        """The reading of one lane's arguments with every equation run alone, nothing compiled."""
+        _, codes = self._probe(*arguments)
+        return Reading(self._probe, {name: np.asarray(code) for name, code in codes.items()})
 
     def read(self, *arguments: Any) -> tuple[list[Reading], np.ndarray]:
         """The distinct readings of the lanes, and which of them each lane has.

@@ -227,3 +227,27 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> list[E
                 stack.append(feed)
     found.update(readers[point] for point in unmade if point in readers)
     return sorted(found, key=reading.order)
+
+
+def first_in_time(reading: Reading, worst: int) -> Event | None:
+    """The first site, as the program ran, whose result is as bad as `worst`, harmless or not."""
+    program = reading.probe.program
+
+    def first(frame: int, iterations: tuple[int, ...]) -> Event | None:
+        for index in program.frames[frame].sites:
+            site = program.sites[index]
+            bad = [v for v in site.results if reading.code(Point(v, iterations)) >= worst]
+            if site.opened is None:
+                if bad:
+                    return Event(index, iterations, "made")
+                continue
+            for inner in site.frames:
+                is_loop = program.frames[inner].kind != "cond"
+                trips = [(t,) for t in reading.trips(inner, iterations)] if is_loop else [()]
+                found = (first(inner, (*iterations, *trip)) for trip in trips)
+                event = next((e for e in found if e is not None), None)
+                if event is not None:
+                    return event
+        return None
+
+    return first(0, ())

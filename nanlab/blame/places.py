@@ -88,13 +88,13 @@ def stack_of(site: Site) -> Iterator[CodeFrame]:
 
 def user_frame(site: Site) -> CodeFrame | None:
     """The innermost frame outside installed libraries (nanlab counts as outside)."""
-    return next((f for f in stack_of(site) if not _is_installed(f.file)), None)
+    return next((f for f in stack_of(site) if not is_installed(f.file)), None)
 
 
 def library_frame(site: Site) -> CodeFrame | None:
     """The innermost frame in an installed library, JAX's own plumbing passed over."""
     for frame in stack_of(site):
-        if not _is_installed(frame.file):
+        if not is_installed(frame.file):
             return None
         if not _PLUMBING.search(frame.file) and not _is_standard(frame.file):
             return frame
@@ -102,7 +102,7 @@ def library_frame(site: Site) -> CodeFrame | None:
 
 
 @cache
-def _is_installed(file: str) -> bool:
+def is_installed(file: str) -> bool:
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
         return False

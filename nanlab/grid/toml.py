@@ -1,0 +1,178 @@
+"""TOML text <-> tree: the line of every key, and a tree written out again in one canonical way.
+
+tomllib reads TOML but tells no lines and writes nothing. The scanner here is for text that
+tomllib has already accepted, so it checks nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+Path = tuple[str | int, ...]
+"""Where a value is in a tree: keys, and places (from 0) in lists."""
+
+Tree = dict[str, Any]
+"""A table as tomllib reads it."""
+
+_TOKEN = re.compile(
+    r"""
+      (?P<text> \"{3} (?:\\.|[^\\])*? \"{3,5} (?!\") | '{3} .*? '{3,5} (?!')
+              | " (?:\\.|[^"\\])* " | ' [^']* ' )
+    | (?P<skip> [ \t\r]+ | \#[^\n]* )
+    | (?P<mark> [\[\]{}=,.\n] )
+    | (?P<bare> [^\s\[\]{}=,.#"']+ )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def key_lines(text: str) -> dict[Path, int]:
+    """The line, from 1, on which each table, key and list element of valid TOML `text` begins."""
+    return _Scanner(text).lines
+
+
+class _Scanner:
+    """Walks the tokens of valid TOML once and notes where each key and each element begins."""
+
+    def __init__(self, text: str) -> None:
+        self.lines: dict[Path, int] = {}
+        self._tokens = [*_tokens(text), ("\n", 0)]
+        self._at = 0
+        self._tables: dict[Path, int] = {}
+        header: Path = ()
+        while self._at < len(self._tokens):
+            token, _ = self._tokens[self._at]
+            if token == "\n":
+                self._at += 1
+            elif token == "[":
+                header = self._header()
+            else:
+                self._pair(header)
+
+    def _next(self) -> tuple[str, int]:
+        self._at += 1
+        return self._tokens[self._at - 1]
+
+    def _peek(self) -> str:
+        return self._tokens[self._at][0]
+
+    def _note(self, path: Path, line: int) -> None:
+        for length in range(1, len(path) + 1):
+            self.lines.setdefault(path[:length], line)
+
+    def _header(self) -> Path:
+        line, brackets = self._tokens[self._at][1], 0
+        while self._peek() == "[":
+            self._at, brackets = self._at + 1, brackets + 1
+        path = self._resolved(self._key())
+        if brackets == 2:
+            self._tables[path] = self._tables.get(path, -1) + 1
+            path = (*path, self._tables[path])
+        self._at += brackets
+        self._note(path, line)
+        return path
+
+    def _resolved(self, key: Path) -> Path:
+        """The path that header `key` means: below a list of tables, the newest one of them."""
+        path: Path = ()
+        for position, part in enumerate(key, start=1):
+            path = (*path, part)
+            if position < len(key) and path in self._tables:
+                path = (*path, self._tables[path])
+        return path
+
+    def _key(self) -> Path:
+        parts = [self._next()[0]]
+        while self._peek() == ".":
+            self._at += 1
+            parts.append(self._next()[0])
+        return tuple(_key_of(part) for part in parts)
+
+    def _pair(self, header: Path) -> None:
+        line = self._tokens[self._at][1]
+        path = (*header, *self._key())
+        self._note(path, line)
+        self._at += 1  # the "="
+        self._value(path)
+
+    def _value(self, path: Path) -> None:
+        token = self._peek()
+        if token in "[{":
+            self._at += 1
+            self._elements(path, "]" if token == "[" else "}")
+            return
+        # A number or a date may be several tokens, for the dots in it.
+        while self._peek() not in ",]}\n":
+            self._at += 1
+
+    def _elements(self, path: Path, closing: str) -> None:
+        place = 0
+        while (token := self._tokens[self._at])[0] != closing:
+            if token[0] in ",\n":
+                self._at += 1
+            elif closing == "}":
+                self._pair(path)
+            else:
+                self._note((*path, place), token[1])
+                self._value((*path, place))
+                place += 1
+        self._at += 1
+
+
+def _key_of(part: str) -> str:
+    return tomllib.loads(f"key = {part}")["key"] if part[0] in "\"'" else part
+
+
+def _tokens(text: str) -> Iterator[tuple[str, int]]:
+    line = 1
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if match.lastgroup != "skip":
+            yield token, line
+        line += token.count("\n")
+
+
+def value_text(value: object) -> str:
+    """`value` as TOML writes it, on one line."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list() | tuple():
+            return f"[{', '.join(map(value_text, cast(list[object], value)))}]"
+        case dict():
+            pairs = cast(dict[str, object], value).items()
+            inside = ", ".join(f"{key_text(key)} = {value_text(each)}" for key, each in pairs)
+            return f"{{ {inside} }}" if inside else "{}"
+        case _:
+            return str(value)
+
+
+def key_text(key: str) -> str:
+    """`key` as TOML writes it: bare where it may be, quoted otherwise."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else value_text(key)
+
+
+def file_text(tree: Mapping[str, Any]) -> str:
+    """`tree` as a TOML file: a table for each table, inline below that.  Keeps the tree's order."""
+    blocks: list[list[str]] = [[]]
+    for key, value in tree.items():
+        match value:
+            case dict():
+                blocks.append([f"[{key_text(key)}]", *_pairs(cast(dict[str, object], value))])
+            case [dict(), *rest] if all(isinstance(each, dict) for each in rest):
+                tables = cast(list[dict[str, object]], value)
+                blocks += ([f"[[{key_text(key)}]]", *_pairs(table)] for table in tables)
+            case _:
+                blocks[0].append(f"{key_text(key)} = {value_text(value)}")
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _pairs(table: Mapping[str, object]) -> list[str]:
+    return [f"{key_text(key)} = {value_text(value)}" for key, value in table.items()]

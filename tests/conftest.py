@@ -1,0 +1,48 @@
+"""Every test runs on two CPU devices, in x64, offline, and in an empty folder of its own."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+# Processes that tests start inherit these two.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["NO_COLOR"] = "1"
+
+# The same examples on every machine, and no time limit on one: the first of them compiles.
+hypothesis.settings.register_profile("nanlab", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("nanlab")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set JAX up before any test module is imported; xdist's own process runs no test."""
+    socket.socket.connect = _connect_here_only
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses"):
+        from nanlab._jax import configure_lab
+
+        configure_lab(devices=2)
+
+
+_connect = socket.socket.connect
+
+
+def _connect_here_only(self: socket.socket, address: Any) -> None:
+    if isinstance(address, tuple) and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+        raise OSError(f"tests run offline, and one of them asked for {address[0]}")
+    _connect(self, address)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout: sweeps/, results/, README.md."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is empty and this test's alone, so its results/ touches nobody's."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
