@@ -97,6 +97,11 @@ class GroupWorker:
         statics: the group's static parameters.
         blocks: blocks in a launch, a multiple of the number of devices.
         devices: those to use; None for all.
+
+    Attributes:
+        problem: the group's problem.
+        program: its compiled lanes.
+        lanes: how many runs a launch holds.
     """
 
     def __init__(
@@ -110,7 +115,7 @@ class GroupWorker:
         self.problem = PROBLEMS[statics["problem"]](statics)
         self.program = LaneProgram(self.problem, self._devices)
         blocks = blocks or len(self._devices)
-        self._lanes = blocks * self.program.block
+        self.lanes = blocks * self.program.block
 
     @cached_property
     def forensics(self) -> Forensics:
@@ -130,7 +135,7 @@ class GroupWorker:
             lanes: what is asked of each run, on the host, at most as many as a launch holds.
         """
         places = self._slots(len(lanes.seed))
-        placed = _spread(lanes, places, self._lanes)
+        placed = _spread(lanes, places, self.lanes)
         trace = self.program.run(self.program.start(placed), placed, stop_at=INF)
         first = _host(trace, places)
         failed = np.flatnonzero(first.stop_step != NEVER)
@@ -162,16 +167,16 @@ class GroupWorker:
         places = self._slots(count)
         one_more = _rows_of(lanes, frozen.rows)._replace(steps=(frozen.step + 1).astype(np.int32))
         start = _fresh(frozen.state, np.maximum(frozen.step, 0))
-        placed = _spread(one_more, places, self._lanes)
+        placed = _spread(one_more, places, self.lanes)
         # Nothing is worse than a NaN: with this, no lane stops.
-        trace = self.program.run(_spread(start, places, self._lanes), placed, stop_at=NAN + 1)
+        trace = self.program.run(_spread(start, places, self.lanes), placed, stop_at=NAN + 1)
         after = _host(trace, places)
         bad = np.where(after.loss_code == NAN, np.nan, np.inf)
         loss = np.where(after.loss_code == FINITE, after.final_loss, bad)
         return _taken(trace.state, places), loss
 
     def _slots(self, count: int) -> np.ndarray:
-        return slots(count, block=self.program.block, devices=len(self._devices), lanes=self._lanes)
+        return slots(count, block=self.program.block, devices=len(self._devices), lanes=self.lanes)
 
     def _follow(
         self, lanes: Lanes, first: Trace, at_fault: Frozen, rows: np.ndarray
@@ -189,8 +194,8 @@ class GroupWorker:
         start = _rows_of(first._replace(state=None), rows)._replace(
             state=state, stop_step=np.full(len(rows), NEVER, np.int32)
         )
-        placed = _spread(picked, places, self._lanes)
-        trace = self.program.run(_spread(start, places, self._lanes), placed, stop_at=NAN)
+        placed = _spread(picked, places, self.lanes)
+        trace = self.program.run(_spread(start, places, self.lanes), placed, stop_at=NAN)
         after = _host(trace, places)
         stopped = np.flatnonzero(after.stop_step != NEVER)
         at_nan = Frozen(

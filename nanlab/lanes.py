@@ -29,6 +29,11 @@ BLOCK = {"cpu": 64, "gpu": 1024, "tpu": 1024}
 """The vmap's width for each kind of accelerator. 64 is measured (it fits a core's cache); those
 of GPU and TPU are not yet."""
 
+def block_of(device: jax.Device) -> int:
+    """The block's width on such a device."""
+    return BLOCK.get(device.platform, BLOCK["gpu"])
+
+
 NEVER = -2
 """A step that did not come; -1 is the initial state, steps count from 0."""
 
@@ -105,7 +110,7 @@ class LaneProgram:
     def __init__(self, problem: Problem, devices: list[jax.Device] | None = None) -> None:
         devices = devices or jax.devices()
         self.problem = problem
-        self.block = BLOCK.get(devices[0].platform, BLOCK["gpu"])
+        self.block = block_of(devices[0])
         self.devices = len(devices)
         self.traces: Counter[str] = Counter()
         self.watched: np.ndarray | None = None

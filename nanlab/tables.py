@@ -74,7 +74,7 @@ def crashed_frame(run_ids: Sequence[str]) -> pl.DataFrame:
 
 def with_blame_ids(results: pl.DataFrame) -> pl.DataFrame:
     """RESULT with `blame_id`: 8 hex digits, a hash of everything told of origin and culprit."""
-    told = results.select(BLAME).unique(maintain_order=True)
+    told = results.select(list(BLAME)).unique(maintain_order=True)
     told = told.filter(~pl.all_horizontal(pl.all().is_null()))
     ids = [_short_hash(json.dumps(row)) for row in told.rows()]
     named = told.with_columns(pl.Series("blame_id", ids, dtype=pl.String))

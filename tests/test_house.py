@@ -40,10 +40,12 @@ ORDER = [
     "forensics",
     "engines",
     "witnesses",
+    "memory",
     "tables",
     "provenance",
     "store",
     "study",
+    "terminal",
     "figures",
     "verify",
     # The commands: thin, on top, and strangers to each other.

@@ -1,0 +1,99 @@
+"""Group -> bytes: what a launch will need, from shapes alone; nothing is compiled."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nanlab import _jax
+from nanlab.lanes import init_key
+from nanlab.problem import Problem
+
+COPIES = 3
+"""Of each lane's state: the launch's own, its result, and the host's copy of the failed."""
+
+
+class Need(NamedTuple):
+    """What a launch needs: bytes for each of its lanes, and for all of it together."""
+
+    each_lane: int
+    fixed: int
+
+    def launch(self, lanes: int) -> int:
+        """About how many bytes a launch of so many lanes needs at its peak."""
+        return self.each_lane * lanes + self.fixed
+
+    def check(self, lanes: int, free: int | None) -> None:
+        """See that a launch fits.
+
+        Raises:
+            MemoryError: it does not; the sentence says what does.
+        """
+        if free is None or self.launch(lanes) <= free:
+            return
+        fits = (free - self.fixed) // self.each_lane
+        way_out = (
+            f"set exec.chunk_runs to {fits:,} or less (--set exec.chunk_runs={fits})"
+            if fits > 0
+            else "not even one run fits; make the model or the batch smaller"
+        )
+        raise MemoryError(
+            f"a launch of {lanes:,} lanes needs about {in_words(self.launch(lanes))}, and "
+            f"{in_words(free)} are free; {way_out}"
+        )
+
+
+def launch_need(problem: Problem, *, block: int, devices: int) -> Need:
+    """About how much memory launches need.
+
+    For each lane its state, and on each device the arrays of one block's step: all of them,
+    although XLA uses some of their places again, so it errs on the large side.
+
+    Args:
+        problem: what runs.
+        block: lanes that run at once on a device.
+        devices: that share the launch.
+    """
+    knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
+    key = jax.eval_shape(init_key, jax.ShapeDtypeStruct((), np.int64))
+    state = jax.eval_shape(problem.init, knobs, key)
+    jaxpr, constants, _ = _jax.trace(problem.step, state, knobs, key)
+    step = sum(_bytes(v.aval) for eqn in jaxpr.eqns for v in eqn.outvars)
+    data = sum(_bytes(constant) for constant in constants)
+    states = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
+    return Need(max(1, COPIES * states), step * block * devices + data)
+
+
+def _bytes(array: Any) -> int:
+    shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
+    return math.prod(shape) * getattr(dtype, "itemsize", 8)
+
+
+def available_bytes(device: jax.Device) -> int | None:
+    """The memory that is free for launches now, in bytes; None where nothing tells."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pages = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" not in pages:
+            return None
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def in_words(count: float) -> str:
+    """Bytes as a person reads them: "3.2 GiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -1,0 +1,94 @@
+"""This process -> what made a result: versions, device, code, commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import nanlab
+from nanlab.lanes import block_of
+
+_PACKAGE = Path(nanlab.__file__).parent
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
+
+
+def environment(devices: list[jax.Device]) -> dict[str, Any]:
+    """What this process computes with; plain values, the same for the same machine and code."""
+    device = devices[0]
+    return {
+        "nanlab": nanlab.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "devices": len(devices),
+        "block": block_of(device),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        "flushes_subnormals": flushes_subnormals(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "code_sha256": code_hash(),
+    }
+
+
+def fingerprint(environment: dict[str, Any]) -> str:
+    """A hash of what a run's bits may depend on; the number of devices is not among it."""
+    relevant = {k: v for k, v in environment.items() if k not in ("devices", "polars")}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_hash() -> str:
+    """A hash of nanlab's own source files."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def flushes_subnormals() -> bool:
+    """Whether the device takes a subnormal float32 for zero; XLA on the CPU does."""
+    tiny = np.float32(1e-40)
+    return bool(np.asarray(jax.numpy.asarray(tiny) * np.float32(2.0)) == 0)
+
+
+def git_state() -> dict[str, Any]:
+    """The commit of nanlab's checkout, and whether its code differs from it; nulls outside one."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    changed = _git("status", "--porcelain", "--", "nanlab", "sweeps", "constraints.txt")
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(_PACKAGE.parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,110 @@
+"""Results folder <-> finished rows: what is kept of a study, so that nothing is computed twice.
+
+A chunk is written to a temporary file, flushed and renamed, so a process that is killed leaves
+whole chunks or none. When a study is finished its tables take the chunks' place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nanlab.provenance import file_hash
+from nanlab.tables import RESULT, read_blames, results_of_runs, write_atomically
+
+CHUNKS = ".chunks"
+
+
+class StoreError(Exception):
+    """The results folder cannot be used; the message is a sentence for a person."""
+
+
+class Store:
+    """The results of one study in `folder`.
+
+    Args:
+        folder: `results/X`; made if it is not there.
+        fingerprint: of the environment; rows made in another are not reused.
+
+    Raises:
+        StoreError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self._fingerprint = fingerprint
+        self._chunks = folder / CHUNKS
+        with writing(folder):
+            self._chunks.mkdir(parents=True, exist_ok=True)
+            probe = self._chunks / "writable.partial"
+            probe.write_bytes(b"")
+            for left in (probe, *self._chunks.glob("*.partial"), *folder.glob("*.partial")):
+                left.unlink(missing_ok=True)
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the finished study, or {} if there is none that can be read."""
+        try:
+            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def is_finished(self, resolved: str) -> bool:
+        """Whether the tables here answer just this grid, were made here, and are untouched."""
+        manifest = self.manifest()
+        asked = hashlib.sha256(resolved.encode()).hexdigest()
+        if manifest.get("fingerprint") != self._fingerprint:
+            return False
+        if manifest.get("grid_sha256") != asked or manifest.get("crashed"):
+            return False
+        return self._is_whole(manifest)
+
+    def _is_whole(self, manifest: dict[str, Any]) -> bool:
+        files = manifest.get("files", {})
+        paths = {name: self.folder / name for name in files}
+        return bool(files) and all(
+            path.is_file() and file_hash(path) == files[name] for name, path in paths.items()
+        )
+
+    def kept(self) -> pl.DataFrame:
+        """Rows of RESULT that are done, of this study or an earlier one, made in this way."""
+        frames = [pl.DataFrame(schema=RESULT)]
+        for path in sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet")):
+            frames.append(pl.read_parquet(path))
+        manifest = self.manifest()
+        if manifest.get("fingerprint") == self._fingerprint and self._is_whole(manifest):
+            runs = pl.read_parquet(self.folder / "runs.parquet")
+            frames.append(results_of_runs(runs, read_blames(self.folder / "blames.csv")))
+        rows = pl.concat(frames).unique("run_id", keep="first", maintain_order=True)
+        return rows.filter(pl.col("outcome") != "crashed")
+
+    def keep(self, rows: pl.DataFrame) -> None:
+        """Keep a chunk's rows for good."""
+        name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]
+        path = self._chunks / f"{self._fingerprint}-{name}.parquet"
+        with writing(path):
+            write_atomically(path, rows.write_parquet)
+
+    def forget_chunks(self) -> None:
+        """The tables are written: the chunks have served."""
+        for path in self._chunks.iterdir():
+            path.unlink(missing_ok=True)
+        self._chunks.rmdir()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors on the way to writing `path` into sentences."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(
+            f"cannot write {path}: {reason}; what is finished is kept, and the same command "
+            f"goes on from there. --out names another folder"
+        ) from error

@@ -1,0 +1,283 @@
+"""Plan -> results: run what is not there yet, chunk by chunk, then write the tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import polars as pl
+
+from nanlab import tables
+from nanlab.engines import ChunkOutcome, GroupWorker
+from nanlab.faults import outcomes
+from nanlab.grid import Grid
+from nanlab.lanes import NEVER, Lanes
+from nanlab.memory import available_bytes, launch_need
+from nanlab.plan import Group, Plan, chunks
+from nanlab.provenance import environment, file_hash, fingerprint, git_state
+from nanlab.store import Store, writing
+from nanlab.witnesses import ask
+
+WORKERS_KEPT = 8
+"""How many groups' compiled programs are held, for the witnesses to use again."""
+
+
+class Listener(Protocol):
+    """Who is told how a study goes; called from the thread that runs it."""
+
+    def started(self, total: int, reused: int) -> None:
+        """So many runs are asked for, and so many of them are there."""
+
+    def entered(self, group: Group, number: int, groups: int) -> None:
+        """A group's chunks are next; its programs are compiled first."""
+
+    def advanced(self, runs: int, failed: int) -> None:
+        """A chunk is done and kept."""
+
+    def crashed(self, runs: int, error: BaseException) -> None:
+        """A chunk raised; its runs are recorded as crashed."""
+
+    def asking(self, blames: int) -> None:
+        """The witnesses are asked about so many distinct blames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """A finished study: its tables, its manifest and where they are."""
+
+    folder: Path
+    runs: pl.DataFrame
+    blames: pl.DataFrame
+    manifest: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Study:
+    """One grid's runs on this process's devices, into one folder.
+
+    Attributes:
+        grid, plan: what is asked.
+        folder: where the results go.
+        devices: on which to run.
+        listener: who is told.
+    """
+
+    grid: Grid
+    plan: Plan
+    folder: Path
+    devices: Sequence[jax.Device]
+    listener: Listener
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def __post_init__(self) -> None:
+        self._environment = environment(list(self.devices))
+        self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
+        self.store = Store(self.folder, fingerprint(self._environment))
+
+    def is_finished(self) -> bool:
+        """Whether the folder already holds just what is asked."""
+        return self.store.is_finished(self.grid.resolved_toml())
+
+    def run(self, *, force: bool = False) -> StudyResult:
+        """Run what is missing, and write the tables.
+
+        Args:
+            force: run everything, whatever is there.
+
+        Raises:
+            StoreError: the folder cannot be written to, or the disk is full.
+            MemoryError: a launch does not fit, with what does.
+        """
+        started = time.perf_counter()
+        results = self._results(force=force)
+        results = tables.with_blame_ids(_in_order(results, self.plan))
+        blames = tables.blames_frame(results)
+        said = self._testimonies(blames)
+        blames = tables.with_witnesses(blames, said)
+        runs = tables.runs_frame(self.plan, results, blames)
+        self.seconds["all"] = time.perf_counter() - started
+        with writing(self.folder):
+            files = tables.write_tables(self.folder, runs, blames)
+            manifest = self._manifest(runs, blames, said, files)
+        if not manifest["crashed"]:
+            self.store.forget_chunks()
+        return StudyResult(folder=self.folder, runs=runs, blames=blames, manifest=manifest)
+
+    def _results(self, *, force: bool) -> pl.DataFrame:
+        kept = pl.DataFrame(schema=tables.RESULT) if force else self.store.kept()
+        kept = kept.filter(pl.col("run_id").is_in(self.plan.run_ids.tolist()))
+        done = np.isin(self.plan.run_ids, kept.get_column("run_id").to_numpy())
+        self.listener.started(len(self.plan), int(done.sum()))
+        frames = [kept]
+        for number, group in enumerate(self.plan.groups):
+            missing = group.runs[~done[group.runs]]
+            if len(missing):
+                self.listener.entered(group, number, len(self.plan.groups))
+                frames += self._run_group(group, missing)
+        return pl.concat(frames)
+
+    def _run_group(self, group: Group, runs: np.ndarray) -> list[pl.DataFrame]:
+        began = time.perf_counter()
+        worker, pieces = self._worker(group, len(runs))
+        frames: list[pl.DataFrame] = []
+        for piece in pieces:
+            chunk = runs[piece]
+            try:
+                outcome = worker.run(self._lanes(worker, chunk))
+            except Exception as error:  # the chunk is a row of the tables, the rest goes on
+                check_memory(error, len(chunk))
+                self.listener.crashed(len(chunk), error)
+                frames.append(tables.crashed_frame(self.plan.run_ids[chunk].tolist()))
+                continue
+            rows = self._rows(worker, chunk, outcome)
+            self.store.keep(rows)
+            frames.append(rows)
+            self.listener.advanced(len(chunk), len(outcome.attributions))
+        spent = self.seconds.get("runs", 0.0)
+        self.seconds["runs"] = spent + time.perf_counter() - began
+        return frames
+
+    def _worker(self, group: Group, count: int) -> tuple[GroupWorker, list[slice]]:
+        block = self._environment["block"]
+        blocks, pieces = chunks(
+            count, block=block, devices=len(self.devices), chunk_runs=self.grid.exec.chunk_runs
+        )
+        at = (group.group_id, blocks)
+        if at not in self._workers:
+            worker = GroupWorker(group.statics, blocks=blocks, devices=self.devices)
+            need = launch_need(worker.problem, block=block, devices=len(self.devices))
+            need.check(worker.lanes, available_bytes(self.devices[0]))
+            self._workers[at] = worker
+            while len(self._workers) > WORKERS_KEPT:
+                self._workers.popitem(last=False)
+        return self._workers[at], pieces
+
+    def _lanes(self, worker: GroupWorker, runs: np.ndarray) -> Lanes:
+        columns = self.plan.columns
+        knobs = {name: columns[name][runs].astype(np.float64) for name in worker.problem.knobs}
+        seed, steps = columns["seed"][runs], columns["steps"][runs]
+        return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
+
+    def _rows(self, worker: GroupWorker, runs: np.ndarray, outcome: ChunkOutcome) -> pl.DataFrame:
+        endings, columns = outcome.endings, self.plan.columns
+        words = outcomes(
+            endings,
+            baseline_loss=worker.problem.baseline_loss,
+            trained_margin=columns["trained_margin"][runs].astype(np.float64),
+            diverged_factor=columns["diverged_factor"][runs].astype(np.float64),
+        )
+        rows: dict[str, Any] = {k: v for k, v in endings._asdict().items() if k in tables.ENDING}
+        for name in ("fault_step", "nan_step"):
+            rows[name] = [None if step == NEVER else int(step) for step in rows[name]]
+        told: list[Mapping[str, Any]] = []
+        for row in range(len(runs)):
+            blame = outcome.attributions.get(row)
+            told.append(
+                {
+                    **tables.finding_columns("origin", blame.origin if blame else None),
+                    **tables.finding_columns("culprit", blame.culprit if blame else None),
+                    "blame_status": blame.status if blame else None,
+                }
+            )
+        names = [*tables.BLAME, "blame_status"]
+        rows |= {name: [row[name] for row in told] for name in names}
+        rows |= {"run_id": self.plan.run_ids[runs].tolist(), "outcome": words.tolist()}
+        return tables.result_frame(rows)
+
+    def _testimonies(self, blames: pl.DataFrame) -> dict[str, dict[str, Any]]:
+        """What the witnesses say of the most frequent blames, each by its example run."""
+        began = time.perf_counter()
+        asked = blames.head(self.grid.exec.witnesses).select("blame_id", "example_run").rows()
+        if asked:
+            self.listener.asking(len(asked))
+        place = {run_id: i for i, run_id in enumerate(self.plan.run_ids.tolist())}
+        blame_of = {place[run_id]: blame_id for blame_id, run_id in asked}
+        said: dict[str, dict[str, Any]] = {}
+        for group in self.plan.groups:
+            examples = group.runs[np.isin(group.runs, list(blame_of))]
+            if not len(examples):
+                continue
+            worker = self._any_worker(group, len(examples))
+            for piece in range(0, len(examples), worker.lanes):
+                some = examples[piece : piece + worker.lanes]
+                for run, words in zip(some, ask(worker, self._lanes(worker, some)), strict=True):
+                    said[blame_of[int(run)]] = {
+                        "origin_witness": words.origin,
+                        "culprit_witness": words.culprit,
+                        "finite_before": words.finite_before,
+                        "bad_after": words.bad_after,
+                    }
+        self.seconds["witnesses"] = time.perf_counter() - began
+        return said
+
+    def _any_worker(self, group: Group, count: int) -> GroupWorker:
+        """The group's worker, of any number of blocks, if it is still held; else a new one."""
+        held = [worker for (name, _), worker in self._workers.items() if name == group.group_id]
+        return held[0] if held else self._worker(group, count)[0]
+
+    def _manifest(
+        self,
+        runs: pl.DataFrame,
+        blames: pl.DataFrame,
+        said: Mapping[str, Mapping[str, Any]],
+        files: Sequence[str],
+    ) -> dict[str, Any]:
+        resolved = self.grid.resolved_toml()
+        path = self.folder / "grid.resolved.toml"
+        tables.write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
+        manifest = {
+            "title": self.grid.title,
+            "command": f"python -m nanlab.sweep {Path(self.grid.path).as_posix()}",
+            "grid_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
+            "fingerprint": fingerprint(self._environment),
+            "environment": self._environment,
+            "git": git_state(),
+            "runs": runs.height,
+            "groups": len(self.plan.groups),
+            "outcomes": _counts(runs, "outcome"),
+            "crashed": runs.filter(pl.col("outcome") == "crashed").height,
+            "blame_status": _counts(runs, "blame_status"),
+            "distinct_blames": blames.height,
+            "witnesses": {
+                "cap": self.grid.exec.witnesses,
+                "asked": len(said),
+                "said": _counts(blames, "witness"),
+                "finite_before": sum(w["finite_before"] is True for w in said.values()),
+                "before_asked": sum(w["finite_before"] is not None for w in said.values()),
+                "bad_after": sum(w["bad_after"] for w in said.values()),
+            },
+            "files": {name: file_hash(self.folder / name) for name in sorted(files)},
+            "wall_s": {name: round(spent, 3) for name, spent in self.seconds.items()},
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        text = json.dumps(manifest, indent=1) + "\n"
+        path = self.folder / "manifest.json"
+        tables.write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        return manifest
+
+
+def check_memory(error: BaseException, runs: int) -> None:
+    """Raise a MemoryError with what fits, if that is what `error` is about."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        raise MemoryError(
+            f"a launch of {runs} runs does not fit the memory; set exec.chunk_runs to "
+            f"{max(1, runs // 2)} or less (--set exec.chunk_runs={max(1, runs // 2)})"
+        ) from error
+
+
+def _in_order(results: pl.DataFrame, plan: Plan) -> pl.DataFrame:
+    order = pl.DataFrame({"run_id": plan.run_ids.tolist()})
+    return order.join(results, on="run_id", how="left", maintain_order="left")
+
+
+def _counts(frame: pl.DataFrame, name: str) -> dict[str, int]:
+    counted = frame.get_column(name).drop_nulls().value_counts(sort=True, name="n")
+    return dict(sorted(counted.rows(), key=lambda row: (-row[1], row[0])))

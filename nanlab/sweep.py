@@ -1,0 +1,170 @@
+"""grid.toml -> results: `python -m nanlab.sweep grid.toml`, the pipeline, a line a stage.
+
+Exit status: 0 done (runs that fail are results), 1 a chunk crashed or the results could not be
+written, 2 the grid or a flag is wrong, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nanlab.grid import Grid, GridError, load_grid, split_arguments
+from nanlab.plan import Plan, chunks, make_plan
+
+if TYPE_CHECKING:
+    import jax
+
+    from nanlab.study import Study, StudyResult
+    from nanlab.terminal import Watcher
+
+DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train every run that a grid file asks for, and say of each failing one what made its NaN.
+
+    Any value of the file can be overridden: --run.steps 50, --axes.lr.num 9, --exec.devices 1.
+    """
+
+    grid: Annotated[Path, tyro.conf.Positional]
+    """the grid file, for example sweeps/quickstart.toml"""
+    out: Path | None = None
+    """where the results go; results/<name of the grid file> if not given"""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list[str])
+    """KEY=VALUE in TOML, may add keys: --set axes.width='[8, 16]'"""
+    force: bool = False
+    """run everything again, even what is finished"""
+    dry_run: bool = False
+    """say what would run, and stop"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    rest, overrides = split_arguments(sys.argv[1:] if argv is None else argv)
+    arguments = tyro.cli(
+        Arguments, prog="python -m nanlab.sweep", args=rest, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    try:
+        grid = load_grid(arguments.grid, overrides=overrides, sets=arguments.set)
+        plan = make_plan(grid)
+    except GridError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    for warning in grid.warnings:
+        print(f"{grid.path}: {warning}", file=sys.stderr)
+    if arguments.dry_run:
+        return _dry_run(grid, plan)
+    return _run(grid, plan, arguments)
+
+
+def _devices(grid: Grid) -> list[jax.Device]:
+    """The devices to run on; this is where JAX is first imported, and set up."""
+    from nanlab._jax import configure_lab
+
+    configure_lab(grid.exec.devices)
+    import jax
+
+    return list(jax.devices()[: grid.exec.devices])
+
+
+def _dry_run(grid: Grid, plan: Plan) -> int:
+    devices = _devices(grid)
+    from nanlab.engines import PROBLEMS
+    from nanlab.lanes import block_of
+    from nanlab.memory import available_bytes, in_words, launch_need
+
+    block = block_of(devices[0])
+    largest, n_blocks, n_chunks = 0, 0, 0
+    for group in plan.groups:
+        blocks, pieces = chunks(
+            len(group.runs), block=block, devices=len(devices), chunk_runs=grid.exec.chunk_runs
+        )
+        problem = PROBLEMS[str(group.statics["problem"])](group.statics)
+        need = launch_need(problem, block=block, devices=len(devices))
+        largest = max(largest, need.launch(blocks * block))
+        n_blocks += sum(-(-(piece.stop - piece.start) // block) for piece in pieces)
+        n_chunks += len(pieces)
+    free = available_bytes(devices[0])
+    print(f"{grid.path}: {grid.title}")
+    print(f"  runs    {len(plan):,}")
+    print(f"  groups  {len(plan.groups):,} (each is compiled once)")
+    print(f"  blocks  {n_blocks:,} of {block} lanes, on {len(devices)} devices")
+    print(f"  chunks  {n_chunks:,}")
+    print(f"  memory  about {in_words(largest)} for the largest launch", end="")
+    print(f", {in_words(free)} are free" if free is not None else "")
+    return DONE
+
+
+def _run(grid: Grid, plan: Plan, arguments: Arguments) -> int:
+    devices = _devices(grid)
+    from nanlab.store import StoreError
+    from nanlab.study import Study
+    from nanlab.terminal import Watcher, show_summary
+
+    folder = arguments.out or Path("results") / grid.stem
+    try:
+        with Watcher() as watcher:
+            study = Study(
+                grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher
+            )
+            if study.is_finished() and not arguments.force:
+                print(f"{folder} is finished: all {len(plan):,} runs are there. --force runs them again")
+                return DONE
+            result = _in_thread(study, watcher, force=arguments.force)
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return CRASHED
+    except MemoryError as error:
+        print(f"{grid.path}: {error}", file=sys.stderr)
+        return WRONG
+    show_summary(result, plan)
+    if result.manifest["crashed"]:
+        print(
+            f"{result.manifest['crashed']:,} runs crashed; the same command runs them again",
+            file=sys.stderr,
+        )
+        return CRASHED
+    return DONE
+
+
+def _in_thread(study: Study, watcher: Watcher, *, force: bool) -> StudyResult:
+    """Run the study beside this thread, which stays free to hear Ctrl-C at once."""
+    results: list[StudyResult] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(study.run(force=force))
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)
+    except KeyboardInterrupt:
+        watcher.__exit__()
+        print(
+            f"\nstopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        # A launch cannot be called off; what it computes is lost, and nothing else is.
+        os._exit(STOPPED)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Events, tables -> what a person sees: a progress bar or plain lines, then a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import polars as pl
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from nanlab.faults import OUTCOMES
+from nanlab.plan import Group, Plan
+from nanlab.study import StudyResult
+from nanlab.tables import categorical_columns
+
+BLAMES_SHOWN = 12
+PLAIN_EVERY_S = 5.0
+"""Without a terminal: how long to wait at least between two lines of progress."""
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} runs/s")
+
+
+class Watcher:
+    """Shows how a study goes, on standard error; a `study.Listener`.
+
+    Args:
+        console: where to; a bar if it is a terminal, else a plain line now and then.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]} failed"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=None, failed=0)
+        self._total = self._done = self._failed = 0
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Watcher:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    @property
+    def done(self) -> int:
+        """How many runs are finished and kept."""
+        return self._done
+
+    @property
+    def total(self) -> int:
+        """How many runs are asked for."""
+        return self._total
+
+    def started(self, total: int, reused: int) -> None:
+        """So many runs are asked for, and so many of them are there."""
+        self._total, self._done = total, reused
+        self._began = self._said = time.monotonic()
+        self._bar.update(self._task, total=total, completed=reused, description="runs")
+        if reused:
+            self._say(f"{reused:,} of {total:,} runs are there already")
+
+    def entered(self, group: Group, number: int, groups: int) -> None:
+        """A group's chunks are next; its programs are compiled first."""
+        self._bar.update(self._task, description=f"group {number + 1}/{groups}")
+        if not self._console.is_terminal:
+            self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
+
+    def advanced(self, runs: int, failed: int) -> None:
+        """A chunk is done and kept."""
+        self._done, self._failed = self._done + runs, self._failed + failed
+        self._bar.update(self._task, completed=self._done, failed=f"{self._failed:,}")
+        if not self._console.is_terminal:
+            rate = self._done / max(time.monotonic() - self._began, 1e-9)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            self._plain(
+                f"{self._done:,} of {self._total:,} runs, {self._failed:,} failed, "
+                f"{rate:,.0f} runs/s, about {left:,.0f} s left",
+                always=self._done == self._total,
+            )
+
+    def crashed(self, runs: int, error: BaseException) -> None:
+        """A chunk raised; its runs are recorded as crashed."""
+        first = (str(error).splitlines() or [""])[0]
+        self._say(f"a chunk of {runs:,} runs crashed: {type(error).__name__}: {first}")
+
+    def asking(self, blames: int) -> None:
+        """The witnesses are asked about so many distinct blames."""
+        word = "blame" if blames == 1 else "blames"
+        said = f"asking jax.debug_nans and jax.debug_infs about {blames} distinct {word}"
+        self._bar.update(self._task, description=said)
+        if not self._console.is_terminal:
+            self._plain(said, always=True)
+
+    def _say(self, sentence: str) -> None:
+        self._bar.console.print(sentence, markup=False, highlight=False)
+
+    def _plain(self, sentence: str, *, always: bool) -> None:
+        if always or time.monotonic() - self._said >= PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            self._say(sentence)
+
+
+def show_summary(result: StudyResult, plan: Plan, console: Console | None = None) -> None:
+    """Print outcomes by the study's categorical axes, the blames, and where the results are."""
+    console = console or Console()
+    console.print(_outcomes_table(result.runs, list(categorical_columns(plan))))
+    if result.blames.height:
+        console.print(_blames_table(result.blames))
+    status = result.manifest["blame_status"]
+    failed = sum(status.values())
+    if failed:
+        witness = ", ".join(f"{n} {word}" for word, n in result.manifest["witnesses"]["said"].items())
+        console.print(
+            f"{failed:,} failed runs, {status.get('reproduced', 0):,} blames reproduced; "
+            f"witnesses: {witness}",
+            highlight=False,
+        )  # fmt: skip
+    console.print(f"{result.runs.height:,} runs in [bold]{result.folder}[/bold]", highlight=False)
+
+
+def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
+    table = Table(title="outcomes", title_justify="left", box=None, pad_edge=False)
+    present = [o for o in OUTCOMES if o in set(runs.get_column("outcome"))]
+    for name in by:
+        table.add_column(name, no_wrap=False)
+    for outcome in (*present, "runs"):
+        table.add_column(outcome, justify="right")
+    keys = by or [pl.lit("").alias("_")]
+    counted = runs.group_by(keys, maintain_order=True).agg(
+        *((pl.col("outcome") == o).sum().alias(f"n_{o}") for o in present), pl.len().alias("n")
+    )
+    for row in counted.iter_rows(named=True):
+        cells = [_cell(row[name]) for name in by]
+        table.add_row(*cells, *(f"{row[f'n_{o}']:,}" for o in present), f"{row['n']:,}")
+    return table
+
+
+def _cell(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _blames_table(blames: pl.DataFrame) -> Table:
+    title = "who made the first inf or NaN (origin), and the first NaN (culprit)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("runs", justify="right")
+    for name in ("origin", "culprit", "witness"):
+        table.add_column(name, overflow="fold")
+    for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
+        table.add_row(
+            f"{row['runs']:,}", _site(row, "origin"), _site(row, "culprit"), row["witness"]
+        )
+    left = blames.height - BLAMES_SHOWN
+    if left > 0:
+        table.add_row("", f"and {left} more in blames.csv", "", "")
+    return table
+
+
+def _site(row: dict[str, str | None], role: str) -> str:
+    if row[f"{role}_primitive"] is None:
+        return "no NaN came" if role == "culprit" else ""
+    module = f" {row[f'{role}_module']}" if row[f"{role}_module"] else ""
+    return (
+        f"{row[f'{role}_mechanism']} in {row[f'{role}_primitive']}, {row[f'{role}_phase']}"
+        f"{module} ({row[f'{role}_source']})"
+    )
+
+
+def error_console() -> Console:
+    """Standard error, for sentences: no wrapping where it is not a terminal."""
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False, markup=False)
