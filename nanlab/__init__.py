@@ -1,3 +1,24 @@
 """The public verbs, imported lazily: importing nanlab does not import JAX."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanlab.replay import replay_run
+
+__all__ = ["__version__", "replay_run"]
 __version__ = "0.1.0"
+
+_HOME = {"replay_run": "nanlab.replay"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'nanlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

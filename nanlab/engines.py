@@ -15,6 +15,7 @@ from nanlab.blame.verdict import Finding
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
+from nanlab.plan import Plan
 from nanlab.problem import Problem, State
 from nanlab.quadratic import make_quadratic
 from nanlab.training import make_training
@@ -245,6 +246,14 @@ class GroupWorker:
                 made = self.forensics.at_step(state, asked, frozen.step[chosen], self.watched)
             replays.update(zip(chosen.tolist(), made, strict=True))
         return [replays[i] for i in range(len(frozen.rows))]
+
+
+def lanes_of(plan: Plan, problem: Problem, runs: np.ndarray) -> Lanes:
+    """What the plan asks of these runs, all of one group, on the host."""
+    columns = plan.columns
+    knobs = {name: columns[name][runs].astype(np.float64) for name in problem.knobs}
+    seed, steps = columns["seed"][runs], columns["steps"][runs]
+    return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
 
 
 def _same(replay: Replay, trace: Trace, row: int) -> bool:

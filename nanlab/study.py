@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 
 from nanlab import tables
-from nanlab.engines import ChunkOutcome, GroupWorker
+from nanlab.engines import ChunkOutcome, GroupWorker, lanes_of
 from nanlab.faults import outcomes
 from nanlab.grid import Grid
-from nanlab.lanes import NEVER, Lanes
+from nanlab.lanes import NEVER
 from nanlab.memory import available_bytes, launch_need
 from nanlab.plan import Group, Plan, chunks
 from nanlab.provenance import environment, file_hash, fingerprint, git_state
@@ -131,7 +131,7 @@ class Study:
         for piece in pieces:
             chunk = runs[piece]
             try:
-                outcome = worker.run(self._lanes(worker, chunk))
+                outcome = worker.run(lanes_of(self.plan, worker.problem, chunk))
             except Exception as error:  # the chunk is a row of the tables, the rest goes on
                 check_memory(error, len(chunk))
                 self.listener.crashed(len(chunk), error)
@@ -159,12 +159,6 @@ class Study:
             while len(self._workers) > WORKERS_KEPT:
                 self._workers.popitem(last=False)
         return self._workers[at], pieces
-
-    def _lanes(self, worker: GroupWorker, runs: np.ndarray) -> Lanes:
-        columns = self.plan.columns
-        knobs = {name: columns[name][runs].astype(np.float64) for name in worker.problem.knobs}
-        seed, steps = columns["seed"][runs], columns["steps"][runs]
-        return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
 
     def _rows(self, worker: GroupWorker, runs: np.ndarray, outcome: ChunkOutcome) -> pl.DataFrame:
         endings, columns = outcome.endings, self.plan.columns
@@ -208,7 +202,9 @@ class Study:
             worker = self._any_worker(group, len(examples))
             for piece in range(0, len(examples), worker.lanes):
                 some = examples[piece : piece + worker.lanes]
-                for run, words in zip(some, ask(worker, self._lanes(worker, some)), strict=True):
+                for run, words in zip(
+                    some, ask(worker, lanes_of(self.plan, worker.problem, some)), strict=True
+                ):
                     said[blame_of[int(run)]] = {
                         "origin_witness": words.origin,
                         "culprit_witness": words.culprit,

@@ -112,11 +112,9 @@ def _run(grid: Grid, plan: Plan, arguments: Arguments) -> int:
     folder = arguments.out or Path("results") / grid.stem
     try:
         with Watcher() as watcher:
-            study = Study(
-                grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher
-            )
+            study = Study(grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher)
             if study.is_finished() and not arguments.force:
-                print(f"{folder} is finished: all {len(plan):,} runs are there. --force runs them again")
+                print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
                 return DONE
             result = _in_thread(study, watcher, force=arguments.force)
     except StoreError as error:

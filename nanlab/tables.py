@@ -46,7 +46,7 @@ RESULT: dict[str, Any] = {"run_id": pl.String, **ENDING, **BLAME, "blame_status"
 def finding_columns(role: str, finding: Finding | None) -> dict[str, str | None]:
     """A finding as columns `origin_...` or `culprit_...`; iterations as "2;0"."""
     if finding is None:
-        return dict.fromkeys((f"{role}_{name}" for name in (*FINDING, "iterations")))
+        return dict.fromkeys(f"{role}_{name}" for name in (*FINDING, "iterations"))
     told = {name: value for name, value in asdict(finding).items() if name != "iterations"}
     told["iterations"] = ";".join(str(i) for i in finding.iterations)
     return {f"{role}_{name}": value for name, value in told.items()}
@@ -60,9 +60,7 @@ def result_frame(rows: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
     """
     frame = pl.DataFrame({name: rows[name] for name in RESULT}, schema=RESULT)
     floats = [name for name, kind in RESULT.items() if kind == pl.Float64]
-    finite = [
-        pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats
-    ]
+    finite = [pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats]
     return frame.with_columns(finite)
 
 
@@ -105,9 +103,7 @@ def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) 
     """The blames with what the witnesses said, by blame_id; NOT_ASKED where none was."""
 
     def column(name: str) -> pl.Series:
-        words = [
-            said[i][name] if i in said else NOT_ASKED for i in blames.get_column("blame_id")
-        ]
+        words = [said[i][name] if i in said else NOT_ASKED for i in blames.get_column("blame_id")]
         return pl.Series(name, words, dtype=pl.String)
 
     both = blames.with_columns(column("origin_witness"), column("culprit_witness"))

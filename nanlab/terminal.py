@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import polars as pl
@@ -136,12 +135,13 @@ def show_summary(result: StudyResult, plan: Plan, console: Console | None = None
     status = result.manifest["blame_status"]
     failed = sum(status.values())
     if failed:
-        witness = ", ".join(f"{n} {word}" for word, n in result.manifest["witnesses"]["said"].items())
+        said = result.manifest["witnesses"]["said"]
         console.print(
-            f"{failed:,} failed runs, {status.get('reproduced', 0):,} blames reproduced; "
-            f"witnesses: {witness}",
+            f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced; "
+            f"jax.debug_nans and jax.debug_infs on {result.blames.height:,} distinct blames: "
+            + ", ".join(f"{n} {word}" for word, n in said.items()),
             highlight=False,
-        )  # fmt: skip
+        )
     console.print(f"{result.runs.height:,} runs in [bold]{result.folder}[/bold]", highlight=False)
 
 
@@ -167,31 +167,25 @@ def _cell(value: object) -> str:
 
 
 def _blames_table(blames: pl.DataFrame) -> Table:
-    title = "who made the first inf or NaN (origin), and the first NaN (culprit)"
+    title = "what made the first inf or NaN, and below it the first NaN"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("runs", justify="right")
-    for name in ("origin", "culprit", "witness"):
+    table.add_column("runs", justify="right", no_wrap=True)
+    for name in ("what", "where", "line"):
         table.add_column(name, overflow="fold")
     for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
-        table.add_row(
-            f"{row['runs']:,}", _site(row, "origin"), _site(row, "culprit"), row["witness"]
-        )
+        origin, culprit = _site(row, "origin"), _site(row, "culprit")
+        table.add_row(f"{row['runs']:,}", *origin)
+        if culprit != origin:
+            table.add_row("", *culprit)
     left = blames.height - BLAMES_SHOWN
     if left > 0:
-        table.add_row("", f"and {left} more in blames.csv", "", "")
+        table.add_row("", f"and {left:,} more", "", "blames.csv")
     return table
 
 
-def _site(row: dict[str, str | None], role: str) -> str:
+def _site(row: dict[str, str | None], role: str) -> tuple[str, str, str]:
     if row[f"{role}_primitive"] is None:
-        return "no NaN came" if role == "culprit" else ""
-    module = f" {row[f'{role}_module']}" if row[f"{role}_module"] else ""
-    return (
-        f"{row[f'{role}_mechanism']} in {row[f'{role}_primitive']}, {row[f'{role}_phase']}"
-        f"{module} ({row[f'{role}_source']})"
-    )
-
-
-def error_console() -> Console:
-    """Standard error, for sentences: no wrapping where it is not a terminal."""
-    return Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False, markup=False)
+        return ("no NaN" if role == "culprit" else "not found", "", "")
+    place = (row[f"{role}_phase"], row[f"{role}_module"])
+    what = f"{row[f'{role}_mechanism']} in {row[f'{role}_primitive']}"
+    return what, " ".join(part for part in place if part), row[f"{role}_source"] or ""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanlab.blame.mechanism import NAN_OF, SAME_AS
+from nanlab.blame.mechanism import SAME_AS
 from nanlab.blame.probe import WINDOW, Probe
 from nanlab.blame.sites import Site
 from nanlab.codes import FINITE, INF, NAN

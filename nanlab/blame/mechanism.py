@@ -77,10 +77,17 @@ def _inf_with_zero_anywhere(
     return (left_inf & right_zero) | (left_zero & right_inf)
 
 
+def _nan_at_pole(params: Mapping[str, Any], operands: Sequence[Array], results: Any) -> Array:
+    """1 if a NaN stands where digamma has a pole: at 0 (or flushed to it) and the integers below."""
+    x = operands[0]
+    return jnp.any((x <= 0) & (x == jnp.floor(x)) & jnp.isnan(results[0]))
+
+
 DETAILS: dict[str, Detail] = {
     "div": _zero_divisor,
     "pow": _zero_base,
     "integer_pow": _zero_base,
+    "digamma": _nan_at_pole,
     "dot_general": _inf_meets_zero,
     "conv_general_dilated": _inf_with_zero_anywhere,
 }
@@ -104,8 +111,8 @@ _FILLING = {"gather", "dynamic_slice", "scatter", "dynamic_update_slice"}
 _DOMAINS = {
     "log", "log1p", "log2", "sqrt", "rsqrt", "pow", "rem", "sin", "cos", "tan", "asin", "acos",
     "acosh", "atanh", "asinh", "sinh", "cosh", "erf_inv", "lgamma", "digamma", "igamma",
-    "igammac", "polygamma", "zeta", "regularized_incomplete_beta", "random_gamma_grad",
-    "bessel_i0e", "bessel_i1e", "igamma_grad_a", "atan2", "nextafter",
+    "igammac", "polygamma", "zeta", "regularized_incomplete_beta",
+    "bessel_i0e", "bessel_i1e", "atan2", "nextafter",
 }  # fmt: skip
 
 
@@ -121,6 +128,8 @@ def nan_mechanism(primitive: str, operand_inf: bool, detail: int) -> str:
         return ZERO_OVER_ZERO if detail == 2 or not operand_inf else INF_OVER_INF
     if primitive in ("dot_general", "conv_general_dilated"):
         return ZERO_TIMES_INF if detail else INF_MINUS_INF
+    if primitive == "digamma" and detail:
+        return POLE
     if primitive in _ADDING:
         return INF_MINUS_INF
     if primitive in _MULTIPLYING:

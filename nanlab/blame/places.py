@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nanlab import _jax
 from nanlab._jax import CodeFrame
+from nanlab.blame.flow import downstream, upstream
 from nanlab.blame.sites import Program, Site
 
 PHASES = ("init", "data", "forward", "backward", "update")
@@ -49,35 +50,86 @@ def _names(scopes: str) -> Iterator[str]:
 def phases_of(program: Program) -> dict[int, str]:
     """The phase of every site.
 
-    What is transposed is backward. So is what a derivative prepared during the forward sweep
-    (its scopes say `jvp`, not `transpose`) and nothing but the backward pass uses.
+    What is transposed is backward, and so is what a derivative prepared during the forward sweep
+    (its scopes say `jvp`, not `transpose`) and nothing but the backward pass uses. What stands
+    outside the derivatives is update if it uses a gradient, or if only such sites use it (a
+    decayed weight). Our own marks go before what the data flow says.
     """
-    prepared = _only_for_transposes(program)
+    prepared, updates = _prepared(program), _updates(program)
     phases: dict[int, str] = {}
     for site in program.sites:
         marks = [name for name in _names(site.scopes) if name in PHASES]
-        if "transpose(" in site.scopes:
+        if _is_transposed(site):
             phases[site.index] = "backward"
         elif marks:
             phases[site.index] = marks[-1]
+        elif site.index in updates:
+            phases[site.index] = "update"
         else:
             phases[site.index] = "backward" if site.index in prepared else "forward"
     return phases
 
 
-def _only_for_transposes(program: Program) -> set[int]:
-    """Sites under `jvp` whose results reach no output but through a transposed site."""
-    straight: set[int] = set()
-    for frame in program.frames:
-        needed = set(frame.results)
-        for index in reversed(frame.sites):
-            site = program.sites[index]
-            if "transpose(" not in site.scopes and not needed.isdisjoint(site.results):
-                straight.add(index)
-                needed.update(site.operands)
-    jvp = {s.index for s in program.sites if "jvp(" in s.scopes and "transpose(" not in s.scopes}
-    # A program that returns only gradients has no forward outputs to tell the two apart by.
-    return jvp - straight if jvp & straight else set()
+def _is_transposed(site: Site) -> bool:
+    return "transpose(" in site.scopes
+
+
+def _is_straight(site: Site) -> bool:
+    return not _is_transposed(site)
+
+
+def _is_swept(site: Site) -> bool:
+    """Whether a site belongs to the forward sweep of a derivative."""
+    return "jvp(" in site.scopes and not _is_transposed(site)
+
+
+def _prepared(program: Program) -> set[int]:
+    """Sites of forward sweeps whose results reach no forward output but by transposed sites."""
+    outputs = set(program.frames[0].results)
+    straight = upstream(program, outputs, through=_is_straight, around=True)
+    for run in _sweeps(program):
+        if all(straight.isdisjoint(site.results) for site in run):
+            # Only the gradient is returned. The loss is still in the program's text, unused.
+            outputs.update(_unused(program, run))
+    straight = upstream(program, outputs, through=_is_straight, around=True)
+    runs = [run for run in _sweeps(program) if any(straight & set(s.results) for s in run)]
+    return {s.index for run in runs for s in run if straight.isdisjoint(s.results)}
+
+
+def _sweeps(program: Program) -> list[list[Site]]:
+    """The forward sweeps in each frame: each ends where its transposition begins."""
+    runs: dict[int, list[list[Site]]] = {frame.index: [[]] for frame in program.frames}
+    for site in program.sites:
+        of_frame = runs[site.frame]
+        if _is_swept(site):
+            of_frame[-1].append(site)
+        elif _is_transposed(site) and of_frame[-1]:
+            of_frame.append([])
+    return [run for of_frame in runs.values() for run in of_frame if run]
+
+
+def _unused(program: Program, sites: list[Site]) -> set[int]:
+    used = {value for site in program.sites for value in site.operands}
+    used.update(value for frame in program.frames for value in frame.results)
+    return {value for site in sites if used.isdisjoint(site.results) for value in site.results}
+
+
+def _updates(program: Program) -> set[int]:
+    """Sites outside derivatives that use a gradient, or that only such sites use."""
+    gradients = {v for s in program.sites if _is_transposed(s) for v in s.results}
+    dependent = downstream(program, gradients)
+    plain = [site for site in program.sites if not _is_transposed(site) and not _is_swept(site)]
+    found = {site.index for site in plain if not dependent.isdisjoint(site.operands)}
+
+    def is_before(site: Site) -> bool:
+        return site.index not in found
+
+    differentiated = [s for s in program.sites if _is_transposed(s) or _is_swept(s)]
+    into_derivatives = {v for site in differentiated for v in site.operands}
+    needed_there = upstream(program, into_derivatives, through=is_before, around=False)
+    into_updates = {v for index in found for v in program.sites[index].operands}
+    needed_here = upstream(program, into_updates, through=is_before, around=False) - needed_there
+    return found | {site.index for site in plain if not needed_here.isdisjoint(site.results)}
 
 
 def stack_of(site: Site) -> Iterator[CodeFrame]:
@@ -103,6 +155,7 @@ def library_frame(site: Site) -> CodeFrame | None:
 
 @cache
 def is_installed(file: str) -> bool:
+    """Whether a source file belongs to an installed library or to Python itself."""
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
         return False

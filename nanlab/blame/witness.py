@@ -38,7 +38,9 @@ class Sighting(NamedTuple):
     source: str
 
 
-def sighting(function: Callable[..., Any], arguments: tuple[Any, ...], worst: int) -> Sighting | None:
+def sighting(
+    function: Callable[..., Any], arguments: tuple[Any, ...], worst: int
+) -> Sighting | None:
     """Where JAX's own check stops when `function` runs op by op; None if it does not.
 
     Args:

@@ -1,0 +1,196 @@
+"""A task -> the engine and a hand-written program, each compiled and ready to be timed.
+
+The hand-written side is what a person would write without nanlab: one network's training is a
+`lax.scan`, and `jit(vmap(...))` trains them all at once. It looks at nothing. The engine's side
+is called as a sweep calls it: chunk by chunk, all the monitoring, following and blaming included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array, lax
+
+from nanlab import engines, keys
+from nanlab.engines import ChunkOutcome, GroupWorker
+from nanlab.grid import Exec
+from nanlab.lanes import NEVER, Lanes, block_of, init_key, step_key
+from nanlab.parts.tasks import Examples
+from nanlab.plan import chunks
+from nanlab.training import make_training
+
+DEPTH, FEATURES, CLASSES, EXAMPLES, BATCH = 3, 8, 10, 2048, 64
+LossName = Literal["softmax_cross_entropy", "mse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What both sides train."""
+
+    runs: int
+    steps: int
+    width: int
+    loss: LossName
+
+    def examples(self) -> Examples:
+        rng = np.random.default_rng(0)
+        inputs = rng.standard_normal((EXAMPLES, FEATURES))
+        return Examples(inputs, np.arange(EXAMPLES) % CLASSES)
+
+    def healthy_lr(self) -> np.ndarray:
+        """A learning rate for each run, none of which fails."""
+        return np.geomspace(1e-4, 0.1, self.runs)
+
+
+@dataclass
+class Timed:
+    """What some work took: by the clock, of all cores, and of its parts by the clock."""
+
+    wall_s: float = 0.0
+    cores_s: float = 0.0
+    parts_s: Counter[str] = field(default_factory=Counter)
+
+    def __enter__(self) -> Timed:
+        self._began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall_s = time.perf_counter() - self._began[0]
+        self.cores_s = time.process_time() - self._began[1]
+
+
+class Network(nn.Module):
+    """The same network as a person writes it; Linen's names of its layers address the draws."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(DEPTH):
+            x = nn.relu(nn.Dense(self.width)(x))
+        return nn.Dense(CLASSES)(x)
+
+
+def plain_training(task: Task) -> Callable[[Array, Array], tuple[Any, Array]]:
+    """(lr, seed) -> (parameters, losses by step), of one run."""
+    examples, network = task.examples(), Network(task.width)
+    inputs = jnp.asarray(examples.inputs, jnp.float32)
+    targets = jnp.eye(CLASSES, dtype=jnp.float32)[examples.labels]
+
+    def loss_of(params: Any, x: Array, y: Array) -> Array:
+        outputs = network.apply(params, x)
+        if task.loss == "mse":
+            return jnp.mean(jnp.square(outputs - y))
+        return optax.softmax_cross_entropy(outputs, y).mean()
+
+    def train(lr: Array, seed: Array) -> tuple[Any, Array]:
+        optimizer = optax.sgd(lr.astype(jnp.float32))
+        params = network.init(keys.for_purpose(init_key(seed), "parameters"), inputs[:1])
+        base = step_key(seed)
+
+        def step(carry: Any, t: Array) -> tuple[Any, Array]:
+            params, opt_state = carry
+            key = keys.for_purpose(keys.for_step(base, t), "batch")
+            chosen = jax.random.randint(key, (BATCH,), 0, EXAMPLES, jnp.int32)
+            loss, grads = jax.value_and_grad(loss_of)(params, inputs[chosen], targets[chosen])
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        start = (params, optimizer.init(params))
+        (params, _), losses = lax.scan(step, start, jnp.arange(task.steps))
+        return params, losses
+
+    return train
+
+
+class Plain:
+    """The hand-written side, compiled."""
+
+    def __init__(self, task: Task) -> None:
+        self.seeds = np.arange(task.runs)
+        with Timed() as self.compiling:
+            program = jax.jit(jax.vmap(plain_training(task)))
+            self._compiled = program.lower(task.healthy_lr(), self.seeds).compile()
+
+    def run(self, lr: np.ndarray) -> tuple[Timed, np.ndarray]:
+        """The time, and the loss at the last step of each run."""
+        with Timed() as timed:
+            _, losses = jax.block_until_ready(self._compiled(lr, self.seeds))
+        return timed, np.asarray(losses)[:, -1]
+
+
+class Engine:
+    """The sweep's engine on the same training, compiled."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.seeds = task, np.arange(task.runs)
+        statics = {
+            "problem": "made", "model": "mlp", "depth": DEPTH, "width": task.width,
+            "activation": "relu", "initializer": "lecun_normal", "loss": task.loss,
+            "optimizer": "sgd", "precision": "float32", "batch_size": BATCH,
+        }  # fmt: skip
+        engines.PROBLEMS["made"] = partial(make_training, examples=task.examples())
+        blocks, self.pieces = chunks(
+            task.runs,
+            block=block_of(jax.devices()[0]),
+            devices=jax.device_count(),
+            chunk_runs=Exec().chunk_runs,
+        )
+        with Timed() as self.compiling:
+            self.worker = GroupWorker(statics, blocks=blocks)
+            # Lanes that have no steps: both programs are compiled, and hardly run.
+            none = np.zeros(self.pieces[0].stop, np.int32)
+            self.worker.run(self._lanes(task.healthy_lr(), self.seeds, none, self.pieces[0]))
+        self._parts_s: Counter[str] = Counter()
+        self._time_apart(self.worker.program, "start")
+        self._time_apart(self.worker, "_follow")
+        self._time_apart(self.worker, "_attribute")
+
+    def run(self, lr: np.ndarray, seeds: np.ndarray | None = None) -> tuple[Timed, Endings]:
+        """The time, and how each run ended."""
+        seeds = self.seeds if seeds is None else seeds
+        steps = np.full(len(lr), self.task.steps, np.int32)
+        pieces = [piece for piece in self.pieces if piece.start < len(lr)]
+        self._parts_s.clear()
+        with Timed() as timed:
+            done = [self.worker.run(self._lanes(lr, seeds, steps, p)) for p in pieces]
+        timed.parts_s = Counter(self._parts_s)
+        return timed, Endings(done)
+
+    def _lanes(self, lr: np.ndarray, seeds: np.ndarray, steps: np.ndarray, piece: slice) -> Lanes:
+        knobs = {name: np.ones(len(lr[piece])) for name in self.worker.problem.knobs}
+        return Lanes({**knobs, "lr": lr[piece]}, seeds[piece], steps[piece])
+
+    def _time_apart(self, owner: Any, part: str) -> None:
+        # Each of the three ends with its results on the host, so the clock sees all of it.
+        whole = getattr(owner, part)
+
+        def timed(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = whole(*arguments)
+            self._parts_s[part] += time.perf_counter() - began
+            return result
+
+        setattr(owner, part, timed)
+
+
+class Endings:
+    """How the runs of some chunks ended, in order."""
+
+    def __init__(self, done: Sequence[ChunkOutcome]) -> None:
+        self.final_loss = np.concatenate([chunk.endings.final_loss for chunk in done])
+        self.fault_step = np.concatenate([chunk.endings.fault_step for chunk in done])
+        self.nan_step = np.concatenate([chunk.endings.nan_step for chunk in done])
+        self.bad = np.concatenate([chunk.endings.bad_at_end for chunk in done])
+        self.failed = self.fault_step != NEVER
+        self.blames = sum(len(chunk.attributions) for chunk in done)

@@ -1,0 +1,284 @@
+"""Engine and hand-written `jit(vmap(scan))` of the same training -> seconds and bytes, side by side.
+
+Both train in this process, by turns; memory is measured in a process for each side. The training
+is checked to be the same (final losses agree), and no time is.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from statistics import median
+from typing import Annotated, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from sides import BATCH, CLASSES, DEPTH, FEATURES, Endings, Engine, LossName, Plain, Task, Timed
+
+from nanlab._jax import configure_lab
+from nanlab.lanes import block_of
+
+PROBED_LR = (1e-3, 1e6)
+PROBED_RUNS = 256
+FAILING_SHARE = 1 / 3
+SLACK = 1e-3
+"""Final losses that differ by more than this share are not those of the same training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Compare the engine with a plain jit(vmap(scan)) of the same training.
+
+    Attributes:
+        runs: how many networks are trained side by side.
+        steps: how many steps each is trained.
+        rounds: how often each side is timed; by turns, medians are shown.
+        widths: units in each of the three hidden layers, a network each.
+        loss: the training's loss.
+    """
+
+    runs: int = 4096
+    steps: int = 100
+    rounds: int = 5
+    widths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="WIDTH ...")] = (16, 64)
+    loss: LossName = "softmax_cross_entropy"
+
+
+def failing_lr(engine: Engine) -> tuple[Timed, np.ndarray]:
+    """Learning rates from PROBED_LR's lower end up to where FAILING_SHARE of the runs fail.
+
+    The first failures are found on the way: the time has the compiling of the forensics in it.
+    """
+    lr = np.geomspace(*PROBED_LR, min(PROBED_RUNS, engine.task.runs))
+    timed, ended = engine.run(lr)
+    share = np.cumsum(ended.failed) / np.arange(1, len(lr) + 1)
+    enough = np.flatnonzero(share >= FAILING_SHARE)
+    top = lr[enough[0]] if len(enough) else lr[-1]
+    return timed, np.geomspace(PROBED_LR[0], top, engine.task.runs)
+
+
+def steps_saved(ended: Endings, steps: int, block: int) -> float:
+    """The share of all blocks' steps that are not run, as all their lanes have failed."""
+    taken = np.where(ended.failed, ended.fault_step + 1, steps)
+    starts = np.arange(0, len(taken), block)
+    return 1 - np.maximum.reduceat(taken, starts).mean() / steps
+
+
+# Measuring.
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """All of one size; what is a list has an entry a round."""
+
+    engine: list[Timed] = field(default_factory=list[Timed])
+    plain: list[Timed] = field(default_factory=list[Timed])
+    failing: list[Timed] = field(default_factory=list[Timed])
+    failing_plain: list[Timed] = field(default_factory=list[Timed])
+    shuffled: list[Timed] = field(default_factory=list[Timed])
+    compile_s: tuple[float, float] = (0.0, 0.0)
+    forensics_cold_s: float = 0.0
+    difference: float = 0.0
+    faults: int = 0
+    followed: int = 0
+    disagreeing: int = 0
+    steps_saved: float = 0.0
+    memory: dict[str, Memory] = field(default_factory=dict[str, "Memory"])
+
+
+def measure(task: Task, rounds: int) -> Measured:
+    """Time both sides by turns: `rounds` times without a failure, then with."""
+    engine, plain, m = Engine(task), Plain(task), Measured()
+    m.compile_s = engine.compiling.wall_s, plain.compiling.wall_s
+    lr = task.healthy_lr()
+    for _ in range(rounds):
+        timed, ended = engine.run(lr)
+        m.engine.append(timed)
+        timed, losses = plain.run(lr)
+        m.plain.append(timed)
+        m.difference = float(np.max(np.abs(ended.final_loss / losses - 1)))
+        if ended.failed.any() or not m.difference < SLACK:
+            sys.exit(f"not the same training: final losses differ by {m.difference:.1e}")
+    cold, lr = failing_lr(engine)
+    order = np.random.default_rng(0).permutation(task.runs)
+    for _ in range(rounds):
+        timed, ended = engine.run(lr)
+        m.failing.append(timed)
+        timed, losses = plain.run(lr)
+        m.failing_plain.append(timed)
+        m.shuffled.append(engine.run(lr[order], engine.seeds[order])[0])
+        if ended.blames != ended.failed.sum():
+            sys.exit(f"{ended.failed.sum()} runs failed and {ended.blames} have a blame")
+    m.forensics_cold_s = cold.parts_s["_attribute"]
+    m.faults = int(ended.failed.sum())
+    m.followed = int((ended.failed & (ended.fault_step != ended.nan_step)).sum())
+    m.disagreeing = int((ended.bad != ~np.isfinite(losses)).sum())
+    m.steps_saved = steps_saved(ended, task.steps, engine.worker.program.block)
+    return m
+
+
+class Memory(NamedTuple):
+    """The most resident memory of a process, once all is imported and in the end."""
+
+    imported_bytes: int
+    peak_bytes: int
+
+
+def memory(side: str, task: Task) -> Memory:
+    """What one side needs, from a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(memory_here, side, task).result()
+
+
+def memory_here(side: str, task: Task) -> Memory:
+    """Compile and run one side in this process."""
+    configure_lab()
+    imported = peak_bytes()
+    if side == "plain":
+        Plain(task).run(task.healthy_lr())
+        return Memory(imported, peak_bytes())
+    engine = Engine(task)
+    engine.run(task.healthy_lr() if side == "engine" else failing_lr(engine)[1])
+    return Memory(imported, peak_bytes())
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# Telling.
+
+Row = tuple[str, Callable[[Measured], str], str]
+
+
+def wall_s(timed: Sequence[Timed]) -> float:
+    return median(each.wall_s for each in timed)
+
+
+def part_s(timed: Sequence[Timed], part: str) -> float:
+    return median(each.parts_s[part] for each in timed)
+
+
+def ratio(a: Sequence[Timed], b: Sequence[Timed]) -> str:
+    """The ratio of the medians, and the smallest and largest of a round."""
+    each = [x.wall_s / y.wall_s for x, y in zip(a, b, strict=True)]
+    return f"{wall_s(a) / wall_s(b):.2f} ({min(each):.2f} to {max(each):.2f})"
+
+
+def cores(timed: Sequence[Timed]) -> str:
+    return f"{median(each.cores_s for each in timed):.2f} s"
+
+
+def peak(side: str) -> Callable[[Measured], str]:
+    def told(m: Measured) -> str:
+        imported, highest = m.memory[side]
+        return f"{highest / 1e6:.0f} MB ({imported / 1e6:.0f} imported)"
+
+    return told
+
+
+def peak_ratio(side: str) -> Callable[[Measured], str]:
+    return lambda m: f"{m.memory[side].peak_bytes / m.memory['plain'].peak_bytes:.2f}"
+
+
+SECTIONS: dict[str, list[Row]] = {
+    "no lane fails": [
+        ("engine: compile", lambda m: f"{m.compile_s[0]:.1f} s", ""),
+        ("plain: compile", lambda m: f"{m.compile_s[1]:.1f} s", ""),
+        ("engine: run", lambda m: f"{wall_s(m.engine):.2f} s", ""),
+        ("plain: run", lambda m: f"{wall_s(m.plain):.2f} s", ""),
+        ("engine / plain, run", lambda m: ratio(m.engine, m.plain), "0.70"),
+        ("engine: seconds of all cores", lambda m: cores(m.engine), ""),
+        ("plain: seconds of all cores", lambda m: cores(m.plain), ""),
+        ("engine: initial states, of its run", lambda m: f"{part_s(m.engine, 'start'):.2f} s", ""),
+        ("final losses differ at most by", lambda m: f"{m.difference:.1e}", ""),
+    ],
+    "a third of the lanes fails": [
+        ("runs that fail; followed to a NaN", lambda m: f"{m.faults}; {m.followed}", ""),
+        ("runs whose end the sides see differently", lambda m: f"{m.disagreeing}", ""),
+        ("engine: run, all of it", lambda m: f"{wall_s(m.failing):.2f} s", ""),
+        ("plain: run", lambda m: f"{wall_s(m.failing_plain):.2f} s", ""),
+        ("engine / plain, run", lambda m: ratio(m.failing, m.failing_plain), ""),
+        ("engine: following", lambda m: f"{part_s(m.failing, '_follow'):.2f} s", ""),
+        ("engine: forensics, first time", lambda m: f"{m.forensics_cold_s:.1f} s", ""),
+        ("engine: forensics", lambda m: f"{part_s(m.failing, '_attribute'):.2f} s", ""),
+        (
+            "forensics / run",
+            lambda m: f"{part_s(m.failing, '_attribute') / wall_s(m.failing):.1%}",
+            "10%",
+        ),
+        ("blocks' steps saved by leaving early", lambda m: f"{m.steps_saved:.0%}", ""),
+        ("engine: run, lanes shuffled", lambda m: f"{wall_s(m.shuffled):.2f} s", ""),
+    ],
+    "peak memory, a process each": [
+        ("engine", peak("engine"), ""),
+        ("engine, a third fails", peak("failing"), ""),
+        ("plain", peak("plain"), ""),
+        ("engine / plain", peak_ratio("engine"), "1.20"),
+        ("engine / plain, a third fails", peak_ratio("failing"), "1.20"),
+    ],
+}
+
+
+def table(measured: dict[Task, Measured], caption: str) -> Table:
+    """A column a size, a row a figure."""
+    first = next(iter(measured))
+    title = f"{first.runs:,} runs x {first.steps} steps, {first.loss}, batch {BATCH}"
+    shown = Table(title=title, caption=caption)
+    shown.add_column("median")
+    for task in measured:
+        shown.add_column("-".join(map(str, (FEATURES, *[task.width] * DEPTH, CLASSES))))
+    shown.add_column("at most")
+    for section, rows in SECTIONS.items():
+        shown.add_row(f"[bold]{section}[/bold]")
+        for name, told, target in rows:
+            shown.add_row(f"  {name}", *map(told, measured.values()), target)
+        shown.add_section()
+    return shown
+
+
+def machine() -> str:
+    device = jax.devices()[0]
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {jax.device_count()} {device.platform} "
+        f"devices ({device.device_kind}), JAX {jax.__version__}, Python "
+        f"{platform.python_version()}, block {block_of(device)}"
+    )
+
+
+def main(options: Options) -> None:
+    console = Console()
+    tasks = [
+        Task(runs=options.runs, steps=options.steps, width=width, loss=options.loss)
+        for width in options.widths
+    ]
+    # Memory first: a child starts with its parent's peak, which is still small.
+    sides = ("engine", "failing", "plain")
+    taken: dict[Task, dict[str, Memory]] = {}
+    for task in tasks:
+        console.print(f"width {task.width}: memory, {len(sides)} processes")
+        taken[task] = {side: memory(side, task) for side in sides}
+    configure_lab()
+    before = os.getloadavg()[0]
+    measured: dict[Task, Measured] = {}
+    for task in tasks:
+        console.print(f"width {task.width}: times, {options.rounds} rounds")
+        measured[task] = measure(task, options.rounds)
+        measured[task].memory = taken[task]
+    load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after (it counts this too)"
+    console.print(table(measured, f"{machine()}\n{load}"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,12 @@
+"""python -m nanlab -> the list of commands."""
+
+COMMANDS = {
+    "nanlab.sweep": "train every run that a grid file asks for; say what made each NaN",
+    "nanlab.replay": "bring a failed run back to its failing step",
+    "nanlab.grid": "write the JSON Schema of grid files, for completion in editors",
+}
+
+if __name__ == "__main__":
+    print("nanlab: a laboratory for numerical failure in neural-network training")
+    for name, sentence in COMMANDS.items():
+        print(f"  python -m {name:16} {sentence}")

@@ -1,0 +1,23 @@
+"""Name -> case: real reports of NaN and inf, rewritten as small JAX programs (tests only)."""
+
+from corpus import (
+    controls,
+    data,
+    layers,
+    linalg,
+    logs,
+    loops,
+    nested,
+    optimizers,
+    sampling,
+    softmax,
+    special,
+    where,
+)
+from corpus.case import Case
+
+FILES = (
+    where, logs, softmax, layers, optimizers, special, linalg, loops, sampling, data, nested,
+    controls,
+)  # fmt: skip
+CASES: dict[str, Case] = {case.name: case for file in FILES for case in file.CASES}

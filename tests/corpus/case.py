@@ -1,0 +1,96 @@
+"""Program, labels -> case: one reported failure, small, with the culprit marked on its line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+f32 = jnp.float32
+Built = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A function and its arguments, and what is wrong with them.
+
+    The line to name ends in `# <-- culprit`: for a NaN of the backward pass the forward line whose
+    derivative emits it, for library code the line here that calls it. `# <-- also` marks a second
+    right answer (a shared helper's call, or a custom derivative's), `# <-- decoy` a harmless NaN.
+
+    Attributes:
+        name: the builder's.
+        title, source: what it is, and who reported it.
+        build: returns the function and its arguments; call it without x64.
+        primitive: the first to make a NaN that reaches an output; None if none does.
+        mechanism, phase: its arithmetic and the part of the mathematical program (what a
+            derivative rule prepares in the forward sweep is backward).
+        iterations: of the loops around it, outermost first; () if not labelled.
+        module: the Flax path that the culprit's must hold; "" if not labelled.
+        decoy: the first primitive in time to make a NaN, if that one is harmless.
+        first_inf: the first in time to make an inf, if that is before the first NaN.
+        also, also_phases: other answers that are right.
+        reaches_output: for a control, whether a NaN reaches an output op by op.
+        rewritten_away: whether XLA rewrites the program so that the NaN goes.
+        note: what is special.
+    """
+
+    name: str
+    title: str
+    source: str
+    build: Callable[[], Built]
+    primitive: str | None = None
+    mechanism: str = ""
+    phase: str = ""
+    iterations: tuple[int, ...] = ()
+    module: str = ""
+    decoy: str | None = None
+    first_inf: str | None = None
+    also: tuple[str, ...] = ()
+    also_phases: tuple[str, ...] = ()
+    reaches_output: bool = False
+    rewritten_away: bool = False
+    note: str = ""
+
+    def marked(self, *marks: str) -> set[str]:
+        """The lines with one of these marks, as "corpus/file.py:line"."""
+        source, start = inspect.getsourcelines(self.build)
+        file = f"corpus/{Path(inspect.getfile(self.build)).name}"
+        ends = tuple(f"# <-- {mark}" for mark in marks)
+        return {
+            f"{file}:{start + i}" for i, line in enumerate(source) if line.rstrip().endswith(ends)
+        }
+
+    @cached_property
+    def built(self) -> Built:
+        """What `build` returns, in the types that people's programs have."""
+        with jax.enable_x64(False):
+            return self.build()
+
+
+def case(**labels: Any) -> Callable[[Callable[[], Built]], Case]:
+    """Turn a builder into a case with these labels."""
+
+    def labelled(build: Callable[[], Built]) -> Case:
+        return Case(name=build.__name__, build=build, **labels)
+
+    return labelled
+
+
+def normal(seed: int, *shape: int, scale: float = 1.0, dtype: Any = np.float32) -> jax.Array:
+    """Standard normal numbers, the same on every machine, times `scale`."""
+    draws = np.random.RandomState(seed).randn(*shape).astype(np.float32)
+    return jnp.asarray(draws * scale, dtype)
+
+
+def initial(model: nn.Module, rngs: Any, *inputs: Any) -> Any:
+    """A model's initial variables; without running the model, which would take seconds."""
+    return jax.jit(model.init)(rngs, *inputs)
