@@ -158,7 +158,7 @@ class Engine:
 
     def run(self, lr: np.ndarray, seeds: np.ndarray | None = None) -> tuple[Timed, Endings]:
         """The time, and how each run ended."""
-        seeds = self.seeds if seeds is None else seeds
+        seeds = self.seeds[: len(lr)] if seeds is None else seeds
         steps = np.full(len(lr), self.task.steps, np.int32)
         pieces = [piece for piece in self.pieces if piece.start < len(lr)]
         self._parts_s.clear()

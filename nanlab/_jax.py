@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 Aval = Any
 Value = Any
+Device: TypeAlias = Any  # jax.Device is a variable to a type checker
 
 
 def configure_lab(devices: int | None = None) -> None:
@@ -45,7 +46,8 @@ def weak(x: Array, dtype: Any) -> Array:
     A traced learning rate is then rounded to bfloat16 where a person's `0.1` would be, and beta2
     is not (a strong bfloat16 0.999 is 1, and Adam's bias correction 0/0).
     """
-    return _convert_element_type(x, jnp.dtype(dtype), weak_type=True)
+    converted: Any = _convert_element_type(x, jnp.dtype(dtype), weak_type=True)
+    return converted
 
 
 class Opened(NamedTuple):

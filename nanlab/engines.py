@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from nanlab._jax import Device
 from nanlab.blame.verdict import Finding
 from nanlab.codes import FINITE, INF, NAN
+from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
-from nanlab.plan import Plan
+from nanlab.launches import Frozen, fresh, joined, on_host, slots, spread, subset, taken
 from nanlab.problem import Problem, State
 from nanlab.quadratic import make_quadratic
 from nanlab.training import make_training
@@ -44,35 +45,6 @@ class Attribution:
     status: str
 
 
-class Endings(NamedTuple):
-    """How runs ended; arrays over runs, as `lanes.Trace` describes them."""
-
-    fault_step: np.ndarray
-    nan_step: np.ndarray
-    bad_at_end: np.ndarray
-    initial_loss: np.ndarray
-    best_loss: np.ndarray
-    final_loss: np.ndarray
-    final_accuracy: np.ndarray
-    grad_norm_max: np.ndarray
-    nonfinite_gradient_steps: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """Lanes at the states before their failing steps, on the host.
-
-    Attributes:
-        rows: which runs of the chunk they are.
-        state: leading axis lanes.
-        step: int32, the number of the step that fails; -1 if the initial state does.
-    """
-
-    rows: np.ndarray
-    state: State
-    step: np.ndarray
-
-
 @dataclass(frozen=True, kw_only=True)
 class ChunkOutcome:
     """What came of a chunk's runs: their endings, and who is to blame, by row."""
@@ -81,14 +53,6 @@ class ChunkOutcome:
     attributions: dict[int, Attribution]
     at_fault: Frozen
     at_nan: Frozen
-
-
-def slots(count: int, *, block: int, devices: int, lanes: int) -> np.ndarray:
-    """Where `count` lanes go in a launch of `lanes`: block by block, the devices in turn."""
-    lane = np.arange(count)
-    number, offset = lane // block, lane % block
-    per_device = lanes // devices
-    return (number % devices) * per_device + (number // devices) * block + offset
 
 
 class GroupWorker:
@@ -110,7 +74,7 @@ class GroupWorker:
         statics: Mapping[str, Any],
         *,
         blocks: int | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Device] | None = None,
     ) -> None:
         self._devices = list(devices or jax.devices())
         self.problem = PROBLEMS[statics["problem"]](statics)
@@ -136,12 +100,12 @@ class GroupWorker:
             lanes: what is asked of each run, on the host, at most as many as a launch holds.
         """
         places = self._slots(len(lanes.seed))
-        placed = _spread(lanes, places, self.lanes)
+        placed = spread(lanes, places, self.lanes)
         trace = self.program.run(self.program.start(placed), placed, stop_at=INF)
-        first = _host(trace, places)
+        first = on_host(trace, places)
         failed = np.flatnonzero(first.stop_step != NEVER)
         at_fault = Frozen(
-            rows=failed, state=_taken(trace.state, places[failed]), step=first.stop_step[failed]
+            rows=failed, state=taken(trace.state, places[failed]), step=first.stop_step[failed]
         )
         worst = np.maximum(first.loss_code, first.state_code)
         is_nan = worst[failed] == NAN
@@ -154,7 +118,7 @@ class GroupWorker:
             endings=endings,
             attributions=attributions,
             at_fault=at_fault,
-            at_nan=_joined(_subset(at_fault, is_nan), at_nan),
+            at_nan=joined(subset(at_fault, is_nan), at_nan),
         )
 
     def step_once(self, lanes: Lanes, frozen: Frozen) -> tuple[State, np.ndarray]:
@@ -166,15 +130,15 @@ class GroupWorker:
         """
         count = len(frozen.rows)
         places = self._slots(count)
-        one_more = _rows_of(lanes, frozen.rows)._replace(steps=(frozen.step + 1).astype(np.int32))
-        start = _fresh(frozen.state, np.maximum(frozen.step, 0))
-        placed = _spread(one_more, places, self.lanes)
+        one_more = taken(lanes, frozen.rows)._replace(steps=(frozen.step + 1).astype(np.int32))
+        start = fresh(frozen.state, np.maximum(frozen.step, 0))
+        placed = spread(one_more, places, self.lanes)
         # Nothing is worse than a NaN: with this, no lane stops.
-        trace = self.program.run(_spread(start, places, self.lanes), placed, stop_at=NAN + 1)
-        after = _host(trace, places)
+        trace = self.program.run(spread(start, places, self.lanes), placed, stop_at=NAN + 1)
+        after = on_host(trace, places)
         bad = np.where(after.loss_code == NAN, np.nan, np.inf)
         loss = np.where(after.loss_code == FINITE, after.final_loss, bad)
-        return _taken(trace.state, places), loss
+        return taken(trace.state, places), loss
 
     def _slots(self, count: int) -> np.ndarray:
         return slots(count, block=self.program.block, devices=len(self._devices), lanes=self.lanes)
@@ -188,20 +152,20 @@ class GroupWorker:
             The chunk's trace with those lanes brought up to date, and those frozen at a NaN.
         """
         if not len(rows):
-            return first, _subset(at_fault, np.zeros(len(at_fault.rows), bool))
+            return first, subset(at_fault, np.zeros(len(at_fault.rows), bool))
         places = self._slots(len(rows))
-        picked = _rows_of(lanes, rows)
-        state = _taken(at_fault.state, np.searchsorted(at_fault.rows, rows))
-        start = _rows_of(first._replace(state=None), rows)._replace(
+        picked = taken(lanes, rows)
+        state = taken(at_fault.state, np.searchsorted(at_fault.rows, rows))
+        start = taken(first._replace(state=None), rows)._replace(
             state=state, stop_step=np.full(len(rows), NEVER, np.int32)
         )
-        placed = _spread(picked, places, self.lanes)
-        trace = self.program.run(_spread(start, places, self.lanes), placed, stop_at=NAN)
-        after = _host(trace, places)
+        placed = spread(picked, places, self.lanes)
+        trace = self.program.run(spread(start, places, self.lanes), placed, stop_at=NAN)
+        after = on_host(trace, places)
         stopped = np.flatnonzero(after.stop_step != NEVER)
         at_nan = Frozen(
             rows=rows[stopped],
-            state=_taken(trace.state, places[stopped]),
+            state=taken(trace.state, places[stopped]),
             step=after.stop_step[stopped],
         )
 
@@ -238,22 +202,14 @@ class GroupWorker:
             chosen = np.flatnonzero((frozen.step < 0) == is_init)
             if not len(chosen):
                 continue
-            asked = _rows_of(lanes, frozen.rows[chosen])
+            asked = taken(lanes, frozen.rows[chosen])
             if is_init:
                 made = self.forensics.at_init(asked, self.watched)
             else:
-                state = _taken(frozen.state, chosen)
+                state = taken(frozen.state, chosen)
                 made = self.forensics.at_step(state, asked, frozen.step[chosen], self.watched)
             replays.update(zip(chosen.tolist(), made, strict=True))
         return [replays[i] for i in range(len(frozen.rows))]
-
-
-def lanes_of(plan: Plan, problem: Problem, runs: np.ndarray) -> Lanes:
-    """What the plan asks of these runs, all of one group, on the host."""
-    columns = plan.columns
-    knobs = {name: columns[name][runs].astype(np.float64) for name in problem.knobs}
-    seed, steps = columns["seed"][runs], columns["steps"][runs]
-    return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
 
 
 def _same(replay: Replay, trace: Trace, row: int) -> bool:
@@ -261,68 +217,14 @@ def _same(replay: Replay, trace: Trace, row: int) -> bool:
     return (replay.loss_code, replay.state_code) == (trace.loss_code[row], trace.state_code[row])
 
 
-def _taken(tree: Any, rows: np.ndarray) -> Any:
-    """Some rows of every leaf, on the host (typed keys stay JAX arrays)."""
-
-    def take(x: Any) -> Any:
-        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return x[rows] if is_key else np.asarray(x)[rows]
-
-    return jax.tree.map(take, tree)
-
-
-_rows_of = _taken
-
-
-def _spread(tree: Any, places: np.ndarray, total: int) -> Any:
-    """Put rows in their places of a launch; the lanes between are copies that have no steps."""
-    source = np.zeros(total, np.int64)
-    source[places] = np.arange(len(places))
-    spread = _taken(tree, source)
-    if isinstance(spread, Lanes):
-        steps = np.zeros(total, np.int32)
-        steps[places] = np.asarray(tree.steps)
-        spread = spread._replace(steps=steps)
-    return spread
-
-
-def _fresh(state: State, step: np.ndarray) -> Trace:
-    """Lanes at these states and steps that have seen nothing yet."""
-    count = len(step)
-    none, zero = np.full(count, np.nan), np.zeros(count, np.int32)
-    never, finite = np.full(count, NEVER, np.int32), np.zeros(count, np.int8)
-    return Trace(
-        state, step.astype(np.int32), never, finite, finite, none, none, none, none, none, zero
-    )  # fmt: skip
-
-
-def _host(trace: Trace, places: np.ndarray) -> Trace:
-    """The summaries of the lanes in `places`, without their states."""
-    return _taken(trace._replace(state=None), places)
-
-
-def _subset(frozen: Frozen, chosen: np.ndarray) -> Frozen:
-    rows = np.flatnonzero(chosen)
-    return Frozen(rows=frozen.rows[rows], state=_taken(frozen.state, rows), step=frozen.step[rows])
-
-
-def _joined(a: Frozen, b: Frozen) -> Frozen:
-    state = jax.tree.map(lambda x, y: np.concatenate([x, y]), a.state, b.state)
-    return Frozen(
-        rows=np.concatenate([a.rows, b.rows]), state=state, step=np.concatenate([a.step, b.step])
-    )
-
-
 def _endings(first: Trace, last: Trace, nan_step: np.ndarray) -> Endings:
     bad = np.maximum(last.loss_code, last.state_code) != FINITE
     return Endings(
-        fault_step=first.stop_step,
-        nan_step=nan_step,
-        bad_at_end=bad,
-        initial_loss=last.initial_loss,
-        best_loss=last.best_loss,
-        final_loss=last.final_loss,
-        final_accuracy=last.accuracy,
-        grad_norm_max=last.grad_norm_max,
-        nonfinite_gradient_steps=last.nonfinite_gradient_steps,
+        *(np.asarray(column) for column in (first.stop_step, nan_step, bad)),
+        initial_loss=np.asarray(last.initial_loss),
+        best_loss=np.asarray(last.best_loss),
+        final_loss=np.asarray(last.final_loss),
+        final_accuracy=np.asarray(last.accuracy),
+        grad_norm_max=np.asarray(last.grad_norm_max),
+        nonfinite_gradient_steps=np.asarray(last.nonfinite_gradient_steps),
     )

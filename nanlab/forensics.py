@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from nanlab import keys
+from nanlab._jax import Device
 from nanlab.blame.blocks import BlockProbe
 from nanlab.blame.cause import Point, Reading
 from nanlab.blame.verdict import Judge, Verdict
@@ -39,7 +40,7 @@ class Forensics:
         devices: they share the blocks.
     """
 
-    def __init__(self, problem: Problem, *, block: int, devices: list[jax.Device]) -> None:
+    def __init__(self, problem: Problem, *, block: int, devices: list[Device]) -> None:
         knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
         seed, step = jax.ShapeDtypeStruct((), np.int64), jax.ShapeDtypeStruct((), np.int32)
 

@@ -22,15 +22,16 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nanlab import keys
+from nanlab._jax import Device
 from nanlab.codes import FINITE, INF, NAN, array_code
-from nanlab.problem import Knobs, Metrics, Problem, State
+from nanlab.problem import AnyArray, Knobs, Metrics, Problem, State
 
 BLOCK = {"cpu": 64, "gpu": 1024, "tpu": 1024}
 """The vmap's width for each kind of accelerator. 64 is measured (it fits a core's cache); those
 of GPU and TPU are not yet."""
 
 
-def block_of(device: jax.Device) -> int:
+def block_of(device: Device) -> int:
     """The block's width on such a device."""
     return BLOCK.get(device.platform, BLOCK["gpu"])
 
@@ -53,8 +54,8 @@ class Lanes(NamedTuple):
     """
 
     knobs: Knobs
-    seed: Array
-    steps: Array
+    seed: AnyArray
+    steps: AnyArray
 
 
 class Trace(NamedTuple):
@@ -74,16 +75,16 @@ class Trace(NamedTuple):
     """
 
     state: State
-    step: Array
-    stop_step: Array
-    loss_code: Array
-    state_code: Array
-    initial_loss: Array
-    best_loss: Array
-    final_loss: Array
-    accuracy: Array
-    grad_norm_max: Array
-    nonfinite_gradient_steps: Array
+    step: AnyArray
+    stop_step: AnyArray
+    loss_code: AnyArray
+    state_code: AnyArray
+    initial_loss: AnyArray
+    best_loss: AnyArray
+    final_loss: AnyArray
+    accuracy: AnyArray
+    grad_norm_max: AnyArray
+    nonfinite_gradient_steps: AnyArray
 
 
 def leaf_codes(state: State) -> Array:
@@ -112,7 +113,7 @@ class LaneProgram:
         watched: (leaves,) bool, after `start`: the leaves in which an inf is a fault.
     """
 
-    def __init__(self, problem: Problem, devices: list[jax.Device] | None = None) -> None:
+    def __init__(self, problem: Problem, devices: list[Device] | None = None) -> None:
         devices = devices or jax.devices()
         self.problem = problem
         self.block = block_of(devices[0])

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from nanlab import _jax
+from nanlab._jax import Device
 from nanlab.lanes import init_key
 from nanlab.problem import Problem
 
@@ -73,7 +74,7 @@ def _bytes(array: Any) -> int:
     return math.prod(shape) * getattr(dtype, "itemsize", 8)
 
 
-def available_bytes(device: jax.Device) -> int | None:
+def available_bytes(device: Device) -> int | None:
     """The memory that is free for launches now, in bytes; None where nothing tells."""
     if device.platform != "cpu":
         stats = device.memory_stats() or {}

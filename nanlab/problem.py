@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
+AnyArray = Any
+"""An array on the device (JAX) or on the host (NumPy): the same tuple holds it in both places."""
+
 State = Any
-Knobs = Mapping[str, Array]
+Knobs = Mapping[str, AnyArray]
 
 
 class Metrics(NamedTuple):

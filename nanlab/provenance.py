@@ -15,13 +15,14 @@ import jax
 import numpy as np
 
 import nanlab
+from nanlab._jax import Device
 from nanlab.lanes import block_of
 
 _PACKAGE = Path(nanlab.__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
 
 
-def environment(devices: list[jax.Device]) -> dict[str, Any]:
+def environment(devices: list[Device]) -> dict[str, Any]:
     """What this process computes with; plain values, the same for the same machine and code."""
     device = devices[0]
     return {

@@ -64,7 +64,8 @@ def make_quadratic(statics: Mapping[str, Any]) -> Problem:
             gradient = weak_knobs["curvature"] * state.x
         with jax.named_scope("update"):
             updates, opt_state = build(weak_knobs).update(gradient, state.opt_state, state.x)
-            x = optax.apply_updates(state.x, updates * _one(knobs, precision.dtype))
+            rounded = jnp.asarray(updates) * _one(knobs, precision.dtype)
+            x = optax.apply_updates(state.x, rounded)
         with jax.named_scope("metrics"):
             norm = jnp.abs(gradient).astype(jnp.float64)
         return QuadraticState(jnp.asarray(x), opt_state), Metrics(loss, norm)

@@ -90,7 +90,8 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
 def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupWorker, Lanes, ChunkOutcome]:
     import numpy as np
 
-    from nanlab.engines import GroupWorker, lanes_of
+    from nanlab.engines import GroupWorker
+    from nanlab.launches import lanes_of
 
     worker = GroupWorker(group.statics)
     lanes = lanes_of(plan, worker.problem, np.array([number]))
@@ -238,7 +239,7 @@ def _save(replay: Replay, path: Path) -> None:
     # An object that np.load cannot read back without pickle is none: bfloat16 goes as float32.
     arrays = {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves}
     plain = {k: x if x.dtype.kind in "fiub" else x.astype(np.float32) for k, x in arrays.items()}
-    np.savez(path, **plain)
+    np.savez(path, allow_pickle=False, **plain)
     print(f"saved to {path}")
 
 

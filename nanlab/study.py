@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 import polars as pl
 
 from nanlab import tables
-from nanlab.engines import ChunkOutcome, GroupWorker, lanes_of
+from nanlab._jax import Device
+from nanlab.engines import ChunkOutcome, GroupWorker
 from nanlab.faults import outcomes
 from nanlab.grid import Grid
 from nanlab.lanes import NEVER
+from nanlab.launches import lanes_of
 from nanlab.memory import available_bytes, launch_need
 from nanlab.plan import Group, Plan, chunks
 from nanlab.provenance import environment, file_hash, fingerprint, git_state
@@ -73,7 +74,7 @@ class Study:
     grid: Grid
     plan: Plan
     folder: Path
-    devices: Sequence[jax.Device]
+    devices: Sequence[Device]
     listener: Listener
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 

@@ -19,8 +19,7 @@ from nanlab.grid import Grid, GridError, load_grid, split_arguments
 from nanlab.plan import Plan, chunks, make_plan
 
 if TYPE_CHECKING:
-    import jax
-
+    from nanlab._jax import Device
     from nanlab.study import Study, StudyResult
     from nanlab.terminal import Watcher
 
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     return _run(grid, plan, arguments)
 
 
-def _devices(grid: Grid) -> list[jax.Device]:
+def _devices(grid: Grid) -> list[Device]:
     """The devices to run on; this is where JAX is first imported, and set up."""
     from nanlab._jax import configure_lab
 

@@ -158,11 +158,11 @@ def results_of_runs(runs: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_blames(path: Path) -> pl.DataFrame:
-    """`blames.csv`, with "" told from nothing."""
+    """`blames.csv`; a quoted "" is an empty text, and nothing at all is null."""
     numbers = {"runs": pl.Int64, "reproduced": pl.Int64}
     names = path.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
     schema = {name: numbers.get(name, pl.String) for name in names}
-    return pl.read_csv(path, schema=schema, missing_utf8_is_empty_string=False)
+    return pl.read_csv(path, schema=schema)
 
 
 def write_atomically(path: Path, write: Any) -> None:

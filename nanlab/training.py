@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +98,7 @@ class _Training:
         model, optimizer = self._model(knobs), OPTIMIZERS[self._statics["optimizer"]](knobs)
 
         def loss_of(params: Any) -> tuple[Array, Array]:
-            outputs = model.apply(params, inputs)
+            outputs = jnp.asarray(model.apply(params, inputs))
             return self._loss(outputs, targets), outputs
 
         (loss, outputs), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -132,8 +131,8 @@ class _Training:
         def kernel_init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
             return draw(key, shape).astype(dtype) * knobs["init_scale"]
 
-        activation = partial(ACTIVATIONS[statics["activation"]], knobs=knobs)
-        pieces = Pieces(activation, kernel_init, self._inputs.dtype)
+        apply = ACTIVATIONS[statics["activation"]]
+        pieces = Pieces(lambda x: apply(x, knobs), kernel_init, self._inputs.dtype)
         shape = Shape(statics["depth"], statics["width"], self._classes)
         return MODELS[statics["model"]](shape, pieces)
 

@@ -12,8 +12,9 @@ import numpy as np
 from nanlab.blame.verdict import Finding
 from nanlab.blame.witness import WORDS, compare, sighting
 from nanlab.codes import INF, NAN
-from nanlab.engines import Frozen, GroupWorker
+from nanlab.engines import GroupWorker
 from nanlab.lanes import Lanes
+from nanlab.launches import Frozen
 
 NAN_MAKING = ("inf-inf", "0*inf", "0/0", "inf/inf", "domain", "fill")
 

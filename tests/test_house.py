@@ -36,6 +36,7 @@ ORDER = [
     "quadratic",
     "training",
     "lanes",
+    "launches",
     "faults",
     "forensics",
     "engines",

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nanlab._jax import Device
 from nanlab.blame.cause import Reading
 from nanlab.blame.probe import Probe
 from nanlab.blame.sites import Program, flatten
@@ -37,7 +38,7 @@ class BlockProbe:
         arguments: tuple[Any, ...],
         *,
         block: int,
-        devices: list[jax.Device],
+        devices: list[Device],
     ) -> None:
         self.function = function
         self._shapes = jax.eval_shape(lambda *a: a, *arguments)

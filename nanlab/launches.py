@@ -1,0 +1,96 @@
+"""Runs <-> places in a launch: rows of lanes picked, spread over blocks, and brought back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nanlab.lanes import NEVER, Lanes, Trace
+from nanlab.plan import Plan
+from nanlab.problem import Problem, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """Lanes at the states before their failing steps, on the host.
+
+    Attributes:
+        rows: which runs of the chunk they are.
+        state: leading axis lanes.
+        step: int32, the number of the step that fails; -1 if the initial state does.
+    """
+
+    rows: np.ndarray
+    state: State
+    step: np.ndarray
+
+
+def slots(count: int, *, block: int, devices: int, lanes: int) -> np.ndarray:
+    """Where `count` lanes go in a launch of `lanes`: block by block, the devices in turn."""
+    lane = np.arange(count)
+    number, offset = lane // block, lane % block
+    per_device = lanes // devices
+    return (number % devices) * per_device + (number // devices) * block + offset
+
+
+def lanes_of(plan: Plan, problem: Problem, runs: np.ndarray) -> Lanes:
+    """What the plan asks of these runs, all of one group, on the host."""
+    columns = plan.columns
+    knobs = {name: columns[name][runs].astype(np.float64) for name in problem.knobs}
+    seed, steps = columns["seed"][runs], columns["steps"][runs]
+    return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
+
+
+def taken(tree: Any, rows: np.ndarray) -> Any:
+    """Some rows of every leaf, on the host (typed keys stay JAX arrays)."""
+
+    def take(x: Any) -> Any:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x[rows] if is_key else np.asarray(x)[rows]
+
+    return jax.tree.map(take, tree)
+
+
+def spread(tree: Any, places: np.ndarray, total: int) -> Any:
+    """Put rows in their places of a launch; the lanes between are copies that have no steps."""
+    source = np.zeros(total, np.int64)
+    source[places] = np.arange(len(places))
+    lanes = taken(tree, source)
+    if isinstance(lanes, Lanes):
+        steps = np.zeros(total, np.int32)
+        steps[places] = np.asarray(tree.steps)
+        lanes = lanes._replace(steps=steps)
+    return lanes
+
+
+def fresh(state: State, step: np.ndarray) -> Trace:
+    """Lanes at these states and steps that have seen nothing yet."""
+    count = len(step)
+    none, zero = np.full(count, np.nan), np.zeros(count, np.int32)
+    never, finite = np.full(count, NEVER, np.int32), np.zeros(count, np.int8)
+    return Trace(
+        state, step.astype(np.int32), never, finite, finite, none, none, none, none, none, zero
+    )  # fmt: skip
+
+
+def on_host(trace: Trace, places: np.ndarray) -> Trace:
+    """The summaries of the lanes in `places`, without their states."""
+    return taken(trace._replace(state=None), places)
+
+
+def subset(frozen: Frozen, chosen: np.ndarray) -> Frozen:
+    """The lanes for which `chosen`, a bool array over them, holds."""
+    rows = np.flatnonzero(chosen)
+    return Frozen(rows=frozen.rows[rows], state=taken(frozen.state, rows), step=frozen.step[rows])
+
+
+def joined(a: Frozen, b: Frozen) -> Frozen:
+    """The lanes of both, those of `a` first."""
+    state = jax.tree.map(lambda x, y: np.concatenate([x, y]), a.state, b.state)
+    return Frozen(
+        rows=np.concatenate([a.rows, b.rows]), state=state, step=np.concatenate([a.step, b.step])
+    )
