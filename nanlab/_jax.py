@@ -137,7 +137,7 @@ def bind(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
     parameters = eqn.primitive.get_bind_params(eqn.params)
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **parameters)
-    return results if eqn.primitive.multiple_results else [results]
+    return list(results) if eqn.primitive.multiple_results else [results]
 
 
 def run_jaxpr(jaxpr: Jaxpr, constants: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:

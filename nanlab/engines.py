@@ -184,7 +184,7 @@ class GroupWorker:
         faults = self._replays(lanes, at_fault)
         nans = dict(zip(at_nan.rows, self._replays(lanes, at_nan), strict=True))
         blames: dict[int, Attribution] = {}
-        for row, fault in zip(at_fault.rows, faults, strict=True):
+        for row, fault in zip(at_fault.rows.tolist(), faults, strict=True):
             same = _same(fault, first, row)
             culprit = fault.verdict.culprit
             if row in nans:
@@ -192,7 +192,7 @@ class GroupWorker:
                 same = same and _same(nans[row], last, row)
             status = REPRODUCED if same else COMPILED_ONLY
             origin = fault.verdict.origin
-            blames[int(row)] = Attribution(origin=origin, culprit=culprit, status=status)
+            blames[row] = Attribution(origin=origin, culprit=culprit, status=status)
         return blames
 
     def _replays(self, lanes: Lanes, frozen: Frozen) -> list[Replay]:

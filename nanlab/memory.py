@@ -28,8 +28,8 @@ class Need(NamedTuple):
         """About how many bytes a launch of so many lanes needs at its peak."""
         return self.each_lane * lanes + self.fixed
 
-    def check(self, lanes: int, free: int | None) -> None:
-        """See that a launch fits.
+    def check(self, lanes: int, free: int | None, *, smallest: int) -> None:
+        """See that a launch fits; `smallest` is how many lanes one has at least.
 
         Raises:
             MemoryError: it does not; the sentence says what does.
@@ -37,15 +37,21 @@ class Need(NamedTuple):
         if free is None or self.launch(lanes) <= free:
             return
         fits = (free - self.fixed) // self.each_lane
-        way_out = (
-            f"set exec.chunk_runs to {fits:,} or less (--set exec.chunk_runs={fits})"
-            if fits > 0
-            else "not even one run fits; make the model or the batch smaller"
-        )
         raise MemoryError(
             f"a launch of {lanes:,} lanes needs about {in_words(self.launch(lanes))}, and "
-            f"{in_words(free)} are free; {way_out}"
+            f"{in_words(free)} are free; {way_out(fits, smallest=smallest)}"
         )
+
+
+def way_out(lanes: int, *, smallest: int) -> str:
+    """What to do where so many lanes fit the memory, and a launch has at least `smallest`."""
+    fits = lanes // smallest * smallest
+    if fits > 0:
+        return f"set exec.chunk_runs to {fits:,} or less (--set exec.chunk_runs={fits})"
+    return (
+        f"not even the smallest launch, of {smallest:,} lanes, fits; make the model or the batch "
+        "smaller, or use fewer devices (--set exec.devices=1)"
+    )
 
 
 def launch_need(problem: Problem, *, block: int, devices: int) -> Need:
@@ -91,7 +97,7 @@ def available_bytes(device: Device) -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def in_words(count: float) -> str:
+def in_words(count: int | float) -> str:
     """Bytes as a person reads them: "3.2 GiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":

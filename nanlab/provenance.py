@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-import nanlab
 from nanlab._jax import Device
 from nanlab.lanes import block_of
 
-_PACKAGE = Path(nanlab.__file__).parent
+_PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
 
 
@@ -26,7 +25,7 @@ def environment(devices: list[Device]) -> dict[str, Any]:
     """What this process computes with; plain values, the same for the same machine and code."""
     device = devices[0]
     return {
-        "nanlab": nanlab.__version__,
+        "nanlab": version("nanlab"),
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "system": f"{platform.system()} {platform.machine()}",

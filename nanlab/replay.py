@@ -6,6 +6,7 @@ state, the batch and the step function, to go on with.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,10 +59,10 @@ class Replay:
 
 
 def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
-    """Bring a failed run of a finished or unfinished study back to its failing step.
+    """Bring a failed run of a study whose tables are written back to its failing step.
 
     The run is computed again from its start, to the same bits as in the sweep on the same device
-    and versions.
+    and versions. That takes 64-bit types, so this process has them switched on from here on.
 
     Args:
         results: the study's folder, `results/X`.
@@ -76,7 +77,9 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
     group = next(group for group in plan.groups if number in group.runs)
     from nanlab._jax import configure_lab
 
-    configure_lab()
+    # A person's JAX has long begun, with its own number of devices: any number gives the same bits.
+    with contextlib.suppress(RuntimeError):
+        configure_lab()
     worker, lanes, outcome = _run_again(plan, group, number)
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan
     name = str(plan.run_ids[number])
@@ -181,8 +184,17 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     _tell(replay)
-    if arguments.save is not None:
+    if arguments.save is None:
+        return 0
+    try:
         _save(replay, arguments.save)
+    except OSError as error:
+        print(
+            f"cannot write {arguments.save}: {(error.strerror or str(error)).lower()}",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"saved to {arguments.save}")
     return 0
 
 
@@ -239,8 +251,9 @@ def _save(replay: Replay, path: Path) -> None:
     # An object that np.load cannot read back without pickle is none: bfloat16 goes as float32.
     arrays = {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves}
     plain = {k: x if x.dtype.kind in "fiub" else x.astype(np.float32) for k, x in arrays.items()}
-    np.savez(path, allow_pickle=False, **plain)
-    print(f"saved to {path}")
+    # An open file: to a bare name savez would add .npz, and say so to nobody.
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **plain)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,19 @@ from typing import Any
 import polars as pl
 
 from nanlab.provenance import file_hash
-from nanlab.tables import RESULT, read_blames, results_of_runs, write_atomically
+from nanlab.tables import RESULT, read_blames, results_of_runs, write_atomically, write_parquet
 
 CHUNKS = ".chunks"
+SOURCES = ("runs.parquet", "blames.csv")
+"""The tables that a finished study's rows are read back from."""
 
 
 class StoreError(Exception):
     """The results folder cannot be used; the message is a sentence for a person."""
+
+
+class FolderError(StoreError):
+    """The folder that was asked for cannot be one of results."""
 
 
 class Store:
@@ -33,26 +39,30 @@ class Store:
         fingerprint: of the environment; rows made in another are not reused.
 
     Raises:
-        StoreError: the folder cannot be made or written to.
+        FolderError: the folder cannot be made or written to.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
         self._chunks = folder / CHUNKS
-        with writing(folder):
+        try:
             self._chunks.mkdir(parents=True, exist_ok=True)
             probe = self._chunks / "writable.partial"
             probe.write_bytes(b"")
             for left in (probe, *self._chunks.glob("*.partial"), *folder.glob("*.partial")):
                 left.unlink(missing_ok=True)
+        except OSError as error:
+            sentence = f"cannot write {folder}: {_reason(error)}; --out names another folder"
+            raise FolderError(sentence) from error
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the finished study, or {} if there is none that can be read."""
         try:
-            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return manifest if isinstance(manifest, dict) else {}
 
     def is_finished(self, resolved: str) -> bool:
         """Whether the tables here answer just this grid, were made here, and are untouched."""
@@ -62,13 +72,14 @@ class Store:
             return False
         if manifest.get("grid_sha256") != asked or manifest.get("crashed"):
             return False
-        return self._is_whole(manifest)
+        return self._are_whole(manifest, manifest.get("files", ()))
 
-    def _is_whole(self, manifest: dict[str, Any]) -> bool:
+    def _are_whole(self, manifest: dict[str, Any], names: Iterable[str]) -> bool:
+        """Whether these files are there, and are those that the manifest tells of."""
         files = manifest.get("files", {})
-        paths = {name: self.folder / name for name in files}
+        paths = {name: self.folder / name for name in names}
         return bool(files) and all(
-            path.is_file() and file_hash(path) == files[name] for name, path in paths.items()
+            path.is_file() and file_hash(path) == files.get(name) for name, path in paths.items()
         )
 
     def kept(self) -> pl.DataFrame:
@@ -77,7 +88,7 @@ class Store:
         for path in sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet")):
             frames.append(pl.read_parquet(path))
         manifest = self.manifest()
-        if manifest.get("fingerprint") == self._fingerprint and self._is_whole(manifest):
+        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(manifest, SOURCES):
             runs = pl.read_parquet(self.folder / "runs.parquet")
             frames.append(results_of_runs(runs, read_blames(self.folder / "blames.csv")))
         rows = pl.concat(frames).unique("run_id", keep="first", maintain_order=True)
@@ -88,7 +99,7 @@ class Store:
         name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]
         path = self._chunks / f"{self._fingerprint}-{name}.parquet"
         with writing(path):
-            write_atomically(path, rows.write_parquet)
+            write_atomically(path, lambda p: write_parquet(rows, p))
 
     def forget_chunks(self) -> None:
         """The tables are written: the chunks have served."""
@@ -103,8 +114,11 @@ def writing(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise StoreError(
-            f"cannot write {path}: {reason}; what is finished is kept, and the same command "
-            f"goes on from there. --out names another folder"
+            f"cannot write {path}: {_reason(error)}; what is finished is kept, and the same "
+            f"command goes on from there. --out names another folder"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

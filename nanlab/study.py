@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -21,16 +20,21 @@ from nanlab.faults import outcomes
 from nanlab.grid import Grid
 from nanlab.lanes import NEVER
 from nanlab.launches import lanes_of
-from nanlab.memory import available_bytes, launch_need
+from nanlab.manifest import command_line, write_manifest
+from nanlab.memory import available_bytes, launch_need, way_out
 from nanlab.plan import Group, Plan, chunks
-from nanlab.provenance import environment, file_hash, fingerprint, git_state
+from nanlab.provenance import environment, fingerprint
 from nanlab.store import Store, writing
-from nanlab.witnesses import ask
+from nanlab.witnesses import Testimony, ask
+
+CRASHES = "crashes.log"
+"""In the results folder: the whole traceback of each chunk that crashed."""
 
 WORKERS_KEPT = 8
 """How many groups' compiled programs are held, for the witnesses to use again."""
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Who is told how a study goes; called from the thread that runs it."""
 
@@ -48,6 +52,9 @@ class Listener(Protocol):
 
     def asking(self, blames: int) -> None:
         """The witnesses are asked about so many distinct blames."""
+
+    def unheard(self, error: BaseException) -> None:
+        """The witnesses of a group could not be asked; its blames stay without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,7 @@ class Study:
         folder: where the results go.
         devices: on which to run.
         listener: who is told.
+        arguments: of the command that asked for it, for the manifest.
     """
 
     grid: Grid
@@ -76,6 +84,7 @@ class Study:
     folder: Path
     devices: Sequence[Device]
     listener: Listener
+    arguments: Sequence[str] = ()
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
@@ -102,14 +111,33 @@ class Study:
         results = tables.with_blame_ids(_in_order(results, self.plan))
         blames = tables.blames_frame(results)
         said = self._testimonies(blames)
-        blames = tables.with_witnesses(blames, said)
+        words = {
+            i: {"origin_witness": t.origin, "culprit_witness": t.culprit} for i, t in said.items()
+        }
+        blames = tables.with_witnesses(blames, words)
         runs = tables.runs_frame(self.plan, results, blames)
         self.seconds["all"] = time.perf_counter() - started
         with writing(self.folder):
             files = tables.write_tables(self.folder, runs, blames)
-            manifest = self._manifest(runs, blames, said, files)
+            manifest = write_manifest(
+                self.folder,
+                about={
+                    "title": self.grid.title,
+                    "command": command_line(self.arguments),
+                    "groups": len(self.plan.groups),
+                    "witness_cap": self.grid.exec.witnesses,
+                    "wall_s": {name: round(spent, 3) for name, spent in self.seconds.items()},
+                },
+                environment=self._environment,
+                resolved=self.grid.resolved_toml(),
+                runs=runs,
+                blames=blames,
+                said=said,
+                files=files,
+            )
         if not manifest["crashed"]:
             self.store.forget_chunks()
+            (self.folder / CRASHES).unlink(missing_ok=True)
         return StudyResult(folder=self.folder, runs=runs, blames=blames, manifest=manifest)
 
     def _results(self, *, force: bool) -> pl.DataFrame:
@@ -127,16 +155,20 @@ class Study:
 
     def _run_group(self, group: Group, runs: np.ndarray) -> list[pl.DataFrame]:
         began = time.perf_counter()
-        worker, pieces = self._worker(group, len(runs))
+        try:
+            worker, pieces = self._worker(group, len(runs))
+        except MemoryError:
+            raise
+        except Exception as error:  # as below, of all the group's runs
+            return [self._crashed(runs, error)]
         frames: list[pl.DataFrame] = []
         for piece in pieces:
             chunk = runs[piece]
             try:
                 outcome = worker.run(lanes_of(self.plan, worker.problem, chunk))
             except Exception as error:  # the chunk is a row of the tables, the rest goes on
-                check_memory(error, len(chunk))
-                self.listener.crashed(len(chunk), error)
-                frames.append(tables.crashed_frame(self.plan.run_ids[chunk].tolist()))
+                check_memory(error, worker.lanes, smallest=self._smallest)
+                frames.append(self._crashed(chunk, error))
                 continue
             rows = self._rows(worker, chunk, outcome)
             self.store.keep(rows)
@@ -145,6 +177,17 @@ class Study:
         spent = self.seconds.get("runs", 0.0)
         self.seconds["runs"] = spent + time.perf_counter() - began
         return frames
+
+    def _crashed(self, runs: np.ndarray, error: Exception) -> pl.DataFrame:
+        self.listener.crashed(len(runs), error)
+        with writing(self.folder), (self.folder / CRASHES).open("a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)) + "\n")
+        return tables.crashed_frame(self.plan.run_ids[runs].tolist())
+
+    @property
+    def _smallest(self) -> int:
+        """How many lanes a launch has at least: a block on each device."""
+        return self._environment["block"] * len(self.devices)
 
     def _worker(self, group: Group, count: int) -> tuple[GroupWorker, list[slice]]:
         block = self._environment["block"]
@@ -155,7 +198,7 @@ class Study:
         if at not in self._workers:
             worker = GroupWorker(group.statics, blocks=blocks, devices=self.devices)
             need = launch_need(worker.problem, block=block, devices=len(self.devices))
-            need.check(worker.lanes, available_bytes(self.devices[0]))
+            need.check(worker.lanes, available_bytes(self.devices[0]), smallest=self._smallest)
             self._workers[at] = worker
             while len(self._workers) > WORKERS_KEPT:
                 self._workers.popitem(last=False)
@@ -187,7 +230,7 @@ class Study:
         rows |= {"run_id": self.plan.run_ids[runs].tolist(), "outcome": words.tolist()}
         return tables.result_frame(rows)
 
-    def _testimonies(self, blames: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    def _testimonies(self, blames: pl.DataFrame) -> dict[str, Testimony]:
         """What the witnesses say of the most frequent blames, each by its example run."""
         began = time.perf_counter()
         asked = blames.head(self.grid.exec.witnesses).select("blame_id", "example_run").rows()
@@ -195,7 +238,7 @@ class Study:
             self.listener.asking(len(asked))
         place = {run_id: i for i, run_id in enumerate(self.plan.run_ids.tolist())}
         blame_of = {place[run_id]: blame_id for blame_id, run_id in asked}
-        said: dict[str, dict[str, Any]] = {}
+        said: dict[str, Testimony] = {}
         for group in self.plan.groups:
             examples = group.runs[np.isin(group.runs, list(blame_of))]
             if not len(examples):
@@ -203,15 +246,13 @@ class Study:
             worker = self._any_worker(group, len(examples))
             for piece in range(0, len(examples), worker.lanes):
                 some = examples[piece : piece + worker.lanes]
-                for run, words in zip(
-                    some, ask(worker, lanes_of(self.plan, worker.problem, some)), strict=True
-                ):
-                    said[blame_of[int(run)]] = {
-                        "origin_witness": words.origin,
-                        "culprit_witness": words.culprit,
-                        "finite_before": words.finite_before,
-                        "bad_after": words.bad_after,
-                    }
+                try:
+                    words = ask(worker, lanes_of(self.plan, worker.problem, some))
+                except Exception as error:  # the blames stand without a witness
+                    self.listener.unheard(error)
+                    continue
+                for run, testimony in zip(some.tolist(), words, strict=True):
+                    said[blame_of[run]] = testimony
         self.seconds["witnesses"] = time.perf_counter() - began
         return said
 
@@ -220,61 +261,16 @@ class Study:
         held = [worker for (name, _), worker in self._workers.items() if name == group.group_id]
         return held[0] if held else self._worker(group, count)[0]
 
-    def _manifest(
-        self,
-        runs: pl.DataFrame,
-        blames: pl.DataFrame,
-        said: Mapping[str, Mapping[str, Any]],
-        files: Sequence[str],
-    ) -> dict[str, Any]:
-        resolved = self.grid.resolved_toml()
-        path = self.folder / "grid.resolved.toml"
-        tables.write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
-        manifest = {
-            "title": self.grid.title,
-            "command": f"python -m nanlab.sweep {Path(self.grid.path).as_posix()}",
-            "grid_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
-            "fingerprint": fingerprint(self._environment),
-            "environment": self._environment,
-            "git": git_state(),
-            "runs": runs.height,
-            "groups": len(self.plan.groups),
-            "outcomes": _counts(runs, "outcome"),
-            "crashed": runs.filter(pl.col("outcome") == "crashed").height,
-            "blame_status": _counts(runs, "blame_status"),
-            "distinct_blames": blames.height,
-            "witnesses": {
-                "cap": self.grid.exec.witnesses,
-                "asked": len(said),
-                "said": _counts(blames, "witness"),
-                "finite_before": sum(w["finite_before"] is True for w in said.values()),
-                "before_asked": sum(w["finite_before"] is not None for w in said.values()),
-                "bad_after": sum(w["bad_after"] for w in said.values()),
-            },
-            "files": {name: file_hash(self.folder / name) for name in sorted(files)},
-            "wall_s": {name: round(spent, 3) for name, spent in self.seconds.items()},
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        text = json.dumps(manifest, indent=1) + "\n"
-        path = self.folder / "manifest.json"
-        tables.write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-        return manifest
 
-
-def check_memory(error: BaseException, runs: int) -> None:
-    """Raise a MemoryError with what fits, if that is what `error` is about."""
+def check_memory(error: BaseException, lanes: int, *, smallest: int) -> None:
+    """Raise a MemoryError with what may fit, if that is what `error` is about."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         raise MemoryError(
-            f"a launch of {runs} runs does not fit the memory; set exec.chunk_runs to "
-            f"{max(1, runs // 2)} or less (--set exec.chunk_runs={max(1, runs // 2)})"
+            f"a launch of {lanes:,} lanes does not fit the memory; "
+            f"{way_out(lanes // 2, smallest=smallest)}"
         ) from error
 
 
 def _in_order(results: pl.DataFrame, plan: Plan) -> pl.DataFrame:
     order = pl.DataFrame({"run_id": plan.run_ids.tolist()})
     return order.join(results, on="run_id", how="left", maintain_order="left")
-
-
-def _counts(frame: pl.DataFrame, name: str) -> dict[str, int]:
-    counted = frame.get_column(name).drop_nulls().value_counts(sort=True, name="n")
-    return dict(sorted(counted.rows(), key=lambda row: (-row[1], row[0])))

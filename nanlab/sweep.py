@@ -1,7 +1,8 @@
 """grid.toml -> results: `python -m nanlab.sweep grid.toml`, the pipeline, a line a stage.
 
 Exit status: 0 done (runs that fail are results), 1 a chunk crashed or the results could not be
-written, 2 the grid or a flag is wrong, 130 stopped by Ctrl-C.
+written, 2 the grid or a flag is wrong (or asks for more memory than there is), 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
 class Arguments:
     """Train every run that a grid file asks for, and say of each failing one what made its NaN.
 
-    Any value of the file can be overridden: --run.steps 50, --axes.lr.num 9, --exec.devices 1.
+    Any value that the file has can be overridden: --run.steps 50, --axes.lr.num 9.
     """
 
     grid: Annotated[Path, tyro.conf.Positional]
     """the grid file, for example sweeps/quickstart.toml"""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """where the results go; results/<name of the grid file> if not given"""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list[str])
-    """KEY=VALUE in TOML, may add keys: --set axes.width='[8, 16]'"""
+    """KEY=VALUE in TOML, may add keys: --set axes.width='[8, 16]', --set exec.devices=1"""
     force: bool = False
     """run everything again, even what is finished"""
     dry_run: bool = False
@@ -47,7 +48,16 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
-    rest, overrides = split_arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+
+
+def _main(argv: list[str] | None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    rest, overrides = split_arguments(given)
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.sweep", args=rest, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -61,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{grid.path}: {warning}", file=sys.stderr)
     if arguments.dry_run:
         return _dry_run(grid, plan)
-    return _run(grid, plan, arguments)
+    return _run(grid, plan, arguments, given)
 
 
 def _devices(grid: Grid) -> list[Device]:
@@ -102,20 +112,27 @@ def _dry_run(grid: Grid, plan: Plan) -> int:
     return DONE
 
 
-def _run(grid: Grid, plan: Plan, arguments: Arguments) -> int:
+def _run(grid: Grid, plan: Plan, arguments: Arguments, given: list[str]) -> int:
     devices = _devices(grid)
-    from nanlab.store import StoreError
-    from nanlab.study import Study
+    from nanlab.store import FolderError, StoreError
+    from nanlab.study import CRASHES, Study
     from nanlab.terminal import Watcher, show_summary
 
     folder = arguments.out or Path("results") / grid.stem
     try:
         with Watcher() as watcher:
-            study = Study(grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher)
+            study = Study(
+                grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher,
+                arguments=given,
+            )  # fmt: skip
             if study.is_finished() and not arguments.force:
+                study.store.forget_chunks()
                 print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
                 return DONE
             result = _in_thread(study, watcher, force=arguments.force)
+    except FolderError as error:
+        print(error, file=sys.stderr)
+        return WRONG
     except StoreError as error:
         print(error, file=sys.stderr)
         return CRASHED
@@ -125,7 +142,8 @@ def _run(grid: Grid, plan: Plan, arguments: Arguments) -> int:
     show_summary(result, plan)
     if result.manifest["crashed"]:
         print(
-            f"{result.manifest['crashed']:,} runs crashed; the same command runs them again",
+            f"{result.manifest['crashed']:,} runs crashed, see {folder / CRASHES}; "
+            "the same command runs them again",
             file=sys.stderr,
         )
         return CRASHED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,7 +182,7 @@ def write_atomically(path: Path, write: Any) -> None:
 def write_tables(folder: Path, runs: pl.DataFrame, blames: pl.DataFrame) -> list[str]:
     """Write `runs.parquet`, `runs.csv` and `blames.csv`; the names of those written."""
     written = ["runs.parquet", "blames.csv"]
-    write_atomically(folder / "runs.parquet", runs.write_parquet)
+    write_atomically(folder / "runs.parquet", lambda p: write_parquet(runs, p))
     if runs.height <= CSV_RUNS:
         written.append("runs.csv")
         write_atomically(folder / "runs.csv", lambda p: _write_csv(runs, p))
@@ -191,14 +192,21 @@ def write_tables(folder: Path, runs: pl.DataFrame, blames: pl.DataFrame) -> list
     return written
 
 
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a Parquet file; a full disk is an OSError (of polars' own writer it is not)."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
 def _write_csv(frame: pl.DataFrame, path: Path) -> None:
     # An empty text is quoted, nothing at all is not: so the two can be told apart.
-    frame.write_csv(path, quote_style="necessary")
+    path.write_bytes(frame.write_csv(quote_style="necessary").encode())
 
 
 def categorical_columns(plan: Plan) -> Iterable[str]:
     """The parameters with a few values that are no number: how a study is looked at."""
     for name, column in plan.columns.items():
-        kinds = {type(v) for v in set(column.tolist()[:100_000])}
-        if len(set(column.tolist())) > 1 and kinds <= {str, bool}:
+        values = set(column.tolist()) - {None}
+        if len(values) > 1 and {type(value) for value in values} <= {str, bool}:
             yield name

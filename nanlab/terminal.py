@@ -55,7 +55,7 @@ class Watcher:
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=None, failed=0)
-        self._total = self._done = self._failed = 0
+        self._total = self._done = self._reused = self._failed = 0
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Watcher:
@@ -79,7 +79,7 @@ class Watcher:
 
     def started(self, total: int, reused: int) -> None:
         """So many runs are asked for, and so many of them are there."""
-        self._total, self._done = total, reused
+        self._total, self._done, self._reused = total, reused, reused
         self._began = self._said = time.monotonic()
         self._bar.update(self._task, total=total, completed=reused, description="runs")
         if reused:
@@ -96,7 +96,7 @@ class Watcher:
         self._done, self._failed = self._done + runs, self._failed + failed
         self._bar.update(self._task, completed=self._done, failed=f"{self._failed:,}")
         if not self._console.is_terminal:
-            rate = self._done / max(time.monotonic() - self._began, 1e-9)
+            rate = (self._done - self._reused) / max(time.monotonic() - self._began, 1e-9)
             left = (self._total - self._done) / max(rate, 1e-9)
             self._plain(
                 f"{self._done:,} of {self._total:,} runs, {self._failed:,} failed, "
@@ -117,8 +117,13 @@ class Watcher:
         if not self._console.is_terminal:
             self._plain(said, always=True)
 
+    def unheard(self, error: BaseException) -> None:
+        """The witnesses of a group could not be asked; its blames stay without."""
+        first = (str(error).splitlines() or [""])[0]
+        self._say(f"witnesses could not be asked: {type(error).__name__}: {first}")
+
     def _say(self, sentence: str) -> None:
-        self._bar.console.print(sentence, markup=False, highlight=False)
+        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def _plain(self, sentence: str, *, always: bool) -> None:
         if always or time.monotonic() - self._said >= PLAIN_EVERY_S:
@@ -135,14 +140,17 @@ def show_summary(result: StudyResult, plan: Plan, console: Console | None = None
     status = result.manifest["blame_status"]
     failed = sum(status.values())
     if failed:
-        said = result.manifest["witnesses"]["said"]
+        said = dict(result.manifest["witnesses"]["said"])
+        said.pop("not-asked", None)
         console.print(
             f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced; "
-            f"jax.debug_nans and jax.debug_infs on {result.blames.height:,} distinct blames: "
+            f"jax.debug_nans and jax.debug_infs on {sum(said.values()):,} distinct blames: "
             + ", ".join(f"{n} {word}" for word, n in said.items()),
             highlight=False,
         )
-    console.print(f"{result.runs.height:,} runs in [bold]{result.folder}[/bold]", highlight=False)
+    # Not wrapped, nor read as markup: a path is there to be copied.
+    there = Text(f"{result.runs.height:,} runs in ").append(str(result.folder), style="bold")
+    console.print(there, soft_wrap=True)
 
 
 def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
@@ -163,6 +171,8 @@ def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

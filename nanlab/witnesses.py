@@ -86,7 +86,7 @@ def _word(
         state = _lane(frozen.state, place)
         step = frozen.step[place]
         arguments = jax.tree.map(jnp.asarray, (state, knobs, seed, step))
-    probe = worker.forensics.probe(is_init=frozen.step[place] < 0)
+    probe = worker.forensics.probe(is_init=bool(frozen.step[place] < 0))
     seen = sighting(probe.function, arguments, worst)
     (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], arguments))
     return compare(seen, finding, reading, lambda: probe.read_op_by_op(*arguments), worst)

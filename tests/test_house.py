@@ -44,6 +44,7 @@ ORDER = [
     "memory",
     "tables",
     "provenance",
+    "manifest",
     "store",
     "study",
     "terminal",

@@ -78,7 +78,7 @@ def _inf_with_zero_anywhere(
 
 
 def _nan_at_pole(params: Mapping[str, Any], operands: Sequence[Array], results: Any) -> Array:
-    """1 if a NaN stands where digamma has a pole: at 0 (or flushed to it) and the integers below."""
+    """1 if a NaN stands where digamma has a pole: at 0 (or flushed to it) and integers below."""
     x = operands[0]
     return jnp.any((x <= 0) & (x == jnp.floor(x)) & jnp.isnan(results[0]))
 

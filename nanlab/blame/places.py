@@ -158,7 +158,7 @@ def is_installed(file: str) -> bool:
     """Whether a source file belongs to an installed library or to Python itself."""
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
-        return False
+        return path.name == "_jax.py"  # our own plumbing
     parts = path.parts
     return (
         file.startswith("<frozen")
@@ -178,6 +178,11 @@ def _is_standard(file: str) -> bool:
 def written(file: str) -> str:
     """A source file as it is written in tables: from its package's root, with slashes."""
     path = Path(file)
+    folders = path.parts[:-1]
+    for library in ("site-packages", "dist-packages"):
+        if library in folders:
+            # Not every folder of a package has an __init__.py: optax/_src has none.
+            return "/".join(path.parts[len(folders) - folders[::-1].index(library) :])
     root = path.parent
     while (root / "__init__.py").exists() and root.parent != root:
         root = root.parent

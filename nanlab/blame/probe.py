@@ -102,7 +102,8 @@ class Probe:
             for value in site.results:
                 record(value)
             if index in self.detail_slots:
-                detail = DETAILS[site.primitive](site.eqn.params, operands, results)
+                arrays = [jnp.asarray(operand) for operand in operands]
+                detail = DETAILS[site.primitive](site.eqn.params, arrays, results)
                 recorded[self.detail_slots[index]] = detail.astype(jnp.int8)
         vector = [recorded[place] for place in range(len(recorded))]
         own = jnp.stack(vector) if vector else jnp.zeros(0, jnp.int8)

@@ -1,0 +1,93 @@
+"""A finished study -> manifest.json: what made it, what came out, and the hashes of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nanlab.provenance import file_hash, fingerprint, git_state
+from nanlab.tables import write_atomically
+from nanlab.witnesses import Testimony
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    about: Mapping[str, Any],
+    environment: dict[str, Any],
+    resolved: str,
+    runs: pl.DataFrame,
+    blames: pl.DataFrame,
+    said: Mapping[str, Testimony],
+    files: Sequence[str],
+) -> dict[str, Any]:
+    """Write `grid.resolved.toml`, then `manifest.json`, which makes a study finished.
+
+    Args:
+        folder: of the results.
+        about: title, command, groups, witness_cap and wall_s.
+        environment: as `provenance.environment` has it.
+        resolved: what was asked, as TOML.
+        runs, blames: the tables.
+        said: what the witnesses said, by blame_id.
+        files: the tables' names, to be hashed.
+    """
+    path = folder / "grid.resolved.toml"
+    write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
+    manifest = {
+        "title": about["title"],
+        "command": about["command"],
+        "grid_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
+        "fingerprint": fingerprint(environment),
+        "environment": environment,
+        "git": git_state(),
+        "runs": runs.height,
+        "groups": about["groups"],
+        "outcomes": _counts(runs, "outcome"),
+        "crashed": runs.filter(pl.col("outcome") == "crashed").height,
+        "blame_status": _counts(runs, "blame_status"),
+        "distinct_blames": blames.height,
+        "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
+        "files": {name: file_hash(folder / name) for name in sorted(files)},
+        "wall_s": about["wall_s"],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    path = folder / "manifest.json"
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    return manifest
+
+
+def _heard(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, Any]:
+    return {
+        "asked": len(testimonies),
+        "said": _counts(blames, "witness"),
+        "finite_before": sum(t.finite_before is True for t in testimonies),
+        "before_asked": sum(t.finite_before is not None for t in testimonies),
+        "bad_after": sum(t.bad_after for t in testimonies),
+    }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command that was given, without a path of this machine."""
+    return shlex.join(["python", "-m", "nanlab.sweep", *map(_without_folders, arguments)])
+
+
+def _without_folders(argument: str) -> str:
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    here = Path.cwd()
+    return (path.relative_to(here) if path.is_relative_to(here) else Path(path.name)).as_posix()
+
+
+def _counts(frame: pl.DataFrame, name: str) -> dict[str, int]:
+    counted = frame.get_column(name).drop_nulls().value_counts(sort=True, name="n")
+    return dict(sorted(counted.rows(), key=lambda row: (-row[1], row[0])))

@@ -1,0 +1,618 @@
+"""Lanes: whose bits depend on nothing but themselves, and which freeze at a fault and only then."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nanlab import engines, faults, keys
+from nanlab.codes import FINITE, INF, NAN
+from nanlab.engines import GroupWorker
+from nanlab.lanes import NEVER, LaneProgram, Lanes, init_key, step_key
+from nanlab.launches import spread, taken
+from nanlab.parameters import PARAMETERS
+from nanlab.problem import Metrics, Problem
+from nanlab.training import make_training
+
+TINY = {
+    "problem": "training",
+    "task": "digits",
+    "standardize": True,
+    "model": "mlp",
+    "depth": 1,
+    "width": 8,
+    "activation": "relu",
+    "initializer": "lecun_normal",
+    "loss": "mse",
+    "optimizer": "adam",
+    "precision": "float32",
+    "batch_size": 16,
+}
+STEPS, LANES = 40, 256
+# Some of these train, some overflow at once, some after a while.
+LRS = [1e-3, 1e-1, 10.0, 1e3, 1e8, 1e15, 1e19, 1e25, 1e30, 1e38]
+INF_, NAN_ = np.inf, np.nan
+
+
+def lanes_of(problem, steps, seeds=None, **knobs):
+    """Lanes that differ in these knobs and are otherwise as a grid has them by default."""
+    count = max(np.size(values) for values in (*knobs.values(), [0] if seeds is None else seeds))
+    parameter = {name: PARAMETERS[name].default for name in problem.knobs if name in PARAMETERS}
+    asked = {name: knobs.get(name, parameter.get(name, 1.0)) for name in problem.knobs}
+    full = {name: np.full(count, value, np.float64) for name, value in asked.items()}
+    seed = np.arange(count) if seeds is None else np.array(seeds)
+    return Lanes(full, seed.astype(np.int64), np.full(count, steps, np.int32))
+
+
+def one(tree, row):
+    """One lane of every leaf."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[row], tree)
+
+
+def bits(tree, rows):
+    """Every array of a trace at these rows, to the byte."""
+    return [np.asarray(leaf)[rows].tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A tiny training, compiled for two devices."""
+    return LaneProgram(make_training(TINY))
+
+
+@pytest.fixture(scope="module")
+def lanes(tiny):
+    return lanes_of(tiny.problem, STEPS, lr=LRS)
+
+
+def run(program, lanes, places, *, stop_at=INF, total=LANES):
+    """Run lanes in these places of a launch; what came of each, as bytes, and the trace."""
+    placed = spread(lanes, np.asarray(places), total)
+    trace = program.run(program.start(placed), placed, stop_at=stop_at)
+    return trace, [bits(trace, place) for place in places]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, lanes):
+    """What comes of each lane alone in a padded launch, at its first place."""
+    each = [run(tiny, taken(lanes, np.array([i])), [0])[1] for i in range(len(LRS))]
+    return [found for (found,) in each]
+
+
+def test_the_lanes_of_these_tests_do_fail_and_do_train(tiny, lanes):
+    trace, _ = run(tiny, lanes, range(len(LRS)))
+    failed = np.asarray(trace.stop_step)[: len(LRS)] != NEVER
+    assert failed.any() and not failed.all()
+
+
+def test_a_lane_alone_is_the_same_as_among_others(tiny, lanes, alone):
+    # Among them are lanes that hold an inf or a NaN in the end.
+    assert run(tiny, lanes, range(len(LRS)))[1] == alone
+    assert run(tiny, lanes, range(len(LRS)), stop_at=NAN)[1] != alone
+
+
+@pytest.mark.parametrize("draw", range(4))
+def test_a_lane_is_the_same_in_any_place_of_any_block_of_any_device(tiny, lanes, alone, draw):
+    places = np.random.default_rng(draw).permutation(LANES)[: len(LRS)]
+    assert run(tiny, lanes, places)[1] == alone
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1e19])
+def test_a_lane_is_the_same_beside_a_nan(tiny, alone, lr):
+    # With stop_at=NAN + 1 nothing freezes: the neighbors go on as NaN.
+    row = LRS.index(lr)
+    lanes = lanes_of(tiny.problem, STEPS, lr=[lr, *[1e38] * 63])
+    lanes.seed[0] = row
+    trace, (beside, *_) = run(tiny, lanes, range(64), stop_at=NAN + 1)
+    weights = jax.tree.leaves(trace.state.params)[0]
+    assert np.isnan(np.asarray(weights)[1:64]).any(axis=tuple(range(1, weights.ndim))).all()
+    alone_too = run(tiny, taken(lanes, np.array([0])), [0], stop_at=NAN + 1)[1]
+    assert [beside] == alone_too
+    if np.isfinite(np.asarray(weights)[0]).all():
+        assert beside == alone[row]
+
+
+def test_a_lane_is_the_same_on_one_device(lanes, alone):
+    program = LaneProgram(make_training(TINY), jax.devices()[:1])
+    assert len(jax.devices()) == 2
+    assert run(program, lanes, range(len(LRS)))[1] == alone
+
+
+@pytest.mark.parametrize("first", [0, 1, 17, STEPS])
+def test_a_lane_stopped_early_and_resumed_is_the_same(tiny, lanes, alone, first):
+    places = np.arange(len(LRS))
+    placed = spread(lanes, places, LANES)
+    early = placed._replace(steps=np.minimum(placed.steps, first).astype(np.int32))
+    trace = tiny.run(tiny.start(placed), early, stop_at=INF)
+    trace = tiny.run(trace, placed, stop_at=INF)
+    assert [bits(trace, place) for place in places] == alone
+
+
+def test_nothing_is_compiled_again_for_other_knobs_seeds_steps_or_aims(tiny, lanes):
+    others = lanes_of(tiny.problem, 3, seeds=[11, 12], lr=[0.5, 2.0], init_scale=[3.0, 4.0])
+    run(tiny, lanes, range(len(LRS)))
+    run(tiny, others, [3, 200], stop_at=NAN)
+    assert tiny.traces == Counter(_start_block=1, _run_block=1)
+
+
+def test_a_second_shape_is_refused_because_it_would_be_a_second_compile(tiny, lanes):
+    with pytest.raises(RuntimeError, match="_start_block was traced twice"):
+        run(tiny, lanes, range(len(LRS)), total=2 * LANES)
+    tiny.traces["_start_block"] = 1
+
+
+# ---- freezing ------------------------------------------------------------------------------------
+
+
+def is_faulty(step, state, knobs, key):
+    """Whether one plain jitted step makes an output that is not finite."""
+    state, loss = step(state, knobs, key)
+    return any(not np.isfinite(np.asarray(x)).all() for x in (loss, *jax.tree.leaves(state)))
+
+
+def test_a_frozen_lane_holds_the_state_before_the_step_that_fails(tiny, lanes):
+    places = np.arange(len(LRS))
+    trace, _ = run(tiny, lanes, places)
+    stop = np.asarray(trace.stop_step)[places]
+    failed = np.flatnonzero(stop > 0)
+    assert len(failed)
+    assert (np.asarray(trace.step)[failed] == stop[failed]).all()
+
+    @jax.jit
+    def step(state, knobs, key):
+        state, metrics = tiny.problem.step(state, knobs, key)
+        return state, metrics.loss
+
+    before = lanes._replace(steps=np.maximum(stop, 0))
+    earlier = lanes._replace(steps=np.maximum(stop - 1, 0))
+    states = {late: run(tiny, each, places)[0].state for late, each in ((0, before), (1, earlier))}
+    for row in failed:
+        key = step_key(jnp.int64(lanes.seed[row]))
+        frozen, knobs = one(trace.state, row), one(lanes.knobs, row)
+        # A run that was asked for just so many steps ends there, bit for bit.
+        assert bits(trace.state, row) == bits(states[0], row)
+        assert is_faulty(step, frozen, knobs, keys.for_step(key, stop[row]))
+        one_earlier = one(states[1], row)
+        assert not is_faulty(step, one_earlier, knobs, keys.for_step(key, stop[row] - 1))
+
+
+class Counted(NamedTuple):
+    """A number that grows by a factor, and how often any lane's step has run."""
+
+    problem: Problem
+    calls: Counter
+
+
+@pytest.fixture
+def counted():
+    """A problem that counts its steps, wherever and however they are executed."""
+    calls = Counter()
+
+    def init(knobs, key):
+        return jnp.float32(1.0)
+
+    def step(x, knobs, key):
+        jax.debug.callback(lambda _: calls.update(steps=1), x)
+        return x * knobs["factor"].astype(jnp.float32), Metrics(x)
+
+    return Counted(Problem(init=init, step=step, knobs=("factor",)), calls)
+
+
+# factors of the lanes of block 0 -> steps that the block is to execute of 500.
+BLOCKS = {
+    "all fail": ([10.0, 100.0], 39),
+    "one does not": ([10.0, 1.0], 500),
+    "none does": ([1.0, 1.0], 500),
+}
+
+
+@pytest.mark.parametrize(("factors", "executed"), BLOCKS.values(), ids=BLOCKS)
+def test_a_block_is_left_when_all_its_lanes_have_failed(counted, factors, executed):
+    program = LaneProgram(counted.problem, jax.devices()[:1])
+    lanes = lanes_of(counted.problem, 500, factor=factors)
+    trace, _ = run(program, lanes, [0, 1], total=64)
+    jax.effects_barrier()
+    assert counted.calls["steps"] == 64 * executed
+    assert np.asarray(trace.stop_step)[0] == 38
+
+
+def test_blocks_are_left_one_by_one(counted):
+    program = LaneProgram(counted.problem, jax.devices()[:1])
+    lanes = lanes_of(counted.problem, 500, factor=[10.0, 1.0, 1e30])
+    run(program, lanes, [0, 64, 128], total=192)
+    jax.effects_barrier()
+    assert counted.calls["steps"] == 64 * (39 + 500 + 2)
+
+
+# ---- what is a fault -----------------------------------------------------------------------------
+
+
+class Scripted(NamedTuple):
+    step: jax.Array
+    x: jax.Array
+
+
+def scripted(losses, states):
+    """A run whose step t has loss `losses[t]` and leaves x = `states[t]`."""
+
+    def init(knobs, key):
+        return Scripted(jnp.int32(0), jnp.float32(0.0))
+
+    def step(state, knobs, key):
+        loss = jnp.asarray(losses, jnp.float32)[state.step]
+        x = jnp.asarray(states, jnp.float32)[state.step]
+        return Scripted(state.step + 1, x), Metrics(loss, grad_norm=loss.astype(jnp.float64))
+
+    return Problem(init=init, step=step, knobs=())
+
+
+class Ending(NamedTuple):
+    fault: int
+    nan: int
+    outcome: str
+
+
+HEALTHY = Ending(NEVER, NEVER, "stalled")
+
+
+def ended(problem, monkeypatch, steps=4, **knobs):
+    """How one run of a problem ends, and all that is known of it."""
+    monkeypatch.setitem(engines.PROBLEMS, "by hand", lambda statics: problem)
+    worker = GroupWorker({"problem": "by hand"}, devices=jax.devices()[:1])
+    outcome = worker.run(lanes_of(problem, steps, **{name: [v] for name, v in knobs.items()}))
+    (word,) = faults.outcomes(
+        outcome.endings,
+        baseline_loss=None,
+        trained_margin=np.array([0.05]),
+        diverged_factor=np.array([10.0]),
+    )
+    ends = outcome.endings
+    return Ending(int(ends.fault_step[0]), int(ends.nan_step[0]), str(word)), outcome
+
+
+# what happens -> losses, x after each step, how the run ends.
+SCRIPTS = {
+    "nothing": ([4, 4, 4, 4], [0, 0, 0, 0], HEALTHY),
+    "it learns": ([4, 3, 2, 1], [0, 0, 0, 0], Ending(NEVER, NEVER, "trained")),
+    "the loss is inf once": ([4, INF_, 4, 1], [0, 0, 0, 0], Ending(1, NEVER, "recovered")),
+    "the loss is inf to the end": ([4, 4, INF_, INF_], [0] * 4, Ending(2, NEVER, "inf")),
+    "the loss is -inf at the end": ([4, 4, 4, -INF_], [0] * 4, Ending(3, NEVER, "inf")),
+    "the loss is NaN once": ([4, NAN_, 4, 1], [0, 0, 0, 0], Ending(1, 1, "nan")),
+    "the first loss is NaN": ([NAN_, 4, 4, 1], [0, 0, 0, 0], Ending(0, 0, "nan")),
+    "x is inf once": ([4, 4, 4, 4], [0, INF_, 0, 0], Ending(1, NEVER, "recovered")),
+    "x is inf to the end": ([4, 4, 4, 4], [0, 0, 0, INF_], Ending(3, NEVER, "inf")),
+    "x is inf, then NaN": ([4, 4, 4, 4], [INF_, INF_, NAN_, 0], Ending(0, 2, "nan")),
+    "x is NaN at once": ([4, 4, 4, 4], [0, 0, NAN_, 0], Ending(2, 2, "nan")),
+    "loss and x fail together": ([4, INF_, 4, 4], [0, NAN_, 0, 0], Ending(1, 1, "nan")),
+    "two infs, then well": ([4, INF_, 4, 4], [INF_, 0, 0, 0], Ending(0, NEVER, "recovered")),
+}
+
+
+@pytest.mark.parametrize(("losses", "states", "wanted"), SCRIPTS.values(), ids=SCRIPTS)
+def test_a_run_ends_as_its_losses_and_states_say(monkeypatch, losses, states, wanted):
+    got, outcome = ended(scripted(losses, states), monkeypatch)
+    assert got == wanted
+    # Every fault has an origin, every NaN a culprit, and nothing else has either.
+    blame = outcome.attributions.get(0)
+    assert (blame is not None) == (wanted.fault != NEVER)
+    if blame is not None:
+        assert blame.origin is not None
+        assert (blame.culprit is not None) == (wanted.nan != NEVER)
+        assert blame.status == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "final", "bad_steps"),
+    [
+        ([4, 2, 1, 3], 1, 3, 0),
+        ([4, INF_, 1, 3], 1, 3, 1),
+        ([4, 2, INF_, INF_], 2, 2, 2),
+        ([4, 2, NAN_, 1], 2, 2, 1),
+        ([4, INF_, 3, NAN_], 3, 3, 2),
+    ],
+)
+def test_losses_are_summed_up_over_the_finite_ones_and_each_step_is_counted_once(
+    monkeypatch, losses, best, final, bad_steps
+):
+    _, outcome = ended(scripted(losses, [0] * 4), monkeypatch)
+    ends = outcome.endings
+    assert (ends.initial_loss, ends.best_loss, ends.final_loss) == (losses[0], best, final)
+    assert ends.nonfinite_gradient_steps == bad_steps
+    assert ends.grad_norm_max == max(loss for loss in losses[: 4 - bad_steps] if loss < INF_)
+
+
+def test_other_metrics_that_are_not_finite_make_no_fault(monkeypatch):
+    def step(x, knobs, key):
+        # A norm whose squares overflow, an accuracy of an empty batch: x and its loss are well.
+        norm = jnp.sqrt(jnp.sum(jnp.square(jnp.full(3, 1e30, jnp.float32)) * x))
+        return x, Metrics(x, norm.astype(jnp.float64), jnp.float32(0.0) / (x - 1))
+
+    problem = Problem(init=lambda knobs, key: jnp.float32(1), step=step, knobs=())
+    got, outcome = ended(problem, monkeypatch)
+    assert got == HEALTHY
+    assert outcome.endings.nonfinite_gradient_steps == 4
+    assert np.isnan(outcome.endings.grad_norm_max)
+
+
+class Guarded(NamedTuple):
+    step: jax.Array
+    x: jax.Array
+    opt_state: optax.OptState
+
+
+def with_a_bad_gradient(optimizer, bad):
+    """Descent on x^2 / 2 whose gradient is `bad` at step 2, with a finite loss."""
+
+    def init(knobs, key):
+        x = jnp.float32(1.0)
+        return Guarded(jnp.int32(0), x, optimizer.init(x))
+
+    def step(state, knobs, key):
+        gradient = jnp.where(state.step == 2, jnp.float32(bad), state.x)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.x)
+        x = optax.apply_updates(state.x, updates)
+        loss = 0.5 * state.x * state.x
+        norm = jnp.abs(gradient).astype(jnp.float64)
+        return Guarded(state.step + 1, x, opt_state), Metrics(loss, norm)
+
+    return Problem(init=init, step=step, knobs=())
+
+
+# the gradient at step 2 -> how the run ends without a guard.
+BAD_GRADIENTS = {"inf": (INF_, Ending(2, 3, "nan")), "nan": (NAN_, Ending(2, 2, "nan"))}
+
+
+@pytest.mark.parametrize(("bad", "unguarded"), BAD_GRADIENTS.values(), ids=BAD_GRADIENTS)
+def test_a_step_that_is_skipped_because_it_is_not_finite_is_no_fault(monkeypatch, bad, unguarded):
+    plain = optax.sgd(0.1)
+    guarded = optax.apply_if_finite(plain, max_consecutive_errors=3)
+    got, outcome = ended(with_a_bad_gradient(guarded, bad), monkeypatch)
+    assert got == Ending(NEVER, NEVER, "trained")
+    assert outcome.endings.nonfinite_gradient_steps == 1
+    # The same without the guard.
+    got, _ = ended(with_a_bad_gradient(plain, bad), monkeypatch)
+    assert got == unguarded
+
+
+class Scaled(NamedTuple):
+    x: jax.Array
+    scale: jax.Array
+    skipped: jax.Array
+
+
+def with_loss_scaling(*, is_dynamic):
+    """Descent in float16 whose loss is multiplied by a growing scale before it is differentiated.
+
+    A dynamic scale is halved, and the step skipped, when the scaled gradient is not finite.
+    """
+
+    def init(knobs, key):
+        return Scaled(jnp.float16(3.0), jnp.float16(1024.0), jnp.int32(0))
+
+    def step(state, knobs, key):
+        scaled_loss, scaled = jax.value_and_grad(lambda x: x * x * state.scale)(state.x)
+        unscaled = scaled / state.scale
+        well = jnp.isfinite(scaled) & jnp.isfinite(scaled_loss)
+        if not is_dynamic:
+            well = jnp.bool_(True)
+        x = jnp.where(well, state.x - jnp.float16(1e-3) * unscaled, state.x)
+        scale = jnp.where(well, jnp.minimum(state.scale * 2, 32768), state.scale / 2)
+        loss = state.x * state.x
+        norm = jnp.abs(scaled).astype(jnp.float64)
+        return Scaled(x, scale, state.skipped + ~well), Metrics(loss, norm)
+
+    return Problem(init=init, step=step, knobs=())
+
+
+def test_a_scaled_loss_may_overflow_if_its_step_is_skipped(monkeypatch):
+    got, outcome = ended(with_loss_scaling(is_dynamic=True), monkeypatch, steps=30)
+    assert (got.fault, got.nan) == (NEVER, NEVER)
+    assert outcome.endings.nonfinite_gradient_steps >= 3
+    # The same scale with nobody to mind it.
+    got, outcome = ended(with_loss_scaling(is_dynamic=False), monkeypatch, steps=30)
+    assert got.outcome in ("nan", "inf")
+    assert outcome.attributions[0].origin.mechanism == "overflow"
+
+
+class Holding(NamedTuple):
+    x: jax.Array
+    held: jax.Array
+
+
+def holding(start, then):
+    """A healthy number, and beside it a leaf that holds `start(knobs)`, then `then(held)`."""
+
+    def init(knobs, key):
+        return Holding(jnp.float32(1.0), start(knobs))
+
+    def step(state, knobs, key):
+        return Holding(state.x, then(state.held, state.x)), Metrics(state.x)
+
+    return Problem(init=init, step=step, knobs=("start",))
+
+
+def best_so_far(held, loss):
+    return jnp.minimum(held, loss)
+
+
+def as_it_is(held, loss):
+    return held
+
+
+def doubled(held, loss):
+    return held * 2
+
+
+def less_itself(held, loss):
+    return held - held
+
+
+def written_inf(knobs):
+    return jnp.float32(jnp.inf)
+
+
+def written_nan(knobs):
+    return jnp.float32(jnp.nan)
+
+
+def from_knob(knobs):
+    return knobs["start"].astype(jnp.float32)
+
+
+# what a leaf holds at first and later, the knob -> how the run ends.
+LEAVES = {
+    "the best loss so far is inf at first": (written_inf, best_so_far, 0.0, HEALTHY),
+    "an inf that is meant stays": (written_inf, as_it_is, 0.0, HEALTHY),
+    "an inf that is meant becomes a NaN": (written_inf, less_itself, 0.0, Ending(0, 0, "nan")),
+    "a NaN is never meant": (written_nan, as_it_is, 0.0, Ending(-1, 0, "nan")),
+    "a knob overflows": (from_knob, as_it_is, 1e39, Ending(-1, NEVER, "inf")),
+    "a knob overflows, then all is well": (
+        from_knob, best_so_far, 1e39, Ending(-1, NEVER, "recovered"),
+    ),
+    "a knob overflows and becomes a NaN": (from_knob, less_itself, 1e39, Ending(-1, 0, "nan")),
+    "a knob that fits": (from_knob, as_it_is, 1e38, HEALTHY),
+    "a leaf that was finite grows to inf": (from_knob, doubled, 1e38, Ending(1, NEVER, "inf")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("start", "then", "knob", "wanted"), LEAVES.values(), ids=LEAVES)
+def test_an_inf_in_the_state_is_a_fault_unless_it_was_written_there_on_purpose(
+    monkeypatch, start, then, knob, wanted
+):
+    got, outcome = ended(holding(start, then), monkeypatch, start=knob)
+    assert got == wanted
+    if wanted.fault == -1:
+        assert outcome.attributions[0].origin.phase == "init"
+
+
+def test_which_infs_are_meant_does_not_depend_on_the_knobs_of_other_lanes(monkeypatch):
+    problem = holding(from_knob, as_it_is)
+    monkeypatch.setitem(engines.PROBLEMS, "by hand", lambda statics: problem)
+    worker = GroupWorker({"problem": "by hand"})
+    outcome = worker.run(lanes_of(problem, 4, start=[1.0, 1e39, 2.0]))
+    assert outcome.endings.fault_step.tolist() == [NEVER, -1, NEVER]
+
+
+# ---- outcomes ------------------------------------------------------------------------------------
+
+# fault, NaN, bad at end, first loss, final loss, baseline -> outcome; margin 0.05, factor 10.
+OUTCOMES = [
+    (NEVER, NEVER, False, 2.0, 0.9, 1.0, "trained"),
+    (NEVER, NEVER, False, 2.0, 0.95, 1.0, "stalled"),
+    (NEVER, NEVER, False, 2.0, 19.9, 1.0, "stalled"),
+    (NEVER, NEVER, False, 2.0, 20.1, 1.0, "diverged"),
+    # A run that began above the factor times its end is trained, not diverged.
+    (NEVER, NEVER, False, 0.01, 0.9, 1.0, "trained"),
+    # Without a baseline, its own first loss takes its place.
+    (NEVER, NEVER, False, 2.0, 1.89, None, "trained"),
+    (NEVER, NEVER, False, 2.0, 1.91, None, "stalled"),
+    (7, NEVER, True, 2.0, 0.1, 1.0, "inf"),
+    (7, NEVER, False, 2.0, 0.1, 1.0, "recovered"),
+    (-1, NEVER, False, np.nan, np.nan, 1.0, "recovered"),
+    (7, 9, True, 2.0, 0.1, 1.0, "nan"),
+    (-1, -1, True, np.nan, np.nan, 1.0, "nan"),
+    (7, 7, True, np.inf, np.nan, None, "nan"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "nan", "bad_at_end", "initial", "final", "baseline", "wanted"), OUTCOMES
+)
+def test_an_outcome_is_one_word(fault, nan, bad_at_end, initial, final, baseline, wanted):
+    nothing = np.full(1, np.nan)
+    endings = faults.Endings(
+        fault_step=np.array([fault]),
+        nan_step=np.array([nan]),
+        bad_at_end=np.array([bad_at_end]),
+        initial_loss=np.array([initial]),
+        best_loss=nothing,
+        final_loss=np.array([final]),
+        final_accuracy=nothing,
+        grad_norm_max=nothing,
+        nonfinite_gradient_steps=np.zeros(1, np.int64),
+    )
+    (word,) = faults.outcomes(
+        endings,
+        baseline_loss=baseline,
+        trained_margin=np.array([0.05]),
+        diverged_factor=np.array([10.0]),
+    )
+    assert word == wanted
+    assert word in faults.OUTCOMES
+
+
+# ---- addressed randomness ------------------------------------------------------------------------
+
+
+class Drawn(NamedTuple):
+    first: jax.Array
+    drawn: jax.Array
+    step: jax.Array
+
+
+def test_what_a_step_draws_depends_on_seed_and_step_and_on_nothing_else():
+    def init(knobs, key):
+        first = jax.random.normal(keys.for_purpose(key, "parameters"))
+        return Drawn(first, jnp.zeros(5, jnp.uint32), jnp.int32(0))
+
+    def step(state, knobs, key):
+        bits = jax.random.bits(keys.for_purpose(key, "batch"), dtype=jnp.uint32)
+        drawn = state.drawn.at[state.step].set(bits)
+        return Drawn(state.first, drawn, state.step + 1), Metrics(knobs["lr"])
+
+    program = LaneProgram(Problem(init=init, step=step, knobs=("lr",)))
+    lanes = lanes_of(program.problem, 5, seeds=[3, 3, 8, 3], lr=[1.0, 2.0, 1.0, 3.0])
+    lanes.steps[3] = 2
+    trace, _ = run(program, lanes, [0, 70, 5, 200])
+    first, drawn = np.asarray(trace.state.first), np.asarray(trace.state.drawn)
+    assert first[0] == first[70] == first[200] != first[5]
+    assert drawn[0].tolist() == drawn[70].tolist()
+    assert drawn[0, :2].tolist() == drawn[200, :2].tolist()
+    assert not set(drawn[0]) & set(drawn[5])
+    assert len(set(drawn[0])) == 5
+    # Another machine, JAX or default generator must draw the same: threefry is pinned.
+    with jax.default_prng_impl("rbg"):
+        key = keys.for_purpose(keys.for_step(step_key(jnp.int64(3)), 0), "batch")
+        assert jax.random.bits(key, dtype=jnp.uint32) == drawn[0, 0]
+    assert drawn[0, 0] == 0
+
+
+def test_two_trainings_that_differ_in_a_factor_share_batches_and_base_draws():
+    base = make_training(TINY)
+    key = keys.for_step(step_key(jnp.int64(5)), 7)
+    knobs = one(lanes_of(base, 1, lr=[0.1]).knobs, 0)
+    inputs, targets = base.batch(knobs, key)
+    others = {"activation": "tanh", "loss": "softmax_cross_entropy", "width": 4, "optimizer": "sgd"}
+    for name, value in others.items():
+        other_inputs, other_targets = make_training({**TINY, name: value}).batch(knobs, key)
+        assert (other_inputs == inputs).all() and (other_targets == targets).all()
+    assert (base.batch({**knobs, "lr": np.float64(9)}, key)[0] == inputs).all()
+    scaled, _ = base.batch({**knobs, "input_scale": np.float64(255)}, key)
+    assert (scaled == inputs * np.float32(255)).all()
+    assert not (base.batch(knobs, keys.for_step(key, 1))[0] == inputs).all()
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+def test_init_scale_multiplies_draws_that_every_precision_shares(precision):
+    key = init_key(jnp.int64(2))
+    knobs = one(lanes_of(make_training(TINY), 1, lr=[0.1]).knobs, 0)
+
+    def kernels(problem, **more):
+        params = problem.init({**knobs, **more}, key).params["params"]
+        return [np.asarray(layer["kernel"], np.float64) for layer in params.values()]
+
+    problem = make_training({**TINY, "precision": precision})
+    plain, wide = kernels(problem), kernels(problem, init_scale=np.float64(4))
+    dtype = jnp.dtype(precision)
+    for one, four, draw in zip(plain, wide, kernels(make_training(TINY)), strict=True):
+        assert (four == 4 * one).all()
+        assert (one == draw.astype(dtype).astype(np.float64)).all()
+
+
+def test_codes_order_from_finite_to_nan():
+    # `stop_at` compares them.
+    assert FINITE < INF < NAN

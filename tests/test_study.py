@@ -1,0 +1,671 @@
+"""A study that is killed, changed, moved or refused its memory comes out the same to the byte.
+
+What the command does is run here in this process, so that a group is compiled once for all tests;
+`test_sweep.py` runs it as a person does.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from nanlab import memory, study, tables, terminal
+from nanlab.blame.verdict import Finding
+from nanlab.engines import GroupWorker
+from nanlab.grid import load_grid
+from nanlab.plan import make_plan
+from nanlab.sweep import CRASHED, DONE, WRONG, main
+
+TABLES = ("runs.parquet", "runs.csv", "blames.csv")
+
+# Two groups of 280 runs, each in three chunks: a launch of two devices holds 128 runs at least.
+GRID = """\
+title = "Which learning rates overflow?"
+
+[run]
+problem = "quadratic"
+steps = 150
+
+[axes]
+optimizer = ["sgd", "momentum"]
+lr = { logspace = [0.1, 1e38], num = 280 }
+
+[exec]
+devices = 2
+chunk_runs = 1
+witnesses = 2
+"""
+CHUNKS, RUNS = 6, 560
+# The chunks, then runs.parquet, runs.csv, blames.csv, grid.resolved.toml and manifest.json.
+WRITES = CHUNKS + 5
+
+
+class Remembered(GroupWorker):
+    """A worker that is made once for each group and size, so that tests share what it compiles."""
+
+    made: ClassVar = {}
+
+    def __new__(cls, statics, *, blocks=None, devices=None):
+        at = (tuple(sorted(statics.items())), blocks, tuple(devices))
+        return cls.made.setdefault(at, super().__new__(cls))
+
+    def __init__(self, statics, *, blocks=None, devices=None):
+        if not hasattr(self, "lanes"):
+            super().__init__(statics, blocks=blocks, devices=devices)
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(monkeypatch):
+    monkeypatch.setattr(study, "GroupWorker", Remembered)
+
+
+def sweep(text=GRID, *arguments, name="grid.toml"):
+    Path(name).write_text(text, encoding="utf-8")
+    return main([name, "--out", "results/x", *arguments])
+
+
+def bytes_of(folder):
+    return {name: Path(folder, name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a study that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "grid.toml").write_text(GRID, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "GroupWorker", Remembered)
+        assert main([str(folder / "grid.toml"), "--out", str(folder / "x")]) == DONE
+    return folder / "x"
+
+
+def manifest_of(folder):
+    return json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
+
+
+# ---- killed ----
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the process runs on, no file is cleared away."""
+
+
+def die(monkeypatch, number, moment):
+    """Die just before or after the `number`-th file takes its place, or as chunks are removed."""
+    replace, unlink = Path.replace, Path.unlink
+    seen = Counter()
+
+    def replacing(path, target):
+        seen["replace"] += 1
+        if seen["replace"] == number and moment == "before":
+            raise Killed
+        replace(path, target)
+        if seen["replace"] == number and moment == "after":
+            raise Killed
+
+    def unlinking(path, missing_ok=False):
+        if moment == "removing" and seen["replace"] == WRITES and path.suffix == ".parquet":
+            seen["unlink"] += 1
+            if seen["unlink"] == number:
+                raise Killed
+        if path.suffix != ".partial" or "writable" in path.name:
+            unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "replace", replacing)
+    monkeypatch.setattr(Path, "unlink", unlinking)
+
+
+@pytest.mark.parametrize(
+    "number, moment",
+    [(number, when) for number in range(1, WRITES + 1) for when in ("before", "after")]
+    + [(number, "removing") for number in (1, CHUNKS)],
+)
+def test_killed_at_any_write_the_same_command_ends_in_the_same_bytes(
+    number, moment, undisturbed, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        die(patch, number, moment)
+        with pytest.raises(Killed):
+            sweep()
+    capsys.readouterr()
+    assert sweep() == DONE
+    said = capsys.readouterr()
+    kept = min(number - (moment == "before"), CHUNKS)
+    if (number, moment) == (WRITES, "after") or moment == "removing":
+        assert "is finished, all 560 runs" in said.out
+    elif kept:
+        reused = [94, 187, 280, 374, 467, 560][kept - 1]
+        assert f"{reused} of 560 runs are there already" in said.err
+    assert bytes_of("results/x") == bytes_of(undisturbed)
+    names = {path.name for path in Path("results/x").iterdir()}
+    assert names == {*TABLES, "grid.resolved.toml", "manifest.json"}, "no leftovers"
+
+
+def test_a_finished_study_is_not_run_again_and_nothing_of_it_is_touched(undisturbed, capsys):
+    grid = undisturbed.parent / "grid.toml"
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in undisturbed.iterdir()}
+    assert main([str(grid), "--out", str(undisturbed)]) == DONE
+    said = capsys.readouterr()
+    sentence = f"{undisturbed} is finished, all 560 runs; --force runs them again\n"
+    assert (said.out, said.err) == (sentence, "")
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in undisturbed.iterdir()}
+    assert after == before
+
+
+def test_force_runs_everything_again_to_the_same_bytes(undisturbed, capsys):
+    assert sweep() == DONE
+    first = manifest_of("results/x")
+    capsys.readouterr()
+    assert sweep(GRID, "--force") == DONE
+    assert "there already" not in capsys.readouterr().err
+    assert bytes_of("results/x") == bytes_of(undisturbed)
+    assert manifest_of("results/x")["wall_s"] != first["wall_s"]
+
+
+@pytest.mark.parametrize("number", [1, CHUNKS, CHUNKS + 2, WRITES])
+def test_a_full_disk_is_a_sentence_and_1_and_the_same_command_goes_on(
+    number, undisturbed, monkeypatch, capsys
+):
+    flush, seen = os.fsync, []
+
+    def full(file):
+        seen.append(file)
+        if len(seen) >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert sweep() == CRASHED
+    said = capsys.readouterr()
+    assert re.search(
+        r"^cannot write results/x\S*: no space left on device; what is finished is kept, and the "
+        r"same command goes on from there\. --out names another folder$",
+        said.err,
+        re.MULTILINE,
+    ), said.err
+    assert not list(Path("results").rglob("*.partial"))
+    assert sweep() == DONE
+    assert bytes_of("results/x") == bytes_of(undisturbed)
+
+
+# ---- changed ----
+
+CHANGES = {
+    "an axis is extended": (
+        GRID.replace("[exec]", "[[include]]\nlr = [3e38, 1e-3]\n\n[exec]"), 560
+    ),
+    "an axis is cut short": (GRID.replace('["sgd", "momentum"]', '["momentum"]'), 280),
+    "the axes change places": (
+        GRID.replace('optimizer = ["sgd", "momentum"]\n', "").replace(
+            "num = 280 }", 'num = 280 }\noptimizer = ["momentum", "sgd"]'
+        ), 560,
+    ),
+    "a step more": (GRID.replace("steps = 150", "steps = 151"), 0),
+    "only the title": (GRID.replace("Which", "What"), 560),
+    "larger chunks": (GRID.replace("chunk_runs = 1", "chunk_runs = 200"), 560),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text, reused", CHANGES.values(), ids=CHANGES)
+def test_a_changed_grid_reuses_its_old_points_and_comes_out_as_a_fresh_run(text, reused, capsys):
+    assert sweep() == DONE
+    capsys.readouterr()
+    assert sweep(text) == DONE
+    said = capsys.readouterr().err
+    total = len(pl.read_parquet("results/x/runs.parquet"))
+    there = re.findall(r"^([\d,]+) of ([\d,]+) runs are there already$", said, re.MULTILINE)
+    assert there == ([(str(reused), str(total))] if reused else [])
+    changed = bytes_of("results/x")
+    Path("fresh.toml").write_text(text, encoding="utf-8")
+    assert main(["fresh.toml", "--out", "results/fresh"]) == DONE
+    assert changed == bytes_of("results/fresh")
+
+
+def test_a_study_without_failures_is_reused_as_well(capsys):
+    calm = '[run]\nproblem = "quadratic"\n[axes]\nlr = [0.5, 1.0]\n[exec]\ndevices = 2\n'
+    assert sweep(calm) == DONE
+    assert pl.read_parquet("results/x/runs.parquet")["outcome"].to_list() == ["trained"] * 2
+    assert sweep(calm.replace("1.0]", "1.0, 1.5]")) == DONE
+    assert "2 of 3 runs are there already" in capsys.readouterr().err
+
+
+def test_what_another_environment_made_is_not_reused(undisturbed, monkeypatch, capsys):
+    real = study.environment
+    monkeypatch.setattr(study, "environment", lambda d: {**real(d), "jaxlib": "0.0.1"})
+    assert sweep() == DONE
+    monkeypatch.setattr(study, "environment", real)
+    capsys.readouterr()
+    assert sweep() == DONE
+    said = capsys.readouterr()
+    assert "there already" not in said.err
+    assert "is finished" not in said.out
+    assert bytes_of("results/x") == bytes_of(undisturbed)
+
+
+class Silent:
+    """A listener that counts what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def started(self, total, reused):
+        self.told.append(("started", total, reused))
+
+    def entered(self, group, number, groups):
+        self.told.append(("entered", number, groups))
+
+    def advanced(self, runs, failed):
+        self.told.append(("advanced", runs, failed))
+
+    def crashed(self, runs, error):
+        self.told.append(("crashed", runs, str(error)))
+
+    def asking(self, blames):
+        self.told.append(("asking", blames))
+
+    def unheard(self, error):
+        self.told.append(("unheard", str(error)))
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_one_device_and_two_make_the_same_bytes(many, undisturbed, tmp_path):
+    grid = load_grid(undisturbed / "grid.resolved.toml")
+    listener = Silent()
+    asked = study.Study(
+        grid=grid, plan=make_plan(grid), folder=tmp_path / "x", devices=jax.devices()[:many],
+        listener=listener,
+    )  # fmt: skip
+    result = asked.run()
+    assert result.manifest["environment"]["devices"] == many
+    assert bytes_of(tmp_path / "x") == bytes_of(undisturbed)
+    # The other number of devices takes these tables for its own.
+    assert result.manifest["fingerprint"] == manifest_of(undisturbed)["fingerprint"]
+
+
+def test_a_listener_is_told_of_every_chunk_and_failure_once(undisturbed, tmp_path):
+    grid = load_grid(undisturbed / "grid.resolved.toml")
+    listener = Silent()
+    result = study.Study(
+        grid=grid, plan=make_plan(grid), folder=tmp_path / "x", devices=jax.devices(),
+        listener=listener,
+    ).run()  # fmt: skip
+    kinds = Counter(kind for kind, *_ in listener.told)
+    assert kinds == {"started": 1, "entered": 2, "advanced": CHUNKS, "asking": 1}
+    assert listener.told[0] == ("started", RUNS, 0)
+    advanced = [(runs, failed) for kind, runs, failed in listener.told[1:-1] if kind == "advanced"]
+    failed = result.runs.filter(pl.col("fault_step").is_not_null()).height
+    assert tuple(map(sum, zip(*advanced, strict=True))) == (RUNS, failed)
+
+
+# ---- crashed ----
+
+
+def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, monkeypatch, capsys):
+    calls = []
+
+    def run(self, lanes):
+        calls.append(len(lanes.seed))
+        if len(calls) == 2:
+            raise RuntimeError("the second launch\nwent wrong")
+        return GroupWorker.run(self, lanes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Remembered, "run", run)
+        assert sweep() == CRASHED
+    said = capsys.readouterr()
+    assert "a chunk of 93 runs crashed: RuntimeError: the second launch\n" in said.err
+    assert "93 runs crashed, see " in said.err
+    runs = pl.read_parquet("results/x/runs.parquet")
+    assert (
+        runs["run_id"].to_list()
+        == pl.read_parquet(undisturbed / "runs.parquet")["run_id"].to_list()
+    )
+    assert np.flatnonzero(runs["outcome"] == "crashed").tolist() == list(range(94, 187))
+    assert manifest_of("results/x")["crashed"] == 93
+    assert manifest_of("results/x")["outcomes"]["crashed"] == 93
+
+    assert sweep() == DONE
+    assert "467 of 560 runs are there already" in capsys.readouterr().err
+    assert bytes_of("results/x") == bytes_of(undisturbed)
+    assert not Path("results/x/.chunks").exists()
+
+
+def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
+    undisturbed, monkeypatch, capsys
+):
+    real = study.launch_need
+    needs = []
+
+    def broken(problem, *, block, devices):
+        needs.append(problem)
+        if len(needs) == 1:
+            raise TypeError("this step does not trace")
+        return real(problem, block=block, devices=devices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "launch_need", broken)
+        assert sweep() == CRASHED
+    assert "crashed: TypeError: this step does not trace" in capsys.readouterr().err
+    runs = pl.read_parquet("results/x/runs.parquet")
+    assert set(runs.filter(pl.col("optimizer") == "sgd")["outcome"]) == {"crashed"}
+    assert "crashed" not in set(runs.filter(pl.col("optimizer") == "momentum")["outcome"])
+    assert sweep() == DONE
+    assert "280 of 560 runs are there already" in capsys.readouterr().err
+    assert bytes_of("results/x") == bytes_of(undisturbed)
+
+
+# ---- too large ----
+
+
+def test_a_study_too_large_for_the_memory_says_what_fits_and_that_does(monkeypatch, capsys):
+    large = GRID.replace("chunk_runs = 1\n", "chunk_runs = 1000\n")
+    # 280 runs are a launch of 384 lanes; there is room for one of some 300, hence for 256.
+    grid = "[run]\n" + large.split("[run]\n")[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "launch_need", lambda *_, **__: memory.Need(1024, 2048))
+        patch.setattr(study, "available_bytes", lambda device: 2048 + 300 * 1024)
+        assert sweep(grid) == WRONG
+        said = capsys.readouterr()
+        assert "needs about 386.0 KiB, and 302.0 KiB are free" in said.err
+        assert "Traceback" not in said.err
+        assert said.err.splitlines()[-1].startswith("grid.toml: a launch of 384 lanes needs")
+        (advice,) = re.findall(r"--set exec\.chunk_runs=(\d+)", said.err)
+        assert sweep(grid, "--set", f"exec.chunk_runs={advice}") == DONE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1e12 bytes")],
+    ids=["host", "device"],
+)
+def test_a_launch_that_runs_out_of_memory_is_a_sentence_and_no_crash(error, monkeypatch, capsys):
+    def run(self, lanes):
+        raise error
+
+    monkeypatch.setattr(Remembered, "run", run)
+    assert sweep(GRID.replace("chunk_runs = 1\n", "chunk_runs = 1000\n")) == WRONG
+    said = capsys.readouterr()
+    assert "a launch of 384 lanes does not fit the memory" in said.err
+    assert "exec.chunk_runs" in said.err
+    assert not Path("results/x/runs.parquet").exists()
+
+
+# ---- what is left in the folder ----
+
+
+def test_the_manifest_says_what_made_the_tables_and_its_hashes_are_theirs(undisturbed):
+    manifest = manifest_of(undisturbed)
+    for name in ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars"):
+        assert manifest["environment"][name] == metadata.version(name), name
+    assert manifest["environment"]["python"] == sys.version.split()[0]
+    expected = {"platform": "cpu", "devices": 2, "block": 64, "x64": True}
+    assert expected.items() <= manifest["environment"].items()
+    assert set(manifest["files"]) == set(TABLES)
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((undisturbed / name).read_bytes()).hexdigest() == digest, name
+    resolved = (undisturbed / "grid.resolved.toml").read_bytes()
+    assert hashlib.sha256(resolved).hexdigest() == manifest["grid_sha256"]
+    assert manifest["title"] == "Which learning rates overflow?"
+    runs = pl.read_parquet(undisturbed / "runs.parquet")
+    blames = tables.read_blames(undisturbed / "blames.csv")
+    assert (manifest["runs"], manifest["groups"]) == (runs.height, 2)
+    assert manifest["distinct_blames"] == blames.height
+    assert manifest["outcomes"] == Counter(runs["outcome"])
+    assert manifest["blame_status"] == Counter(runs["blame_status"].drop_nulls())
+    asked = manifest["witnesses"]
+    assert (asked["cap"], asked["asked"], asked["finite_before"]) == (2, 2, 2)
+    assert asked["bad_after"] == 2
+    assert asked["said"] == Counter(blames["witness"])
+    assert set(manifest["git"]) == {"commit", "dirty"}
+    assert set(manifest["wall_s"]) == {"all", "runs", "witnesses"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", manifest["finished"])
+
+
+def test_no_file_of_the_results_holds_a_path_of_this_machine(undisturbed, repository):
+    # The grid was asked for by an absolute path, and so were the results.
+    texts = [(undisturbed / name).read_text() for name in ("blames.csv", "runs.csv")]
+    texts += [(undisturbed / name).read_text() for name in ("manifest.json", "grid.resolved.toml")]
+    parquet = pl.read_parquet(undisturbed / "runs.parquet").select(pl.col(pl.String))
+    texts += [str(value) for column in parquet for value in column.unique()]
+    here = [undisturbed, undisturbed.parent, repository, Path.home(), sys.prefix, sys.base_prefix]
+    for path in {str(path) for path in here} - {"/"}:
+        assert not [text for text in texts if path + "/" in text or path + '"' in text], path
+    sources = pl.read_parquet(undisturbed / "runs.parquet").select(
+        pl.col("^(origin|culprit)_(source|library)$")
+    )
+    for source in {value for column in sources for value in column if value}:
+        assert re.fullmatch(r"[\w.-]+(/[\w.-]+)*\.py:\d+", source), source
+
+
+def test_the_resolved_grid_asks_for_just_the_runs_that_the_table_holds(undisturbed):
+    plan = make_plan(load_grid(undisturbed / "grid.resolved.toml"))
+    runs = pl.read_parquet(undisturbed / "runs.parquet")
+    assert plan.run_ids.tolist() == runs["run_id"].to_list()
+    for number in (0, 279, 280, 559):
+        point = plan.point(number)
+        assert {name: runs[name][number] for name in point} == point
+
+
+def test_flags_stand_in_the_resolved_grid(capsys):
+    assert sweep(GRID, "--axes.lr.num", "2", "--set", "run.x0=3.0") == DONE
+    runs = pl.read_parquet("results/x/runs.parquet")
+    assert runs.height == 4
+    assert set(runs["x0"]) == {3.0}
+    plan = make_plan(load_grid("results/x/grid.resolved.toml"))
+    assert plan.run_ids.tolist() == runs["run_id"].to_list()
+    capsys.readouterr()
+    # What was asked by flags is not what the file alone asks.
+    assert sweep(GRID, "--axes.lr.num", "2", "--set", "run.x0=3.0") == DONE
+    assert "is finished" in capsys.readouterr().out
+    assert sweep(GRID, "--axes.lr.num", "2") == DONE
+    assert "is finished" not in capsys.readouterr().out
+
+
+def test_plain_float32_iteration_says_when_each_run_of_the_table_fails(undisturbed):
+    runs = pl.read_parquet(undisturbed / "runs.parquet").filter(pl.col("optimizer") == "sgd")
+    for lr, fault, nan in runs.select("lr", "fault_step", "nan_step").rows():
+        assert (fault, nan) == float32_iteration(np.float32(lr), steps=150), lr
+
+
+def float32_iteration(lr, *, steps):
+    """The first step whose loss or new x is not finite, and the first that makes a NaN."""
+    x, fault, nan = np.float32(1), None, None
+    with np.errstate(all="ignore"):
+        for step in range(steps):
+            loss = np.float32(0.5) * x * x
+            x = x + -lr * x
+            if fault is None and not (np.isfinite(loss) and np.isfinite(x)):
+                fault = step
+            if np.isnan(x):
+                return fault, step
+    return fault, nan
+
+
+# ---- what a person sees at the end ----
+
+LOOK = """\
+[axes]
+activation = ["relu", "tanh"]
+standardize = [true, false]
+lr = [0.1, 1.0, 10.0]
+"""
+SUB = Finding(
+    primitive="sub", phase="update", module="MLP/Dense_0", source="nanlab/training.py:1",
+    library="", function="step", mechanism="inf-inf",
+)  # fmt: skip
+
+
+def shown(text, outcome_of, tmp_path, *, width=100, folder="results/x", blames_of=None):
+    """What `show_summary` prints of made-up outcomes, one for each point."""
+    (tmp_path / "look.toml").write_text(text, encoding="utf-8")
+    plan = make_plan(load_grid(tmp_path / "look.toml"))
+    points = [plan.point(number) for number in range(len(plan))]
+    words = [outcome_of(point) for point in points]
+    told = [blames_of(n) if blames_of and w == "nan" else None for n, w in enumerate(words)]
+    rows = {name: [None] * len(plan) for name in tables.RESULT}
+    rows |= {"run_id": plan.run_ids.tolist(), "outcome": words}
+    for role in ("origin", "culprit"):
+        columns = [tables.finding_columns(role, finding) for finding in told]
+        rows |= {name: [column[name] for column in columns] for name in columns[0]}
+    rows["blame_status"] = [None if finding is None else "reproduced" for finding in told]
+    results = tables.with_blame_ids(tables.result_frame(rows))
+    blames = tables.with_witnesses(tables.blames_frame(results), {})
+    failed = sum(finding is not None for finding in told)
+    result = study.StudyResult(
+        folder=Path(folder),
+        runs=tables.runs_frame(plan, results, blames),
+        blames=blames,
+        manifest={
+            "blame_status": {"reproduced": failed} if failed else {},
+            "witnesses": {"said": {"not-asked": blames.height}},
+        },
+    )
+    console = Console(record=True, file=io.StringIO(), width=width, color_system=None)
+    terminal.show_summary(result, plan, console)
+    return console.export_text()
+
+
+def words_of(text):
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def test_outcomes_are_counted_by_every_axis_that_is_no_number(tmp_path):
+    def outcome_of(point):
+        if not point["standardize"]:
+            return "nan" if point["lr"] > 0.1 else "stalled"
+        return "trained" if point["activation"] == "relu" else "diverged"
+
+    assert words_of(shown(LOOK, outcome_of, tmp_path))[:6] == [
+        ["outcomes"],
+        ["standardize", "activation", "trained", "stalled", "diverged", "nan", "runs"],
+        ["true", "relu", "3", "0", "0", "0", "3"],
+        ["false", "relu", "0", "1", "0", "2", "3"],
+        ["true", "tanh", "0", "0", "3", "0", "3"],
+        ["false", "tanh", "0", "1", "0", "2", "3"],
+    ]
+
+
+def test_a_study_of_numbers_alone_has_one_line_of_outcomes(tmp_path):
+    text = "[axes]\nlr = [0.1, 1.0, 10.0]\n"
+    lines = words_of(shown(text, lambda point: "inf" if point["lr"] > 1 else "trained", tmp_path))
+    assert lines[:3] == [["outcomes"], ["trained", "inf", "runs"], ["2", "1", "3"]]
+
+
+def test_an_axis_of_one_problem_is_shown_beside_another_problem(tmp_path):
+    text = LOOK + '[[include]]\nproblem = "quadratic"\nlr = [0.5]\n'
+    lines = words_of(shown(text, lambda point: "trained", tmp_path))
+    assert lines[1] == ["problem", "standardize", "activation", "trained", "runs"]
+    assert lines[2] == ["training", "true", "relu", "3", "3"]
+    assert lines[6][0] == "quadratic"
+    assert lines[6][-2:] == ["1", "1"]
+    assert "None" not in lines[6]
+
+
+def test_the_most_frequent_blames_are_shown_and_the_others_counted(tmp_path):
+    text = "[axes]\nseed = { range = 200 }\n"
+    many = terminal.BLAMES_SHOWN + 3
+
+    def blame_of(number):
+        # Seed 0 is blamed on line 1, seeds 1 and 2 on line 2, and so on.
+        line = int((math.isqrt(8 * number + 1) + 1) // 2)
+        return Finding(**{**SUB.__dict__, "source": f"nanlab/training.py:{min(line, many)}"})
+
+    text = shown(text, lambda point: "nan", tmp_path, blames_of=blame_of)
+    assert f"nanlab/training.py:{many}" in text
+    assert "nanlab/training.py:1 " not in text + " "
+    assert "and 3 more" in text
+    counts = [int(n) for n in re.findall(r"^\s*(\d+)\s+inf-inf in sub", text, re.MULTILINE)]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == terminal.BLAMES_SHOWN
+    assert "200 failed runs, of which 200 reproduced" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("folder", ["results/" + "long-name-" * 8, "results/[bold]x[/nothing]"])
+def test_the_path_of_the_results_can_be_copied_from_the_last_line(folder, width, tmp_path):
+    text = shown("[axes]\nlr = [0.1, 1.0]\n", lambda _: "stalled", tmp_path,
+                 width=width, folder=folder)  # fmt: skip
+    assert text.splitlines()[-1] == f"2 runs in {folder}"
+
+
+def test_a_narrow_terminal_gets_no_line_that_is_too_wide(tmp_path):
+    text = shown(LOOK, lambda point: "nan", tmp_path, width=40, blames_of=lambda _: SUB)
+    assert max(map(len, text.splitlines())) <= 40
+
+
+def watched(events, *, is_terminal=False, width=80):
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=is_terminal, width=width, color_system=None)
+    with terminal.Watcher(console) as watcher:
+        events(watcher)
+    return file.getvalue()
+
+
+def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+
+    def events(watcher):
+        watcher.started(2000, 1000)
+        watcher.advanced(500, 20)
+        watcher.crashed(250, ValueError("bad\nthings"))
+        watcher.advanced(250, 5)
+        watcher.asking(1)
+
+    lines = watched(events).splitlines()
+    assert lines[0] == "1,000 of 2,000 runs are there already"
+    assert lines[1].startswith("1,500 of 2,000 runs, 20 failed, ")
+    assert "a chunk of 250 runs crashed: ValueError: bad" in lines
+    assert lines[-1] == "asking jax.debug_nans and jax.debug_infs about 1 distinct blame"
+    assert "\x1b" not in "".join(lines)
+
+
+def test_the_rate_does_not_count_runs_that_were_there_already(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+
+    def events(watcher):
+        watcher.started(10_000, 9_000)
+        now[0] = 100.0
+        watcher.advanced(500, 0)
+
+    (_, line) = watched(events).splitlines()
+    assert line == "9,500 of 10,000 runs, 0 failed, 5 runs/s, about 100 s left"
+
+
+def test_a_line_of_progress_is_one_line_however_narrow_the_log(monkeypatch):
+    def events(watcher):
+        watcher.started(10_000, 9_000)
+        watcher.asking(20)
+
+    assert len(watched(events, width=40).splitlines()) == 2
+
+
+def test_a_progress_bar_says_how_many_runs_are_done_and_failed():
+    def events(watcher):
+        watcher.started(200, 0)
+        watcher.advanced(150, 20)
+        watcher._bar.refresh()
+
+    text = watched(events, is_terminal=True, width=100)
+    assert "150/200" in text
+    assert "20 failed" in text
+
+
+def test_these_tests_leave_the_current_folder_alone(own_folder):
+    assert os.listdir(own_folder) == []
