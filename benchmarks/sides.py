@@ -172,7 +172,7 @@ class Engine:
         return Lanes({**knobs, "lr": lr[piece]}, seeds[piece], steps[piece])
 
     def _time_apart(self, owner: Any, part: str) -> None:
-        # Each of the three ends with its results on the host, so the clock sees all of it.
+        # Each of the three waits for its own results, so the clock sees all of its work.
         whole = getattr(owner, part)
 
         def timed(*arguments: Any) -> Any:

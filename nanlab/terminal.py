@@ -197,5 +197,7 @@ def _site(row: dict[str, str | None], role: str) -> tuple[str, str, str]:
     if row[f"{role}_primitive"] is None:
         return ("no NaN" if role == "culprit" else "not found", "", "")
     place = (row[f"{role}_phase"], row[f"{role}_module"])
-    what = f"{row[f'{role}_mechanism']} in {row[f'{role}_primitive']}"
+    what = str(row[f"{role}_mechanism"])
+    if row[f"{role}_primitive"]:
+        what = f"{what} in {row[f'{role}_primitive']}"
     return what, " ".join(part for part in place if part), row[f"{role}_source"] or ""

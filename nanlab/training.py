@@ -46,8 +46,12 @@ def gradient_norm(gradient: Any) -> Array:
     leaves = jax.tree.leaves(gradient)
     largest = largest_magnitude(jnp.stack([largest_magnitude(leaf) for leaf in leaves]))
     safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
+    # One reciprocal of our own: XLA divides or multiplies by it as it likes, to other bits. It must
+    # not be subnormal, which is flushed to 0.
+    safe = jnp.minimum(safe, 1 / jnp.finfo(largest.dtype).tiny)
+    scale = 1 / safe
     squares = sum(
-        jnp.sum(jnp.square((leaf / safe).astype(jnp.promote_types(leaf.dtype, jnp.float32))))
+        jnp.sum(jnp.square((leaf * scale).astype(jnp.promote_types(leaf.dtype, jnp.float32))))
         for leaf in leaves
     )
     norm = safe.astype(jnp.float64) * jnp.sqrt(jnp.asarray(squares, jnp.float64))

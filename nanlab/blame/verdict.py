@@ -17,7 +17,8 @@ class Finding:
     """One site as it is told: what, in which pass and layer, on which line, by which arithmetic.
 
     Attributes:
-        primitive, phase, module: as DESIGN's vocabulary has them; module is "" outside modules.
+        primitive, phase, module: as DESIGN's vocabulary has them; module is "" outside modules,
+            primitive "" for an argument or a constant that is an output as it is.
         source: "file:line" of the innermost frame outside installed libraries, "" if none.
         library: "file:line" of the library's frame that it called, "" if none.
         function: the qualified name of the source frame's function.
@@ -60,8 +61,12 @@ class Judge:
         points = [Point(value) for value in outputs]
         made_nan = beginnings(reading, points, NAN)
         if not made_nan:
+            handed_nan = self._handed_through(reading, points, NAN)
+            if handed_nan is not None:
+                return Verdict(origin=handed_nan, culprit=handed_nan)
             made_inf = beginnings(reading, points, INF)
-            origin = self.finding(reading, made_inf[0], INF) if made_inf else None
+            handed_inf = self._handed_through(reading, points, INF)
+            origin = self.finding(reading, made_inf[0], INF) if made_inf else handed_inf
             return Verdict(origin=origin, culprit=None)
         first = made_nan[0]
         culprit = self.finding(reading, first, NAN)
@@ -73,6 +78,25 @@ class Judge:
         if infs and first.source == "made":
             return Verdict(origin=self._read_by(first, reading, infs[0]), culprit=culprit)
         return Verdict(origin=culprit, culprit=culprit)
+
+    def _handed_through(
+        self, reading: Reading, points: Sequence[Point], worst: int
+    ) -> Finding | None:
+        """A bad argument or constant that is an output as it is: no site makes or reads it."""
+        bad = [point for point in points if reading.code(point) >= worst]
+        values = [self._program.values[point.value] for point in bad]
+        value = next((value for value in values if value.site is None), None)
+        if value is None:
+            return None
+        return Finding(
+            primitive="",
+            phase=self._phase or "data",
+            module="",
+            source="",
+            library="",
+            function="",
+            mechanism=mechanism.CONSTANT if value.argument is None else mechanism.INPUT,
+        )
 
     def _read_by(self, event: Event, reading: Reading, inf: Point) -> Finding:
         """An inf that the culprit itself reads from an argument or a constant."""
