@@ -96,6 +96,15 @@ class Study:
         """Whether the folder already holds just what is asked."""
         return self.store.is_finished(self.grid.resolved_toml())
 
+    def finished(self) -> StudyResult:
+        """What the folder holds of a study that is finished."""
+        return StudyResult(
+            folder=self.folder,
+            runs=pl.read_parquet(self.folder / "runs.parquet"),
+            blames=tables.read_blames(self.folder / "blames.csv"),
+            manifest=self.store.manifest(),
+        )
+
     def run(self, *, force: bool = False) -> StudyResult:
         """Run what is missing, and write the tables.
 

@@ -128,8 +128,9 @@ def _run(grid: Grid, plan: Plan, arguments: Arguments, given: list[str]) -> int:
             if study.is_finished() and not arguments.force:
                 study.store.forget_chunks()
                 print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
-                return DONE
-            result = _in_thread(study, watcher, force=arguments.force)
+                result = study.finished()
+            else:
+                result = _in_thread(study, watcher, force=arguments.force)
     except FolderError as error:
         print(error, file=sys.stderr)
         return WRONG

@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanlab.grid import errors
-from nanlab.grid import SCHEMA_FILE, GridError, load_grid, schema, schema_text, split_arguments
+from nanlab.grid import (
+    SCHEMA_FILE,
+    GridError,
+    errors,
+    load_grid,
+    schema,
+    schema_text,
+    split_arguments,
+)
 from nanlab.grid.errors import dotted
 from nanlab.grid.toml import file_text, key_lines
 from nanlab.parameters import PARAMETERS, PROBLEMS

@@ -211,7 +211,7 @@ def test_importing_it_does_not_import_jax(module: str) -> None:
 
 def test_readme_shows_the_main_job_and_the_tests_on_its_first_screen() -> None:
     main_job, tests = shell_commands()
-    assert main_job.endswith(" -m nanlab.sweep sweeps/quickstart.toml")
+    assert main_job.endswith(" -m nanlab.sweep sweeps/quickstart.toml --force")
     assert tests.endswith(" -m pytest")
     assert all("-c constraints.txt" in command for command in (main_job, tests))
     first_screen = README.splitlines()[:40]
