@@ -88,7 +88,17 @@ class Reading:
 
     def _recorded(self, frame: int, iterations: tuple[int, ...], slot: int) -> int:
         rows = self._rows(frame, iterations)
-        return FINITE if rows is None else int(self.codes[f"codes{frame}"][(*rows, slot)])
+        if rows is None:
+            return FINITE
+        code = int(self.codes[f"codes{frame}"][(*rows, slot)])
+        for depth, loop in enumerate(self.probe.program.loops(frame)):
+            if self.probe.program.frames[loop].kind == "while" and rows[depth] == WINDOW - 1:
+                # Many iterations share this row: what began in a later one is not here yet.
+                began = self.codes[f"late{loop}.codes{frame}"]
+                at = [began[(*rows[:depth], i, *rows[depth + 1 :], slot)] for i in (0, 1)]
+                while code > FINITE and not 0 <= at[code - INF] <= iterations[depth]:
+                    code -= 1
+        return code
 
     def _rows(self, frame: int, iterations: tuple[int, ...]) -> tuple[int, ...] | None:
         """Where these iterations are recorded; None if they came before anything was bad."""
@@ -188,8 +198,20 @@ class Reading:
         return (*clock, event.site)
 
 
-def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> list[Event]:
-    """Where the bad values that reach `outputs` began, in the order in which they came.
+class Beginnings(NamedTuple):
+    """Where bad values began.
+
+    Attributes:
+        events: in the order in which they came.
+        unread: bad arguments and constants that reach the outputs, though no site reads them.
+    """
+
+    events: list[Event]
+    unread: list[Point]
+
+
+def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginnings:
+    """Where the bad values that reach `outputs` began.
 
     Args:
         reading: one lane's codes.
@@ -198,35 +220,51 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> list[E
             follows whatever is not finite, to the sites that made it of finite operands.
     """
     program = reading.probe.program
-    found: set[Event] = set()
     stack = [point for point in outputs if reading.code(point) >= worst]
-    seen = set(stack)
-    # A bad argument or constant has no site: the first that reads it stands for it.
-    readers: dict[Point, Event] = {}
-    unmade: list[Point] = []
+    fed_by: dict[Point, list[Point]] = {}
     while stack:
         point = stack.pop()
+        if point not in fed_by:
+            feeds = reading.feeds(point)
+            fed_by[point] = [feed for feed in feeds if reading.code(feed) >= worst]
+            stack += fed_by[point]
+    events: set[Event] = set()
+    unread: list[Point] = []
+    readers = _readers(reading, fed_by)
+    for point in (point for point, feeds in fed_by.items() if not feeds):
+        value = program.values[point.value]
+        source = "constant" if value.site is None and value.argument is None else "input"
+        if value.site is not None and program.sites[value.site].opened is None:
+            events.add(Event(value.site, point.iterations, "made"))
+        elif point in readers:
+            events.add(readers[point]._replace(source=source))
+        else:
+            unread.append(point)
+    return Beginnings(sorted(events, key=reading.order), unread)
+
+
+def _readers(reading: Reading, fed_by: Mapping[Point, list[Point]]) -> dict[Point, Event]:
+    """The first site to read each point that no site makes: it stands for the point.
+
+    Loops and branches hand values on without reading them.
+    """
+    program = reading.probe.program
+    reads: list[tuple[Event, Point]] = []
+    for point, feeds in fed_by.items():
         site = program.values[point.value].site
-        reads = site is not None and program.sites[site].opened is None
-        bad = [feed for feed in reading.feeds(point) if reading.code(feed) >= worst]
-        if not bad and reads and site is not None:
-            found.add(Event(site, point.iterations, "made"))
-        elif not bad:
-            unmade.append(point)
-        for feed in bad:
-            reader = readers.get(point)
-            fed = program.values[feed.value]
-            if reads and site is not None and fed.site is None:
-                source = "constant" if fed.argument is None else "input"
-                reader = Event(site, point.iterations, source)
-            known = [event for event in (readers.get(feed), reader) if event is not None]
-            if fed.site is None and known:
-                readers[feed] = min(known, key=reading.order)
-            if feed not in seen:
-                seen.add(feed)
-                stack.append(feed)
-    found.update(readers[point] for point in unmade if point in readers)
-    return sorted(found, key=reading.order)
+        if site is not None and program.sites[site].opened is None:
+            reads += [(Event(site, point.iterations, "input"), feed) for feed in feeds]
+    readers: dict[Point, Event] = {}
+    for event, read in sorted(reads, key=lambda pair: reading.order(pair[0])):
+        stack = [read]
+        while stack:
+            point = stack.pop()
+            site = program.values[point.value].site
+            is_made = site is not None and program.sites[site].opened is None
+            if point not in readers and not is_made:
+                readers[point] = event
+                stack += fed_by[point]
+    return readers
 
 
 def first_in_time(reading: Reading, worst: int) -> Event | None:

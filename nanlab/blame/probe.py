@@ -17,14 +17,15 @@ from jax import Array, lax
 from nanlab import _jax
 from nanlab.blame.mechanism import DETAILS, NAN_OF, SAME_AS
 from nanlab.blame.sites import Frame, Program, Site
-from nanlab.codes import array_code
+from nanlab.codes import FINITE, INF, NAN, array_code
 
 WINDOW = 64
 """How many iterations of a while loop are recorded, from the first that holds a bad value."""
 
 Codes = dict[str, Array]
 """Recorded codes by frame, "codes0" ...; of a while loop "first3" too, where its window begins,
-and "trips3", how often it ran; of a branch "ran5"."""
+"trips3", how often it ran, and for each code "late3.codes4", where in the last row an INF and a NAN
+began; of a branch "ran5"."""
 
 
 class Probe:
@@ -73,7 +74,7 @@ class Probe:
 
     def __call__(self, *arguments: Any) -> tuple[Any, Codes]:
         """The function's own output, and the codes; arguments as the program's function had."""
-        flat = jax.tree.leaves(arguments)
+        flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
         results, codes = self._run(self.program.frames[0], flat)
         tree = jax.tree.structure(self.program.tree)
         return jax.tree.unflatten(tree, [jnp.asarray(r) for r in results]), codes
@@ -146,23 +147,31 @@ class Probe:
         carry = list(operands[own + opened.consts :])
         shapes = jax.eval_shape(lambda c: self._run(body, [*consts, *c])[1], carry)
         window = {k: jnp.zeros((WINDOW, *s.shape), s.dtype) for k, s in shapes.items()}
+        recorded = [k for k in shapes if k.startswith("codes")]
+        late = {k: jnp.full((2, *shapes[k].shape), -1, jnp.int32) for k in recorded}
 
-        def go_on(loop: Any) -> Array:
-            return _jax.run_jaxpr(condition, constants, [*operands[:own], *loop[0]])[0]
+        def going(carried: Sequence[Any]) -> Array:
+            return _jax.run_jaxpr(condition, constants, [*operands[:own], *carried])[0]
 
         def step(loop: Any) -> Any:
-            carried, trips, first, window = loop
+            carried, trips, first, window, late = loop
             results, codes = self._run(body, [*consts, *carried])
-            bad = [jnp.any(c > 0) for k, c in codes.items() if k.startswith("codes")]
+            bad = [jnp.any(codes[k] > FINITE) for k in recorded]
             first = jnp.where((first < 0) & jnp.any(jnp.stack(bad)), trips, first)
             row = jnp.clip(jnp.where(first < 0, 0, trips - first), 0, WINDOW - 1)
-            # What does not fit is gathered in the last row.
+            # What does not fit is gathered in the last row, and when it began is kept beside it.
             window = {k: w.at[row].max(codes[k]) for k, w in window.items()}
-            return results, trips + 1, first, window
+            is_late = row == WINDOW - 1
+            began = {k: jnp.stack([codes[k] >= INF, codes[k] >= NAN]) & is_late for k in recorded}
+            late = {k: jnp.where((late[k] < 0) & began[k], trips, late[k]) for k in recorded}
+            return _kept(going(carried), results, carried), trips + 1, first, window, late
 
-        start = (carry, jnp.int32(0), jnp.int32(-1), window)
-        results, trips, first, window = lax.while_loop(go_on, step, start)
+        start = (carry, jnp.int32(0), jnp.int32(-1), window, late)
+        results, trips, first, window, late = lax.while_loop(
+            lambda loop: jnp.any(going(loop[0])), step, start
+        )
         about = {f"first{body.index}": first, f"trips{body.index}": trips}
+        about |= {f"late{body.index}.{k}": began for k, began in late.items()}
         return results, {**window, **about}
 
     def _cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
@@ -185,3 +194,14 @@ class Probe:
 
         index = jnp.clip(operands[0], 0, len(branches) - 1)
         return lax.switch(index, [branch(f) for f in branches], *inputs)
+
+
+def _kept(going: Array, results: Sequence[Any], carried: Sequence[Any]) -> list[Any]:
+    """What a while loop carries on: under vmap, elements that are done keep what they had."""
+    if not going.ndim:
+        return list(results)
+
+    def keep(new: Any, old: Any) -> Any:
+        return jnp.where(going.reshape(going.shape + (1,) * (new.ndim - going.ndim)), new, old)
+
+    return [keep(new, old) for new, old in zip(results, carried, strict=True)]

@@ -59,35 +59,39 @@ class Judge:
     def verdict(self, reading: Reading, outputs: Sequence[int]) -> Verdict:
         """The origin and the culprit of what is bad in `outputs` (values of the top frame)."""
         points = [Point(value) for value in outputs]
-        made_nan = beginnings(reading, points, NAN)
-        if not made_nan:
-            handed_nan = self._handed_through(reading, points, NAN)
-            if handed_nan is not None:
-                return Verdict(origin=handed_nan, culprit=handed_nan)
-            made_inf = beginnings(reading, points, INF)
-            handed_inf = self._handed_through(reading, points, INF)
-            origin = self.finding(reading, made_inf[0], INF) if made_inf else handed_inf
-            return Verdict(origin=origin, culprit=None)
-        first = made_nan[0]
-        culprit = self.finding(reading, first, NAN)
-        operands = [Point(v, first.iterations) for v in self._program.sites[first.site].operands]
-        infs = [point for point in operands if reading.code(point) == INF]
-        earlier = beginnings(reading, infs, INF) if first.source == "made" else []
-        if earlier:
-            return Verdict(origin=self.finding(reading, earlier[0], INF), culprit=culprit)
-        if infs and first.source == "made":
-            return Verdict(origin=self._read_by(first, reading, infs[0]), culprit=culprit)
+        nans = beginnings(reading, points, NAN)
+        if nans.events:
+            return self._of_nan(reading, nans.events[0])
+        if nans.unread:
+            handed = self._handed_through(nans.unread[0])
+            return Verdict(origin=handed, culprit=handed)
+        infs = beginnings(reading, points, INF)
+        if infs.events:
+            return Verdict(origin=self.finding(reading, infs.events[0], INF), culprit=None)
+        origin = self._handed_through(infs.unread[0]) if infs.unread else None
+        return Verdict(origin=origin, culprit=None)
+
+    def _of_nan(self, reading: Reading, event: Event) -> Verdict:
+        """A culprit, and where the infs that it read began."""
+        culprit = self.finding(reading, event, NAN)
+        operands = [Point(v, event.iterations) for v in self._program.sites[event.site].operands]
+        bad = [point for point in operands if reading.code(point) == INF]
+        infs = beginnings(reading, bad if event.source == "made" else [], INF)
+        if infs.events:
+            return Verdict(origin=self.finding(reading, infs.events[0], INF), culprit=culprit)
+        if infs.unread:
+            # The culprit itself reads an inf from an argument or a constant.
+            read = event._replace(source=self._source(infs.unread[0]))
+            return Verdict(origin=self.finding(reading, read, INF), culprit=culprit)
         return Verdict(origin=culprit, culprit=culprit)
 
-    def _handed_through(
-        self, reading: Reading, points: Sequence[Point], worst: int
-    ) -> Finding | None:
+    def _source(self, point: Point) -> str:
+        value = self._program.values[point.value]
+        is_constant = value.site is None and value.argument is None
+        return mechanism.CONSTANT if is_constant else mechanism.INPUT
+
+    def _handed_through(self, point: Point) -> Finding:
         """A bad argument or constant that is an output as it is: no site makes or reads it."""
-        bad = [point for point in points if reading.code(point) >= worst]
-        values = [self._program.values[point.value] for point in bad]
-        value = next((value for value in values if value.site is None), None)
-        if value is None:
-            return None
         return Finding(
             primitive="",
             phase=self._phase or "data",
@@ -95,14 +99,8 @@ class Judge:
             source="",
             library="",
             function="",
-            mechanism=mechanism.CONSTANT if value.argument is None else mechanism.INPUT,
+            mechanism=self._source(point),
         )
-
-    def _read_by(self, event: Event, reading: Reading, inf: Point) -> Finding:
-        """An inf that the culprit itself reads from an argument or a constant."""
-        value = self._program.values[inf.value]
-        source = "constant" if value.argument is None else "input"
-        return self.finding(reading, event._replace(source=source), INF)
 
     def finding(self, reading: Reading, event: Event, worst: int) -> Finding:
         """An event in words."""

@@ -61,19 +61,24 @@ class Case:
     note: str = ""
 
     def marked(self, *marks: str) -> set[str]:
-        """The lines with one of these marks, as "corpus/file.py:line"."""
-        source, start = inspect.getsourcelines(self.build)
-        file = f"corpus/{Path(inspect.getfile(self.build)).name}"
-        ends = tuple(f"# <-- {mark}" for mark in marks)
-        return {
-            f"{file}:{start + i}" for i, line in enumerate(source) if line.rstrip().endswith(ends)
-        }
+        """The lines with one of these marks, as findings write them."""
+        return marked_lines(self.build, *marks)
 
     @cached_property
     def built(self) -> Built:
         """What `build` returns, in the types that people's programs have."""
         with jax.enable_x64(False):
             return self.build()
+
+
+def marked_lines(function: Callable[..., Any], *marks: str) -> set[str]:
+    """The lines of a function's source that end in `# <-- mark`, as "package/file.py:line"."""
+    source, start = inspect.getsourcelines(function)
+    file = Path(inspect.getfile(function))
+    written = f"corpus/{file.name}" if file.parent.name == "corpus" else file.name
+    ends = tuple(f"# <-- {mark}" for mark in marks)
+    numbered = enumerate(source, start)
+    return {f"{written}:{number}" for number, line in numbered if line.rstrip().endswith(ends)}
 
 
 def case(**labels: Any) -> Callable[[Callable[[], Built]], Case]:

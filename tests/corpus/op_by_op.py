@@ -131,6 +131,14 @@ def _restricted(array: Any, nans: frozenset[int], bads: frozenset[int]) -> Seen:
     )
 
 
+def _chosen(going: Any, new: Seen, old: Seen) -> Seen:
+    if not going.ndim:
+        return new
+    chosen = going.reshape(going.shape + (1,) * (new.array.ndim - going.ndim))
+    array = jnp.where(chosen, new.array, old.array)
+    return _restricted(array, new.nans | old.nans, new.bads | old.bads)
+
+
 @dataclass
 class _Interpreter:
     emissions: list[Emission] = field(default_factory=list[Emission])
@@ -220,8 +228,10 @@ class _Interpreter:
         body = _jax.split_constants(params["body_jaxpr"])
         carry = operands[first + second :]
         self._iterations.append(0)
-        while bool(self.run(condition, [*operands[:first], *carry])[0].array):
-            carry = self.run(body, [*operands[first : first + second], *carry])
+        while (going := self.run(condition, [*operands[:first], *carry])[0].array).any():
+            results = self.run(body, [*operands[first : first + second], *carry])
+            # Under vmap there is a condition for each element; those that are done keep theirs.
+            carry = [_chosen(going, *pair) for pair in zip(results, carry, strict=True)]
             self._iterations[-1] += 1
             assert self._iterations[-1] < _TRIPS_AT_MOST, "the while loop runs away"
         self._iterations.pop()

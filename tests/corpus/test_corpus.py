@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+
 from corpus import CASES, op_by_op
 from corpus.case import Case
-
 from nanlab.blame.cause import Reading
 from nanlab.blame.probe import Probe
 from nanlab.blame.sites import flatten
