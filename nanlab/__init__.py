@@ -6,12 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nanlab.blame.inquiry import pinpoint
+    from nanlab.blame.verdict import Site, Verdict
     from nanlab.replay import replay_run
 
-__all__ = ["__version__", "replay_run"]
+__all__ = ["Site", "Verdict", "__version__", "pinpoint", "replay_run"]
 __version__ = "0.1.0"
 
-_HOME = {"replay_run": "nanlab.replay"}
+_HOME = {
+    "Site": "nanlab.blame.verdict",
+    "Verdict": "nanlab.blame.verdict",
+    "pinpoint": "nanlab.blame.inquiry",
+    "replay_run": "nanlab.replay",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -50,11 +50,16 @@ def weak(x: Array, dtype: Any) -> Array:
     return converted
 
 
+def is_small_float(dtype: Any) -> bool:
+    """Whether it is a float type that NumPy does not have itself: bfloat16, float8."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.kind != "f"
+
+
 class Opened(NamedTuple):
     """The programs inside an equation, and how its operands feed them.
 
     Attributes:
-        kind: "call" (runs once), "scan", "while" or "cond".
+        kind: "call" (runs once), "scan", "while", "cond" or "shard_map".
         bodies: (jaxpr, constants) of each program: the callee, the loop's body, the branches.
         operands: for each body, which of the equation's operands are its arguments.
         consts, carry: how many of the body's arguments stay the same in every iteration, and how
@@ -81,6 +86,13 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "call_jaxpr",
 }
+
+
+def public_name(primitive: Any) -> str | None:
+    """The primitive's name in `jax.extend.core.primitives`; None if it is not there."""
+    from jax.extend.core import primitives
+
+    return next((name for name, p in vars(primitives).items() if p is primitive), None)
 
 
 def split_constants(closed: Any) -> tuple[Jaxpr, Sequence[Value]]:
@@ -117,6 +129,8 @@ def open_equation(eqn: JaxprEqn) -> Opened | None:
         body = split_constants(params["body_jaxpr"])
         carry = count - before - consts
         return Opened("while", (body,), (everything[before:],), consts, carry, condition)
+    if name == "shard_map":
+        return Opened("shard_map", (split_constants(params["jaxpr"]),), (everything,))
     if name == "cond":
         branches = tuple(split_constants(branch) for branch in params["branches"])
         return Opened("cond", branches, (everything[1:],) * len(branches))
@@ -138,6 +152,50 @@ def bind(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **parameters)
     return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def bind_callback(
+    eqn: JaxprEqn, callback: Callable[..., Any], operands: Sequence[Value]
+) -> Sequence[Value]:
+    """Run an `io_callback` equation with another function on the host."""
+    parameters = eqn.primitive.get_bind_params(eqn.params) | {"callback": callback}
+    with eqn.ctx.manager:
+        return list(eqn.primitive.bind(*operands, **parameters))
+
+
+def run_sharded(
+    eqn: JaxprEqn, shard: Callable[..., tuple[Any, Any]], operands: Sequence[Value]
+) -> tuple[list[Value], Any]:
+    """Run `shard` in place of a `shard_map` equation's own program.
+
+    Args:
+        eqn: the equation.
+        shard: of one device's operands; returns (results, records), any tree of arrays.
+        operands: of the equation.
+
+    Returns:
+        The equation's results, and the records of all devices, stacked in a new first axis.
+    """
+    params = eqn.params
+    axes = params["newly_manual_axes"]
+
+    def with_axis(*arguments: Value) -> tuple[tuple[Value, ...], Any]:
+        results, records = shard(*arguments)
+        return tuple(results), jax.tree.map(lambda x: jnp.asarray(x)[None], records)
+
+    everywhere = jax.sharding.PartitionSpec(
+        tuple(a for a in params["mesh"].axis_names if a in axes)
+    )
+    with eqn.ctx.manager:
+        results, records = jax.shard_map(
+            with_axis,
+            mesh=params["mesh"],
+            in_specs=tuple(params["in_specs"]),
+            out_specs=(tuple(params["out_specs"]), everywhere),
+            axis_names=axes,
+            check_vma=params["check_vma"],
+        )(*operands)
+    return list(results), records
 
 
 def run_jaxpr(jaxpr: Jaxpr, constants: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:

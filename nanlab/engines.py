@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nanlab._jax import Device
-from nanlab.blame.verdict import Finding
+from nanlab.blame.judge import Finding
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
@@ -186,12 +186,12 @@ class GroupWorker:
         blames: dict[int, Attribution] = {}
         for row, fault in zip(at_fault.rows.tolist(), faults, strict=True):
             same = _same(fault, first, row)
-            culprit = fault.verdict.culprit
+            culprit = fault.blame.culprit
             if row in nans:
-                culprit = nans[row].verdict.culprit
+                culprit = nans[row].blame.culprit
                 same = same and _same(nans[row], last, row)
             status = REPRODUCED if same else COMPILED_ONLY
-            origin = fault.verdict.origin
+            origin = fault.blame.origin
             blames[row] = Attribution(origin=origin, culprit=culprit, status=status)
         return blames
 

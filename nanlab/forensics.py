@@ -12,7 +12,7 @@ from nanlab import keys
 from nanlab._jax import Device
 from nanlab.blame.blocks import BlockProbe
 from nanlab.blame.cause import Point, Reading
-from nanlab.blame.verdict import Judge, Verdict
+from nanlab.blame.judge import Blame, Judge
 from nanlab.codes import FINITE, NAN
 from nanlab.lanes import Lanes, init_key, step_key
 from nanlab.problem import Problem, State
@@ -22,11 +22,11 @@ class Replay(NamedTuple):
     """What the instrumented program showed of one lane's step.
 
     Attributes:
-        verdict: the origin and the culprit of what was bad in its outputs.
+        blame: the origin and the culprit of what was bad in its outputs.
         loss_code, state_code: what its outputs hold, to compare with what the sweep saw.
     """
 
-    verdict: Verdict
+    blame: Blame
     loss_code: int
     state_code: int
 
@@ -95,5 +95,5 @@ def _replay(judge: Judge, reading: Reading, watched: np.ndarray, *, has_loss: bo
     faulty = [v for v, c in zip(results, counted, strict=True) if c != FINITE]
     state_codes = counted[: len(watched)]
     loss_code = counted[-1] if has_loss else FINITE
-    verdict = judge.verdict(reading, faulty)
-    return Replay(verdict, loss_code, max(state_codes, default=FINITE))
+    blame = judge.blame(reading, faulty)
+    return Replay(blame, loss_code, max(state_codes, default=FINITE))

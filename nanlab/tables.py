@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.blame.verdict import Finding
+from nanlab.blame.judge import Finding
 from nanlab.blame.witness import NOT_ASKED, WORDS
 from nanlab.plan import Plan
 

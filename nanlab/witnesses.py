@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nanlab.blame.verdict import Finding
+from nanlab.blame.judge import Finding
 from nanlab.blame.witness import WORDS, compare, sighting
 from nanlab.codes import INF, NAN
 from nanlab.engines import GroupWorker

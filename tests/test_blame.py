@@ -20,7 +20,7 @@ from nanlab.blame.cause import Reading, first_in_time
 from nanlab.blame.flow import downstream, upstream
 from nanlab.blame.probe import WINDOW, Probe
 from nanlab.blame.sites import flatten
-from nanlab.blame.verdict import Judge, Verdict
+from nanlab.blame.judge import Blame, Judge
 from nanlab.codes import INF, NAN
 
 F32 = np.float32
@@ -46,7 +46,7 @@ def run_alone(function, *arguments):
 
 def judged(reading):
     program = reading.probe.program
-    return Judge(program).verdict(reading, program.frames[0].results)
+    return Judge(program).blame(reading, program.frames[0].results)
 
 
 def blamed(function, *arguments):
@@ -62,38 +62,38 @@ def told(finding):
 
 @each_planted
 def test_a_planted_fault_is_found(planted):
-    verdict = blamed(planted.function, *planted.faulty)
-    assert told(verdict.culprit) == planted.culprit
-    assert told(verdict.origin) == (planted.origin or planted.culprit)
-    marked = verdict.culprit or verdict.origin
-    mark = "culprit" if verdict.culprit else "origin"
+    blame = blamed(planted.function, *planted.faulty)
+    assert told(blame.culprit) == planted.culprit
+    assert told(blame.origin) == (planted.origin or planted.culprit)
+    marked = blame.culprit or blame.origin
+    mark = "culprit" if blame.culprit else "origin"
     assert marked.source in marked_lines(planted.function, mark)
     assert (marked.phase, marked.iterations) == (planted.phase, planted.iterations)
 
 
 @each_planted
 def test_its_harmless_twin_is_not_blamed(planted):
-    assert blamed(planted.function, *planted.harmless) == Verdict(origin=None, culprit=None)
+    assert blamed(planted.function, *planted.harmless) == Blame(origin=None, culprit=None)
 
 
 @each_planted
 def test_what_is_found_is_what_happens_op_by_op(planted):
     account = op_by_op.run(planted.function, *planted.faulty)
-    verdict = blamed(planted.function, *planted.faulty)
+    blame = blamed(planted.function, *planted.faulty)
     if planted.culprit is None or account.culprit is None:
         # No site made a NaN: it came from outside, or there is none.
         assert account.culprit is None
-        assert verdict.culprit is None or verdict.culprit.mechanism in ("input", "constant")
+        assert blame.culprit is None or blame.culprit.mechanism in ("input", "constant")
     else:
-        assert verdict.culprit.primitive == account.culprit.primitive
-        assert verdict.culprit.iterations == account.culprit.iterations
+        assert blame.culprit.primitive == account.culprit.primitive
+        assert blame.culprit.iterations == account.culprit.iterations
     sources = {op_by_op.INPUT: "input", op_by_op.CONSTANT: "constant"}
     if account.origin in sources:
-        assert verdict.origin.mechanism == sources[account.origin]
+        assert blame.origin.mechanism == sources[account.origin]
     else:
         emission = account.emissions[account.origin]
-        assert verdict.origin.primitive == emission.primitive
-        assert verdict.origin.iterations == emission.iterations
+        assert blame.origin.primitive == emission.primitive
+        assert blame.origin.iterations == emission.iterations
     harmless = op_by_op.run(planted.function, *planted.harmless)
     assert not harmless.bads
 
@@ -180,16 +180,16 @@ def test_a_bad_argument_that_is_an_output_as_it_is_is_told_though_no_site_reads_
     def hand_through(x, y):
         return x, y + 1
 
-    verdict = blamed(hand_through, F32(np.nan), F32(1))
-    assert told(verdict.culprit) == told(verdict.origin) == ("", "input")
-    verdict = blamed(hand_through, F32(np.inf), F32(1))
-    assert (told(verdict.culprit), told(verdict.origin)) == (None, ("", "input"))
-    assert blamed(hand_through, F32(1), F32(1)) == Verdict(origin=None, culprit=None)
+    blame = blamed(hand_through, F32(np.nan), F32(1))
+    assert told(blame.culprit) == told(blame.origin) == ("", "input")
+    blame = blamed(hand_through, F32(np.inf), F32(1))
+    assert (told(blame.culprit), told(blame.origin)) == (None, ("", "input"))
+    assert blamed(hand_through, F32(1), F32(1)) == Blame(origin=None, culprit=None)
 
 
 def test_a_bad_constant_that_is_an_output_as_it_is_is_told():
-    verdict = blamed(lambda x: (x, np.float32(np.nan)), F32(1))
-    assert told(verdict.culprit) == ("", "constant")
+    blame = blamed(lambda x: (x, np.float32(np.nan)), F32(1))
+    assert told(blame.culprit) == ("", "constant")
 
 
 @pytest.mark.parametrize("trips", [0, 1])
@@ -197,9 +197,9 @@ def test_a_loop_that_does_not_run_hands_its_carry_through(trips):
     def loop(x, count):
         return lax.fori_loop(0, count, lambda _, v: jnp.log(v), x)
 
-    verdict = blamed(loop, F32(-1) if trips else F32(np.nan), trips)
-    assert told(verdict.culprit) == (("log", "domain") if trips else ("", "input"))
-    assert blamed(loop, F32(2), trips) == Verdict(origin=None, culprit=None)
+    blame = blamed(loop, F32(-1) if trips else F32(np.nan), trips)
+    assert told(blame.culprit) == (("log", "domain") if trips else ("", "input"))
+    assert blamed(loop, F32(2), trips) == Blame(origin=None, culprit=None)
 
 
 def test_an_empty_scan_hands_its_carry_through():
@@ -222,9 +222,9 @@ def test_a_while_loop_is_followed_to_the_iteration_however_late_it_fails(late):
         return lax.while_loop(lambda state: state[0] < count, body, start)[2]
 
     for after in (1, 5, 100):
-        verdict = blamed(loop, F32(late - 0.5), late + after)
-        assert told(verdict.culprit) == ("sqrt", "domain")
-        assert verdict.culprit.iterations == (late,)
+        blame = blamed(loop, F32(late - 0.5), late + after)
+        assert told(blame.culprit) == ("sqrt", "domain")
+        assert blame.culprit.iterations == (late,)
     assert blamed(loop, F32(late - 0.5), late).culprit is None
 
 
@@ -234,7 +234,7 @@ def test_an_effect_keeps_its_place_and_an_unused_site_is_not_blamed():
         jax.debug.print("{}", jnp.sqrt(x))
         return x * 2
 
-    assert blamed(noisy, F32(-1)) == Verdict(origin=None, culprit=None)
+    assert blamed(noisy, F32(-1)) == Blame(origin=None, culprit=None)
 
 
 def test_outputs_that_are_not_asked_about_are_not_blamed():
@@ -244,8 +244,8 @@ def test_outputs_that_are_not_asked_about_are_not_blamed():
     reading, _ = run_alone(two, F32(-1))
     judge = Judge(reading.probe.program)
     first, second = reading.probe.program.frames[0].results
-    assert told(judge.verdict(reading, [first]).culprit) == ("log", "domain")
-    assert judge.verdict(reading, [second]) == Verdict(origin=None, culprit=None)
+    assert told(judge.blame(reading, [first]).culprit) == ("log", "domain")
+    assert judge.blame(reading, [second]) == Blame(origin=None, culprit=None)
 
 
 # ---- mechanisms ----------------------------------------------------------------------------------
@@ -325,12 +325,12 @@ MECHANISMS = {
     ("function", "x", "origin", "culprit"), MECHANISMS.values(), ids=MECHANISMS
 )
 def test_the_arithmetic_is_named(function, x, origin, culprit):
-    verdict = blamed(function, F32(x))
-    assert (told(verdict.origin), told(verdict.culprit)) == (origin, culprit)
+    blame = blamed(function, F32(x))
+    assert (told(blame.origin), told(blame.culprit)) == (origin, culprit)
     # The same on a number that does no harm, inside every domain.
-    is_bounded = told(verdict.origin)[0] in ("asin", "atanh")
+    is_bounded = told(blame.origin)[0] in ("asin", "atanh")
     harmless = np.full_like(F32(x), 0.5 if is_bounded else 1.5)
-    assert blamed(function, harmless) == Verdict(origin=None, culprit=None)
+    assert blamed(function, harmless) == Blame(origin=None, culprit=None)
 
 
 # ---- phases --------------------------------------------------------------------------------------

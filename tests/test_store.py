@@ -13,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from nanlab import tables
-from nanlab.blame.verdict import Finding
+from nanlab.blame.judge import Finding
 from nanlab.grid import load_grid
 from nanlab.plan import make_plan
 from nanlab.provenance import file_hash, fingerprint

@@ -24,7 +24,7 @@ import pytest
 from rich.console import Console
 
 from nanlab import memory, study, tables, terminal
-from nanlab.blame.verdict import Finding
+from nanlab.blame.judge import Finding
 from nanlab.engines import GroupWorker
 from nanlab.grid import load_grid
 from nanlab.plan import make_plan

@@ -6,6 +6,7 @@ loop around it; the walk goes from a point to the points that fed it and were ba
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,10 @@ from nanlab.blame.sites import Site
 from nanlab.codes import FINITE, INF, NAN
 
 
+LOOKED_AT = 1000
+"""How many bad iterations of one value are looked at for harmless events."""
+
+
 class Point(NamedTuple):
     """A value, and the iterations of the loops around it, outermost first."""
 
@@ -27,17 +32,21 @@ class Point(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A site where something bad began.
+    """Where something bad began: at a site, or before any.
 
     Attributes:
-        site: the site, by number.
+        site: the site, by number; None for an argument or a constant that is an output as it is.
         iterations: of the loops around it, outermost first.
         source: "made" there out of good operands, or the "input" or "constant" that it read.
+        worst: what began, INF or NAN.
+        value: the argument or constant that was read, or None.
     """
 
-    site: int
+    site: int | None
     iterations: tuple[int, ...]
     source: str
+    worst: int
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Reading:
         assert site.opened is not None
         branch = site.frames.index(frame_index)
         operand = site.operands[site.opened.operands[branch][place]]
-        if frame.kind == "cond":
+        if frame.kind in ("cond", "shard_map"):
             yield Point(operand, point.iterations)
             return
         # A while loop's condition has constants of its own, before the body's.
@@ -176,6 +185,9 @@ class Reading:
                     yield Point(program.frames[index].results[place], iterations)
             return
         body = program.frames[site.frames[0]]
+        if opened.kind == "shard_map":
+            yield Point(body.results[place], iterations)
+            return
         trips = self.trips(body.index, iterations)
         if place < opened.carry and not len(trips):
             first = opened.operands[0][opened.consts + place]
@@ -188,6 +200,8 @@ class Reading:
     def order(self, event: Event) -> tuple[int, ...]:
         """When an event came: compares as the program ran."""
         program = self.probe.program
+        if event.site is None:
+            return ()
         loops = program.loops(program.sites[event.site].frame)
         clock: list[int] = []
         for depth, loop in enumerate(loops):
@@ -202,12 +216,12 @@ class Beginnings(NamedTuple):
     """Where bad values began.
 
     Attributes:
-        events: in the order in which they came.
-        unread: bad arguments and constants that reach the outputs, though no site reads them.
+        events: in the order in which they came; those before any site come last.
+        fed_by: for each bad point on the way from there, the bad points that fed it.
     """
 
     events: list[Event]
-    unread: list[Point]
+    fed_by: dict[Point, list[Point]]
 
 
 def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginnings:
@@ -229,21 +243,23 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
             fed_by[point] = [feed for feed in feeds if reading.code(feed) >= worst]
             stack += fed_by[point]
     events: set[Event] = set()
-    unread: list[Point] = []
-    readers = _readers(reading, fed_by)
+    unread: list[Event] = []
+    readers = _readers(reading, fed_by, worst)
     for point in (point for point, feeds in fed_by.items() if not feeds):
         value = program.values[point.value]
         source = "constant" if value.site is None and value.argument is None else "input"
         if value.site is not None and program.sites[value.site].opened is None:
-            events.add(Event(value.site, point.iterations, "made"))
+            events.add(Event(value.site, point.iterations, "made", worst))
         elif point in readers:
-            events.add(readers[point]._replace(source=source))
+            events.add(readers[point]._replace(source=source, value=point.value))
         else:
-            unread.append(point)
-    return Beginnings(sorted(events, key=reading.order), unread)
+            unread.append(Event(None, (), source, worst, point.value))
+    return Beginnings(sorted(events, key=reading.order) + unread, fed_by)
 
 
-def _readers(reading: Reading, fed_by: Mapping[Point, list[Point]]) -> dict[Point, Event]:
+def _readers(
+    reading: Reading, fed_by: Mapping[Point, list[Point]], worst: int
+) -> dict[Point, Event]:
     """The first site to read each point that no site makes: it stands for the point.
 
     Loops and branches hand values on without reading them.
@@ -253,7 +269,8 @@ def _readers(reading: Reading, fed_by: Mapping[Point, list[Point]]) -> dict[Poin
     for point, feeds in fed_by.items():
         site = program.values[point.value].site
         if site is not None and program.sites[site].opened is None:
-            reads += [(Event(site, point.iterations, "input"), feed) for feed in feeds]
+            event = Event(site, point.iterations, "input", worst)
+            reads += [(event, feed) for feed in feeds]
     readers: dict[Point, Event] = {}
     for event, read in sorted(reads, key=lambda pair: reading.order(pair[0])):
         stack = [read]
@@ -267,6 +284,68 @@ def _readers(reading: Reading, fed_by: Mapping[Point, list[Point]]) -> dict[Poin
     return readers
 
 
+def way(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]:
+    """The shortest way from where something bad began to one of `outputs`, by bad points."""
+    goals = set(outputs)
+    fed_by = beginnings(reading, goals, event.worst).fed_by
+    into: dict[Point, list[Point]] = {}
+    for point, feeds in fed_by.items():
+        for feed in feeds:
+            into.setdefault(feed, []).append(point)
+    if event.site is None:
+        starts = [point for point in fed_by if point.value == event.value]
+    else:
+        made = (Point(v, event.iterations) for v in reading.probe.program.sites[event.site].results)
+        starts = [point for point in made if point in fed_by]
+    came_from: dict[Point, Point | None] = dict.fromkeys(starts)
+    queue = deque(starts)
+    while queue:
+        point = queue.popleft()
+        if point in goals:
+            path = [point]
+            while (before := came_from[path[-1]]) is not None:
+                path.append(before)
+            return path[::-1]
+        for following in into.get(point, []):
+            if following not in came_from:
+                came_from[following] = point
+                queue.append(following)
+    return []
+
+
+def strays(reading: Reading) -> list[Event]:
+    """The first event at each site that made something bad, whether it reaches an output or not."""
+    program = reading.probe.program
+    found: dict[int, Event] = {}
+    for value, slot in reading.probe.slots.items():
+        index = program.values[value].site
+        if index is None or program.sites[index].opened is not None:
+            continue
+        for iterations in _bad_iterations(reading, program.values[value].frame, slot):
+            point = Point(value, iterations)
+            code, feeds = reading.code(point), [reading.code(feed) for feed in reading.feeds(point)]
+            if code > max(feeds, default=FINITE):
+                event = Event(index, iterations, "made", code)
+                if index not in found or reading.order(event) < reading.order(found[index]):
+                    found[index] = event
+    return sorted(found.values(), key=reading.order)
+
+
+def _bad_iterations(reading: Reading, frame: int, slot: int) -> Iterator[tuple[int, ...]]:
+    """The iterations, of the loops around a frame, in which a recorded value was bad."""
+    program, loops = reading.probe.program, reading.probe.program.loops(frame)
+    rows: tuple[int, ...]
+    for rows in map(
+        tuple, np.argwhere(reading.codes[f"codes{frame}"][..., slot] > FINITE)[:LOOKED_AT]
+    ):
+        iterations: list[int] = []
+        for depth, loop in enumerate(loops):
+            is_window = program.frames[loop].kind == "while"
+            first = int(reading.codes[f"first{loop}"][rows[:depth]]) if is_window else 0
+            iterations.append(first + int(rows[depth]))
+        yield tuple(iterations)
+
+
 def first_in_time(reading: Reading, worst: int) -> Event | None:
     """The first site, as the program ran, whose result is as bad as `worst`, harmless or not."""
     program = reading.probe.program
@@ -277,10 +356,10 @@ def first_in_time(reading: Reading, worst: int) -> Event | None:
             bad = [v for v in site.results if reading.code(Point(v, iterations)) >= worst]
             if site.opened is None:
                 if bad:
-                    return Event(index, iterations, "made")
+                    return Event(index, iterations, "made", worst)
                 continue
             for inner in site.frames:
-                is_loop = program.frames[inner].kind != "cond"
+                is_loop = program.frames[inner].kind in ("scan", "while")
                 trips = [(t,) for t in reading.trips(inner, iterations)] if is_loop else [()]
                 found = (first(inner, (*iterations, *trip)) for trip in trips)
                 event = next((e for e in found if e is not None), None)

@@ -37,7 +37,7 @@ def _feeders_of_argument(
     branch = site.frames.index(frame_index)
     yield site.operands[site.opened.operands[branch][place]]
     carried = place - site.opened.consts
-    if around and frame.kind != "cond" and 0 <= carried < site.opened.carry:
+    if around and frame.kind in ("scan", "while") and 0 <= carried < site.opened.carry:
         yield frame.results[carried]
 
 
@@ -46,7 +46,7 @@ def _feeders_of_result(program: Program, site: Site, place: int) -> Iterator[int
     yield from (program.frames[index].results[place] for index in site.frames)
     if site.opened.kind == "cond":
         yield site.operands[0]  # it chooses the branch
-    elif place < site.opened.carry:
+    elif place < site.opened.carry:  # a loop may run no iteration
         yield site.operands[site.opened.operands[0][site.opened.consts + place]]
 
 

@@ -148,7 +148,8 @@ def library_frame(site: Site) -> CodeFrame | None:
     for frame in stack_of(site):
         if not is_installed(frame.file):
             return None
-        if not _PLUMBING.search(frame.file) and not _is_standard(frame.file):
+        own = _is_own_plumbing(Path(frame.file).resolve())
+        if not (own or _PLUMBING.search(frame.file) or _is_standard(frame.file)):
             return frame
     return None
 
@@ -158,7 +159,7 @@ def is_installed(file: str) -> bool:
     """Whether a source file belongs to an installed library or to Python itself."""
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
-        return path.name == "_jax.py"  # our own plumbing
+        return _is_own_plumbing(path)
     parts = path.parts
     return (
         file.startswith("<frozen")
@@ -166,6 +167,11 @@ def is_installed(file: str) -> bool:
         or "dist-packages" in parts
         or str(path).startswith(_INSTALLED)
     )
+
+
+def _is_own_plumbing(path: Path) -> bool:
+    """Whether it is a file of ours that runs other people's functions."""
+    return path.name == "_jax.py" or path.is_relative_to(_OWN / "blame")
 
 
 @cache

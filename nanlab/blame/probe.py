@@ -1,13 +1,14 @@
 """Program -> Probe: the same program, which also says what each of its values holds.
 
-Each value that can be bad gets one reduction to a code (FINITE, INF, NAN); values whose code
-follows from another's (a reshape, a tanh) get none. A frame's codes are one int8 vector, a
-loop's are stacked by iteration. The probe is a pure function: vmap it over lanes, jit it once.
+Each value that can be bad gets one reduction, and a frame's reductions together become one int8
+vector of codes (FINITE, INF, NAN); values whose code follows from another's (a reshape, a tanh)
+get none. A loop's codes are stacked by iteration. The probe is a pure function: vmap it over
+lanes, jit it once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +16,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nanlab import _jax
+from nanlab.blame.interpreter import (
+    Bind, Interpreter, bind, kept, split_scan, split_while, switch,
+)  # fmt: skip
 from nanlab.blame.mechanism import DETAILS, NAN_OF, SAME_AS
 from nanlab.blame.sites import Frame, Program, Site
-from nanlab.codes import FINITE, INF, NAN, array_code
+from nanlab.codes import FINITE, INF, NAN, codes_of_bits, largest_bits, measured_as
 
 WINDOW = 64
 """How many iterations of a while loop are recorded, from the first that holds a bad value."""
@@ -28,7 +32,7 @@ Codes = dict[str, Array]
 began; of a branch "ran5"."""
 
 
-class Probe:
+class Probe(Interpreter):
     """A program that reports its values' codes.
 
     Attributes:
@@ -37,26 +41,32 @@ class Probe:
         detail_slots: site -> the place of its mechanism's detail in its frame's vector.
     """
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, bind: Bind = bind) -> None:
+        super().__init__(program, bind)
         self.slots: dict[int, int] = {}
         self.detail_slots: dict[int, int] = {}
+        self._measured: list[dict[Any, list[int]]] = []
         for frame in program.frames:
             self._number(frame)
 
     def _number(self, frame: Frame) -> None:
-        """Give the frame's measured values and details their places."""
-        program, count = self.program, 0
+        """Give the frame's measured values, by type, and then its details their places."""
+        program = self.program
         # A branch's arguments and a loop's constants have the codes of what feeds them.
         measured = [v for place, v in enumerate(frame.arguments) if self._varies(frame, place)]
         for index in frame.sites:
             site = program.sites[index]
             if site.primitive not in SAME_AS and site.primitive not in NAN_OF:
                 measured += site.results
+        by_type: dict[Any, list[int]] = {}
         for value in measured:
-            if program.values[value].can_be_bad:
-                self.slots[value] = count
-                count += 1
+            about = program.values[value]
+            if about.can_be_bad:
+                by_type.setdefault(measured_as(about.dtype), []).append(value)
+        self._measured.append(by_type)
+        ordered = [value for values in by_type.values() for value in values]
+        self.slots |= {value: place for place, value in enumerate(ordered)}
+        count = len(ordered)
         for index in frame.sites:
             site = program.sites[index]
             bad = any(program.values[v].can_be_bad for v in site.results)
@@ -70,92 +80,56 @@ class Probe:
             return True
         opened = self.program.sites[frame.parent].opened
         assert opened is not None
-        return frame.kind != "cond" and place >= opened.consts
+        return frame.kind in ("scan", "while") and place >= opened.consts
 
     def __call__(self, *arguments: Any) -> tuple[Any, Codes]:
         """The function's own output, and the codes; arguments as the program's function had."""
         flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
-        results, codes = self._run(self.program.frames[0], flat)
+        results, codes = self.run(self.program.frames[0], flat)
         tree = jax.tree.structure(self.program.tree)
         return jax.tree.unflatten(tree, [jnp.asarray(r) for r in results]), codes
 
-    def _run(self, frame: Frame, arguments: Sequence[Any]) -> tuple[list[Any], Codes]:
-        program = self.program
-        env: dict[int, Any] = dict(zip(frame.arguments, arguments, strict=True))
-        recorded: dict[int, Array] = {}
-        inner: Codes = {}
+    def observe(self, frame: Frame, env: Mapping[int, Any]) -> Codes:
+        parts = [
+            codes_of_bits(jnp.stack([largest_bits(env[value]) for value in values]), dtype)
+            for dtype, values in self._measured[frame.index].items()
+        ]
+        details = [self._detail(i, env) for i in frame.sites if i in self.detail_slots]
+        if details:
+            parts.append(jnp.stack(details))
+        together = jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.int8)
+        return {f"codes{frame.index}": together}
 
-        def read(value: int) -> Any:
-            return env[value] if value in env else program.values[value].constant
+    def _detail(self, index: int, env: Mapping[int, Any]) -> Array:
+        site = self.program.sites[index]
+        operands = [jnp.asarray(self.read(env, value)) for value in site.operands]
+        results = [env[value] for value in site.results]
+        return DETAILS[site.primitive](site.eqn.params, operands, results).astype(jnp.int8)
 
-        def record(value: int) -> None:
-            if value in self.slots:
-                recorded[self.slots[value]] = array_code(env[value])
-
-        for value in frame.arguments:
-            record(value)
-        for index in frame.sites:
-            site = program.sites[index]
-            operands = [read(v) for v in site.operands]
-            results, codes = self._run_site(site, operands)
-            inner.update(codes)
-            env.update(zip(site.results, results, strict=True))
-            for value in site.results:
-                record(value)
-            if index in self.detail_slots:
-                arrays = [jnp.asarray(operand) for operand in operands]
-                detail = DETAILS[site.primitive](site.eqn.params, arrays, results)
-                recorded[self.detail_slots[index]] = detail.astype(jnp.int8)
-        vector = [recorded[place] for place in range(len(recorded))]
-        own = jnp.stack(vector) if vector else jnp.zeros(0, jnp.int8)
-        return [read(v) for v in frame.results], {f"codes{frame.index}": own, **inner}
-
-    def _run_site(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
-        if site.opened is None:
-            return _jax.bind(site.eqn, operands), {}
-        if site.opened.kind == "scan":
-            return self._scan(site, operands)
-        if site.opened.kind == "while":
-            return self._while(site, operands)
-        return self._cond(site, operands)
-
-    def _scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
-        opened, params = site.opened, site.eqn.params
-        assert opened is not None
-        split = opened.consts + opened.carry
-        consts, carry, sliced = (
-            operands[: opened.consts], operands[opened.consts : split], operands[split:],
-        )  # fmt: skip
-        body = self.program.frames[site.frames[0]]
+    def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        params, body = site.eqn.params, self.program.frames[site.frames[0]]
+        consts, first, sliced = split_scan(site, operands)
 
         def step(carried: Any, slices: Any) -> tuple[Any, Any]:
-            results, codes = self._run(body, [*consts, *carried, *slices])
-            return results[: opened.carry], (results[opened.carry :], codes)
+            results, codes = self.run(body, [*consts, *carried, *slices])
+            return results[: len(first)], (results[len(first) :], codes)
 
         carried, (stacked, codes) = lax.scan(
-            step, list(carry), list(sliced), length=params["length"], reverse=params["reverse"]
+            step, first, sliced, length=params["length"], reverse=params["reverse"]
         )
         return [*carried, *stacked], codes
 
-    def _while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
-        opened = site.opened
-        assert opened is not None
-        assert opened.condition is not None
-        (condition, constants), own = opened.condition
+    def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         body = self.program.frames[site.frames[0]]
-        consts = operands[own : own + opened.consts]
-        carry = list(operands[own + opened.consts :])
-        shapes = jax.eval_shape(lambda c: self._run(body, [*consts, *c])[1], carry)
+        going, consts, carry = split_while(site, operands)
+        shapes = jax.eval_shape(lambda c: self.run(body, [*consts, *c])[1], carry)
         window = {k: jnp.zeros((WINDOW, *s.shape), s.dtype) for k, s in shapes.items()}
         recorded = [k for k in shapes if k.startswith("codes")]
         late = {k: jnp.full((2, *shapes[k].shape), -1, jnp.int32) for k in recorded}
 
-        def going(carried: Sequence[Any]) -> Array:
-            return _jax.run_jaxpr(condition, constants, [*operands[:own], *carried])[0]
-
         def step(loop: Any) -> Any:
             carried, trips, first, window, late = loop
-            results, codes = self._run(body, [*consts, *carried])
+            results, codes = self.run(body, [*consts, *carried])
             bad = [jnp.any(codes[k] > FINITE) for k in recorded]
             first = jnp.where((first < 0) & jnp.any(jnp.stack(bad)), trips, first)
             row = jnp.clip(jnp.where(first < 0, 0, trips - first), 0, WINDOW - 1)
@@ -164,7 +138,7 @@ class Probe:
             is_late = row == WINDOW - 1
             began = {k: jnp.stack([codes[k] >= INF, codes[k] >= NAN]) & is_late for k in recorded}
             late = {k: jnp.where((late[k] < 0) & began[k], trips, late[k]) for k in recorded}
-            return _kept(going(carried), results, carried), trips + 1, first, window, late
+            return kept(going(carried), results, carried), trips + 1, first, window, late
 
         start = (carry, jnp.int32(0), jnp.int32(-1), window, late)
         results, trips, first, window, late = lax.while_loop(
@@ -174,34 +148,25 @@ class Probe:
         about |= {f"late{body.index}.{k}": began for k, began in late.items()}
         return results, {**window, **about}
 
-    def _cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
-        branches = [self.program.frames[index] for index in site.frames]
-        inputs = list(operands[1:])
-
-        def taken(frame: Frame, inputs: Any) -> tuple[Any, Codes]:
-            results, codes = self._run(frame, inputs)
-            return results, {**codes, f"ran{frame.index}": jnp.int8(1)}
-
-        shapes = [jax.eval_shape(lambda i, f=f: taken(f, i)[1], inputs) for f in branches]
-        nothing = {k: jnp.zeros(s.shape, s.dtype) for each in shapes for k, s in each.items()}
-
+    def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         def branch(frame: Frame) -> Any:
-            def run(*inputs: Any) -> tuple[Any, Codes]:
-                results, codes = taken(frame, inputs)
-                return results, {**nothing, **codes}
+            def run(inputs: Any) -> tuple[Any, Codes]:
+                results, codes = self.run(frame, inputs)
+                return results, {**codes, f"ran{frame.index}": jnp.int8(1)}
 
             return run
 
-        index = jnp.clip(operands[0], 0, len(branches) - 1)
-        return lax.switch(index, [branch(f) for f in branches], *inputs)
+        branches, inputs = [branch(self.program.frames[i]) for i in site.frames], list(operands[1:])
+        shapes = [jax.eval_shape(lambda i, b=b: b(i)[1], inputs) for b in branches]
+        nothing = {k: jnp.zeros(s.shape, s.dtype) for each in shapes for k, s in each.items()}
+        return switch(operands[0], branches, inputs, nothing)
 
+    def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        body = self.program.frames[site.frames[0]]
 
-def _kept(going: Array, results: Sequence[Any], carried: Sequence[Any]) -> list[Any]:
-    """What a while loop carries on: under vmap, elements that are done keep what they had."""
-    if not going.ndim:
-        return list(results)
+        def shard(*arguments: Any) -> tuple[Any, Codes]:
+            return self.run(body, arguments)
 
-    def keep(new: Any, old: Any) -> Any:
-        return jnp.where(going.reshape(going.shape + (1,) * (new.ndim - going.ndim)), new, old)
-
-    return [keep(new, old) for new, old in zip(results, carried, strict=True)]
+        # A value is as bad as the worst of its shards.
+        results, codes = _jax.run_sharded(site.eqn, shard, operands)
+        return results, {name: jnp.max(code, axis=0) for name, code in codes.items()}

@@ -25,13 +25,14 @@ class Value:
 
     Attributes:
         frame: the frame it belongs to; constants belong to frame 0.
-        dtype: of its elements.
+        shape, dtype: of the array.
         site: the site that makes it, or None.
         argument: its place among its frame's arguments, or None.
         constant: what it holds, if that is written into the program.
     """
 
     frame: int
+    shape: tuple[int, ...]
     dtype: Any
     site: int | None = None
     argument: int | None = None
@@ -40,7 +41,7 @@ class Value:
     @property
     def can_be_bad(self) -> bool:
         """Whether it can hold an inf or a NaN at all."""
-        return jnp.issubdtype(self.dtype, jnp.inexact)
+        return jnp.issubdtype(self.dtype, jnp.inexact) and 0 not in self.shape
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,7 +82,7 @@ class Frame:
     Attributes:
         index: its number; 0 is the top.
         parent: the site that runs it, or None for the top.
-        kind: "top", "scan", "while" or "cond".
+        kind: "top", "scan", "while", "cond" or "shard_map".
         arguments, results: values, by number.
         sites: by number, in order.
     """
@@ -114,10 +115,28 @@ class Program:
             index = None if here.parent is None else self.sites[here.parent].frame
         return around[::-1]
 
+    def shards(self, frame: int) -> int:
+        """How many `shard_map`s are around a frame."""
+        index: int | None = frame
+        count = 0
+        while index is not None:
+            here = self.frames[index]
+            count += here.kind == "shard_map"
+            index = None if here.parent is None else self.sites[here.parent].frame
+        return count
+
 
 def flatten(function: Callable[..., Any], *arguments: Any) -> Program:
     """The program that `function` is on arguments of these shapes; nothing is computed."""
-    jaxpr, constants, tree = _jax.trace(function, *arguments)
+    return _flatten(*_jax.trace(function, *arguments))
+
+
+def flatten_closed(closed: Any, tree: Any) -> Program:
+    """The program of a closed jaxpr, whose results are the leaves of `tree`."""
+    return _flatten(*_jax.split_constants(closed), tree)
+
+
+def _flatten(jaxpr: Jaxpr, constants: Sequence[Any], tree: Any) -> Program:
     flattener = _Flattener(tree)
     flattener.top(jaxpr, constants)
     program = flattener.program
@@ -134,13 +153,14 @@ class _Flattener:
         frame.results = self._walk(jaxpr, constants, frame.arguments, frame, "", ())
 
     def _value(self, frame: int, aval: Any, **about: Any) -> int:
-        self.program.values.append(Value(frame=frame, dtype=aval.dtype, **about))
+        value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **about)
+        self.program.values.append(value)
         return len(self.program.values) - 1
 
     def _constant(self, constant: Any) -> int:
         dtype = getattr(constant, "dtype", None)
         dtype = np.asarray(constant).dtype if dtype is None else dtype
-        aval = jax.ShapeDtypeStruct((), dtype)
+        aval = jax.ShapeDtypeStruct(np.shape(constant), dtype)
         return self._value(0, aval, constant=constant)
 
     def _new_frame(self, parent: int | None, kind: str, jaxpr: Jaxpr) -> Frame:

@@ -1,135 +1,143 @@
-"""Reading -> verdict: the origin and the culprit of one lane, each with its place."""
+"""What the detective tells of one call: the fault, where it began, and how it got out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from nanlab.blame import mechanism, places
-from nanlab.blame.cause import Event, Point, Reading, beginnings
-from nanlab.blame.sites import Program
-from nanlab.codes import INF, NAN
+from nanlab.blame.contents import Contents
+from nanlab.blame.cures import cure
+
+if TYPE_CHECKING:
+    from nanlab.blame.reproducer import Evidence
+
+REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"
+REWRITTEN_AWAY, CLEAN = "rewritten-away", "clean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One site as it is told: what, in which pass and layer, on which line, by which arithmetic.
+class Site:
+    """One equation of the program, with its loop iteration: where, and what met there.
 
     Attributes:
-        primitive, phase, module: as DESIGN's vocabulary has them; module is "" outside modules,
-            primitive "" for an argument or a constant that is an output as it is.
-        source: "file:line" of the innermost frame outside installed libraries, "" if none.
-        library: "file:line" of the library's frame that it called, "" if none.
-        function: the qualified name of the source frame's function.
+        primitive: its name, as JAX prints it; "" if an argument or a constant is an output as
+            it is.
+        phase: "data", "forward", "backward" or "update".
+        module: the path of the module around it, "" outside modules.
+        file, line, function: the innermost frame outside installed libraries; "", 0 and "" if
+            there is none.
+        code: the text of that line, "" if it cannot be read.
+        library: "file:line" of the library's frame below it, from its package's root, or "".
         mechanism: the arithmetic.
-        iterations: of the loops around the site, outermost first.
+        iterations: of the loops around it, counted from 0, outermost first.
+        lane: under `vmap`, the index of the first bad element's lane; of nested ones a tuple,
+            outermost first; None where there is none.
+        operands, results: what they held; empty for the links of a chain.
     """
 
     primitive: str
     phase: str
     module: str
-    source: str
-    library: str
+    file: str
+    line: int
     function: str
+    code: str
+    library: str
     mechanism: str
     iterations: tuple[int, ...] = ()
+    lane: int | tuple[int, ...] | None = None
+    operands: tuple[Contents, ...] = ()
+    results: tuple[Contents, ...] = ()
+
+    @property
+    def cure(self) -> str:
+        """What usually cures this mechanism at this primitive."""
+        return cure(self.mechanism, self.primitive)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one lane's codes say; None where there is none."""
+    """What `nanlab.pinpoint` found.
 
-    origin: Finding | None
-    culprit: Finding | None
-
-
-class Judge:
-    """Tells the findings of one program.
-
-    Args:
-        program: the program whose readings are judged.
-        phase: what to call every site's phase, None to tell them apart.
+    Attributes:
+        status: "clean": every output is finite. "reproduced": the instrumented program's outputs
+            are bad in the same way as the compiled function's. "compiled-only": the function's
+            outputs are bad and the instrumented program's are not so in the same way; the sites
+            are what the latter shows, or None. "rewritten-away": the instrumented program has a
+            fault which XLA's rewriting has taken out of the function's own; its outputs are
+            finite.
+        origin: the first site on the causal chain that makes an inf or a NaN of finite operands.
+        culprit: the first that makes a NaN of NaN-free ones; None if there is no NaN.
+        chain: the sites from the origin to the bad output.
+        benign: sites that make an inf or a NaN that reaches no output.
+        input_faults: the arguments that came in with an inf or a NaN.
+        output_faults: the outputs that have one.
+        notes: what else has to be known to read this.
     """
 
-    def __init__(self, program: Program, *, phase: str | None = None) -> None:
-        self._program = program
-        self._phase = phase
+    status: str
+    origin: Site | None = None
+    culprit: Site | None = None
+    chain: tuple[Site, ...] = ()
+    benign: tuple[Site, ...] = ()
+    input_faults: tuple[str, ...] = ()
+    output_faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
-    def verdict(self, reading: Reading, outputs: Sequence[int]) -> Verdict:
-        """The origin and the culprit of what is bad in `outputs` (values of the top frame)."""
-        points = [Point(value) for value in outputs]
-        nans = beginnings(reading, points, NAN)
-        if nans.events:
-            return self._of_nan(reading, nans.events[0])
-        if nans.unread:
-            handed = self._handed_through(nans.unread[0])
-            return Verdict(origin=handed, culprit=handed)
-        infs = beginnings(reading, points, INF)
-        if infs.events:
-            return Verdict(origin=self.finding(reading, infs.events[0], INF), culprit=None)
-        origin = self._handed_through(infs.unread[0]) if infs.unread else None
-        return Verdict(origin=origin, culprit=None)
+    @property
+    def fault(self) -> bool:
+        """Whether the function, compiled, has an output that is not finite."""
+        return self.status in (REPRODUCED, COMPILED_ONLY)
 
-    def _of_nan(self, reading: Reading, event: Event) -> Verdict:
-        """A culprit, and where the infs that it read began."""
-        culprit = self.finding(reading, event, NAN)
-        operands = [Point(v, event.iterations) for v in self._program.sites[event.site].operands]
-        bad = [point for point in operands if reading.code(point) == INF]
-        infs = beginnings(reading, bad if event.source == "made" else [], INF)
-        if infs.events:
-            return Verdict(origin=self.finding(reading, infs.events[0], INF), culprit=culprit)
-        if infs.unread:
-            # The culprit itself reads an inf from an argument or a constant.
-            read = event._replace(source=self._source(infs.unread[0]))
-            return Verdict(origin=self.finding(reading, read, INF), culprit=culprit)
-        return Verdict(origin=culprit, culprit=culprit)
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in dicts, lists, strings and numbers; `float("nan")` is "nan"."""
+        told = asdict(replace(self, evidence=None))
+        del told["evidence"]
+        return _plain({"fault": self.fault, **told})
 
-    def _source(self, point: Point) -> str:
-        value = self._program.values[point.value]
-        is_constant = value.site is None and value.argument is None
-        return mechanism.CONSTANT if is_constant else mechanism.INPUT
+    def save(self, folder: str | Path) -> Path:
+        """Write a reproducer of the culprit (of the origin, if there is no NaN).
 
-    def _handed_through(self, point: Point) -> Finding:
-        """A bad argument or constant that is an output as it is: no site makes or reads it."""
-        return Finding(
-            primitive="",
-            phase=self._phase or "data",
-            module="",
-            source="",
-            library="",
-            function="",
-            mechanism=self._source(point),
-        )
+        A script and an .npz with its operands, which make the NaN again with nothing but JAX.
 
-    def finding(self, reading: Reading, event: Event, worst: int) -> Finding:
-        """An event in words."""
-        site = self._program.sites[event.site]
-        user, library = places.user_frame(site), places.library_frame(site)
-        return Finding(
-            primitive=site.primitive,
-            phase=self._phase or self._phases[event.site],
-            module=places.module_of(site.scopes),
-            source=f"{places.written(user.file)}:{user.line}" if user else "",
-            library=f"{places.written(library.file)}:{library.line}" if library else "",
-            function=user.function if user else "",
-            mechanism=self._mechanism(reading, event, worst),
-            iterations=event.iterations,
-        )
+        Args:
+            folder: is made if it is not there.
 
-    def _mechanism(self, reading: Reading, event: Event, worst: int) -> str:
-        if event.source != "made":
-            return event.source
-        site = self._program.sites[event.site]
-        detail = reading.detail(site, event.iterations)
+        Returns:
+            The script.
 
-        def holds(values: Sequence[int], code: int) -> bool:
-            return any(reading.code(Point(v, event.iterations)) == code for v in values)
+        Raises:
+            ValueError: there is no site to reproduce, or it is one that cannot be run alone.
+        """
+        from nanlab.blame.reproducer import save
 
-        if worst == NAN or holds(site.results, NAN):
-            return mechanism.nan_mechanism(site.primitive, holds(site.operands, INF), detail)
-        return mechanism.inf_mechanism(site.primitive, detail)
+        return save(self, Path(folder))
 
-    @cached_property
-    def _phases(self) -> dict[int, str]:
-        return places.phases_of(self._program)
+    def __str__(self) -> str:
+        from nanlab.blame.text import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from nanlab.blame.text import renderable
+
+        return renderable(self)
+
+    def _repr_html_(self) -> str:
+        from nanlab.blame.text import as_html
+
+        return as_html(self)
+
+
+def _plain(thing: Any) -> Any:
+    if isinstance(thing, dict):
+        return {str(k): _plain(v) for k, v in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_plain(item) for item in thing]
+    if isinstance(thing, complex):
+        return str(thing)
+    if isinstance(thing, float) and (thing != thing or thing in (float("inf"), -float("inf"))):
+        return str(thing)
+    return thing

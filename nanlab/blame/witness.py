@@ -18,7 +18,7 @@ import jax
 
 from nanlab.blame.cause import Reading, first_in_time
 from nanlab.blame.places import is_installed, written
-from nanlab.blame.verdict import Finding
+from nanlab.blame.judge import Finding
 from nanlab.codes import NAN
 
 AGREES, SEES_LESS, EARLIER_BENIGN = "agrees", "sees-less", "earlier-benign"

@@ -9,7 +9,7 @@ from corpus.case import Case
 from nanlab.blame.cause import Reading
 from nanlab.blame.probe import Probe
 from nanlab.blame.sites import flatten
-from nanlab.blame.verdict import Finding, Judge, Verdict
+from nanlab.blame.judge import Blame, Finding, Judge
 
 ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 
@@ -48,14 +48,14 @@ each_case = pytest.mark.parametrize(
 )
 
 
-def verdict_of(case: Case) -> Verdict:
+def blame_of(case: Case) -> Blame:
     with jax.enable_x64(False):
         function, arguments = case.built
         program = flatten(function, *arguments)
         probe = Probe(program)
         codes = jax.jit(lambda *a: probe(*a)[1])(*arguments)
     reading = Reading(probe, {name: np.asarray(code) for name, code in codes.items()})
-    return Judge(program).verdict(reading, program.frames[0].results)
+    return Judge(program).blame(reading, program.frames[0].results)
 
 
 def canonical(primitive: str) -> str:
@@ -80,7 +80,7 @@ def wrong(case: Case, culprit: Finding) -> set[str]:
 def test_a_faulty_program_is_blamed_where_it_is_marked_and_a_harmless_one_is_not(
     case: Case,
 ) -> None:
-    culprit = verdict_of(case).culprit
+    culprit = blame_of(case).culprit
     if case.phase:
         assert culprit is not None
         assert wrong(case, culprit) == MISSES.get(case.name, set()), culprit
@@ -133,17 +133,17 @@ def test_the_labels_are_what_the_program_does_op_by_op(case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_origin_is_the_one_that_the_program_has_op_by_op(case: Case) -> None:
-    account, verdict = emitted(case), verdict_of(case)
+    account, blame = emitted(case), blame_of(case)
     if case.rewritten_away or case.name == "shard_map_masked_mean":
         return
     bad = any(op_by_op.holds(output, nan=False) for output in account.outputs)
-    assert (verdict.origin is not None) == bad
-    if verdict.origin is None:
+    assert (blame.origin is not None) == bad
+    if blame.origin is None:
         return
     if account.origin < 0:
         sources = {op_by_op.INPUT: "input", op_by_op.CONSTANT: "constant"}
-        assert verdict.origin.mechanism == sources[account.origin]
+        assert blame.origin.mechanism == sources[account.origin]
         return
     emission = account.emissions[account.origin]
-    assert verdict.origin.primitive == emission.primitive
-    assert verdict.origin.iterations == emission.iterations
+    assert blame.origin.primitive == emission.primitive
+    assert blame.origin.iterations == emission.iterations

@@ -1,0 +1,187 @@
+"""Corpus -> what nanlab, `jax.debug_nans` and checkify get right, and how long they take.
+
+Each case runs in this process with JAX's caches cleared before each side: cold, as at two in the
+morning. The programs and their labels are those of the tests (tests/corpus).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+import tyro
+from jax.experimental import checkify
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+jax.config.update("jax_num_cpu_devices", 2)
+
+from corpus import CASES
+from corpus.case import Case
+
+import nanlab
+
+ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Compare the detective with JAX's own on the corpus.
+
+    Attributes:
+        rounds: how often each case is timed on each side; medians are shown.
+        only: a part of the names of the cases to run.
+        each: print a line for each case.
+    """
+
+    rounds: int = 1
+    only: str = ""
+    each: bool = False
+
+
+class Answer(NamedTuple):
+    """What a tool said of a case: None where it said nothing."""
+
+    is_fault: bool
+    primitive: str | None = None
+    line: str | None = None
+
+
+def with_nanlab(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+    verdict = nanlab.pinpoint(function, *arguments)
+    site = verdict.culprit
+    if not verdict.fault or site is None:
+        return Answer(False)
+    return Answer(True, site.primitive, f"corpus/{Path(site.file).name}:{site.line}")
+
+
+def with_debug_nans(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+    with jax.debug_nans(True), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            jax.block_until_ready(jax.jit(function)(*arguments))
+        except FloatingPointError as error:
+            named = re.search(r"encountered in ([\w.-]+)", str(error))
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [f for f in frames if "/corpus/" in f.filename.replace("\\", "/")]
+            line = f"corpus/{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
+            return Answer(True, named.group(1) if named else None, line)
+    return Answer(False)
+
+
+def with_checkify(checks: Any) -> Callable[[Callable[..., Any], tuple[Any, ...]], Answer]:
+    def run(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+        error, _ = jax.jit(checkify.checkify(function, errors=checks))(*arguments)
+        message = error.get()
+        if message is None:
+            return Answer(False)
+        named = re.search(r"primitive:? ([\w-]+)", message)
+        lines = re.findall(r"([\w/\\.-]+\.py):(\d+)", message)
+        own = [(f, n) for f, n in lines if "corpus" in f.replace("\\", "/").split("/")]
+        line = f"corpus/{Path(own[-1][0]).name}:{own[-1][1]}" if own else None
+        return Answer(True, named.group(1) if named else None, line)
+
+    return run
+
+
+def plainly(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+    jax.block_until_ready(jax.jit(function)(*arguments))
+    return Answer(False)
+
+
+SIDES: dict[str, Callable[[Callable[..., Any], tuple[Any, ...]], Answer]] = {
+    "nanlab.pinpoint": with_nanlab,
+    "jax.debug_nans": with_debug_nans,
+    "checkify, nan_checks": with_checkify(checkify.nan_checks),
+    "checkify, float_checks": with_checkify(checkify.float_checks),
+    "plain compile and run": plainly,
+}
+
+
+@dataclass
+class Score:
+    """Of one side, over the cases."""
+
+    primitive: int = 0
+    line: int = 0
+    both: int = 0
+    alarms: int = 0
+    crashed: int = 0
+
+
+def canonical(primitive: str | None) -> str | None:
+    return ALIASES.get(primitive, primitive) if primitive else None
+
+
+def grade(case: Case, answer: Answer, score: Score) -> str:
+    """Count one answer; what is wrong with it, in words."""
+    if not case.phase:
+        # A control is right when nothing is said of it; one whose NaN came in has no culprit line.
+        is_alarm = answer.is_fault and case.mechanism == ""
+        score.alarms += is_alarm
+        return "false alarm" if is_alarm else ""
+    right = {canonical(p) for p in (case.primitive, *case.also) if p}
+    # A NaN that came with the data has no primitive of its own.
+    is_primitive = not right or canonical(answer.primitive) in right
+    is_line = answer.line in case.marked("culprit", "also")
+    score.primitive += is_primitive and answer.is_fault
+    score.line += is_line
+    score.both += is_primitive and is_line
+    return "" if is_primitive and is_line else f"{answer.primitive} at {answer.line}"
+
+
+def main(options: Options) -> None:
+    console = Console()
+    cases = {name: case for name, case in CASES.items() if options.only in name}
+    scores = {side: Score() for side in SIDES}
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    for name, case in cases.items():
+        function, arguments = case.built
+        for side, run in SIDES.items():
+            taken: list[float] = []
+            for _ in range(options.rounds):
+                jax.clear_caches()
+                began = time.perf_counter()
+                try:
+                    answer = run(function, arguments)
+                except Exception as error:
+                    answer, scores[side].crashed = Answer(False), scores[side].crashed + 1
+                    console.print(f"{name}: {side}: {type(error).__name__}: {error}"[:200])
+                taken.append(time.perf_counter() - began)
+            times[side].append(median(taken))
+            wrong = grade(case, answer, scores[side])
+            if options.each and (wrong or side.startswith(("nanlab", "jax"))):
+                console.print(f"{name}: {side}: {times[side][-1]:.3f} s {wrong}", highlight=False)
+    faulty = sum(bool(case.phase) for case in cases.values())
+    controls = len(cases) - faulty
+    table = Table(
+        title=f"{faulty} faulty programs, {controls} controls, cold",
+        caption=f"{os.cpu_count()} cores, JAX {jax.__version__}, {jax.devices()[0].platform}, "
+        f"load average {os.getloadavg()[0]:.1f}",
+    )
+    for column in ("", "primitive", "line", "both", "false alarms", "crashed", "median", "mean"):
+        table.add_column(column, justify="left" if not column else "right")
+    for side, score in scores.items():
+        table.add_row(
+            side,
+            *(str(n) for n in (score.primitive, score.line, score.both)),
+            *(str(n) for n in (score.alarms, score.crashed)),
+            f"{median(times[side]):.3f} s",
+            f"{sum(times[side]) / len(times[side]):.3f} s",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,324 @@
+"""Function, arguments -> verdict: the public `nanlab.pinpoint`."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from nanlab.blame import places, verdict
+from nanlab.blame.calls import Call, call_of
+from nanlab.blame.capture import Capture
+from nanlab.blame.cause import Event, Point, Reading, beginnings, strays, way
+from nanlab.blame.contents import as_numbers, contents, first_bad, met_at
+from nanlab.blame.effects import Effects, has_effects
+from nanlab.blame.expressions import Expressions
+from nanlab.blame.interpreter import bind
+from nanlab.blame.judge import Causes, Finding, Judge
+from nanlab.blame.probe import Probe
+from nanlab.blame.reproducer import Evidence
+from nanlab.blame.sites import Program, flatten_closed
+from nanlab.blame.verdict import Site, Verdict
+from nanlab.codes import FINITE, INF, NAN
+
+
+def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
+    """Find the first primitive that made the inf, and the first that made the NaN, in one call.
+
+    The function is traced as `jax.jit` traces it, and run three times, each time compiled: as it
+    is; with a check on every value; and, if there is a fault, once more to fetch the numbers that
+    met there. Nothing is donated, no configuration is changed, and callbacks (`debug.print`,
+    `io_callback`) run once.
+
+    It cannot see into kernels: a linear-algebra routine, a Pallas kernel or a foreign call is
+    blamed as itself, with mechanism "opaque". It follows arrays, not elements: where two bad
+    values meet in one array, the earlier is named. Of a while loop it records the 64 iterations
+    after the first bad value. It does not see what happens outside the call: data that came in
+    bad is told as `input_faults`, with mechanism "input". Programs that depend on rounding may
+    behave differently when they are instrumented: `status` says so.
+
+    Args:
+        function: any that JAX can trace, jitted or not; Python numbers, strings and other objects
+            among its arguments stay as they are, arrays are traced. Flax NNX modules and
+            optimizers are read and written as by a jitted function, on a copy.
+        *args: its arguments.
+        **kwargs: its keyword arguments.
+
+    Returns:
+        The verdict: print it.
+
+    Raises:
+        ValueError: an argument has been deleted because it was donated to an earlier call.
+        Exception: whatever tracing the function raises.
+    """
+    with _plain_mode():
+        return _Inquiry(call_of(function, args, kwargs)).verdict()
+
+
+@contextmanager
+def _plain_mode() -> Iterator[None]:
+    """JAX's own checks off: they would stop the call that is to be looked at."""
+    with ExitStack() as stack:
+        for setting in (jax.debug_nans, jax.debug_infs, jax.disable_jit):
+            stack.enter_context(setting(False))
+        yield
+
+
+class _Inquiry:
+    """One call, looked at."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._program = flatten_closed(call.closed, call.traced.out_info)
+        self._effects = Effects(self._program) if has_effects(self._program) else None
+        self._judge = Judge(self._program)
+        self._expressions = Expressions(self._program, call.names)
+        self._notes: list[str] = []
+        self._evidence: Evidence | None = None
+
+    def _bind(self) -> Any:
+        return bind if self._effects is None else self._effects.replay()
+
+    def _look(self) -> tuple[list[int], Reading]:
+        """The codes of the compiled function's outputs, and the instrumented program's reading."""
+        arrays = self._call.arrays
+        probe = Probe(self._program, self._bind())
+        if self._effects is None:
+            plain = self._call.traced.lower()
+        else:
+            plain = jax.jit(self._effects.recording()).lower(*arrays)
+        # XLA compiles outside Python's lock: both at once.
+        with ThreadPoolExecutor(1) as other:
+            compiling = other.submit(plain.compile)
+            if self._effects is not None:
+                outputs = _codes(compiling.result()(*arrays))
+                probe = Probe(self._program, self._bind())
+            compiled = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*arrays).compile()
+            codes = compiled(*arrays)
+            if self._effects is None:
+                outputs = _codes(compiling.result()(*arrays))
+        return outputs, Reading(probe, {name: np.asarray(code) for name, code in codes.items()})
+
+    def verdict(self) -> Verdict:
+        """What is found."""
+        compiled, reading = self._look()
+        results = self._program.frames[0].results
+        shown = [reading.code(Point(value)) for value in results]
+        status, faulty = _status(compiled, shown)
+        bad = [value for value, is_bad in zip(results, faulty, strict=True) if is_bad]
+        causes = self._judge.causes(reading, bad)
+        seen = self._second_look(reading, causes)
+        told = {event: self._site(reading, event, seen) for event in causes if event is not None}
+        origin, culprit = (event and told[event] for event in causes)
+        return Verdict(
+            status=status,
+            origin=origin,
+            culprit=culprit,
+            chain=self._chain(reading, bad, causes),
+            benign=self._benign(reading, bad),
+            input_faults=self._input_faults(),
+            output_faults=tuple(
+                name
+                for name, a, b in zip(self._call.outputs, compiled, shown, strict=True)
+                if (b if status == verdict.REWRITTEN_AWAY else a) != FINITE
+            ),
+            notes=tuple(self._notes),
+            evidence=self._evidence,
+        )
+
+    # The second look.
+
+    def _second_look(self, reading: Reading, causes: Causes) -> dict[Point, np.ndarray]:
+        """What the operands and the results of the causes held."""
+        points: dict[Point, None] = {}
+        for event in causes:
+            if event is not None and event.site is not None:
+                site = self._program.sites[event.site]
+                for value in (*site.operands, *site.results):
+                    points[Point(value, event.iterations)] = None
+        held: dict[Point, np.ndarray] = {}
+        fetched: list[Point] = []
+        for point in points:
+            value = self._program.values[point.value]
+            if value.site is None and value.argument is None:
+                held[Point(point.value)] = np.asarray(value.constant)
+            elif value.argument is not None and value.frame == 0:
+                held[Point(point.value)] = _on_host(self._call.arrays[value.argument])
+            else:
+                home = len(self._program.loops(value.frame))
+                fetched.append(Point(point.value, point.iterations[:home]))
+        if fetched:
+            capture = Capture(self._program, fetched, self._bind())
+            arrays = jax.jit(capture)(*self._call.arrays)
+            held |= zip(fetched, map(_on_host, arrays), strict=True)
+        return held
+
+    def _arrays(
+        self, values: Sequence[int], event: Event, held: dict[Point, np.ndarray]
+    ) -> list[np.ndarray]:
+        arrays: list[np.ndarray] = []
+        for value in values:
+            about = self._program.values[value]
+            home = len(self._program.loops(about.frame)) if about.site is not None or (
+                about.argument is not None
+            ) else 0  # fmt: skip
+            arrays.append(held[Point(value, event.iterations[:home])])
+        return arrays
+
+    def _site(self, reading: Reading, event: Event, held: dict[Point, np.ndarray]) -> Site:
+        """An event as it is told, with the numbers that met there."""
+        finding = self._judge.finding(reading, event)
+        if event.site is None:
+            return _told(finding, None)
+        site = self._program.sites[event.site]
+        operands = self._arrays(site.operands, event, held)
+        results = self._arrays(site.results, event, held)
+        operands, results = _one_shard(self._program, event.site, operands, results)
+        bad = None
+        if results:
+            numbers = as_numbers(results[0])
+            bad = first_bad(numbers, "nan" if event.worst == NAN else "")
+        if bad is None and event.source == "made" and not _any_bad(results):
+            self._notes.append(
+                f"the numbers at {site.primitive} came out finite when they were fetched: the "
+                "program rounds differently each time that it is compiled"
+            )
+        met = met_at(site, operands, bad) if bad is not None else [None for _ in operands]
+        if event.source == "made":
+            self._evidence = Evidence(eqn=site.eqn, operands=operands, worst=event.worst)
+        names = map(self._expressions.of, site.operands)
+        return _told(
+            finding,
+            places.user_frame(site),
+            lane=_lane(site.scopes, bad),
+            operands=tuple(
+                contents(name, array, there)
+                for name, array, there in zip(names, operands, met, strict=True)
+            ),
+            results=tuple(
+                contents("", array, array[bad] if place == 0 and bad is not None else None)
+                for place, array in enumerate(results)
+            ),
+        )
+
+    # What is around it.
+
+    def _chain(self, reading: Reading, bad: list[int], causes: Causes) -> tuple[Site, ...]:
+        outputs = [Point(value) for value in bad]
+        points: list[Point] = []
+        if causes.culprit is not None:
+            points = way(reading, outputs, causes.culprit)
+        if causes.origin is not None and causes.origin != causes.culprit:
+            goal = outputs
+            if causes.culprit is not None and causes.culprit.site is not None:
+                read = self._program.sites[causes.culprit.site].operands
+                goal = [Point(value, causes.culprit.iterations) for value in read]
+            points = [*way(reading, goal, causes.origin), *points]
+        links: list[Site] = []
+        for point in points:
+            index = self._program.values[point.value].site
+            if index is not None and self._program.sites[index].opened is None:
+                worst = reading.code(point)
+                event = Event(index, point.iterations, "made", worst)
+                finding = self._judge.finding(reading, event)
+                links.append(_told(finding, places.user_frame(self._program.sites[index])))
+        return tuple(links)
+
+    def _benign(self, reading: Reading, bad: list[int]) -> tuple[Site, ...]:
+        outputs = [Point(value) for value in bad]
+        causal = {
+            (event.site, event.worst)
+            for worst in (NAN, INF)
+            for event in beginnings(reading, outputs, worst).events
+        }
+        sites: list[Site] = []
+        for event in strays(reading):
+            if event.site is not None and not causal & {(event.site, INF), (event.site, NAN)}:
+                frame = places.user_frame(self._program.sites[event.site])
+                sites.append(_told(self._judge.finding(reading, event), frame))
+        return tuple(sites)
+
+    def _input_faults(self) -> tuple[str, ...]:
+        named = zip(self._call.names, self._call.arrays, strict=True)
+        arrays = [name for name, code in zip(
+            (n for n, _ in named), _codes(self._call.arrays), strict=True
+        ) if code != FINITE]  # fmt: skip
+        numbers = [name for name, x in self._call.numbers.items() if not np.isfinite(x)]
+        return (*arrays, *numbers)
+
+
+def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
+    """The verdict's status, and in which outputs the causes are to be looked for."""
+    if compiled == shown:
+        bad = [code != FINITE for code in shown]
+        return (verdict.REPRODUCED if any(bad) else verdict.CLEAN), bad
+    if any(compiled):
+        both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
+        return verdict.COMPILED_ONLY, both
+    return verdict.REWRITTEN_AWAY, [code != FINITE for code in shown]
+
+
+def _codes(tree: Any) -> list[int]:
+    return [_code(_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def _code(array: np.ndarray) -> int:
+    numbers = as_numbers(array)
+    if numbers.dtype.kind not in "fc" or np.isfinite(numbers).all():
+        return FINITE
+    return NAN if np.isnan(numbers).any() else INF
+
+
+def _any_bad(arrays: Sequence[np.ndarray]) -> bool:
+    return any(_code(array) != FINITE for array in arrays)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def _told(finding: Finding, frame: Any, **about: Any) -> Site:
+    return Site(
+        primitive=finding.primitive,
+        phase=finding.phase,
+        module=finding.module,
+        file=frame.file if frame else "",
+        line=frame.line if frame else 0,
+        function=finding.function,
+        code=linecache.getline(frame.file, frame.line).strip() if frame else "",
+        library=finding.library,
+        mechanism=finding.mechanism,
+        iterations=finding.iterations,
+        **about,
+    )
+
+
+def _lane(scopes: str, bad: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+    """The vmap lane of a bad element: batched axes come first, the outermost before the others."""
+    count = scopes.count("vmap(")
+    if bad is None or count == 0 or len(bad) < count:
+        return None
+    return bad[0] if count == 1 else bad[:count]
+
+
+def _one_shard(
+    program: Program, index: int, operands: list[np.ndarray], results: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Inside a `shard_map`: what the first device held whose result is bad."""
+    depth = program.shards(program.sites[index].frame)
+    for _ in range(depth):
+        bad = [i for i in range(len(results[0])) if _any_bad([r[i] for r in results])]
+        device = bad[0] if bad else 0
+        results = [r[device] for r in results]
+        values = [program.values[v] for v in program.sites[index].operands]
+        operands = [
+            x[device] if x.ndim > len(v.shape) else x for x, v in zip(operands, values, strict=True)
+        ]
+    return operands, results

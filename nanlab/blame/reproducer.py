@@ -1,0 +1,130 @@
+"""Verdict -> a short script and an .npz, which make the NaN again with nothing but JAX."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nanlab import _jax
+from nanlab.blame.verdict import Verdict
+from nanlab.codes import NAN
+
+SCRIPT, OPERANDS = "reproduce.py", "operands.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One equation and what it was given.
+
+    Attributes:
+        eqn: the equation.
+        operands: its operands, on the host.
+        worst: what it made of them, INF or NAN.
+    """
+
+    eqn: Any
+    operands: Sequence[np.ndarray]
+    worst: int
+
+
+def save(verdict: Verdict, folder: Path) -> Path:
+    """Write the reproducer; see `Verdict.save`."""
+    evidence, site = verdict.evidence, verdict.culprit or verdict.origin
+    if evidence is None or site is None:
+        raise ValueError("no site made an inf or a NaN here, so there is nothing to reproduce")
+    name = _jax.public_name(evidence.eqn.primitive)
+    params = {k: _source(v) for k, v in evidence.eqn.params.items()}
+    unwritable = [k for k, v in params.items() if v is None]
+    if name is None or unwritable:
+        why = f"its parameter {unwritable[0]} is not" if unwritable else "it is not public, or not"
+        raise ValueError(
+            f"{evidence.eqn.primitive.name} cannot be reproduced alone: {why} something that can "
+            "be written into a script"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {f"operand{i}": _storable(x) for i, x in enumerate(evidence.operands)}
+    np.savez(folder / OPERANDS, **stored)
+    types = [str(x.dtype) for x in evidence.operands]
+    script = _SCRIPT.format(
+        what="a NaN" if evidence.worst == NAN else "an inf",
+        mechanism=site.mechanism,
+        where=f"{Path(site.file).name}:{site.line}: {site.code}" if site.file else "JAX",
+        primitive=name,
+        x64=bool(jax.config.read("jax_enable_x64")),
+        operands=OPERANDS,
+        types=types,
+        params=", ".join(f"{k}={v}" for k, v in params.items() if v is not None),
+        check="isnan" if evidence.worst == NAN else "isinf",
+    )
+    (folder / SCRIPT).write_text(script)
+    return folder / SCRIPT
+
+
+_SCRIPT = '''"""{primitive} makes {what} ({mechanism}). It came from {where}"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives
+
+jax.config.update("jax_enable_x64", {x64})
+stored = np.load(Path(__file__).with_name("{operands}"))
+types = {types}
+# Types that NumPy does not know are stored as their bytes.
+operands = [
+    jnp.asarray(x.view(jnp.dtype(t)) if x.dtype.kind == "u" and "float" in t else x)
+    for x, t in zip((stored[f"operand{{i}}"] for i in range(len(types))), types)
+]
+
+
+@jax.jit
+def culprit(*operands):
+    return primitives.{primitive}.bind(*operands, {params})
+
+
+results = culprit(*operands)
+results = results if isinstance(results, list | tuple) else [results]
+for operand in operands:
+    print("operand", operand.dtype, operand.shape, operand, sep="  ")
+for result in results:
+    print("result", result.dtype, result.shape, result, sep="  ")
+is_bad = any(bool(jnp.{check}(result).any()) for result in results)
+print("reproduced" if is_bad else "not reproduced")
+raise SystemExit(0 if is_bad else 1)
+'''
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "fciub":
+        return array
+    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def _source(thing: Any) -> str | None:
+    """A parameter as Python source; None if it cannot be written."""
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return repr(thing)
+    if isinstance(thing, enum.Enum):
+        home = type(thing).__name__
+        return f"lax.{home}.{thing.name}" if hasattr(jax.lax, home) else None
+    if isinstance(thing, np.dtype):
+        return f'jnp.dtype("{thing.name}")'
+    if isinstance(thing, tuple):
+        parts = [_source(item) for item in thing]
+        if any(part is None for part in parts):
+            return None
+        inside = ", ".join(map(str, parts))
+        home = type(thing).__name__
+        if home != "tuple":
+            return f"lax.{home}({inside})" if hasattr(jax.lax, home) else None
+        return f"({inside},)" if parts else "()"
+    return None

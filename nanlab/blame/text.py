@@ -1,0 +1,197 @@
+"""Verdict -> text: what a person needs at two in the morning, for terminals and notebooks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from nanlab.blame.contents import Contents
+from nanlab.blame.verdict import CLEAN, COMPILED_ONLY, REWRITTEN_AWAY, Site, Verdict
+
+WIDTH = 88
+"""Columns of the plain text; a terminal uses its own."""
+
+LINKS = 6
+"""How many sites of a chain, of each end of it, are shown."""
+
+_MEANING = {
+    "overflow": "a number too large for its type",
+    "pole": "a function at its pole",
+    "inf-inf": "two infs that cancel",
+    "0*inf": "a zero times an inf",
+    "0/0": "zero by zero",
+    "inf/inf": "inf by inf",
+    "domain": "an argument outside the function's domain",
+    "opaque": "made inside a kernel",
+    "input": "came in with the arguments",
+    "constant": "is written into the program",
+    "fill": "filled in for an index out of bounds",
+}
+
+
+def as_text(verdict: Verdict, width: int = WIDTH) -> str:
+    """Plain text."""
+    console = Console(width=width, no_color=True, color_system=None, highlight=False)
+    with console.capture() as captured:
+        console.print(renderable(verdict))
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    return "\n".join(lines).rstrip()
+
+
+def as_html(verdict: Verdict, width: int = 100) -> str:
+    """A <pre> block with colours, for notebooks."""
+    console = Console(width=width, record=True, force_jupyter=False, file=io.StringIO())
+    console.print(renderable(verdict))
+    style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3"
+    return console.export_html(
+        inline_styles=True, code_format=f'<pre style="{style}"><code>{{code}}</code></pre>'
+    )
+
+
+def renderable(verdict: Verdict) -> RenderableType:
+    """For `rich.print`."""
+    return Group(*_parts(verdict))
+
+
+def _parts(verdict: Verdict) -> Iterator[RenderableType]:
+    yield _headline(verdict)
+    for note in verdict.notes:
+        yield Text(f"Note: {note}", style="yellow")
+    culprit, origin = verdict.culprit, verdict.origin
+    if verdict.input_faults:
+        yield Text("Came in with an inf or a NaN: " + _listed(verdict.input_faults), style="bold")
+    if culprit is not None:
+        yield from _site("The NaN", culprit)
+    if origin is not None and origin is not culprit:
+        yield from _site("The inf behind it" if culprit else "The inf", origin)
+    if len(verdict.chain) > 1:
+        yield Text()
+        yield Text("How it got out:", style="bold")
+        yield Padding(_chain(verdict), (0, 0, 0, 2))
+    main = culprit or origin
+    if main is not None and main.cure:
+        yield Text()
+        yield Text("What usually cures it:", style="bold green")
+        yield Padding(Text(main.cure), (0, 0, 0, 2))
+        if origin is not None and origin is not main and origin.cure:
+            yield Padding(Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2))
+    if verdict.benign:
+        told = [f"{s.primitive} ({s.mechanism}) at {_where(s)}" for s in verdict.benign]
+        yield Text()
+        yield Text("Harmless, it reaches no output: " + _listed(told, most=4), style="dim")
+
+
+def _headline(verdict: Verdict) -> Text:
+    if verdict.status == CLEAN:
+        return Text("Every output is finite.", style="bold green")
+    if verdict.status == REWRITTEN_AWAY:
+        return Text(
+            "Every output is finite as compiled. Op by op there would be a fault: XLA has "
+            "rewritten it away (rewritten-away).",
+            style="bold yellow",
+        )
+    kind = "a NaN" if verdict.culprit or verdict.origin is None else "an inf"
+    text = f"There is {kind} in " + _listed(verdict.output_faults, most=5)
+    if verdict.status == COMPILED_ONLY:
+        text += ", but not in the same way in the instrumented program (compiled-only)"
+    return Text(text + ".", style="bold red")
+
+
+def _site(title: str, site: Site) -> Iterator[RenderableType]:
+    yield Text()
+    meaning = _MEANING.get(site.mechanism, "")
+    head = Text.assemble((f"{title}: ", "bold"), (site.primitive or "no operation", "bold red"))
+    head.append(f", {site.mechanism} ({meaning})")
+    yield head
+    yield Padding(Text(_circumstances(site)), (0, 0, 0, 2))
+    if site.file:
+        line = Text.assemble("at ", (f"{site.file}:{site.line}", "cyan"), f" in {site.function}")
+        yield Padding(line, (0, 0, 0, 2))
+        if site.code:
+            yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6))
+    if site.library:
+        yield Padding(Text(f"through {site.library}", style="dim"), (0, 0, 0, 2))
+    if site.operands or site.results:
+        yield Padding(_numbers(site), (0, 0, 0, 2))
+
+
+def _circumstances(site: Site) -> str:
+    parts = [f"in the {site.phase} pass" if site.phase.endswith("ward") else f"in the {site.phase}"]
+    if site.module:
+        parts.append(f"in {site.module}")
+    if site.iterations:
+        named = "iteration" if len(site.iterations) == 1 else "iterations"
+        parts.append(f"{named} {', '.join(map(str, site.iterations))} of the loop around it")
+    if site.lane is not None:
+        lane = site.lane if isinstance(site.lane, tuple) else (site.lane,)
+        parts.append(f"vmap lane {', '.join(map(str, lane))}")
+    return ", ".join(parts)
+
+
+def _numbers(site: Site) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    rows = [*(("operand", c) for c in site.operands), *(("result", c) for c in site.results)]
+    has_there = any(c.there for _, c in rows)
+    table.add_column("")
+    table.add_column("", overflow="fold", max_width=30)
+    table.add_column("type")
+    table.add_column("finite values")
+    table.add_column("not finite")
+    if has_there:
+        table.add_column(_there_title(site))
+    for role, c in rows:
+        cells = [role, c.expression, f"{c.dtype}{list(c.shape)}", _range(c), _bad(c)]
+        if has_there:
+            cells.append(" ".join(map(_number, c.there)))
+        table.add_row(*cells)
+    return table
+
+
+def _there_title(site: Site) -> str:
+    bad = next((c.first_bad for c in site.results if c.first_bad), None)
+    return f"at {list(bad)}" if bad else "there"
+
+
+def _range(c: Contents) -> str:
+    if c.min is None:
+        return "none" if c.nans or c.posinfs or c.neginfs else "-"
+    span = _number(c.min) if c.min == c.max else f"{_number(c.min)} to {_number(c.max)}"
+    return span + (f", {c.zeros} zero" if c.zeros and c.shape else "")
+
+
+def _bad(c: Contents) -> str:
+    counts = ((c.nans, "NaN"), (c.posinfs, "+inf"), (c.neginfs, "-inf"))
+    return ", ".join(f"{count} {name}" for count, name in counts if count) or "-"
+
+
+def _number(x: object) -> str:
+    return f"{x:.6g}" if isinstance(x, float) else str(x)
+
+
+def _where(site: Site) -> str:
+    return f"{site.file.replace(chr(92), '/').rpartition('/')[2]}:{site.line}" if site.file else "?"
+
+
+def _chain(verdict: Verdict) -> RenderableType:
+    links, lines = verdict.chain, Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    shown: list[Site | None] = list(links)
+    if len(links) > 2 * LINKS + 1:
+        shown = [*links[:LINKS], None, *links[-LINKS:]]
+    for site in shown:
+        if site is None:
+            lines.add_row(f"... {len(links) - 2 * LINKS} more", "", "", "")
+            continue
+        loop = f"iteration {', '.join(map(str, site.iterations))}" if site.iterations else ""
+        lines.add_row(site.primitive, site.phase, _where(site), loop or site.module)
+    lines.add_row(f"-> {_listed(verdict.output_faults, most=3)}", "", "", "")
+    return lines
+
+
+def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
