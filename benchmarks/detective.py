@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,13 +26,10 @@ from jax.experimental import checkify
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-jax.config.update("jax_num_cpu_devices", 2)
-
-from corpus import CASES
-from corpus.case import Case
-
 import nanlab
+
+Case = Any  # corpus.case.Case, of the tests
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 
@@ -142,8 +140,11 @@ def grade(case: Case, answer: Answer, score: Score) -> str:
 
 
 def main(options: Options) -> None:
+    jax.config.update("jax_num_cpu_devices", 2)
+    sys.path.insert(0, str(TESTS))
+    every: dict[str, Case] = import_module("corpus").CASES
+    cases = {name: case for name, case in every.items() if options.only in name}
     console = Console()
-    cases = {name: case for name, case in CASES.items() if options.only in name}
     scores = {side: Score() for side in SIDES}
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     for name, case in cases.items():

@@ -18,9 +18,9 @@ from nanlab.blame import places
 from nanlab.blame.blocks import BlockProbe
 from nanlab.blame.cause import Reading, first_in_time
 from nanlab.blame.flow import downstream, upstream
+from nanlab.blame.judge import Blame, Judge
 from nanlab.blame.probe import WINDOW, Probe
 from nanlab.blame.sites import flatten
-from nanlab.blame.judge import Blame, Judge
 from nanlab.codes import INF, NAN
 
 F32 = np.float32

@@ -15,7 +15,14 @@ from jax import Array, lax
 from nanlab import _jax
 from nanlab.blame.cause import Point
 from nanlab.blame.interpreter import (
-    Bind, Interpreter, Records, bind, kept, split_scan, split_while, switch,
+    Bind,
+    Interpreter,
+    Records,
+    bind,
+    kept,
+    split_scan,
+    split_while,
+    switch,
 )  # fmt: skip
 from nanlab.blame.sites import Frame, Program, Site
 
@@ -69,9 +76,11 @@ class Capture(Interpreter):
         return [records[str(number)] for number in range(len(self._points))]
 
     def sites_of(self, frame: Frame) -> Iterable[int]:
+        """See `Interpreter.sites_of`."""
         return self._top if frame.index == 0 else frame.sites
 
     def observe(self, frame: Frame, env: Mapping[int, Any]) -> Records:
+        """See `Interpreter.observe`."""
         numbers = self._wanted.get(frame.index, [])
         return {str(n): jnp.asarray(self.read(env, self._points[n].value)) for n in numbers}
 
@@ -90,6 +99,7 @@ class Capture(Interpreter):
         return {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
 
     def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+        """See `Interpreter.run_scan`."""
         if self._whole(site):
             return bind(site, operands), {}
         params, body = site.eqn.params, self.program.frames[site.frames[0]]
@@ -114,6 +124,7 @@ class Capture(Interpreter):
         return [*carried, *stacked], slots
 
     def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+        """See `Interpreter.run_while`."""
         if self._whole(site):
             return bind(site, operands), {}
         body = self.program.frames[site.frames[0]]
@@ -136,6 +147,7 @@ class Capture(Interpreter):
         return results, slots
 
     def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+        """See `Interpreter.run_cond`."""
         if self._whole(site):
             return bind(site, operands), {}
 
@@ -149,6 +161,7 @@ class Capture(Interpreter):
         return switch(operands[0], branches, inputs, nothing)
 
     def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+        """See `Interpreter.run_shards`."""
         if self._whole(site):
             return bind(site, operands), {}
         body = self.program.frames[site.frames[0]]

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from nanlab.blame.mechanism import SAME_AS
+from nanlab.blame.contents import as_numbers, code_of
+from nanlab.blame.keeper import same_as
+from nanlab.blame.mechanism import DETAILS, SAME_AS
 from nanlab.blame.probe import WINDOW, Probe
 from nanlab.blame.sites import Site
 from nanlab.codes import FINITE, INF, NAN
-
 
 LOOKED_AT = 1000
 """How many bad iterations of one value are looked at for harmless events."""
@@ -56,10 +57,12 @@ class Reading:
     Attributes:
         probe: the probe that recorded them.
         codes: its record, without a lane axis, as NumPy arrays.
+        values: what values held, by number, as `keeper.Keeper` has them.
     """
 
     probe: Probe
     codes: Mapping[str, np.ndarray]
+    values: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
 
     def code(self, point: Point) -> int:
         """FINITE, INF or NAN."""
@@ -79,9 +82,51 @@ class Reading:
         return max((self.code(p) for p in self.feeds(point)), default=FINITE)
 
     def detail(self, site: Site, iterations: tuple[int, ...]) -> int:
-        """What the probe computed to settle the site's mechanism; 0 if nothing."""
+        """What was computed to settle the site's mechanism; 0 if nothing."""
         slot = self.probe.detail_slots.get(site.index)
-        return 0 if slot is None else self._recorded(site.frame, iterations, slot)
+        if slot is None:
+            return 0
+        if f"codes{site.frame}" in self.codes and not self._is_kept(site):
+            return self._recorded(site.frame, iterations, slot)
+        held = [self.held(Point(v, iterations)) for v in (*site.operands, *site.results)]
+        if any(array is None for array in held):
+            return 0
+        arrays = [as_numbers(array) for array in held if array is not None]
+        count = len(site.operands)
+        params = site.eqn.params
+        return int(DETAILS[site.primitive](np, params, arrays[:count], arrays[count:]))
+
+    def _is_kept(self, site: Site) -> bool:
+        return any(value in self.values for value in site.results)
+
+    def held(self, point: Point) -> np.ndarray | None:
+        """What a point held; None if that is not known.
+
+        Inside a `shard_map` each device's, in a new first axis.
+        """
+        program = self.probe.program
+        value = program.values[point.value]
+        if value.site is None and value.argument is None:
+            return np.asarray(value.constant)
+        if point.value in self.values:
+            rows = iter(point.iterations)
+            around = [f for f in program.around(value.frame) if f.kind != "cond"]
+            place = tuple(slice(None) if f.kind == "shard_map" else next(rows) for f in around)
+            return self.values[point.value][place]
+        if value.site is not None:
+            site = program.sites[value.site]
+            if site.primitive in SAME_AS and not program.shards(value.frame):
+                operand = self.held(Point(site.operands[0], point.iterations))
+                return None if operand is None else same_as(site, operand, value.shape)
+            return None
+        frame = program.frames[value.frame]
+        if frame.parent is None or frame.kind in ("while", "shard_map"):
+            return None
+        if frame.kind == "scan":
+            # An argument that is not kept is a constant of the loop.
+            (feed,) = self.feeds(point)
+            return self.held(feed)
+        return self.held(next(iter(self.feeds(point))))
 
     @cached_property
     def _constants(self) -> dict[int, int]:
@@ -145,10 +190,26 @@ class Reading:
         elif value.site is not None:
             site = program.sites[value.site]
             if site.opened is None:
-                yield from (Point(v, point.iterations) for v in site.operands)
+                yield from (Point(v, point.iterations) for v in self._taken(site, point))
             else:
                 place = site.results.index(point.value)
                 yield from self._feeds_of_result(site, place, point.iterations)
+
+    def _taken(self, site: Site, point: Point) -> Iterable[int]:
+        """The operands whose elements go into the result: of a selection those that it takes."""
+        if site.primitive != "select_n" or point.value not in self.values:
+            return site.operands
+        held = [self.held(Point(v, point.iterations)) for v in site.operands]
+        which, cases = held[0], held[1:]
+        if which is None or any(case is None for case in cases):
+            return site.operands
+        taken = [site.operands[0]]
+        for number, (operand, case) in enumerate(zip(site.operands[1:], cases, strict=True)):
+            assert case is not None
+            is_here = np.broadcast_to(which == number, case.shape)
+            if code_of(case[is_here]) >= self.code(point):
+                taken.append(operand)
+        return taken
 
     def _feeds_of_argument(self, point: Point, frame_index: int, place: int) -> Iterator[Point]:
         program = self.probe.program

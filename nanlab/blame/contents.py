@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nanlab.blame.sites import Site
+from nanlab.codes import FINITE, INF, NAN
 
 SHOWN = 8
 """How many of the elements that went into one result are shown."""
@@ -77,6 +78,14 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
 def as_numbers(array: np.ndarray) -> np.ndarray:
     """An array in a type that NumPy can count in: bfloat16 and float8 as float32."""
     return array.astype(np.float32) if array.dtype.kind == "V" or _is_small(array) else array
+
+
+def code_of(array: np.ndarray) -> int:
+    """FINITE, INF or NAN of one array."""
+    numbers = as_numbers(array)
+    if numbers.dtype.kind not in "fc" or np.isfinite(numbers).all():
+        return FINITE
+    return NAN if np.isnan(numbers).any() else INF
 
 
 def _is_small(array: np.ndarray) -> bool:

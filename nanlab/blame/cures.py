@@ -42,13 +42,13 @@ _AT: dict[tuple[str, str], str] = {
     ("0*inf", "mul"): "A 0 meets an inf. In a backward pass it is a where() whose branch that was "
     "not taken has an infinite derivative: make the argument safe *before* the operation, "
     "f(where(ok, x, 1)), and select after it. A mask belongs in where(), not in a product.",
-    ("0*inf", "dot_general"): "A 0 of one side meets an inf of the other: find where the inf began.",
+    ("0*inf", "dot_general"): "A 0 of one side meets an inf of the other: see where it began.",
     ("0/0", "div"): "Numerator and divisor are both 0 (an empty mask, a norm or a variance of 0): "
     "x / where(d == 0, 1, d), or x / maximum(d, eps).",
     ("inf/inf", "div"): "Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or "
     "use softmax.",
     ("inf-inf", "sub"): "Two infs are subtracted, as in x - max(x) where all are -inf (a row that "
-    "is masked whole: mask with a large negative number, or leave the row out) or in log p - log q: "
+    "is masked whole: mask with a large negative number, or leave the row out) or log p - log q: "
     "find where the inf began.",
     ("opaque", "cholesky"): "The matrix is not positive definite: add jitter to its diagonal, "
     "symmetrise it, or use float64.",

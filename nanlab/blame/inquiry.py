@@ -15,11 +15,12 @@ from nanlab.blame import places, verdict
 from nanlab.blame.calls import Call, call_of
 from nanlab.blame.capture import Capture
 from nanlab.blame.cause import Event, Point, Reading, beginnings, strays, way
-from nanlab.blame.contents import as_numbers, contents, first_bad, met_at
+from nanlab.blame.contents import as_numbers, code_of, contents, first_bad, met_at
 from nanlab.blame.effects import Effects, has_effects
 from nanlab.blame.expressions import Expressions
 from nanlab.blame.interpreter import bind
 from nanlab.blame.judge import Causes, Finding, Judge
+from nanlab.blame.keeper import Keeper, is_small
 from nanlab.blame.probe import Probe
 from nanlab.blame.reproducer import Evidence
 from nanlab.blame.sites import Program, flatten_closed
@@ -87,22 +88,30 @@ class _Inquiry:
     def _look(self) -> tuple[list[int], Reading]:
         """The codes of the compiled function's outputs, and the instrumented program's reading."""
         arrays = self._call.arrays
-        probe = Probe(self._program, self._bind())
-        if self._effects is None:
-            plain = self._call.traced.lower()
-        else:
-            plain = jax.jit(self._effects.recording()).lower(*arrays)
-        # XLA compiles outside Python's lock: both at once.
+        kind = Keeper if is_small(self._program) else Probe
         with ThreadPoolExecutor(1) as other:
-            compiling = other.submit(plain.compile)
             if self._effects is not None:
+                # The plain program has the effects: it has to be run before they are replayed.
+                plain = jax.jit(self._effects.recording()).lower(*arrays).compile()
+                outputs = _codes(plain(*arrays))
+                probe = kind(self._program, self._effects.replay())
+                codes = self._compiled(probe)(*arrays)
+            else:
+                # XLA compiles outside Python's lock: both at once.
+                compiling = other.submit(self._call.traced.lower().compile)
+                probe = kind(self._program)
+                codes = self._compiled(probe)(*arrays)
                 outputs = _codes(compiling.result()(*arrays))
-                probe = Probe(self._program, self._bind())
-            compiled = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*arrays).compile()
-            codes = compiled(*arrays)
-            if self._effects is None:
-                outputs = _codes(compiling.result()(*arrays))
-        return outputs, Reading(probe, {name: np.asarray(code) for name, code in codes.items()})
+        records = {name: np.asarray(code) for name, code in codes.items()}
+        if isinstance(probe, Keeper):
+            return outputs, Reading(probe, *probe.codes(records, [_on_host(x) for x in arrays]))
+        return outputs, Reading(probe, records)
+
+    def _compiled(self, probe: Probe) -> Any:
+        lowered = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*self._call.arrays)
+        # What runs once is not worth LLVM's time, unless it is long.
+        quick = isinstance(probe, Keeper) and jax.default_backend() == "cpu"
+        return lowered.compile({"xla_backend_optimization_level": "0"} if quick else None)
 
     def verdict(self) -> Verdict:
         """What is found."""
@@ -140,35 +149,25 @@ class _Inquiry:
             if event is not None and event.site is not None:
                 site = self._program.sites[event.site]
                 for value in (*site.operands, *site.results):
-                    points[Point(value, event.iterations)] = None
+                    points[self._point(value, event)] = None
         held: dict[Point, np.ndarray] = {}
         fetched: list[Point] = []
         for point in points:
-            value = self._program.values[point.value]
-            if value.site is None and value.argument is None:
-                held[Point(point.value)] = np.asarray(value.constant)
-            elif value.argument is not None and value.frame == 0:
-                held[Point(point.value)] = _on_host(self._call.arrays[value.argument])
+            array = reading.held(point)
+            if array is None:
+                fetched.append(point)
             else:
-                home = len(self._program.loops(value.frame))
-                fetched.append(Point(point.value, point.iterations[:home]))
+                held[point] = array
         if fetched:
             capture = Capture(self._program, fetched, self._bind())
             arrays = jax.jit(capture)(*self._call.arrays)
             held |= zip(fetched, map(_on_host, arrays), strict=True)
         return held
 
-    def _arrays(
-        self, values: Sequence[int], event: Event, held: dict[Point, np.ndarray]
-    ) -> list[np.ndarray]:
-        arrays: list[np.ndarray] = []
-        for value in values:
-            about = self._program.values[value]
-            home = len(self._program.loops(about.frame)) if about.site is not None or (
-                about.argument is not None
-            ) else 0  # fmt: skip
-            arrays.append(held[Point(value, event.iterations[:home])])
-        return arrays
+    def _point(self, value: int, event: Event) -> Point:
+        about = self._program.values[value]
+        is_constant = about.site is None and about.argument is None
+        return Point(value, () if is_constant else event.iterations)
 
     def _site(self, reading: Reading, event: Event, held: dict[Point, np.ndarray]) -> Site:
         """An event as it is told, with the numbers that met there."""
@@ -176,8 +175,8 @@ class _Inquiry:
         if event.site is None:
             return _told(finding, None)
         site = self._program.sites[event.site]
-        operands = self._arrays(site.operands, event, held)
-        results = self._arrays(site.results, event, held)
+        operands = [held[self._point(value, event)] for value in site.operands]
+        results = [held[self._point(value, event)] for value in site.results]
         operands, results = _one_shard(self._program, event.site, operands, results)
         bad = None
         if results:
@@ -264,18 +263,11 @@ def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
 
 
 def _codes(tree: Any) -> list[int]:
-    return [_code(_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
-
-
-def _code(array: np.ndarray) -> int:
-    numbers = as_numbers(array)
-    if numbers.dtype.kind not in "fc" or np.isfinite(numbers).all():
-        return FINITE
-    return NAN if np.isnan(numbers).any() else INF
+    return [code_of(_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
 def _any_bad(arrays: Sequence[np.ndarray]) -> bool:
-    return any(_code(array) != FINITE for array in arrays)
+    return any(code_of(array) != FINITE for array in arrays)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

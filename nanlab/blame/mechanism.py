@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array
-
 OVERFLOW, POLE, DOMAIN, OPAQUE = "overflow", "pole", "domain", "opaque"
 INF_MINUS_INF, ZERO_TIMES_INF = "inf-inf", "0*inf"
 ZERO_OVER_ZERO, INF_OVER_INF = "0/0", "inf/inf"
@@ -26,21 +23,22 @@ SAME_AS = {
 NAN_OF = {"tanh", "logistic", "sign", "erf", "erfc", "atan"}
 """Bounded functions: the result is NaN where the operand is, and never inf (of real numbers)."""
 
-Detail = Callable[[Mapping[str, Any], Sequence[Array], Sequence[Array]], Array]
+Detail = Callable[[Any, Mapping[str, Any], Sequence[Any], Sequence[Any]], Any]
+"""Of (NumPy or jax.numpy, the site's parameters, its operands, its results) -> a small number."""
 
 
-def _zero_divisor(params: Mapping[str, Any], operands: Sequence[Array], results: Any) -> Array:
+def _zero_divisor(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
     """2 if a NaN, else 1 if an inf, stands where the divisor is zero (or flushed to zero)."""
     zero, result = operands[1] == 0, results[0]
-    return jnp.max(jnp.where(zero & jnp.isnan(result), 2, zero & jnp.isinf(result)), initial=0)
+    return np.max(np.where(zero & np.isnan(result), 2, zero & np.isinf(result)), initial=0)
 
 
-def _zero_base(params: Mapping[str, Any], operands: Sequence[Array], results: Any) -> Array:
+def _zero_base(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
     """1 if an inf stands where the base of a power is zero."""
-    return jnp.any((operands[0] == 0) & jnp.isinf(results[0]))
+    return np.any((operands[0] == 0) & np.isinf(results[0]))
 
 
-def _inf_meets_zero(params: Mapping[str, Any], operands: Sequence[Array], results: Any) -> Array:
+def _inf_meets_zero(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
     """1 if a matrix product multiplies some inf by some zero.
 
     Exact, without a product: along one contracted index every row of one side meets every column
@@ -48,39 +46,37 @@ def _inf_meets_zero(params: Mapping[str, Any], operands: Sequence[Array], result
     """
     (left_axes, right_axes), (left_batch, right_batch) = params["dimension_numbers"]
 
-    def by_index(x: Array, test: Callable[[Array], Array], batch: Any, axes: Any) -> Array:
+    def by_index(x: Any, test: Callable[[Any], Any], batch: Any, axes: Any) -> Any:
         order = (*batch, *axes)
         free = tuple(axis for axis in range(x.ndim) if axis not in order)
-        present = jnp.any(test(x), axis=free)
+        present = np.any(test(x), axis=free)
         left = [axis for axis in range(x.ndim) if axis in order]
-        return jnp.transpose(present, [left.index(axis) for axis in order])
+        return np.transpose(present, [left.index(axis) for axis in order])
 
-    def is_zero(x: Array) -> Array:
+    def is_zero(x: Any) -> Any:
         return x == 0
 
     left, right = operands
-    left_inf = by_index(left, jnp.isinf, left_batch, left_axes)
-    right_inf = by_index(right, jnp.isinf, right_batch, right_axes)
+    left_inf = by_index(left, np.isinf, left_batch, left_axes)
+    right_inf = by_index(right, np.isinf, right_batch, right_axes)
     left_zero = by_index(left, is_zero, left_batch, left_axes)
     right_zero = by_index(right, is_zero, right_batch, right_axes)
-    return jnp.any((left_inf & right_zero) | (left_zero & right_inf))
+    return np.any((left_inf & right_zero) | (left_zero & right_inf))
 
 
-def _inf_with_zero_anywhere(
-    params: Mapping[str, Any], operands: Sequence[Array], results: Any
-) -> Array:
+def _inf_with_zero_anywhere(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
     """1 if one side of a convolution has an inf and the other a zero, padding included."""
     left, right = operands
     padded = any(low > 0 or high > 0 for low, high in params["padding"])
-    left_inf, right_inf = jnp.any(jnp.isinf(left)), jnp.any(jnp.isinf(right))
-    left_zero, right_zero = jnp.any(left == 0) | padded, jnp.any(right == 0)
+    left_inf, right_inf = np.any(np.isinf(left)), np.any(np.isinf(right))
+    left_zero, right_zero = np.any(left == 0) | padded, np.any(right == 0)
     return (left_inf & right_zero) | (left_zero & right_inf)
 
 
-def _nan_at_pole(params: Mapping[str, Any], operands: Sequence[Array], results: Any) -> Array:
+def _nan_at_pole(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
     """1 if a NaN stands where digamma has a pole: at 0 (or flushed to it) and integers below."""
     x = operands[0]
-    return jnp.any((x <= 0) & (x == jnp.floor(x)) & jnp.isnan(results[0]))
+    return np.any((x <= 0) & (x == np.floor(x)) & np.isnan(results[0]))
 
 
 DETAILS: dict[str, Detail] = {

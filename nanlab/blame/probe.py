@@ -17,7 +17,13 @@ from jax import Array, lax
 
 from nanlab import _jax
 from nanlab.blame.interpreter import (
-    Bind, Interpreter, bind, kept, split_scan, split_while, switch,
+    Bind,
+    Interpreter,
+    bind,
+    kept,
+    split_scan,
+    split_while,
+    switch,
 )  # fmt: skip
 from nanlab.blame.mechanism import DETAILS, NAN_OF, SAME_AS
 from nanlab.blame.sites import Frame, Program, Site
@@ -39,13 +45,14 @@ class Probe(Interpreter):
         program: what it runs.
         slots: value -> its place in its frame's vector of codes.
         detail_slots: site -> the place of its mechanism's detail in its frame's vector.
+        measured: by frame, the values that have slots, by the type that they are measured in.
     """
 
     def __init__(self, program: Program, bind: Bind = bind) -> None:
         super().__init__(program, bind)
         self.slots: dict[int, int] = {}
         self.detail_slots: dict[int, int] = {}
-        self._measured: list[dict[Any, list[int]]] = []
+        self.measured: list[dict[Any, list[int]]] = []
         for frame in program.frames:
             self._number(frame)
 
@@ -63,7 +70,7 @@ class Probe(Interpreter):
             about = program.values[value]
             if about.can_be_bad:
                 by_type.setdefault(measured_as(about.dtype), []).append(value)
-        self._measured.append(by_type)
+        self.measured.append(by_type)
         ordered = [value for values in by_type.values() for value in values]
         self.slots |= {value: place for place, value in enumerate(ordered)}
         count = len(ordered)
@@ -90,9 +97,10 @@ class Probe(Interpreter):
         return jax.tree.unflatten(tree, [jnp.asarray(r) for r in results]), codes
 
     def observe(self, frame: Frame, env: Mapping[int, Any]) -> Codes:
+        """See `Interpreter.observe`."""
         parts = [
             codes_of_bits(jnp.stack([largest_bits(env[value]) for value in values]), dtype)
-            for dtype, values in self._measured[frame.index].items()
+            for dtype, values in self.measured[frame.index].items()
         ]
         details = [self._detail(i, env) for i in frame.sites if i in self.detail_slots]
         if details:
@@ -104,9 +112,11 @@ class Probe(Interpreter):
         site = self.program.sites[index]
         operands = [jnp.asarray(self.read(env, value)) for value in site.operands]
         results = [env[value] for value in site.results]
-        return DETAILS[site.primitive](site.eqn.params, operands, results).astype(jnp.int8)
+        detail = DETAILS[site.primitive](jnp, site.eqn.params, operands, results)
+        return jnp.asarray(detail, jnp.int8)
 
     def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_scan`."""
         params, body = site.eqn.params, self.program.frames[site.frames[0]]
         consts, first, sliced = split_scan(site, operands)
 
@@ -120,6 +130,7 @@ class Probe(Interpreter):
         return [*carried, *stacked], codes
 
     def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_while`."""
         body = self.program.frames[site.frames[0]]
         going, consts, carry = split_while(site, operands)
         shapes = jax.eval_shape(lambda c: self.run(body, [*consts, *c])[1], carry)
@@ -149,6 +160,8 @@ class Probe(Interpreter):
         return results, {**window, **about}
 
     def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_cond`."""
+
         def branch(frame: Frame) -> Any:
             def run(inputs: Any) -> tuple[Any, Codes]:
                 results, codes = self.run(frame, inputs)
@@ -162,6 +175,7 @@ class Probe(Interpreter):
         return switch(operands[0], branches, inputs, nothing)
 
     def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_shards`."""
         body = self.program.frames[site.frames[0]]
 
         def shard(*arguments: Any) -> tuple[Any, Codes]:

@@ -104,26 +104,22 @@ class Program:
     values: list[Value]
     tree: Any
 
+    def around(self, frame: int) -> list[Frame]:
+        """The frames around a frame, itself included and the top left out, outermost first."""
+        around: list[Frame] = []
+        here = self.frames[frame]
+        while here.parent is not None:
+            around.append(here)
+            here = self.frames[self.sites[here.parent].frame]
+        return around[::-1]
+
     def loops(self, frame: int) -> list[int]:
         """The loop bodies around a frame, itself included, outermost first."""
-        around: list[int] = []
-        index: int | None = frame
-        while index is not None:
-            here = self.frames[index]
-            if here.kind in ("scan", "while"):
-                around.append(index)
-            index = None if here.parent is None else self.sites[here.parent].frame
-        return around[::-1]
+        return [f.index for f in self.around(frame) if f.kind in ("scan", "while")]
 
     def shards(self, frame: int) -> int:
         """How many `shard_map`s are around a frame."""
-        index: int | None = frame
-        count = 0
-        while index is not None:
-            here = self.frames[index]
-            count += here.kind == "shard_map"
-            index = None if here.parent is None else self.sites[here.parent].frame
-        return count
+        return sum(f.kind == "shard_map" for f in self.around(frame))
 
 
 def flatten(function: Callable[..., Any], *arguments: Any) -> Program:

@@ -7,9 +7,9 @@ import pytest
 from corpus import CASES, op_by_op
 from corpus.case import Case
 from nanlab.blame.cause import Reading
+from nanlab.blame.judge import Blame, Finding, Judge
 from nanlab.blame.probe import Probe
 from nanlab.blame.sites import flatten
-from nanlab.blame.judge import Blame, Finding, Judge
 
 ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 
