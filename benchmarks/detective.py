@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -57,6 +57,16 @@ class Answer(NamedTuple):
     line: str | None = None
 
 
+def corpus_line(frames: Iterable[tuple[str, int | None]]) -> str | None:
+    """The innermost of some frames (file, line) in the corpus, as its marks are written."""
+    own = (f"corpus/{Path(file).name}:{line}" for file, line in frames if _is_corpus(file))
+    return next(own, None)
+
+
+def _is_corpus(file: str) -> bool:
+    return Path(file).parent.name == "corpus"
+
+
 def with_nanlab(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
     verdict = nanlab.pinpoint(function, *arguments)
     site = verdict.culprit
@@ -72,8 +82,7 @@ def with_debug_nans(function: Callable[..., Any], arguments: tuple[Any, ...]) ->
         except FloatingPointError as error:
             named = re.search(r"encountered in ([\w.-]+)", str(error))
             frames = traceback.extract_tb(error.__traceback__)
-            own = [f for f in frames if "/corpus/" in f.filename.replace("\\", "/")]
-            line = f"corpus/{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
+            line = corpus_line((f.filename, f.lineno) for f in reversed(frames))
             return Answer(True, named.group(1) if named else None, line)
     return Answer(False)
 
@@ -81,14 +90,14 @@ def with_debug_nans(function: Callable[..., Any], arguments: tuple[Any, ...]) ->
 def with_checkify(checks: Any) -> Callable[[Callable[..., Any], tuple[Any, ...]], Answer]:
     def run(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
         error, _ = jax.jit(checkify.checkify(function, errors=checks))(*arguments)
-        message = error.get()
-        if message is None:
+        raised: Any = error.get_exception()
+        if raised is None:
             return Answer(False)
-        named = re.search(r"primitive:? ([\w-]+)", message)
-        lines = re.findall(r"([\w/\\.-]+\.py):(\d+)", message)
-        own = [(f, n) for f, n in lines if "corpus" in f.replace("\\", "/").split("/")]
-        line = f"corpus/{Path(own[-1][0]).name}:{own[-1][1]}" if own else None
-        return Answer(True, named.group(1) if named else None, line)
+        named = re.search(r"primitive:? ([\w-]+)", str(raised))
+        primitive = (
+            named.group(1) if named else ("div" if "division by zero" in str(raised) else None)
+        )
+        return Answer(True, primitive, corpus_line(traceback.extract_tb(raised.__traceback__)))
 
     return run
 

@@ -55,6 +55,11 @@ def is_small_float(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.kind != "f"
 
 
+def is_key(array: Array) -> bool:
+    """Whether it holds typed random keys."""
+    return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
+
+
 class Opened(NamedTuple):
     """The programs inside an equation, and how its operands feed them.
 

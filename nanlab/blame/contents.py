@@ -54,16 +54,13 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
     """
     numbers = as_numbers(array)
     shown = () if there is None else tuple(x.item() for x in _telling(as_numbers(there)))
-    about = {"expression": expression, "shape": array.shape, "dtype": str(array.dtype)}
-    if numbers.dtype.kind not in "fciub":
-        return Contents(
-            **about, min=None, max=None, nans=0, posinfs=0, neginfs=0, zeros=0, first_bad=None
-        )
     is_finite = np.isfinite(numbers)
     has_order = numbers.dtype.kind in "fiu" and bool(is_finite.any())
     finite = numbers[is_finite] if has_order else numbers
     return Contents(
-        **about,
+        expression=expression,
+        shape=array.shape,
+        dtype=str(array.dtype),
         min=finite.min().item() if has_order else None,
         max=finite.max().item() if has_order else None,
         nans=int(np.isnan(numbers).sum()),
@@ -75,7 +72,7 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
     )
 
 
-def as_numbers(array: np.ndarray) -> np.ndarray:
+def as_numbers(array: np.ndarray) -> np.ndarray[Any, np.dtype[Any]]:
     """An array in a type that NumPy can count in: bfloat16 and float8 as float32."""
     return array.astype(np.float32) if array.dtype.kind == "V" or _is_small(array) else array
 
@@ -93,7 +90,7 @@ def _is_small(array: np.ndarray) -> bool:
 
 
 def _infs(numbers: np.ndarray, sign: int) -> int:
-    parts = (numbers.real, numbers.imag) if numbers.dtype.kind == "c" else (numbers,)
+    parts = [np.real(numbers), np.imag(numbers)] if numbers.dtype.kind == "c" else [numbers]
     found = np.zeros(numbers.shape, bool)
     for part in parts:
         found |= np.isinf(part) & (part * sign > 0)

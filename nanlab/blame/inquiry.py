@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nanlab import _jax
 from nanlab.blame import places, verdict
 from nanlab.blame.calls import Call, call_of
 from nanlab.blame.capture import Capture
@@ -62,7 +63,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
 
 
 @contextmanager
-def _plain_mode() -> Iterator[None]:
+def _plain_mode() -> Generator[None]:
     """JAX's own checks off: they would stop the call that is to be looked at."""
     with ExitStack() as stack:
         for setting in (jax.debug_nans, jax.debug_infs, jax.disable_jit):
@@ -271,7 +272,7 @@ def _any_bad(arrays: Sequence[np.ndarray]) -> bool:
 
 
 def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 

@@ -49,7 +49,7 @@ def save(verdict: Verdict, folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     stored = {f"operand{i}": _storable(x) for i, x in enumerate(evidence.operands)}
-    np.savez(folder / OPERANDS, **stored)
+    np.savez(folder / OPERANDS, allow_pickle=False, **stored)
     types = [str(x.dtype) for x in evidence.operands]
     script = _SCRIPT.format(
         what="a NaN" if evidence.worst == NAN else "an inf",

@@ -7,7 +7,7 @@ module's `__call__` gets a scope: its field's name in the module that holds it, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ _CALL = "__call__"
 
 
 @contextmanager
-def modules_named() -> Iterator[None]:
+def modules_named() -> Generator[None]:
     """While this is open, modules of the libraries that are imported name their calls."""
     names: dict[int, str] = {}
     patched: list[tuple[type, Any]] = []

@@ -100,4 +100,6 @@ def _canonical(primitive: str) -> str:
 def _first_name(reading: Reading, worst: int) -> str | None:
     event = first_in_time(reading, worst)
     program = reading.probe.program
-    return None if event is None else _canonical(program.sites[event.site].primitive)
+    if event is None or event.site is None:
+        return None
+    return _canonical(program.sites[event.site].primitive)
