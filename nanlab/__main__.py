@@ -3,6 +3,7 @@
 COMMANDS = {
     "nanlab.sweep": "train every run that a grid file asks for; say what made each NaN",
     "nanlab.replay": "bring a failed run back to its failing step",
+    "nanlab.debug": "run a script of yours; say what made its first inf or NaN",
     "nanlab.grid": "write the JSON Schema of grid files, for completion in editors",
 }
 

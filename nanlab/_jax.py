@@ -60,6 +60,11 @@ def is_key(array: Array) -> bool:
     return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
 
 
+def holds_tracer(tree: Any) -> bool:
+    """Whether something is being traced: a leaf of the tree stands for an array."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 class Opened(NamedTuple):
     """The programs inside an equation, and how its operands feed them.
 

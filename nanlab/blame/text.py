@@ -19,6 +19,9 @@ WIDTH = 88
 LINKS = 6
 """How many sites of a chain, of each end of it, are shown."""
 
+SHORT = 16
+"""Operands whose expressions are no longer are shown by these, others as a, b, ..."""
+
 _MEANING = {
     "overflow": "a number too large for its type",
     "pole": "a function at its pole",
@@ -72,14 +75,14 @@ def _parts(verdict: Verdict) -> Iterator[RenderableType]:
     if len(verdict.chain) > 1:
         yield Text()
         yield Text("How it got out:", style="bold")
-        yield Padding(_chain(verdict), (0, 0, 0, 2))
+        yield Padding(_chain(verdict), (0, 0, 0, 2), expand=False)
     main = culprit or origin
     if main is not None and main.cure:
         yield Text()
         yield Text("What usually cures it:", style="bold green")
-        yield Padding(Text(main.cure), (0, 0, 0, 2))
+        yield Padding(Text(main.cure), (0, 0, 0, 2), expand=False)
         if origin is not None and origin is not main and origin.cure:
-            yield Padding(Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2))
+            yield Padding(Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False)
     if verdict.benign:
         told = [f"{s.primitive} ({s.mechanism}) at {_where(s)}" for s in verdict.benign]
         yield Text()
@@ -108,16 +111,16 @@ def _site(title: str, site: Site) -> Iterator[RenderableType]:
     head = Text.assemble((f"{title}: ", "bold"), (site.primitive or "no operation", "bold red"))
     head.append(f", {site.mechanism} ({meaning})")
     yield head
-    yield Padding(Text(_circumstances(site)), (0, 0, 0, 2))
+    yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
     if site.file:
         line = Text.assemble("at ", (f"{site.file}:{site.line}", "cyan"), f" in {site.function}")
-        yield Padding(line, (0, 0, 0, 2))
+        yield Padding(line, (0, 0, 0, 2), expand=False)
         if site.code:
-            yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6))
+            yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6), expand=False)
     if site.library:
-        yield Padding(Text(f"through {site.library}", style="dim"), (0, 0, 0, 2))
+        yield Padding(Text(f"through {site.library}", style="dim"), (0, 0, 0, 2), expand=False)
     if site.operands or site.results:
-        yield Padding(_numbers(site), (0, 0, 0, 2))
+        yield Padding(_numbers(site), (0, 0, 0, 2), expand=False)
 
 
 def _circumstances(site: Site) -> str:
@@ -133,23 +136,35 @@ def _circumstances(site: Site) -> str:
     return ", ".join(parts)
 
 
-def _numbers(site: Site) -> Table:
+def _numbers(site: Site) -> RenderableType:
+    """Which operands met, under short names, and what each held."""
+    labels = [_label(place, c.expression) for place, c in enumerate(site.operands)]
+    meanings = [
+        Text(f"{label} = {c.expression}")
+        for label, c in zip(labels, site.operands, strict=True)
+        if label != c.expression
+    ]
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    rows = [*(("operand", c) for c in site.operands), *(("result", c) for c in site.results)]
+    results = ["result"] * (len(site.results) == 1) or [
+        f"result {place}" for place in range(len(site.results))
+    ]
+    rows = [*zip(labels, site.operands, strict=True), *zip(results, site.results, strict=True)]
     has_there = any(c.there for _, c in rows)
-    table.add_column("")
-    table.add_column("", overflow="fold", max_width=30)
-    table.add_column("type")
-    table.add_column("finite values")
-    table.add_column("not finite")
+    for title in ("", "type", "finite values", "not finite"):
+        table.add_column(title)
     if has_there:
         table.add_column(_there_title(site))
-    for role, c in rows:
-        cells = [role, c.expression, f"{c.dtype}{list(c.shape)}", _range(c), _bad(c)]
+    for label, c in rows:
+        cells = [label, f"{c.dtype}{list(c.shape)}", _range(c), _bad(c)]
         if has_there:
             cells.append(" ".join(map(_number, c.there)))
         table.add_row(*cells)
-    return table
+    return Group(*meanings, table)
+
+
+def _label(place: int, expression: str) -> str:
+    is_short = len(expression) <= SHORT and " " not in expression
+    return expression if is_short else "abcdefghijklmnopqrstuvwxyz"[place % 26]
 
 
 def _there_title(site: Site) -> str:
