@@ -17,6 +17,7 @@ from jax import Array
 from jax._src.lax.lax import (
     _convert_element_type,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
 )
+from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 Aval = Any
@@ -62,7 +63,11 @@ def is_key(array: Array) -> bool:
 
 def holds_tracer(tree: Any) -> bool:
     """Whether something is being traced: a leaf of the tree stands for an array."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+PUBLIC_PRIMITIVES = "from jax.extend.core import primitives"
+"""What a script writes to have primitives by `public_name`."""
 
 
 class Opened(NamedTuple):

@@ -11,8 +11,8 @@ from jax import Array
 from nanlab import keys
 from nanlab._jax import Device
 from nanlab.blame.blocks import BlockProbe
-from nanlab.blame.cause import Point, Reading
 from nanlab.blame.judge import Blame, Judge
+from nanlab.blame.reading import Point, Reading
 from nanlab.codes import FINITE, NAN
 from nanlab.lanes import Lanes, init_key, step_key
 from nanlab.problem import Problem, State

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nanlab._jax import Device
-from nanlab.blame.cause import Reading
 from nanlab.blame.probe import Probe
+from nanlab.blame.reading import Reading
 from nanlab.blame.sites import Program, flatten
 
 

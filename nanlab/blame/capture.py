@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nanlab import _jax
-from nanlab.blame.cause import Point
 from nanlab.blame.interpreter import (
     Bind,
     Interpreter,
@@ -24,6 +23,7 @@ from nanlab.blame.interpreter import (
     split_while,
     switch,
 )  # fmt: skip
+from nanlab.blame.reading import Point
 from nanlab.blame.sites import Frame, Program, Site
 
 

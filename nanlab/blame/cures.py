@@ -39,9 +39,8 @@ _AT: dict[tuple[str, str], str] = {
     "bfloat16 in place of float16, scale the loss down, or clip before the cast.",
     ("overflow", "reduce_sum"): "Sum in a wider type (dtype=float32), or take the mean of scaled "
     "terms.",
-    ("0*inf", "mul"): "A 0 meets an inf. In a backward pass it is a where() whose branch that was "
-    "not taken has an infinite derivative: make the argument safe *before* the operation, "
-    "f(where(ok, x, 1)), and select after it. A mask belongs in where(), not in a product.",
+    ("0*inf", "mul"): "A 0 meets an inf: what has to go is the inf, so look where it began. A mask "
+    "belongs in where(), not in a product.",
     ("0*inf", "dot_general"): "A 0 of one side meets an inf of the other: see where it began.",
     ("0/0", "div"): "Numerator and divisor are both 0 (an empty mask, a norm or a variance of 0): "
     "x / where(d == 0, 1, d), or x / maximum(d, eps).",
@@ -79,11 +78,26 @@ _OF: dict[str, str] = {
 }  # fmt: skip
 
 
-def cure(mechanism: str, primitive: str) -> str:
-    """What usually cures this mechanism at this primitive.
+_BACKWARD = (
+    "The chain rule multiplies 0 by an infinite derivative. Most often it is that of a where()'s "
+    "branch that was not taken, or of a root, a norm or a logarithm at 0: make the argument safe "
+    "*before* the operation, f(where(ok, x, 1)), and select after it."
+)
+_MASKED = (
+    "The forward pass masks it, its derivative does not: 0 * NaN is NaN. Replace the bad elements "
+    "before they are used, y = where(ok, y, 0), and mask the result as well."
+)
+
+
+def cure(mechanism: str, primitive: str, phase: str) -> str:
+    """What usually cures this mechanism at this primitive, in this phase.
 
     Args:
-        mechanism: as DESIGN's vocabulary has them.
+        mechanism, phase: as DESIGN's vocabulary has them.
         primitive: the primitive's name.
     """
+    if phase == "backward" and (mechanism, primitive) == ("0*inf", "mul"):
+        return _BACKWARD
+    if phase == "backward" and mechanism == "input":
+        return _MASKED
     return _AT.get((mechanism, primitive)) or _OF.get(mechanism, "")

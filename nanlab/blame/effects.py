@@ -16,8 +16,8 @@ from jax import Array
 
 from nanlab import _jax
 from nanlab.blame.capture import Capture
-from nanlab.blame.cause import Point
 from nanlab.blame.interpreter import bind
+from nanlab.blame.reading import Point
 from nanlab.blame.sites import Program, Site
 
 SILENCED = {"debug_callback", "debug_print"}

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 
-from nanlab import _jax
 from nanlab.blame import places, verdict
 from nanlab.blame.calls import Call, call_of
-from nanlab.blame.capture import Capture
-from nanlab.blame.cause import Event, Point, Reading, beginnings, strays, way
+from nanlab.blame.cause import Event, beginnings, strays, way
 from nanlab.blame.contents import as_numbers, code_of, contents, first_bad, met_at
-from nanlab.blame.effects import Effects, has_effects
 from nanlab.blame.expressions import Expressions
-from nanlab.blame.interpreter import bind
 from nanlab.blame.judge import Causes, Finding, Judge
-from nanlab.blame.keeper import Keeper, is_small
-from nanlab.blame.probe import Probe
+from nanlab.blame.looks import Looks, codes_of
+from nanlab.blame.reading import Point, Reading
 from nanlab.blame.reproducer import Evidence
-from nanlab.blame.sites import Program, flatten_closed
+from nanlab.blame.sites import Program
 from nanlab.blame.verdict import Site, Verdict
 from nanlab.codes import FINITE, INF, NAN
 
@@ -75,52 +70,21 @@ class _Inquiry:
     """One call, looked at."""
 
     def __init__(self, call: Call) -> None:
-        self._call = call
-        self._program = flatten_closed(call.closed, call.traced.out_info)
-        self._effects = Effects(self._program) if has_effects(self._program) else None
+        self._call, self._looks = call, Looks(call)
+        self._program = self._looks.program
         self._judge = Judge(self._program)
         self._expressions = Expressions(self._program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None
 
-    def _bind(self) -> Any:
-        return bind if self._effects is None else self._effects.replay()
-
-    def _look(self) -> tuple[list[int], Reading]:
-        """The codes of the compiled function's outputs, and the instrumented program's reading."""
-        arrays = self._call.arrays
-        kind = Keeper if is_small(self._program) else Probe
-        with ThreadPoolExecutor(1) as other:
-            if self._effects is not None:
-                # The plain program has the effects: it has to be run before they are replayed.
-                plain = jax.jit(self._effects.recording()).lower(*arrays).compile()
-                outputs = _codes(plain(*arrays))
-                probe = kind(self._program, self._effects.replay())
-                codes = self._compiled(probe)(*arrays)
-            else:
-                # XLA compiles outside Python's lock: both at once.
-                compiling = other.submit(self._call.traced.lower().compile)
-                probe = kind(self._program)
-                codes = self._compiled(probe)(*arrays)
-                outputs = _codes(compiling.result()(*arrays))
-        records = {name: np.asarray(code) for name, code in codes.items()}
-        if isinstance(probe, Keeper):
-            return outputs, Reading(probe, *probe.codes(records, [_on_host(x) for x in arrays]))
-        return outputs, Reading(probe, records)
-
-    def _compiled(self, probe: Probe) -> Any:
-        lowered = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*self._call.arrays)
-        # What runs once is not worth LLVM's time, unless it is long.
-        quick = isinstance(probe, Keeper) and jax.default_backend() == "cpu"
-        return lowered.compile({"xla_backend_optimization_level": "0"} if quick else None)
-
     def verdict(self) -> Verdict:
         """What is found."""
-        compiled, reading = self._look()
+        compiled, reading = self._looks.first()
         results = self._program.frames[0].results
         shown = [reading.code(Point(value)) for value in results]
         status, faulty = _status(compiled, shown)
         bad = [value for value, is_bad in zip(results, faulty, strict=True) if is_bad]
+        reading = self._looks.behind(reading, bad)
         causes = self._judge.causes(reading, bad)
         seen = self._second_look(reading, causes)
         told = {event: self._site(reading, event, seen) for event in causes if event is not None}
@@ -159,11 +123,7 @@ class _Inquiry:
                 fetched.append(point)
             else:
                 held[point] = array
-        if fetched:
-            capture = Capture(self._program, fetched, self._bind())
-            arrays = jax.jit(capture)(*self._call.arrays)
-            held |= zip(fetched, map(_on_host, arrays), strict=True)
-        return held
+        return held | self._looks.fetch(fetched)
 
     def _point(self, value: int, event: Event) -> Point:
         about = self._program.values[value]
@@ -244,10 +204,9 @@ class _Inquiry:
         return tuple(sites)
 
     def _input_faults(self) -> tuple[str, ...]:
-        named = zip(self._call.names, self._call.arrays, strict=True)
-        arrays = [name for name, code in zip(
-            (n for n, _ in named), _codes(self._call.arrays), strict=True
-        ) if code != FINITE]  # fmt: skip
+        codes = codes_of(self._call.arrays)
+        named = zip(self._call.names, codes, strict=True)
+        arrays = [name for name, code in named if code != FINITE]
         numbers = [name for name, x in self._call.numbers.items() if not np.isfinite(x)]
         return (*arrays, *numbers)
 
@@ -263,18 +222,8 @@ def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
     return verdict.REWRITTEN_AWAY, [code != FINITE for code in shown]
 
 
-def _codes(tree: Any) -> list[int]:
-    return [code_of(_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
-
-
 def _any_bad(arrays: Sequence[np.ndarray]) -> bool:
     return any(code_of(array) != FINITE for array in arrays)
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)
 
 
 def _told(finding: Finding, frame: Any, **about: Any) -> Site:

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from nanlab.blame import mechanism, places
-from nanlab.blame.cause import Event, Point, Reading, beginnings
+from nanlab.blame.cause import Event, beginnings, way
+from nanlab.blame.reading import Point, Reading
 from nanlab.blame.sites import Program, Site
 from nanlab.codes import INF, NAN
 
@@ -52,6 +53,9 @@ class Causes(NamedTuple):
     culprit: Event | None
 
 
+_FORWARD = ("init", "data", "forward")
+
+
 class Judge:
     """Tells the causes of one program's faults.
 
@@ -79,7 +83,8 @@ class Judge:
             return Causes(origin=infs[0] if infs else None, culprit=None)
         culprit = nans[0]
         if culprit.site is None or culprit.source != "made":
-            return Causes(origin=culprit, culprit=culprit)
+            entry = self._entry(reading, points, culprit)
+            return Causes(origin=entry, culprit=entry)
         operands = self._program.sites[culprit.site].operands
         read = [Point(value, culprit.iterations) for value in operands]
         infs = beginnings(reading, [p for p in read if reading.code(p) == INF], INF).events
@@ -88,6 +93,22 @@ class Judge:
             # The culprit itself reads an inf from an argument or a constant.
             origin = origin._replace(site=culprit.site, iterations=culprit.iterations)
         return Causes(origin=origin, culprit=culprit)
+
+    def _entry(self, reading: Reading, outputs: list[Point], read: Event) -> Event:
+        """Where a NaN that came in enters the pass whose outputs are bad.
+
+        A NaN that the forward pass masks can come back in the backward pass: no result of the
+        forward pass is bad then, and its first reader there did no harm.
+        """
+        makers = [self._program.values[p.value].site for p in outputs if reading.code(p) == NAN]
+        if any(site is None or self.phase(site) in _FORWARD for site in makers):
+            return read
+        for point in way(reading, outputs, read):
+            site = self._program.values[point.value].site
+            is_opened = site is None or self._program.sites[site].opened is not None
+            if site is not None and not is_opened and self.phase(site) not in _FORWARD:
+                return read._replace(site=site, iterations=point.iterations)
+        return read
 
     def finding(self, reading: Reading, event: Event) -> Finding:
         """An event in words."""

@@ -8,7 +8,7 @@ lanes, jit it once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,15 +41,25 @@ began; of a branch "ran5"."""
 class Probe(Interpreter):
     """A program that reports its values' codes.
 
+    Args:
+        program: what is run.
+        bind: runs a site that is not opened.
+        only: the values to measure, and no details; None for all that do not follow from others.
+
     Attributes:
         program: what it runs.
         slots: value -> its place in its frame's vector of codes.
         detail_slots: site -> the place of its mechanism's detail in its frame's vector.
+        is_coarse: whether there are values that neither are measured nor follow from others.
         measured: by frame, the values that have slots, by the type that they are measured in.
     """
 
-    def __init__(self, program: Program, bind: Bind = bind) -> None:
+    def __init__(
+        self, program: Program, bind: Bind = bind, only: Container[int] | None = None
+    ) -> None:
         super().__init__(program, bind)
+        self._only = only
+        self.is_coarse = only is not None
         self.slots: dict[int, int] = {}
         self.detail_slots: dict[int, int] = {}
         self.measured: list[dict[Any, list[int]]] = []
@@ -68,7 +78,7 @@ class Probe(Interpreter):
         by_type: dict[Any, list[int]] = {}
         for value in measured:
             about = program.values[value]
-            if about.can_be_bad:
+            if about.can_be_bad and (self._only is None or value in self._only):
                 by_type.setdefault(measured_as(about.dtype), []).append(value)
         self.measured.append(by_type)
         ordered = [value for values in by_type.values() for value in values]
@@ -77,7 +87,7 @@ class Probe(Interpreter):
         for index in frame.sites:
             site = program.sites[index]
             bad = any(program.values[v].can_be_bad for v in site.results)
-            if site.primitive in DETAILS and bad:
+            if site.primitive in DETAILS and bad and self._only is None:
                 self.detail_slots[index] = count
                 count += 1
 

@@ -58,6 +58,7 @@ def save(verdict: Verdict, folder: Path) -> Path:
         primitive=name,
         x64=bool(jax.config.read("jax_enable_x64")),
         operands=OPERANDS,
+        public_primitives=_jax.PUBLIC_PRIMITIVES,
         types=types,
         params=", ".join(f"{k}={v}" for k, v in params.items() if v is not None),
         check="isnan" if evidence.worst == NAN else "isinf",
@@ -74,7 +75,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import primitives
+{public_primitives}
 
 jax.config.update("jax_enable_x64", {x64})
 stored = np.load(Path(__file__).with_name("{operands}"))

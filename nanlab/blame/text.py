@@ -26,7 +26,7 @@ _MEANING = {
     "overflow": "a number too large for its type",
     "pole": "a function at its pole",
     "inf-inf": "two infs that cancel",
-    "0*inf": "a zero times an inf",
+    "0*inf": "a zero meets an inf",
     "0/0": "zero by zero",
     "inf/inf": "inf by inf",
     "domain": "an argument outside the function's domain",
@@ -82,7 +82,9 @@ def _parts(verdict: Verdict) -> Iterator[RenderableType]:
         yield Text("What usually cures it:", style="bold green")
         yield Padding(Text(main.cure), (0, 0, 0, 2), expand=False)
         if origin is not None and origin is not main and origin.cure:
-            yield Padding(Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False)
+            yield Padding(
+                Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False
+            )
     if verdict.benign:
         told = [f"{s.primitive} ({s.mechanism}) at {_where(s)}" for s in verdict.benign]
         yield Text()
@@ -203,8 +205,7 @@ def _chain(verdict: Verdict) -> RenderableType:
             continue
         loop = f"iteration {', '.join(map(str, site.iterations))}" if site.iterations else ""
         lines.add_row(site.primitive, site.phase, _where(site), loop or site.module)
-    lines.add_row(f"-> {_listed(verdict.output_faults, most=3)}", "", "", "")
-    return lines
+    return Group(lines, Text(f"-> {_listed(verdict.output_faults, most=3)}"))
 
 
 def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:

@@ -53,7 +53,7 @@ class Site:
     @property
     def cure(self) -> str:
         """What usually cures this mechanism at this primitive."""
-        return cure(self.mechanism, self.primitive)
+        return cure(self.mechanism, self.primitive, self.phase)
 
 
 @dataclass(frozen=True, kw_only=True)

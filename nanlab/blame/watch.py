@@ -103,6 +103,7 @@ class Watched:
         functools.update_wrapper(self, jitted)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
         return self._watch.call(self._jitted, args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Callable[..., Any]:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nanlab.blame.cause import Reading, first_in_time
+from nanlab.blame.cause import first_in_time
 from nanlab.blame.judge import Finding
 from nanlab.blame.places import is_installed, written
+from nanlab.blame.reading import Reading
 from nanlab.codes import NAN
 
 AGREES, SEES_LESS, EARLIER_BENIGN = "agrees", "sees-less", "earlier-benign"

@@ -1,0 +1,111 @@
+"""Call -> what its values held: the program as it is, instrumented, and a second time for more."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from nanlab import _jax
+from nanlab.blame.calls import Call
+from nanlab.blame.capture import Capture
+from nanlab.blame.coarse import behind, coarse_values
+from nanlab.blame.contents import code_of
+from nanlab.blame.effects import Effects, has_effects
+from nanlab.blame.interpreter import bind
+from nanlab.blame.keeper import Keeper, is_small
+from nanlab.blame.probe import Probe
+from nanlab.blame.reading import Point, Reading
+from nanlab.blame.sites import flatten_closed
+
+
+class Looks:
+    """Runs one call's program, compiled, as often as there is something to see.
+
+    Args:
+        call: the call.
+
+    Attributes:
+        program: its program.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.program = flatten_closed(call.closed, call.traced.out_info)
+        self._effects = Effects(self.program) if has_effects(self.program) else None
+
+    def _bind(self) -> Any:
+        return bind if self._effects is None else self._effects.replay()
+
+    def first(self) -> tuple[list[int], Reading]:
+        """The codes of the compiled function's outputs, and the instrumented program's reading."""
+        arrays = self._call.arrays
+        if self._effects is not None:
+            # The plain program has the effects: it has to be run before they are replayed.
+            plain = jax.jit(self._effects.recording()).lower(*arrays).compile()
+            outputs = codes_of(plain(*arrays))
+            return outputs, self._reading()
+        with ThreadPoolExecutor(1) as other:
+            # XLA compiles outside Python's lock: both at once.
+            compiling = other.submit(self._call.traced.lower().compile)
+            reading = self._reading()
+            return codes_of(compiling.result()(*arrays)), reading
+
+    def _reading(self) -> Reading:
+        arrays, top = self._call.arrays, self.program.frames[0]
+        given = [on_host(array) for array in arrays]
+        if is_small(self.program):
+            keeper = Keeper(self.program, self._bind())
+            lowered = jax.jit(lambda *leaves: keeper(*leaves)[1]).lower(*arrays)
+            return Reading(keeper, *keeper.codes(_records(_quick(lowered)(*arrays)), given))
+        probe = Probe(self.program, self._bind(), coarse_values(self.program))
+        results, codes = jax.jit(probe)(*arrays)
+        values = dict(zip(top.arguments, given, strict=True))
+        values |= zip(top.results, map(on_host, jax.tree.leaves(results)), strict=True)
+        return Reading(probe, _records(codes), values)
+
+    def behind(self, reading: Reading, bad: list[int]) -> Reading:
+        """The reading, and if it is coarse, what lies before the first bad values.
+
+        Args:
+            reading: of the first look.
+            bad: the outputs to walk back from, by number.
+        """
+        if not reading.probe.is_coarse or not bad:
+            return reading
+        points = behind(reading, [Point(value) for value in bad])
+        return replace(reading, looked_at=self.fetch(points))
+
+    def fetch(self, points: list[Point]) -> dict[Point, np.ndarray]:
+        """What these points hold, from a run of their own."""
+        if not points:
+            return {}
+        capture = Capture(self.program, points, self._bind())
+        arrays = jax.jit(capture)(*self._call.arrays)
+        return dict(zip(points, map(on_host, arrays), strict=True))
+
+
+def _quick(lowered: Any) -> Any:
+    """Compile what runs once, and not for long: it is not worth LLVM's time."""
+    if jax.default_backend() != "cpu":
+        return lowered.compile()
+    return lowered.compile({"xla_backend_optimization_level": "0"})
+
+
+def _records(codes: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(code) for name, code in codes.items()}
+
+
+def codes_of(tree: Any) -> list[int]:
+    """FINITE, INF or NAN of each leaf."""
+    return [code_of(on_host(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """An array as NumPy's; of typed random keys their bits."""
+    if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
