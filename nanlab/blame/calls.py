@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nanlab import _jax
@@ -52,39 +53,50 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     Raises:
         ValueError: an argument has been deleted (donated to an earlier call).
     """
-    pure, arguments = _without_objects(function, tuple(args), dict(kwargs))
+    pure, arguments, has_objects = _without_objects(function, tuple(args), dict(kwargs))
     flat, tree = jax.tree_util.tree_flatten_with_path(arguments)
-    names = _argument_names(function, [path for path, _ in flat])
-    leaves = [leaf for _, leaf in flat]
+    name_of = _names_of_arguments(function)
+    names = [name_of(path) for path, _ in flat]
+    # NumPy's arrays as JAX takes them: float64 is float32 where x64 is off.
+    leaves = [jnp.asarray(leaf) if _is_numpys(leaf) else leaf for _, leaf in flat]
     for name, leaf in zip(names, leaves, strict=True):
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise ValueError(
                 f"{name} has been deleted: it was donated to an earlier call. Pass a copy that was "
                 "made before that call, or call it without donate_argnums"
             )
+    arrays = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
     try:
-        return _traced(pure, leaves, tree, names, is_traced=_is_array)
+        traced = _trace(pure, leaves, tree, arrays)
     except Exception as error:
         # An integer that decides a shape or a branch cannot be traced: leave those as they are.
-        if not any(_is_whole_number(leaf) for leaf in leaves):
+        whole = [place for place in arrays if _is_whole_number(leaves[place])]
+        if not whole:
             raise
+        arrays = [place for place in arrays if place not in whole]
+        numbers = [
+            np.asarray(leaf)[()] if place in whole else leaf for place, leaf in enumerate(leaves)
+        ]
         try:
-            return _traced(
-                pure,
-                leaves,
-                tree,
-                names,
-                is_traced=lambda x: _is_array(x) and not _is_whole_number(x),
-            )
+            traced = _trace(pure, numbers, tree, arrays)
         except Exception:
             raise error from None
+    outputs = jax.tree_util.tree_flatten_with_path(traced.out_info)[0]
+    return Call(
+        traced=traced,
+        arrays=[leaves[place] for place in arrays],
+        names=[names[place] for place in arrays],
+        numbers={
+            name: leaf
+            for name, leaf in zip(names, leaves, strict=True)
+            if isinstance(leaf, float | complex)
+        },
+        outputs=[_output_name(path, name_of, has_objects=has_objects) for path, _ in outputs],
+    )
 
 
-def _traced(
-    pure: Callable[..., Any], leaves: list[Any], tree: Any, names: list[str], *,
-    is_traced: Callable[[Any], bool],
-) -> Call:  # fmt: skip
-    places = [place for place, leaf in enumerate(leaves) if is_traced(leaf)]
+def _trace(pure: Callable[..., Any], leaves: list[Any], tree: Any, places: list[int]) -> Any:
+    """Trace a function of one tree, in which the leaves at these places are arrays."""
 
     def of_arrays(*arrays: Any) -> Any:
         filled = list(leaves)
@@ -93,38 +105,30 @@ def _traced(
         with scopes.modules_named():
             return pure(jax.tree_util.tree_unflatten(tree, filled))
 
-    arrays = [leaves[place] for place in places]
-    traced = jax.jit(of_arrays).trace(*arrays)
-    outputs = [
-        OUTPUT + jax.tree_util.keystr(path)
-        for path, _ in jax.tree_util.tree_flatten_with_path(traced.out_info)[0]
-    ]
-    numbers = {n: x for n, x in zip(names, leaves, strict=True) if isinstance(x, float | complex)}
-    return Call(
-        traced=traced,
-        arrays=arrays,
-        names=[names[place] for place in places],
-        numbers=numbers,
-        outputs=outputs,
-    )
+    return jax.jit(of_arrays).trace(*(leaves[place] for place in places))
 
 
-def _is_array(leaf: Any) -> bool:
-    if isinstance(leaf, np.ndarray | np.generic):
-        return leaf.dtype.kind in "fciub" or _jax.is_small_float(leaf.dtype)
-    return isinstance(leaf, jax.Array)
+def _output_name(path: Any, name_of: Callable[[Any], str], *, has_objects: bool) -> str:
+    if not has_objects:
+        return OUTPUT + jax.tree_util.keystr(path)
+    which, *rest = path
+    if _key(which) == 0:
+        return OUTPUT + jax.tree_util.keystr(tuple(rest))
+    return f"{name_of(tuple(rest))} after the call"
 
 
-def _is_whole_number(leaf: Any) -> bool:
-    return _is_array(leaf) and np.ndim(leaf) == 0 and np.dtype(_kind(leaf)).kind in "iub"
+def _is_numpys(leaf: Any) -> bool:
+    if not isinstance(leaf, np.ndarray | np.generic):
+        return False
+    return leaf.dtype.kind in "fciub" or _jax.is_small_float(leaf.dtype)
 
 
-def _kind(leaf: Any) -> Any:
-    # A typed key's dtype is none of NumPy's.
-    return leaf.dtype if isinstance(leaf.dtype, np.dtype) else np.float32
+def _is_whole_number(array: jax.Array) -> bool:
+    return array.ndim == 0 and not _jax.is_key(array) and np.dtype(array.dtype).kind in "iub"
 
 
-def _argument_names(function: Callable[..., Any], paths: list[Any]) -> list[str]:
+def _names_of_arguments(function: Callable[..., Any]) -> Callable[[Any], str]:
+    """What an argument's leaf is called, by its path in (args, kwargs)."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -141,9 +145,9 @@ def _argument_names(function: Callable[..., Any], paths: list[Any]) -> list[str]
             start = positional[first]
         else:
             start = f"{rest}[{first - len(positional)}]"
-        return start + jax.tree_util.keystr(tuple(further))
+        return start + jax.tree_util.keystr(tuple(further)).removesuffix(".value")
 
-    return [name(path) for path in paths]
+    return name
 
 
 def _key(entry: Any) -> Any:
@@ -152,11 +156,11 @@ def _key(entry: Any) -> Any:
 
 def _without_objects(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[[Any], Any], Any]:
-    """A pure function of one tree, and that tree: (args, kwargs), NNX objects taken apart."""
+) -> tuple[Callable[[Any], Any], Any, bool]:
+    """A pure function of one tree; that tree, (args, kwargs); whether NNX objects are in it."""
     nnx: Any = sys.modules.get("flax.nnx")
     if nnx is None or not _holds_objects(nnx, (args, kwargs)):
-        return lambda tree: function(*tree[0], **tree[1]), (args, kwargs)
+        return lambda tree: function(*tree[0], **tree[1]), (args, kwargs), False
     graph, state = nnx.split((args, kwargs))
 
     def pure(state: Any) -> Any:
@@ -165,7 +169,7 @@ def _without_objects(
         _, after = nnx.split((own_args, own_kwargs))
         return result, after
 
-    return pure, state
+    return pure, state, True
 
 
 def _holds_objects(nnx: Any, tree: Any) -> bool:

@@ -7,7 +7,7 @@ module's `__call__` gets a scope: its field's name in the module that holds it, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,8 @@ def modules_named() -> Generator[None]:
         for library, base in _BASES:
             if library in sys.modules:
                 for cls in _subclasses(getattr(sys.modules[library], base)):
-                    if _CALL in vars(cls):
+                    # A library's own wrappers (Equinox's _JitWrapper) are no layers.
+                    if _CALL in vars(cls) and not cls.__name__.startswith("_"):
                         patched.append((cls, vars(cls)[_CALL]))
                         type.__setattr__(cls, _CALL, _scoped(vars(cls)[_CALL], names))
         yield
@@ -64,10 +65,10 @@ def _fields(module: Any) -> Iterator[tuple[int, str]]:
 
 
 def _named(name: str, value: Any) -> Iterator[tuple[int, str]]:
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         for place, item in enumerate(value):
             yield from _named(f"{name}_{place}", item)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _named(f"{name}_{key}", item)
     elif callable(value):
