@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from rich.console import Console
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _watch(own: list[str], *, is_module: bool) -> int:
-    from nanlab.blame.watch import Found, Watch
+    from nanlab.blame.watch import Found, Lost, Watch
 
     watch, errors = Watch(), Console(stderr=True, highlight=False, soft_wrap=True)
     sys.argv = list(own)
@@ -60,6 +61,11 @@ def _watch(own: list[str], *, is_module: bool) -> int:
         console.print(f"The fault is in call {found.call} of a jitted function, {found.name}.")
         console.print(found.verdict)
         return FAULT
+    except Lost as lost:
+        where = f"call {lost.call} of a jitted function, {lost.name}"
+        errors.print(f"nanlab.debug: the fault is in {where}, and looking at it failed:")
+        traceback.print_exception(lost.__cause__)
+        return 1
     except SystemExit as stop:
         status = _status(stop)
     _say_donation(errors, watch.donating)

@@ -132,16 +132,14 @@ def met_at(site: Site, operands: Sequence[np.ndarray], index: Index) -> list[np.
         place = tuple(
             slice(None) if axis in axes else next(kept) for axis in range(operands[0].ndim)
         )
-        return [operands[0][place], *[None for _ in operands[1:]]]
+        return [np.asarray(operands[0][place]), *[None for _ in operands[1:]]]
     if name.startswith("cum") and "axis" in params:
         axis = params["axis"]
         until = slice(index[axis], None) if params.get("reverse") else slice(0, index[axis] + 1)
         place = tuple(until if a == axis else i for a, i in enumerate(index))
-        return [operands[0][place]]
-    if name == "select_n":
-        return [x[index] if x.ndim == len(index) else x[()] for x in operands]
+        return [np.asarray(operands[0][place])]
     if name in _ELEMENTWISE:
-        return [x[index] if x.ndim == len(index) else x[()] for x in operands]
+        return [np.asarray(x[index] if x.ndim == len(index) else x) for x in operands]
     return [None for _ in operands]
 
 
@@ -160,7 +158,7 @@ def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], index: Index) 
             else next(rest)
             for axis in range(x.ndim)
         )  # fmt: skip
-        rows.append(x[place])
+        rows.append(np.asarray(x[place]))
     return rows
 
 
@@ -171,5 +169,5 @@ _ELEMENTWISE = {
     "is_finite", "lgamma", "log", "log1p", "logistic", "max", "min", "mul", "neg", "nextafter",
     "polygamma", "pow", "reduce_precision", "regularized_incomplete_beta", "rem", "round", "rsqrt",
     "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "zeta", "complex", "real",
-    "imag", "bessel_i0e", "bessel_i1e",
+    "imag", "bessel_i0e", "bessel_i1e", "select_n",
 }  # fmt: skip

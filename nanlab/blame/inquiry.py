@@ -13,7 +13,7 @@ import numpy as np
 from nanlab.blame import places, verdict
 from nanlab.blame.calls import Call, call_of
 from nanlab.blame.cause import Event, beginnings, strays, way
-from nanlab.blame.contents import as_numbers, code_of, contents, first_bad, met_at
+from nanlab.blame.contents import Index, as_numbers, code_of, contents, first_bad, met_at
 from nanlab.blame.expressions import Expressions
 from nanlab.blame.judge import Causes, Finding, Judge
 from nanlab.blame.looks import Looks, codes_of
@@ -161,7 +161,7 @@ class _Inquiry:
                 for name, array, there in zip(names, operands, met, strict=True)
             ),
             results=tuple(
-                contents("", array, array[bad] if place == 0 and bad is not None else None)
+                contents("", array, _element(array, bad) if place == 0 else None)
                 for place, array in enumerate(results)
             ),
         )
@@ -220,6 +220,10 @@ def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
         both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
         return verdict.COMPILED_ONLY, both
     return verdict.REWRITTEN_AWAY, [code != FINITE for code in shown]
+
+
+def _element(array: np.ndarray, index: Index | None) -> np.ndarray | None:
+    return None if index is None else np.asarray(array[index])
 
 
 def _any_bad(arrays: Sequence[np.ndarray]) -> bool:

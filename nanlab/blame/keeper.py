@@ -76,7 +76,7 @@ class Keeper(Probe):
             array = np.moveaxis(values[value], scans, range(len(scans)))
             if code_of(array):
                 for rows in np.ndindex(*lengths):
-                    vector[(*rows, slot)] = code_of(array[rows])
+                    vector[(*rows, slot)] = code_of(np.asarray(array[rows]))
         return vector
 
 

@@ -115,14 +115,14 @@ class Reading:
         program = self.probe.program
         value = program.values[point.value]
         if value.site is None and value.argument is None:
-            return np.asarray(value.constant)
+            return np.asarray(value.constant, value.dtype)
         if point in self.looked_at:
             return self.looked_at[point]
         if point.value in self.values:
             rows = iter(point.iterations)
             around = [f for f in program.around(value.frame) if f.kind != "cond"]
             place = tuple(slice(None) if f.kind == "shard_map" else next(rows) for f in around)
-            return self.values[point.value][place]
+            return np.asarray(self.values[point.value][place])
         if value.site is not None:
             site = program.sites[value.site]
             if site.primitive in SAME_AS and not program.shards(value.frame):

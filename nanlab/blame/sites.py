@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nanlab import _jax
 from nanlab._jax import Jaxpr, JaxprEqn, Literal, Var
@@ -153,10 +151,7 @@ class _Flattener:
         self.program.values.append(value)
         return len(self.program.values) - 1
 
-    def _constant(self, constant: Any) -> int:
-        dtype = getattr(constant, "dtype", None)
-        dtype = np.asarray(constant).dtype if dtype is None else dtype
-        aval = jax.ShapeDtypeStruct(np.shape(constant), dtype)
+    def _constant(self, constant: Any, aval: Any) -> int:
         return self._value(0, aval, constant=constant)
 
     def _new_frame(self, parent: int | None, kind: str, jaxpr: Jaxpr) -> Frame:
@@ -177,12 +172,14 @@ class _Flattener:
         callers: tuple[JaxprEqn, ...],
     ) -> tuple[int, ...]:
         """Add a jaxpr's equations to `frame`; the values of its outputs."""
-        known = [self._constant(c) for c in constants]
+        known = [self._constant(c, v.aval) for c, v in zip(constants, jaxpr.constvars, strict=True)]
         names = _jax.argument_variables(jaxpr)
         env: dict[Var, int] = dict(zip(names, (*known, *arguments), strict=True))
 
         def read(atom: Any) -> int:
-            return self._constant(atom.val) if isinstance(atom, Literal) else env[atom]
+            if isinstance(atom, Literal):
+                return self._constant(atom.val, atom.aval)
+            return env[atom]
 
         for eqn in jaxpr.eqns:
             operands = tuple(read(v) for v in eqn.invars)

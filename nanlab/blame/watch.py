@@ -31,6 +31,14 @@ class Found(BaseException):
         self.name, self.call, self.verdict = name, call, verdict
 
 
+class Lost(BaseException):
+    """A watched call is at fault, and looking at it failed; the cause says how."""
+
+    def __init__(self, name: str, call: int) -> None:
+        super().__init__(name, call)
+        self.name, self.call = name, call
+
+
 class Watch:
     """Counts and checks outermost jitted calls.
 
@@ -87,7 +95,10 @@ class Watch:
         has_nan = any(self._has_nan(leaves))
         if not has_nan and not any(self._has_inf(leaves)):
             return
-        verdict = pinpoint(jitted, *args, **kwargs)
+        try:
+            verdict = pinpoint(jitted, *args, **kwargs)
+        except Exception as error:
+            raise Lost(_name(jitted), self.calls) from error
         main = verdict.culprit or verdict.origin
         # An inf that is handed on is one that somebody asked for, as a first "best loss" is.
         is_meant = not has_nan and main is not None and main.mechanism in ("input", "constant")
