@@ -17,10 +17,10 @@ from jax import lax
 from nanlab.blame import places
 from nanlab.blame.blocks import BlockProbe
 from nanlab.blame.cause import first_in_time
-from nanlab.blame.reading import Reading
 from nanlab.blame.flow import downstream, upstream
 from nanlab.blame.judge import Blame, Judge
 from nanlab.blame.probe import WINDOW, Probe
+from nanlab.blame.reading import Reading
 from nanlab.blame.sites import flatten
 from nanlab.codes import INF, NAN
 

@@ -1,5 +1,6 @@
 """`python -m nanlab.debug`: scripts that fail, scripts that do not, and scripts that are wrong."""
 
+import re
 import subprocess
 import sys
 from textwrap import dedent
@@ -168,3 +169,18 @@ def test_a_module_runs_from_the_current_folder(own_folder):
     assert "There is an inf in output." in done.stdout
     assert "trains.py:2" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_readme_shows_is_what_the_example_says(repository, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "88")
+    text = (repository / "examples/nan_in_a_where.py").read_text()
+    with jax.enable_x64(False):
+        status, output, _ = run(text)
+    assert status == debug.FAULT
+    shown = (repository / "README.md").read_text().partition("```text\n")[2].partition("```")[0]
+    said = [line.rstrip() for line in output.replace("script.py", "nan_in_a_where.py").splitlines()]
+    for wanted in shown.replace("examples/", "").splitlines():
+        pattern = re.sub(r"(\\ )+", " +", re.escape(wanted))
+        # Another machine may round differently.
+        pattern = re.sub(r"(\\-)?\d\\\.\d{3,}", r"-?[0-9.e-]+", pattern)
+        assert any(re.fullmatch(pattern, line) for line in said), wanted

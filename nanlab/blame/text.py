@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanlab.blame.contents import Contents
+from nanlab.blame.mechanism import SAME_AS
 from nanlab.blame.verdict import CLEAN, COMPILED_ONLY, REWRITTEN_AWAY, Site, Verdict
 
 WIDTH = 88
@@ -101,7 +102,7 @@ def _headline(verdict: Verdict) -> Text:
             style="bold yellow",
         )
     kind = "a NaN" if verdict.culprit or verdict.origin is None else "an inf"
-    text = f"There is {kind} in " + _listed(verdict.output_faults, most=5)
+    text = f"There is {kind} in " + _listed(verdict.output_faults, most=3)
     if verdict.status == COMPILED_ONLY:
         text += ", but not in the same way in the instrumented program (compiled-only)"
     return Text(text + ".", style="bold red")
@@ -140,33 +141,37 @@ def _circumstances(site: Site) -> str:
 
 def _numbers(site: Site) -> RenderableType:
     """Which operands met, under short names, and what each held."""
-    labels = [_label(place, c.expression) for place, c in enumerate(site.operands)]
+    labels = _labels([c.expression for c in site.operands])
     meanings = [
         Text(f"{label} = {c.expression}")
         for label, c in zip(labels, site.operands, strict=True)
         if label != c.expression
     ]
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    results = ["result"] * (len(site.results) == 1) or [
-        f"result {place}" for place in range(len(site.results))
-    ]
+    count = len(site.results)
+    results = ["result"] if count == 1 else [f"result {place}" for place in range(count)]
     rows = [*zip(labels, site.operands, strict=True), *zip(results, site.results, strict=True)]
-    has_there = any(c.there for _, c in rows)
-    for title in ("", "type", "finite values", "not finite"):
+    columns: dict[str, Callable[[Contents], str]] = {
+        "type": lambda c: f"{c.dtype}{list(c.shape)}",
+        "finite values": _range,
+        "zeros": lambda c: str(c.zeros) if c.zeros else "-",
+        "not finite": _bad,
+    }
+    if not any(c.zeros for _, c in rows):
+        del columns["zeros"]
+    if any(c.there for _, c in rows):
+        columns[_there_title(site)] = lambda c: " ".join(map(_number, c.there))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for title in ("", *columns):
         table.add_column(title)
-    if has_there:
-        table.add_column(_there_title(site))
     for label, c in rows:
-        cells = [label, f"{c.dtype}{list(c.shape)}", _range(c), _bad(c)]
-        if has_there:
-            cells.append(" ".join(map(_number, c.there)))
-        table.add_row(*cells)
+        table.add_row(label, *(tell(c) for tell in columns.values()))
     return Group(*meanings, table)
 
 
-def _label(place: int, expression: str) -> str:
-    is_short = len(expression) <= SHORT and " " not in expression
-    return expression if is_short else "abcdefghijklmnopqrstuvwxyz"[place % 26]
+def _labels(expressions: list[str]) -> list[str]:
+    """Short expressions as they are, a, b, ... for the others."""
+    letters = iter("abcdefghijklmnopqrstuvwxyz" * 9)
+    return [e if len(e) <= SHORT and " " not in e else next(letters) for e in expressions]
 
 
 def _there_title(site: Site) -> str:
@@ -178,7 +183,7 @@ def _range(c: Contents) -> str:
     if c.min is None:
         return "none" if c.nans or c.posinfs or c.neginfs else "-"
     span = _number(c.min) if c.min == c.max else f"{_number(c.min)} to {_number(c.max)}"
-    return span + (f", {c.zeros} zero" if c.zeros and c.shape else "")
+    return span
 
 
 def _bad(c: Contents) -> str:
@@ -195,7 +200,9 @@ def _where(site: Site) -> str:
 
 
 def _chain(verdict: Verdict) -> RenderableType:
-    links, lines = verdict.chain, Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    lines = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    # Those that only pass it on are left out.
+    links = [site for site in verdict.chain if site.primitive not in SAME_AS]
     shown: list[Site | None] = list(links)
     if len(links) > 2 * LINKS + 1:
         shown = [*links[:LINKS], None, *links[-LINKS:]]
