@@ -90,6 +90,8 @@ def _is_small(array: np.ndarray) -> bool:
 
 
 def _infs(numbers: np.ndarray, sign: int) -> int:
+    if numbers.dtype.kind not in "fc":
+        return 0
     parts = [np.real(numbers), np.imag(numbers)] if numbers.dtype.kind == "c" else [numbers]
     found = np.zeros(numbers.shape, bool)
     for part in parts:
@@ -97,14 +99,33 @@ def _infs(numbers: np.ndarray, sign: int) -> int:
     return int(found.sum())
 
 
-def first_bad(numbers: np.ndarray, worst: str = "") -> Index | None:
-    """The index of the first element that is not finite (`worst` "nan": that is NaN)."""
-    if numbers.dtype.kind not in "fc":
-        return None
-    bad = np.isnan(numbers) if worst == "nan" else ~np.isfinite(numbers)
+def first_bad(
+    array: np.ndarray, worst: int = INF, later: Sequence[np.ndarray] = ()
+) -> Index | None:
+    """The index of the first element that is not finite; None if there is none.
+
+    Args:
+        array: of any type.
+        worst: NAN if only a NaN counts.
+        later: arrays of the same shape that it went into, element by element: one whose elements
+            were bad there too goes before others.
+    """
+    bad = _bad(array, worst)
     if not bad.any():
         return None
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), numbers.shape))
+    for each in later:
+        remaining = bad & _bad(each, INF)
+        if not remaining.any():
+            break
+        bad = remaining
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+
+
+def _bad(array: np.ndarray, worst: int) -> np.ndarray:
+    numbers = as_numbers(array)
+    if numbers.dtype.kind not in "fc":
+        return np.zeros(numbers.shape, bool)
+    return np.asarray(np.isnan(numbers) if worst == NAN else ~np.isfinite(numbers))
 
 
 def _telling(numbers: np.ndarray) -> np.ndarray:
@@ -141,6 +162,11 @@ def met_at(site: Site, operands: Sequence[np.ndarray], index: Index) -> list[np.
     if name in _ELEMENTWISE:
         return [np.asarray(x[index] if x.ndim == len(index) else x) for x in operands]
     return [None for _ in operands]
+
+
+def is_elementwise(site: Site) -> bool:
+    """Whether each element of a site's result comes of those in its place."""
+    return site.primitive in _ELEMENTWISE
 
 
 def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], index: Index) -> list[np.ndarray]:

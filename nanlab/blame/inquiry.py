@@ -13,7 +13,7 @@ import numpy as np
 from nanlab.blame import places, verdict
 from nanlab.blame.calls import Call, call_of
 from nanlab.blame.cause import Event, beginnings, strays, way
-from nanlab.blame.contents import Index, as_numbers, code_of, contents, first_bad, met_at
+from nanlab.blame.contents import Index, code_of, contents, first_bad, is_elementwise, met_at
 from nanlab.blame.expressions import Expressions
 from nanlab.blame.judge import Causes, Finding, Judge
 from nanlab.blame.looks import Looks, codes_of
@@ -32,12 +32,21 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
     met there. Nothing is donated, no configuration is changed, and callbacks (`debug.print`,
     `io_callback`) run once.
 
-    It cannot see into kernels: a linear-algebra routine, a Pallas kernel or a foreign call is
-    blamed as itself, with mechanism "opaque". It follows arrays, not elements: where two bad
-    values meet in one array, the earlier is named. Of a while loop it records the 64 iterations
-    after the first bad value. It does not see what happens outside the call: data that came in
-    bad is told as `input_faults`, with mechanism "input". Programs that depend on rounding may
-    behave differently when they are instrumented: `status` says so.
+    What it cannot see, and what it says then:
+
+    - Inside kernels: a linear-algebra routine, a Pallas kernel or a foreign call is blamed as
+      itself, with mechanism "opaque".
+    - Elements: it follows arrays (and, of a selection, the elements taken). Where two bad values
+      meet in one array, the earlier is named.
+    - Long while loops: it records the 64 iterations after the first bad value; what begins later
+      is found, and what led there within those iterations is told by its first iteration.
+    - Large programs, whose values need more than 32 MiB together: matrix products and their like
+      are measured first, then what lies before the first bad ones. If two faults are independent,
+      the one whose measured value comes first is named, and `benign` holds only what was
+      measured.
+    - Outside the call: what came in bad is told as `input_faults`, with mechanism "input".
+    - Rounding: a program that is instrumented is compiled differently. `status` says whether the
+      same outputs are bad in the same way.
 
     Args:
         function: any that JAX can trace, jitted or not; Python numbers, strings and other objects
@@ -82,18 +91,22 @@ class _Inquiry:
         compiled, reading = self._looks.first()
         results = self._program.frames[0].results
         shown = [reading.code(Point(value)) for value in results]
+        if any(compiled) and compiled != shown and (other := self._looks.simplified()) is not None:
+            # A fault of XLA's own making: look at the program as XLA rewrites it.
+            reading, shown = other, [other.code(Point(value)) for value in results]
         status, faulty = _status(compiled, shown)
         bad = [value for value, is_bad in zip(results, faulty, strict=True) if is_bad]
         reading = self._looks.behind(reading, bad)
         causes = self._judge.causes(reading, bad)
         seen = self._second_look(reading, causes)
-        told = {event: self._site(reading, event, seen) for event in causes if event is not None}
+        ways = self._ways(reading, bad, causes)
+        told = {event: self._site(reading, event, seen, ways[event]) for event in ways}
         origin, culprit = (event and told[event] for event in causes)
         return Verdict(
             status=status,
             origin=origin,
             culprit=culprit,
-            chain=self._chain(reading, bad, causes),
+            chain=self._chain(reading, [p for points in ways.values() for p in points]),
             benign=self._benign(reading, bad),
             input_faults=self._input_faults(),
             output_faults=tuple(
@@ -130,8 +143,17 @@ class _Inquiry:
         is_constant = about.site is None and about.argument is None
         return Point(value, () if is_constant else event.iterations)
 
-    def _site(self, reading: Reading, event: Event, held: dict[Point, np.ndarray]) -> Site:
-        """An event as it is told, with the numbers that met there."""
+    def _site(
+        self, reading: Reading, event: Event, held: dict[Point, np.ndarray], out: list[Point]
+    ) -> Site:
+        """An event as it is told, with the numbers that met there.
+
+        Args:
+            reading: of the first look.
+            event: the event.
+            held: what its operands and results held.
+            out: the way from there.
+        """
         finding = self._judge.finding(reading, event)
         if event.site is None:
             return _told(finding, None)
@@ -141,8 +163,7 @@ class _Inquiry:
         operands, results = _one_shard(self._program, event.site, operands, results)
         bad = None
         if results:
-            numbers = as_numbers(results[0])
-            bad = first_bad(numbers, "nan" if event.worst == NAN else "")
+            bad = first_bad(results[0], event.worst, self._later(reading, out, results[0].shape))
         if bad is None and event.source == "made" and not _any_bad(results):
             self._notes.append(
                 f"the numbers at {site.primitive} came out finite when they were fetched: the "
@@ -155,7 +176,7 @@ class _Inquiry:
         return _told(
             finding,
             places.user_frame(site),
-            lane=_lane(site.scopes, bad),
+            lane=None if bad is None else places.lane_of(self._program, site, bad),
             operands=tuple(
                 contents(name, array, there)
                 for name, array, there in zip(names, operands, met, strict=True)
@@ -168,17 +189,37 @@ class _Inquiry:
 
     # What is around it.
 
-    def _chain(self, reading: Reading, bad: list[int], causes: Causes) -> tuple[Site, ...]:
+    def _ways(self, reading: Reading, bad: list[int], causes: Causes) -> dict[Event, list[Point]]:
+        """From each cause, the way out: of the origin, to the culprit."""
         outputs = [Point(value) for value in bad]
-        points: list[Point] = []
-        if causes.culprit is not None:
-            points = way(reading, outputs, causes.culprit)
-        if causes.origin is not None and causes.origin != causes.culprit:
+        origin, culprit = causes
+        ways: dict[Event, list[Point]] = {}
+        if origin is not None and origin != culprit:
             goal = outputs
-            if causes.culprit is not None and causes.culprit.site is not None:
-                read = self._program.sites[causes.culprit.site].operands
-                goal = [Point(value, causes.culprit.iterations) for value in read]
-            points = [*way(reading, goal, causes.origin), *points]
+            if culprit is not None and culprit.site is not None:
+                read = self._program.sites[culprit.site].operands
+                goal = [Point(value, culprit.iterations) for value in read]
+            ways[origin] = way(reading, goal, origin)
+        if culprit is not None:
+            ways[culprit] = way(reading, outputs, culprit)
+        return ways
+
+    def _later(
+        self, reading: Reading, out: list[Point], shape: tuple[int, ...]
+    ) -> list[np.ndarray]:
+        """What was held on the way, as long as elements stay in their places."""
+        arrays: list[np.ndarray] = []
+        for point in out[1:]:
+            index = self._program.values[point.value].site
+            array = None if index is None else reading.held(point)
+            if index is None or array is None or array.shape != shape:
+                break
+            if not is_elementwise(self._program.sites[index]):
+                break
+            arrays.append(array)
+        return arrays
+
+    def _chain(self, reading: Reading, points: list[Point]) -> tuple[Site, ...]:
         links: list[Site] = []
         for point in points:
             index = self._program.values[point.value].site
@@ -244,14 +285,6 @@ def _told(finding: Finding, frame: Any, **about: Any) -> Site:
         iterations=finding.iterations,
         **about,
     )
-
-
-def _lane(scopes: str, bad: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
-    """The vmap lane of a bad element: batched axes come first, the outermost before the others."""
-    count = scopes.count("vmap(")
-    if bad is None or count == 0 or len(bad) < count:
-        return None
-    return bad[0] if count == 1 else bad[:count]
 
 
 def _one_shard(

@@ -54,13 +54,18 @@ class Looks:
             reading = self._reading()
             return codes_of(compiling.result()(*arrays)), reading
 
-    def _reading(self) -> Reading:
+    def simplified(self) -> Reading | None:
+        """The instrumented program's reading as XLA simplifies it, if `first`'s was not."""
+        return self._reading(is_simplified=True) if is_small(self.program) else None
+
+    def _reading(self, *, is_simplified: bool = False) -> Reading:
         arrays, top = self._call.arrays, self.program.frames[0]
         given = [on_host(array) for array in arrays]
         if is_small(self.program):
             keeper = Keeper(self.program, self._bind())
             lowered = jax.jit(lambda *leaves: keeper(*leaves)[1]).lower(*arrays)
-            return Reading(keeper, *keeper.codes(_records(_quick(lowered)(*arrays)), given))
+            compiled = lowered.compile() if is_simplified else _quick(lowered)
+            return Reading(keeper, *keeper.codes(_records(compiled(*arrays)), given))
         probe = Probe(self.program, self._bind(), coarse_values(self.program))
         results, codes = jax.jit(probe)(*arrays)
         values = dict(zip(top.arguments, given, strict=True))
@@ -89,10 +94,15 @@ class Looks:
 
 
 def _quick(lowered: Any) -> Any:
-    """Compile what runs once, and not for long: it is not worth LLVM's time."""
+    """Compile what runs once, and not for long: it is not worth LLVM's time.
+
+    Nor is it simplified, so that it computes as the program does op by op: XLA makes a product
+    with a mask a selection, and 0 * inf is then no NaN.
+    """
     if jax.default_backend() != "cpu":
         return lowered.compile()
-    return lowered.compile({"xla_backend_optimization_level": "0"})
+    options = {"xla_backend_optimization_level": "0", "xla_disable_hlo_passes": "algsimp"}
+    return lowered.compile(options)
 
 
 def _records(codes: Any) -> dict[str, np.ndarray]:

@@ -112,6 +112,8 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 def _source(thing: Any) -> str | None:
     """A parameter as Python source; None if it cannot be written."""
+    if isinstance(thing, float) and not np.isfinite(thing):
+        return f'float("{thing}")'
     if thing is None or isinstance(thing, bool | int | float | str):
         return repr(thing)
     if isinstance(thing, enum.Enum):
