@@ -100,6 +100,7 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
 }
 
 
@@ -134,6 +135,9 @@ def open_equation(eqn: JaxprEqn) -> Opened | None:
         own = tuple(range(first, first + lengths.solve))
         right_side = tuple(range(sum(lengths), count))
         return Opened("call", (split_constants(params["jaxprs"].solve),), (own + right_side,))
+    if name == "call_hi_primitive":
+        expanded = _expanded(eqn)
+        return None if expanded is None else Opened("call", (expanded,), (everything,))
     if name == "scan":
         consts, carry = _scan_counts(params)
         body = split_constants(params["jaxpr"])
@@ -150,6 +154,18 @@ def open_equation(eqn: JaxprEqn) -> Opened | None:
         branches = tuple(split_constants(branch) for branch in params["branches"])
         return Opened("cond", branches, (everything[1:],) * len(branches))
     return None
+
+
+def _expanded(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Value]] | None:
+    # JAX 0.12 has custom_root as such a primitive, which says itself what it stands for.
+    primitive = eqn.params["_prim"]
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    try:
+        arguments = jax.tree.unflatten(primitive.in_tree, shapes)
+        jaxpr, constants, _ = trace(primitive.expand, *arguments)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return jaxpr, constants
 
 
 def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:

@@ -6,12 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 FINITE, INF, NAN = 0, 1, 2
 """What an array holds: only finite values; an inf and no NaN; a NaN."""
 
 _BITS = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
+
+
+def has_infinity(dtype: Any) -> bool:
+    """Whether a type has an inf; some of 8 bits have none, and what is too large is NaN there."""
+    is_float = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 1
+    return not is_float or bool(np.isinf(np.float32(np.inf).astype(dtype).astype(np.float32)))
 
 
 def measured_as(dtype: Any) -> Any:

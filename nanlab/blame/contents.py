@@ -160,8 +160,16 @@ def met_at(site: Site, operands: Sequence[np.ndarray], index: Index) -> list[np.
         place = tuple(until if a == axis else i for a, i in enumerate(index))
         return [np.asarray(operands[0][place])]
     if name in _ELEMENTWISE:
-        return [np.asarray(x[index] if x.ndim == len(index) else x) for x in operands]
+        return [_broadcast_at(x, index) for x in operands]
     return [None for _ in operands]
+
+
+def _broadcast_at(x: np.ndarray, index: Index) -> np.ndarray:
+    """The element that meets the others at `index`: an axis of size 1 has one for all."""
+    if x.ndim != len(index):
+        return np.asarray(x)
+    place = tuple(0 if size == 1 else i for i, size in zip(index, x.shape, strict=True))
+    return np.asarray(x[place])
 
 
 def is_elementwise(site: Site) -> bool:

@@ -16,6 +16,7 @@ from nanlab.blame.cause import Event, beginnings, strays, way
 from nanlab.blame.contents import Index, code_of, contents, first_bad, is_elementwise, met_at
 from nanlab.blame.expressions import Expressions
 from nanlab.blame.judge import Causes, Finding, Judge
+from nanlab.blame.lane import lane_of
 from nanlab.blame.looks import Looks, codes_of
 from nanlab.blame.reading import Point, Reading
 from nanlab.blame.reproducer import Evidence
@@ -176,7 +177,7 @@ class _Inquiry:
         return _told(
             finding,
             places.user_frame(site),
-            lane=None if bad is None else places.lane_of(self._program, site, bad),
+            lane=lane_of(reading, site, out, bad),
             operands=tuple(
                 contents(name, array, there)
                 for name, array, there in zip(names, operands, met, strict=True)
@@ -293,11 +294,12 @@ def _one_shard(
     """Inside a `shard_map`: what the first device held whose result is bad."""
     depth = program.shards(program.sites[index].frame)
     for _ in range(depth):
-        bad = [i for i in range(len(results[0])) if _any_bad([r[i] for r in results])]
+        bad = [i for i in range(len(results[0])) if _any_bad([np.asarray(r[i]) for r in results])]
         device = bad[0] if bad else 0
-        results = [r[device] for r in results]
+        results = [np.asarray(r[device]) for r in results]
         values = [program.values[v] for v in program.sites[index].operands]
         operands = [
-            x[device] if x.ndim > len(v.shape) else x for x, v in zip(operands, values, strict=True)
+            np.asarray(x[device]) if x.ndim > len(v.shape) else x
+            for x, v in zip(operands, values, strict=True)
         ]
     return operands, results

@@ -11,7 +11,7 @@ from nanlab.blame import mechanism, places
 from nanlab.blame.cause import Event, beginnings, way
 from nanlab.blame.reading import Point, Reading
 from nanlab.blame.sites import Program, Site
-from nanlab.codes import INF, NAN
+from nanlab.codes import INF, NAN, has_infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,9 @@ class Judge:
             return any(reading.code(Point(v, event.iterations)) == code for v in values)
 
         if event.worst == NAN or holds(site.results, NAN):
-            return mechanism.nan_mechanism(site.primitive, holds(site.operands, INF), detail)
+            has_inf = all(has_infinity(self._program.values[v].dtype) for v in site.results)
+            operand_inf = holds(site.operands, INF)
+            return mechanism.nan_mechanism(site.primitive, operand_inf, detail, has_inf=has_inf)
         return mechanism.inf_mechanism(site.primitive, detail)
 
     def phase(self, site: int) -> str:

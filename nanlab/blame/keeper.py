@@ -138,5 +138,5 @@ def same_as(site: Site, operand: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
     if name == "rev":
         return np.flip(operand, params["dimensions"])
     if name == "neg":
-        return -operand
+        return np.asarray(-operand)
     return operand.reshape(shape)

@@ -73,17 +73,23 @@ def _inf_with_zero_anywhere(np: Any, params: Any, operands: Sequence[Any], resul
     return (left_inf & right_zero) | (left_zero & right_inf)
 
 
-def _nan_at_pole(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """1 if a NaN stands where digamma has a pole: at 0 (or flushed to it) and integers below."""
-    x = operands[0]
-    return np.any((x <= 0) & (x == np.floor(x)) & np.isnan(results[0]))
+def _at_pole(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
+    """2 if a NaN, else 1 if an inf, stands at a pole of the gamma function's relatives.
+
+    They are at 0 (or what is flushed to it) and the integers below.
+    """
+    x, result = operands[-1], results[0]
+    pole = (x <= 0) & (x == np.floor(x))
+    return np.max(np.where(pole & np.isnan(result), 2, pole & np.isinf(result)), initial=0)
 
 
 DETAILS: dict[str, Detail] = {
     "div": _zero_divisor,
     "pow": _zero_base,
     "integer_pow": _zero_base,
-    "digamma": _nan_at_pole,
+    "digamma": _at_pole,
+    "lgamma": _at_pole,
+    "polygamma": _at_pole,
     "dot_general": _inf_meets_zero,
     "conv_general_dilated": _inf_with_zero_anywhere,
 }
@@ -94,10 +100,12 @@ _ADDING = {
     "cumlogsumexp", "reduce_window_sum", "scatter-sub", "reduce_window",
 }  # fmt: skip
 _MULTIPLYING = {"mul", "reduce_prod", "cumprod", "scatter-mul", "integer_pow", "square"}
+_CASTS = ("convert_element_type", "reduce_precision")
+_DOTS = ("dot_general", "conv_general_dilated")
 _POLES = {
-    "log", "log1p", "rsqrt", "atanh", "digamma", "lgamma", "erf_inv", "polygamma", "zeta", "tan",
-    "log2",
+    "log", "log1p", "rsqrt", "atanh", "erf_inv", "zeta", "tan", "log2",
 }  # fmt: skip
+_GAMMAS = ("lgamma", "digamma", "polygamma")
 _KERNELS = {
     "cholesky", "cholesky_update", "eigh", "eig", "svd", "lu", "qr", "geqrf", "householder_product",
     "triangular_solve", "schur", "tridiagonal", "tridiagonal_solve", "hessenberg", "lu_solve",
@@ -112,19 +120,23 @@ _DOMAINS = {
 }  # fmt: skip
 
 
-def nan_mechanism(primitive: str, operand_inf: bool, detail: int) -> str:
+def nan_mechanism(primitive: str, operand_inf: bool, detail: int, *, has_inf: bool = True) -> str:
     """How a site made a NaN of operands without one.
 
     Args:
         primitive: the primitive's name.
         operand_inf: whether an operand held an inf.
         detail: what `DETAILS[primitive]` said, or 0.
+        has_inf: whether the result's type has an inf; what is too large for one that has none is
+            a NaN.
     """
+    if not has_inf and not operand_inf and primitive in (*_ADDING, *_MULTIPLYING, *_CASTS, *_DOTS):
+        return OVERFLOW
     if primitive == "div":
         return ZERO_OVER_ZERO if detail == 2 or not operand_inf else INF_OVER_INF
-    if primitive in ("dot_general", "conv_general_dilated"):
+    if primitive in _DOTS:
         return ZERO_TIMES_INF if detail else INF_MINUS_INF
-    if primitive == "digamma" and detail:
+    if primitive in _GAMMAS and detail == 2:
         return POLE
     if primitive in _ADDING:
         return INF_MINUS_INF
@@ -132,14 +144,14 @@ def nan_mechanism(primitive: str, operand_inf: bool, detail: int) -> str:
         return ZERO_TIMES_INF
     if primitive in _FILLING:
         return FILL
-    if primitive in ("convert_element_type", "reduce_precision"):
-        return OVERFLOW  # to a type that has no inf
+    if primitive in _CASTS:
+        return OVERFLOW
     return DOMAIN if primitive in _DOMAINS else OPAQUE
 
 
 def inf_mechanism(primitive: str, detail: int) -> str:
     """How a site made an inf of finite operands; arguments as `nan_mechanism`'s."""
-    if primitive in ("div", "pow", "integer_pow"):
+    if primitive in ("div", "pow", "integer_pow", *_GAMMAS):
         return POLE if detail else OVERFLOW
     if primitive in _POLES:
         return POLE

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -36,7 +35,9 @@ _TRANSFORMED = re.compile(r"^[\w.-]+\((.*)\)$")
 
 def module_of(scopes: str) -> str:
     """The modules around a site, without transformations and without our phase marks."""
-    return "/".join(name for name in _names(scopes) if name not in PHASES)
+    names = (name for name in _names(scopes) if name not in PHASES)
+    # Equinox marks its own layers with their classes, which says nothing beside their names.
+    return "/".join(name for name in names if not name.startswith("eqx."))
 
 
 def _names(scopes: str) -> Iterator[str]:
@@ -131,37 +132,6 @@ def _updates(program: Program) -> set[int]:
     into_updates = {v for index in found for v in program.sites[index].operands}
     needed_here = upstream(program, into_updates, through=is_before, around=False) - needed_there
     return found | {site.index for site in plain if not needed_here.isdisjoint(site.results)}
-
-
-_VMAP = "vmap("
-
-
-def lane_of(program: Program, site: Site, element: tuple[int, ...]) -> int | tuple[int, ...] | None:
-    """The lane under `vmap` of an element of a site's result; None if it has none.
-
-    Batched axes come first, that of the outermost vmap before the others. What lies inside a vmap
-    and is the same for all its lanes has no such axis: it is told by its size.
-    """
-    count = site.scopes.count(_VMAP)
-    sizes = _lead(program, site, count)
-    if not count or sizes is None:
-        return None
-    around = _around(site)
-    same = [s for s in program.sites if _around(s) == around]
-    leads = Counter(lead for s in same if (lead := _lead(program, s, count)) is not None)
-    if leads.most_common(1)[0][0] != sizes:
-        return None
-    return element[0] if count == 1 else element[:count]
-
-
-def _lead(program: Program, site: Site, count: int) -> tuple[int, ...] | None:
-    shape = program.values[site.results[0]].shape if site.results else ()
-    return shape[:count] if len(shape) >= count else None
-
-
-def _around(site: Site) -> str:
-    """The scopes of a site up to its innermost vmap."""
-    return site.scopes[: site.scopes.rfind(_VMAP) + 1]
 
 
 def stack_of(site: Site) -> Iterator[CodeFrame]:

@@ -70,7 +70,8 @@ class Verdict:
         origin: the first site on the causal chain that makes an inf or a NaN of finite operands.
         culprit: the first that makes a NaN of NaN-free ones; None if there is no NaN.
         chain: the sites from the origin to the bad output.
-        benign: sites that make an inf or a NaN that reaches no output.
+        benign: sites that make an inf or a NaN that reaches no output; of large programs those
+            only whose values were measured.
         input_faults: the arguments that came in with an inf or a NaN.
         output_faults: the outputs that have one.
         notes: what else has to be known to read this.

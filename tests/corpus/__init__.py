@@ -3,12 +3,14 @@
 from corpus import (
     controls,
     data,
+    lanes,
     layers,
     linalg,
     logs,
     loops,
     nested,
     optimizers,
+    overflows,
     sampling,
     softmax,
     special,
@@ -18,6 +20,6 @@ from corpus.case import Case
 
 FILES = (
     where, logs, softmax, layers, optimizers, special, linalg, loops, sampling, data, nested,
-    controls,
+    overflows, lanes, controls,
 )  # fmt: skip
 CASES: dict[str, Case] = {case.name: case for file in FILES for case in file.CASES}

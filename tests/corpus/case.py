@@ -26,6 +26,9 @@ class Case:
     derivative emits it, for library code the line here that calls it. `# <-- also` marks a second
     right answer (a shared helper's call, or a custom derivative's), `# <-- decoy` a harmless NaN.
 
+    A fault that is inf without a NaN has no culprit: its line ends in `# <-- origin`, and
+    `mechanism`, `phase`, `iterations`, `module` and `lane` are those of the origin.
+
     Attributes:
         name: the builder's.
         title, source: what it is, and who reported it.
@@ -36,7 +39,12 @@ class Case:
         iterations: of the loops around it, outermost first; () if not labelled.
         module: the Flax path that the culprit's must hold; "" if not labelled.
         decoy: the first primitive in time to make a NaN, if that one is harmless.
-        first_inf: the first in time to make an inf, if that is before the first NaN.
+        origin: of a fault without a NaN, the primitive that made the inf; "constant" if none did.
+        first_inf: the first in time to make an inf, if that is before the first NaN and is not
+            `origin`.
+        causal_inf: what made the inf that the culprit met, if that is not `first_inf`: a
+            primitive (the culprit's own, if it met none), or "constant" or "input".
+        lane: under `vmap`, the lane that goes bad, of several the first; of nested ones a tuple.
         also, also_phases: other answers that are right.
         reaches_output: for a control, whether a NaN reaches an output op by op.
         rewritten_away: whether XLA rewrites the program so that the NaN goes.
@@ -53,7 +61,10 @@ class Case:
     iterations: tuple[int, ...] = ()
     module: str = ""
     decoy: str | None = None
+    origin: str | None = None
     first_inf: str | None = None
+    causal_inf: str | None = None
+    lane: int | tuple[int, ...] | None = None
     also: tuple[str, ...] = ()
     also_phases: tuple[str, ...] = ()
     reaches_output: bool = False

@@ -160,6 +160,31 @@ def ctl_jacfwd_where() -> Built:
     return jax.jacfwd(f), (f32(0.0),)
 
 
+@case(
+    title="control: a naive sigmoid of a very negative logit is 1/inf, which is right",
+    source="control; pytorch/pytorch#2211",
+    first_inf="exp",
+)
+def ctl_one_over_inf() -> Built:
+    def sigmoid(x):
+        return 1.0 / (1.0 + jnp.exp(-x))
+
+    return jax.jit(sigmoid), (jnp.array([-200.0, 0.0, 3.0]),)
+
+
+@case(
+    title="control: distances filled with inf before the nearest is taken",
+    source="control; nearest neighbours that leave the point itself out",
+)
+def ctl_inf_in_minimum() -> Built:
+    @jax.jit
+    def nearest(points):
+        gaps = jnp.abs(points[:, None] - points[None])
+        return jnp.min(jnp.where(jnp.eye(points.size, dtype=bool), jnp.inf, gaps), axis=1)
+
+    return nearest, (jnp.array([0.0, 1.0, 4.0]),)
+
+
 CASES = (
     ctl_xla_mask_to_select,
     ctl_healthy_mlp_step,
@@ -170,4 +195,6 @@ CASES = (
     ctl_cond_unsafe_not_taken,
     ctl_nan_filled_buffer,
     ctl_jacfwd_where,
+    ctl_one_over_inf,
+    ctl_inf_in_minimum,
 )

@@ -82,6 +82,7 @@ def embedding_out_of_range() -> Built:
     source="jax-ml/jax#5698 (spurious NaNs reported by debug_nans)",
     primitive="mul",
     decoy="log",
+    causal_inf="div",
     mechanism="0*inf",
     phase="backward",
     note=(
@@ -127,9 +128,24 @@ def shard_map_masked_mean() -> Built:
     return jax.jit(jax.value_and_grad(f)), (jnp.ones(3), normal(77, 4, 3), jnp.zeros(4))
 
 
+@case(
+    title="largest score per node, a node without edges: the fill stays",
+    source="segment_max of an empty segment (class)",
+    origin="constant",
+    mechanism="constant",
+    phase="forward",
+)
+def empty_segment_maximum() -> Built:
+    def best(scores, nodes):
+        return jax.ops.segment_max(scores, nodes, 3)  # <-- origin
+
+    return jax.jit(best), (jnp.array([0.5, 0.1, 0.7]), jnp.array([0, 2, 2]))
+
+
 CASES = (
     masked_nan_targets,
     embedding_out_of_range,
     decoy_then_real,
     shard_map_masked_mean,
+    empty_segment_maximum,
 )

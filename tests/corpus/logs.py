@@ -16,6 +16,7 @@ from corpus.case import Built, case, f32, initial, normal
     mechanism="0*inf",
     phase="forward",
     first_inf="log",
+    causal_inf="constant",
     note=(
         "the -inf that matters is the mask constant; log(0) of the guarded target is an earlier, "
         "harmless inf"
@@ -36,6 +37,7 @@ def kl_masked_logit() -> Built:
     primitive="mul",
     mechanism="0*inf",
     phase="forward",
+    causal_inf="constant",
 )
 def rl_masked_entropy() -> Built:
     class Policy(nn.Module):
@@ -123,6 +125,7 @@ def bf16_bce() -> Built:
     mechanism="0*inf",
     phase="backward",
     first_inf="log",
+    causal_inf="div",
 )
 def logsumexp_all_neginf() -> Built:
     def f(x):
@@ -139,6 +142,7 @@ def logsumexp_all_neginf() -> Built:
     mechanism="0/0",
     phase="backward",
     first_inf="log",
+    causal_inf="div",
     iterations=(3,),
     note="reverse scan: t=5, t=4 are clean, the transpose of logsumexp at t=3 divides 0 by 0",
 )
@@ -166,6 +170,7 @@ def hmm_forward_blocked() -> Built:
     mechanism="0*inf",
     phase="backward",
     first_inf="log",
+    causal_inf="div",
 )
 def gan_saturated() -> Built:
     class G(nn.Module):
@@ -204,6 +209,7 @@ def gan_saturated() -> Built:
     mechanism="inf-inf",
     phase="forward",
     first_inf="log",
+    lane=1,
 )
 def logmel_silence() -> Built:
     def features(wave):
@@ -224,6 +230,7 @@ def logmel_silence() -> Built:
     mechanism="0/0",
     phase="backward",
     first_inf="log",
+    causal_inf="div",
 )
 def cumprod_via_logs() -> Built:
     def f(x):
@@ -231,6 +238,23 @@ def cumprod_via_logs() -> Built:
         return jnp.sum(jnp.exp(jnp.cumsum(logs)))
 
     return jax.grad(f), (jnp.array([1.0, 0.0, 2.0]),)
+
+
+@case(
+    title="a guarded softplus whose unused branch is inf, then a real division by zero",
+    source="pytorch/pytorch#2211 (log sigmoid without log-sum-exp)",
+    origin="div",
+    mechanism="pole",
+    phase="forward",
+    first_inf="exp",
+)
+def guarded_softplus_then_pole() -> Built:
+    @jax.jit
+    def rate(x, exposure):
+        soft = jnp.where(x > 20.0, x, jnp.log1p(jnp.exp(x)))
+        return soft / exposure  # <-- origin
+
+    return rate, (jnp.array([100.0, 1.0]), jnp.array([2.0, 0.0]))
 
 
 CASES = (
@@ -243,4 +267,5 @@ CASES = (
     gan_saturated,
     logmel_silence,
     cumprod_via_logs,
+    guarded_softplus_then_pole,
 )

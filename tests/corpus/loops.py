@@ -145,10 +145,54 @@ def associative_scan_products() -> Built:
     return recur, (jnp.full((16,), 1e15), jnp.zeros(16).at[15].set(1.0))
 
 
+@case(
+    title="compounded growth: a cumulative product as a scan",
+    source="antoinecarme/pyaf#180",
+    origin="mul",
+    mechanism="overflow",
+    phase="forward",
+    iterations=(7,),
+)
+def compounded_growth() -> Built:
+    @jax.jit
+    def grow(ratios):
+        def body(level, ratio):
+            level = level * ratio  # <-- origin
+            return level, level
+
+        return lax.scan(body, f32(1.0), ratios)[1]
+
+    return grow, (jnp.full((10,), 1e5),)
+
+
+@case(
+    title="power iteration that never normalises its vector",
+    source="matrix powers in a while loop without rescaling (class)",
+    origin="dot_general",
+    mechanism="overflow",
+    phase="forward",
+    iterations=(9,),
+)
+def power_iteration() -> Built:
+    def iterate(matrix, vector):
+        def going(state):
+            return state[0] < 12
+
+        def body(state):
+            count, v = state
+            return count + 1, matrix @ v  # <-- origin
+
+        return lax.while_loop(going, body, (0, vector))[1]
+
+    return iterate, (jnp.full((2, 2), 5e3), jnp.ones(2))
+
+
 CASES = (
     xlstm_exp_gate,
     sinkhorn_underflow,
     gmm_em_outlier,
     cond_unsafe_branch,
     associative_scan_products,
+    compounded_growth,
+    power_iteration,
 )

@@ -140,6 +140,7 @@ def dynamic_scale_to_inf() -> Built:
     mechanism="inf-inf",
     phase="update",
     first_inf="mul",
+    causal_inf="dot_general",
     iterations=(17,),
     also=("dot_general", "add", "mul"),
     note="the first inf is the squared residual (loss only) at step 9; the weights follow later",
@@ -186,6 +187,79 @@ def switch_schedule_branch() -> Built:
     return lr, (jnp.int32(1), f32(100.0), f32(100.0), f32(100.0))
 
 
+@case(
+    title="a static loss scale: the loss is finite, its float16 gradient is not",
+    source="NVIDIA/apex#318 (gradient overflow)",
+    origin="convert_element_type",
+    mechanism="overflow",
+    phase="backward",
+)
+def loss_scale_too_large() -> Built:
+    def scaled(w, x):
+        h = (x @ w).astype(jnp.float32)  # <-- origin
+        return jnp.sum(h) * 2.0**17
+
+    w = jnp.full((2, 3), 1e-3, jnp.float16)
+    return jax.jit(jax.value_and_grad(scaled)), (w, jnp.ones((4, 2), jnp.float16))
+
+
+@case(
+    title="Adam's second moment of one huge gradient: the step is zero from then on",
+    source="second moments that overflow after a gradient spike (class)",
+    origin="integer_pow",
+    mechanism="overflow",
+    phase="update",
+    note="the parameters stay finite: only the optimizer's state is inf",
+)
+def adam_moment_overflow() -> Built:
+    tx = optax.adam(1e-3)
+
+    def loss(w, x):
+        return jnp.sum(x @ w)
+
+    @jax.jit
+    def step(w, state, x):
+        value, gradient = jax.value_and_grad(loss)(w, x)
+        updates, state = tx.update(gradient, state, w)  # <-- origin
+        return optax.apply_updates(w, updates), state, value
+
+    w = jnp.ones(3) * 1e-3
+    return step, (w, tx.init(w), normal(83, 4, 3).at[2, 1].set(1e21))
+
+
+@case(
+    title="a learning rate in the wrong unit: the update leaves the range",
+    source="sgd with an unclipped gradient and a huge step (class)",
+    origin="mul",
+    mechanism="overflow",
+    phase="update",
+)
+def sgd_update_overflow() -> Built:
+    @jax.jit
+    def step(w, x):
+        gradient = jax.grad(lambda v: jnp.sum((x @ v) ** 2))(w)
+        return jax.tree.map(lambda p, g: p - 1e25 * g, w, gradient)  # <-- origin
+
+    return step, (jnp.ones(3), 1e7 * jnp.abs(normal(84, 4, 3)))
+
+
+@case(
+    title="gradient norm reported before clipping: its squares overflow",
+    source="global norms of spiking gradients (class)",
+    origin="reduce_sum",
+    mechanism="overflow",
+    phase="forward",
+    note="the clipped gradient is finite: it is divided by inf",
+)
+def global_norm_overflow() -> Built:
+    @jax.jit
+    def clip(gradients):
+        norm = optax.tree.norm(gradients)  # <-- origin
+        return jax.tree.map(lambda g: g / jnp.maximum(norm, 1.0), gradients), norm
+
+    return clip, ({"w": jnp.full((4, 4), 1e19), "b": jnp.ones(4)},)
+
+
 CASES = (
     adam_fp16_unused_row,
     clip_norm_zero_max,
@@ -194,4 +268,8 @@ CASES = (
     dynamic_scale_to_inf,
     sgd_lr_too_high,
     switch_schedule_branch,
+    loss_scale_too_large,
+    adam_moment_overflow,
+    sgd_update_overflow,
+    global_norm_overflow,
 )

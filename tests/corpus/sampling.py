@@ -15,6 +15,7 @@ from corpus.case import Built, case, initial, normal
     mechanism="0*inf",
     phase="backward",
     first_inf="log",
+    causal_inf="div",
 )
 def sac_log1m_tanh2() -> Built:
     class Actor(nn.Module):

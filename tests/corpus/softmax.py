@@ -17,6 +17,7 @@ from corpus.case import Built, case, initial, normal
     primitive="sub",
     mechanism="inf-inf",
     phase="forward",
+    causal_inf="constant",
     module="Encoder/block_0/attn",
 )
 def attention_masked_row() -> Built:

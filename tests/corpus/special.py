@@ -36,6 +36,7 @@ def fp16_square_overflow_std() -> Built:
     mechanism="0*inf",
     phase="backward",
     first_inf="rsqrt",
+    lane=0,
 )
 def poincare_arccosh() -> Built:
     def dist(u, v):
@@ -53,6 +54,7 @@ def poincare_arccosh() -> Built:
     primitive="pow",
     mechanism="domain",
     phase="forward",
+    lane=0,
 )
 def pow_negative_base() -> Built:
     class U(nn.Module):
@@ -101,6 +103,7 @@ def pow_grad_wrt_exponent() -> Built:
     primitive="igamma_grad_a",
     mechanism="opaque",
     phase="backward",
+    causal_inf="constant",
 )
 def gammainc_at_inf() -> Built:
     def f(a):
@@ -144,6 +147,7 @@ def beta_policy_digamma() -> Built:
     primitive="div",
     mechanism="0/0",
     phase="forward",
+    lane=1,
 )
 def interp_duplicate_knots() -> Built:
     def interp(t, ts, ys):

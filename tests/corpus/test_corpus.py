@@ -1,15 +1,20 @@
 """The detective on reported failures: primitive, line, arithmetic, phase, iteration and module."""
 
+from functools import cache
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
-from corpus import CASES, op_by_op
+from corpus import CASES, lanes, loops, nested, op_by_op, overflows
 from corpus.case import Case
-from nanlab.blame.cause import Reading
-from nanlab.blame.judge import Blame, Finding, Judge
+from nanlab import Verdict, pinpoint
+from nanlab.blame.judge import Blame, Judge
 from nanlab.blame.probe import Probe
+from nanlab.blame.reading import Reading
 from nanlab.blame.sites import flatten
+from nanlab.blame.verdict import Site
 
 ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 
@@ -17,16 +22,10 @@ ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 DIGAMMA_IS_NAN = bool(np.isnan(jax.lax.digamma(np.float32(0))))
 
 # Case -> what the detective gets wrong there, and why. A case that it gets right now fails.
-MISSES = {
-    # It is bound whole. The line is that of the call, in JAX.
-    "shard_map_masked_mean": {"primitive", "line", "mechanism"},
-    # No primitive makes this NaN: it came with the data, and the first to read it is named, in
-    # the line before the one that is marked, in the forward pass.
-    "masked_nan_targets": {"line", "phase"},
-}
+MISSES: dict[str, set[str]] = {}
 if not DIGAMMA_IS_NAN:
     # Then lgamma(a) + lgamma(b) - lgamma(a + b) is inf - inf, and that is blamed: it is right.
-    MISSES["beta_policy_digamma"] = {"primitive", "line", "mechanism"}
+    MISSES["beta_policy_digamma"] = {"origin", "primitive", "line", "mechanism"}
 
 # Whole models that compile for seconds, and whose mechanism a smaller case has too.
 SLOW = {
@@ -38,17 +37,30 @@ SLOW = {
     "sac_log1m_tanh2",
     "vae_logvar_overflow",
 }
+# Cheap to compile a second time, and worth it for their loops and lanes.
+TWICE = {case.name for file in (loops, nested, lanes, overflows) for case in file.CASES}
+TWICE -= {"second_step_only", "xlstm_exp_gate"}
 
-each_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name, case in CASES.items()
-    ],
-)
+
+def each_case(slow: set[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=name, marks=[pytest.mark.slow] if name in slow else [])
+            for name, case in CASES.items()
+        ],
+    )
+
+
+@cache
+def verdict_of(name: str) -> Verdict:
+    with jax.enable_x64(False):
+        function, arguments = CASES[name].built
+        return pinpoint(function, *arguments)
 
 
 def blame_of(case: Case) -> Blame:
+    """What the probe says that records codes and keeps no values, as in training."""
     with jax.enable_x64(False):
         function, arguments = case.built
         program = flatten(function, *arguments)
@@ -62,38 +74,77 @@ def canonical(primitive: str) -> str:
     return ALIASES.get(primitive, primitive)
 
 
-def wrong(case: Case, culprit: Finding) -> set[str]:
-    """What of a faulty program's culprit is not as the labels say."""
+def source(site: Site) -> str:
+    """The site's line, as marks are written."""
+    return f"corpus/{Path(site.file).name}:{site.line}"
+
+
+def began(site: Site) -> str:
+    """What made the inf: a primitive, unless it was there before."""
+    return site.mechanism if site.mechanism in ("constant", "input") else site.primitive
+
+
+def wrong(case: Case, verdict: Verdict) -> set[str]:
+    """What of a faulty program's verdict is not as the labels say."""
+    named = verdict.origin if case.origin else verdict.culprit
+    if not verdict.fault or verdict.origin is None or named is None:
+        return {"fault"}
     right = {canonical(primitive) for primitive in (case.primitive, *case.also) if primitive}
+    beginnings = {case.origin or case.causal_inf or case.first_inf or case.primitive}
+    beginnings = {canonical(each) for each in beginnings if each}
     checks = {
-        "primitive": not right or canonical(culprit.primitive) in right,
-        "line": culprit.source in case.marked("culprit", "also"),
-        "mechanism": culprit.mechanism == case.mechanism or culprit.primitive in case.also,
-        "phase": culprit.phase in (case.phase, *case.also_phases),
-        "iterations": case.iterations in ((), culprit.iterations),
-        "module": case.module in culprit.module,
+        "culprit": case.origin is None or verdict.culprit is None,
+        "origin": not beginnings or canonical(began(verdict.origin)) in beginnings,
+        "primitive": not right or canonical(named.primitive) in right,
+        "line": source(named) in case.marked("culprit", "also", "origin"),
+        "mechanism": named.mechanism == case.mechanism or named.primitive in case.also,
+        "phase": named.phase in (case.phase, *case.also_phases),
+        "iterations": case.iterations in ((), named.iterations),
+        "module": case.module in named.module,
+        "lane": named.lane == case.lane,
     }
     return {what for what, is_right in checks.items() if not is_right}
 
 
-@each_case
+@each_case(SLOW)
 def test_a_faulty_program_is_blamed_where_it_is_marked_and_a_harmless_one_is_not(
     case: Case,
 ) -> None:
-    culprit = blame_of(case).culprit
+    verdict = verdict_of(case.name)
     if case.phase:
-        assert culprit is not None
-        assert wrong(case, culprit) == MISSES.get(case.name, set()), culprit
+        assert wrong(case, verdict) == MISSES.get(case.name, set()), verdict
         return
-    assert (culprit.mechanism if culprit else "") == case.mechanism, culprit
+    if case.rewritten_away:
+        assert (verdict.status, verdict.fault) == ("rewritten-away", False)
+        return
+    # A NaN that came in goes out, and nothing here is to be blamed for it.
+    assert verdict.fault == (case.mechanism == "input")
+    assert (verdict.culprit.mechanism if verdict.culprit else "") == case.mechanism, verdict
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_program_marks_one_culprit_or_is_harmless_and_marks_none(case: Case) -> None:
-    assert len(case.marked("culprit")) == (1 if case.phase else 0)
+@each_case(CASES.keys() - TWICE)
+def test_the_probe_without_values_says_what_the_verdict_says(case: Case) -> None:
+    if case.rewritten_away:
+        return  # the verdict shows what XLA takes out of the probe
+    blame, verdict = blame_of(case), verdict_of(case.name)
+    for finding, site in ((blame.origin, verdict.origin), (blame.culprit, verdict.culprit)):
+        assert (finding is None) == (site is None)
+        if finding is not None and site is not None:
+            told = ("primitive", "phase", "module", "function", "mechanism", "iterations")
+            assert [getattr(finding, what) for what in told] == [
+                getattr(site, what) for what in told
+            ]
+            assert finding.source == source(site) or not site.line
+
+
+@each_case(set())
+def test_a_program_marks_the_line_that_its_labels_are_about(case: Case) -> None:
+    is_nan, is_inf = case.phase and not case.origin, case.phase and case.origin
+    assert len(case.marked("culprit")) == (1 if is_nan else 0)
+    assert len(case.marked("origin")) == (1 if is_inf else 0)
     assert len(case.marked("decoy")) <= 1
-    if case.primitive is None:
-        # Nothing makes a NaN here, or none that reaches an output.
+    if case.primitive is None and not case.origin:
+        # Nothing makes a NaN or an inf here, or none that reaches an output.
         assert case.mechanism in ("", "input")
 
 
@@ -109,8 +160,15 @@ def line_of(emission: op_by_op.Emission) -> str:
     return next("corpus/" + rest for found, rest in lines if found)
 
 
+def origin_of(account: op_by_op.Account) -> str:
+    """What made the inf op by op, as `began` tells it."""
+    if account.origin < 0:
+        return {op_by_op.INPUT: "input", op_by_op.CONSTANT: "constant"}[account.origin]
+    return account.emissions[account.origin].primitive
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@each_case(set())
 def test_the_labels_are_what_the_program_does_op_by_op(case: Case) -> None:
     account = emitted(case)
     nan, inf = account.first(nan=True), account.first(nan=False)
@@ -120,30 +178,56 @@ def test_the_labels_are_what_the_program_does_op_by_op(case: Case) -> None:
         return
     assert (nan.primitive if nan else None) == (case.decoy or case.primitive)
     is_before = inf is not None and (nan is None or inf.number < nan.number)
-    assert (inf.primitive if inf and is_before else None) == case.first_inf
+    first_inf = case.first_inf or (case.origin if case.origin != "constant" else None)
+    assert (inf.primitive if inf and is_before else None) == first_inf
     culprit = account.culprit
     blamed = case.decoy if case.rewritten_away else case.primitive
     assert (culprit.primitive if culprit else None) == blamed
     if culprit is not None and not case.rewritten_away:
         assert line_of(culprit) in case.marked("culprit", "also")
+        assert case.iterations in ((), culprit.iterations)
+        assert origin_of(account) == (case.causal_inf or case.first_inf or case.primitive)
+    is_nan = bool(case.phase and not case.origin)
     reaches = any(op_by_op.holds(output, nan=True) for output in account.outputs)
-    assert reaches == bool(case.phase or case.reaches_output)
+    assert reaches == bool(is_nan or case.reaches_output)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES.values() if c.origin])
+def test_an_inf_is_made_op_by_op_where_it_is_marked(case: Case) -> None:
+    account = emitted(case)
+    assert any(op_by_op.holds(output, nan=False) for output in account.outputs)
+    assert origin_of(account) == case.origin
+    if account.origin >= 0:
+        emission = account.emissions[account.origin]
+        assert {line_of(emission)} == case.marked("origin")
+        assert case.iterations in ((), emission.iterations)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name) for c in lanes.CASES if c.lane is not None]
+)
+def test_the_lane_is_the_one_whose_outputs_are_bad(case: Case) -> None:
+    with jax.enable_x64(False):
+        function, arguments = case.built
+        outputs = jax.tree.leaves(function(*arguments))
+    lane = case.lane if isinstance(case.lane, tuple) else (case.lane,)
+    for output in outputs:
+        # Every output has the lanes in front.
+        bad = np.argwhere(~np.isfinite(np.asarray(output)))
+        assert {tuple(index) for index in bad[:, : len(lane)].tolist()} == {lane}
+
+
+@pytest.mark.slow
+@each_case(set())
 def test_the_origin_is_the_one_that_the_program_has_op_by_op(case: Case) -> None:
-    account, blame = emitted(case), blame_of(case)
-    if case.rewritten_away or case.name == "shard_map_masked_mean":
+    account, verdict = emitted(case), verdict_of(case.name)
+    if case.rewritten_away:
         return
     bad = any(op_by_op.holds(output, nan=False) for output in account.outputs)
-    assert (blame.origin is not None) == bad
-    if blame.origin is None:
+    assert (verdict.origin is not None) == bad
+    if verdict.origin is None:
         return
-    if account.origin < 0:
-        sources = {op_by_op.INPUT: "input", op_by_op.CONSTANT: "constant"}
-        assert blame.origin.mechanism == sources[account.origin]
-        return
-    emission = account.emissions[account.origin]
-    assert blame.origin.primitive == emission.primitive
-    assert blame.origin.iterations == emission.iterations
+    assert began(verdict.origin) == origin_of(account)
+    if account.origin >= 0:
+        assert verdict.origin.iterations == account.emissions[account.origin].iterations

@@ -50,6 +50,7 @@ def where_arctan2() -> Built:
     mechanism="0*inf",
     phase="backward",
     first_inf="div",
+    causal_inf="integer_pow",
     note="q/0=inf on the diagonal is masked by where; d/d(dist) multiplies a zero cotangent by inf",
 )
 def pairwise_coulomb_diag() -> Built:
