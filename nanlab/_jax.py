@@ -159,7 +159,8 @@ def open_equation(eqn: JaxprEqn) -> Opened | None:
 def _expanded(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Value]] | None:
     # JAX 0.12 has custom_root as such a primitive, which says itself what it stands for.
     primitive = eqn.params["_prim"]
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    avals: list[Aval] = [v.aval for v in eqn.invars]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
     try:
         arguments = jax.tree.unflatten(primitive.in_tree, shapes)
         jaxpr, constants, _ = trace(primitive.expand, *arguments)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from nanlab.blame.contents import first_bad
 from nanlab.blame.reading import Point, Reading
 from nanlab.blame.sites import Program, Site
@@ -20,7 +22,7 @@ Lane = int | tuple[int, ...]
 def lane_of(
     reading: Reading, site: Site, out: Sequence[Point], element: tuple[int, ...] | None
 ) -> Lane | None:
-    """The lane, of nested vmaps one for each, outermost first; None if there is none.
+    """The lane, of nested vmaps one for each, outermost first; None if all lanes share the fault.
 
     Args:
         reading: with what values held.
@@ -43,15 +45,21 @@ def lane_of(
             lanes.append(element[level])
             places.append(element[level])
             continue
-        bad = first_bad(held[tuple(places)]) if held.ndim > level else None
+        bad = first_bad(np.asarray(held[tuple(places)])) if held.ndim > level else None
         if not bad:
             return None
         places.append(bad[0])
-        if held.shape[level] in shape:
+        if held.shape[level] in shape and not _are_all_bad(held, places):
             lanes.append(bad[0])
     if not lanes:
         return None
     return lanes[0] if len(lanes) == 1 else tuple(lanes)
+
+
+def _are_all_bad(held: np.ndarray, places: Sequence[int]) -> bool:
+    """Whether every lane of the innermost of some levels is bad: then it is none's own."""
+    lanes = held[tuple(places[:-1])]
+    return len(lanes) > 1 and all(first_bad(np.asarray(lane)) is not None for lane in lanes)
 
 
 def _inside(program: Program, site: Site, level: int, out: Sequence[Point]) -> list[Point]:

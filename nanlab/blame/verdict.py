@@ -32,7 +32,7 @@ class Site:
         mechanism: the arithmetic.
         iterations: of the loops around it, counted from 0, outermost first.
         lane: under `vmap`, the index of the first bad element's lane; of nested ones a tuple,
-            outermost first; None where there is none.
+            outermost first; None where there is none, or all went bad.
         operands, results: what they held; empty for the links of a chain.
     """
 
