@@ -55,6 +55,7 @@ class Answer(NamedTuple):
     is_fault: bool
     primitive: str | None = None
     line: str | None = None
+    origin: str | None = None
 
 
 def corpus_line(frames: Iterable[tuple[str, int | None]]) -> str | None:
@@ -67,16 +68,25 @@ def _is_corpus(file: str) -> bool:
     return Path(file).parent.name == "corpus"
 
 
-def with_nanlab(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+Tool = Callable[[Callable[..., Any], tuple[Any, ...], bool], Answer]
+"""Of (function, arguments, whether an inf is asked for)."""
+
+
+def with_nanlab(function: Callable[..., Any], arguments: tuple[Any, ...], is_inf: bool) -> Answer:
     verdict = nanlab.pinpoint(function, *arguments)
-    site = verdict.culprit
-    if not verdict.fault or site is None:
+    site, origin = verdict.culprit or verdict.origin, verdict.origin
+    if not verdict.fault or site is None or origin is None:
         return Answer(False)
-    return Answer(True, site.primitive, f"corpus/{Path(site.file).name}:{site.line}")
+    line = f"corpus/{Path(site.file).name}:{site.line}"
+    is_given = origin.mechanism in ("input", "constant")
+    return Answer(True, site.primitive, line, origin.mechanism if is_given else origin.primitive)
 
 
-def with_debug_nans(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
-    with jax.debug_nans(True), contextlib.redirect_stdout(io.StringIO()):
+def with_debug_nans(
+    function: Callable[..., Any], arguments: tuple[Any, ...], is_inf: bool
+) -> Answer:
+    check = jax.debug_infs if is_inf else jax.debug_nans
+    with check(True), contextlib.redirect_stdout(io.StringIO()):
         try:
             jax.block_until_ready(jax.jit(function)(*arguments))
         except FloatingPointError as error:
@@ -87,8 +97,8 @@ def with_debug_nans(function: Callable[..., Any], arguments: tuple[Any, ...]) ->
     return Answer(False)
 
 
-def with_checkify(checks: Any) -> Callable[[Callable[..., Any], tuple[Any, ...]], Answer]:
-    def run(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+def with_checkify(checks: Any) -> Tool:
+    def run(function: Callable[..., Any], arguments: tuple[Any, ...], is_inf: bool) -> Answer:
         error, _ = jax.jit(checkify.checkify(function, errors=checks))(*arguments)
         raised: Any = error.get_exception()
         if raised is None:
@@ -101,12 +111,12 @@ def with_checkify(checks: Any) -> Callable[[Callable[..., Any], tuple[Any, ...]]
     return run
 
 
-def plainly(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+def plainly(function: Callable[..., Any], arguments: tuple[Any, ...], is_inf: bool) -> Answer:
     jax.block_until_ready(jax.jit(function)(*arguments))
     return Answer(False)
 
 
-SIDES: dict[str, Callable[[Callable[..., Any], tuple[Any, ...]], Answer]] = {
+SIDES: dict[str, Tool] = {
     "pinpoint": with_nanlab,
     "debug_nans": with_debug_nans,
     "checkify nan": with_checkify(checkify.nan_checks),
@@ -117,11 +127,11 @@ SIDES: dict[str, Callable[[Callable[..., Any], tuple[Any, ...]], Answer]] = {
 
 @dataclass
 class Score:
-    """Of one side, over the cases."""
+    """Of one side, over the cases: how many it gets right, how many alarms are false."""
 
-    primitive: int = 0
-    line: int = 0
-    both: int = 0
+    nan: int = 0
+    inf: int = 0
+    origin: int = 0
     alarms: int = 0
     crashed: int = 0
 
@@ -137,13 +147,16 @@ def grade(case: Case, answer: Answer, score: Score) -> str:
         is_alarm = answer.is_fault and case.mechanism == ""
         score.alarms += is_alarm
         return "false alarm" if is_alarm else ""
-    right = {canonical(p) for p in (case.primitive, *case.also) if p}
+    right = {canonical(p) for p in (case.primitive or case.origin, *case.also) if p}
     # A NaN that came with the data has no primitive of its own.
     is_primitive = not right or canonical(answer.primitive) in right
-    is_line = answer.line in case.marked("culprit", "also")
-    score.primitive += is_primitive and answer.is_fault
-    score.line += is_line
-    score.both += is_primitive and is_line
+    if case.origin == "constant":
+        is_primitive = answer.origin == "constant"
+    is_line = answer.line in case.marked("culprit", "also", "origin")
+    score.nan += is_primitive and is_line and not case.origin
+    score.inf += is_primitive and is_line and bool(case.origin)
+    began = case.origin or case.causal_inf or case.first_inf or case.primitive
+    score.origin += answer.is_fault and (not began or canonical(answer.origin) == canonical(began))
     return "" if is_primitive and is_line else f"{answer.primitive} at {answer.line}"
 
 
@@ -163,7 +176,7 @@ def main(options: Options) -> None:
                 jax.clear_caches()
                 began = time.perf_counter()
                 try:
-                    answer = run(function, arguments)
+                    answer = run(function, arguments, bool(case.origin))
                 except Exception as error:
                     answer, scores[side].crashed = Answer(False), scores[side].crashed + 1
                     console.print(f"{name}: {side}: {type(error).__name__}: {error}"[:200])
@@ -172,21 +185,21 @@ def main(options: Options) -> None:
             wrong = grade(case, answer, scores[side])
             if options.each and (wrong or side in ("pinpoint", "debug_nans")):
                 console.print(f"{name}: {side}: {times[side][-1]:.3f} s {wrong}", highlight=False)
-    faulty = sum(bool(case.phase) for case in cases.values())
-    controls = len(cases) - faulty
+    infs = sum(bool(case.origin) for case in cases.values())
+    nans = sum(bool(case.phase) for case in cases.values()) - infs
     table = Table(
-        title=f"{faulty} faulty programs, {controls} controls, cold",
+        title=f"{nans} NaNs, {infs} infs without a NaN, {len(cases) - nans - infs} controls; cold",
         caption=f"{os.cpu_count()} cores, JAX {jax.__version__}, {jax.devices()[0].platform}, "
         f"load average {os.getloadavg()[0]:.1f}",
+        padding=(0, 0),
     )
     table.add_column("", no_wrap=True)
-    for column in ("primitive", "line", "both", "alarms", "crashed", "median", "mean"):
+    for column in ("NaN", "inf", "origin", "alarms", "crashed", "median", "mean"):
         table.add_column(column, justify="right", no_wrap=True)
     for side, score in scores.items():
         table.add_row(
             side,
-            *(str(n) for n in (score.primitive, score.line, score.both)),
-            *(str(n) for n in (score.alarms, score.crashed)),
+            *(str(n) for n in (score.nan, score.inf, score.origin, score.alarms, score.crashed)),
             f"{median(times[side]):.3f} s",
             f"{sum(times[side]) / len(times[side]):.3f} s",
         )
