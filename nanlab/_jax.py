@@ -111,6 +111,11 @@ def public_name(primitive: Any) -> str | None:
     return next((name for name, p in vars(primitives).items() if p is primitive), None)
 
 
+def names_axes(eqn: JaxprEqn) -> bool:
+    """Whether an equation names an axis of a mesh (or of a vmap) that is around it."""
+    return any(type(effect).__name__ == "NamedAxisEffect" for effect in eqn.effects)
+
+
 def split_constants(closed: Any) -> tuple[Jaxpr, Sequence[Value]]:
     """A jaxpr, open or closed, as (jaxpr, values of its constants)."""
     # JAX 0.12 has one class for both; its `jaxpr` attribute is itself without the constants.

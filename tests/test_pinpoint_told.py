@@ -400,11 +400,24 @@ def test_a_saved_reproducer_runs_alone_and_fails_when_it_does_not_reproduce(tmp_
 
 
 def test_a_site_that_cannot_be_written_down_is_refused(tmp_path):
-    verdict = nanlab.pinpoint(lambda x, i: x.at[i].add(3e38), F32([3e38, 2]), np.int32([0]))
-    assert told(verdict.origin) == ("scatter-add", "overflow")
-    with pytest.raises(ValueError, match="scatter-add cannot be reproduced alone"):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("i",))
+    spec = jax.sharding.PartitionSpec("i")
+    total = jax.shard_map(
+        lambda x: jax.lax.psum(x, "i"), mesh=mesh, in_specs=spec, out_specs=jax.P()
+    )
+    verdict = nanlab.pinpoint(total, F32([3e38, 3e38]))
+    assert verdict.origin.mechanism == "overflow"
+    with pytest.raises(ValueError, match="cannot be reproduced alone"):
         verdict.save(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_saved_scatter_needs_no_jaxpr(tmp_path):
+    verdict = nanlab.pinpoint(lambda x, i: x.at[i].add(3e38), F32([3e38, 2]), np.int32([0]))
+    assert told(verdict.origin) == ("scatter-add", "overflow")
+    script = verdict.save(tmp_path)
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "reproduced"), ran.stderr
 
 
 @pytest.mark.parametrize(

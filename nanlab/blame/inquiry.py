@@ -28,10 +28,10 @@ from nanlab.codes import FINITE, INF, NAN
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
     """Find the first primitive that made the inf, and the first that made the NaN, in one call.
 
-    The function is traced as `jax.jit` traces it, and run three times, each time compiled: as it
-    is; with a check on every value; and, if there is a fault, once more to fetch the numbers that
-    met there. Nothing is donated, no configuration is changed, and callbacks (`debug.print`,
-    `io_callback`) run once.
+    The function is traced as `jax.jit` traces it and run compiled: once as it is, once with its
+    values kept or measured, and, if there is a fault in a large program or in a while loop, once
+    or twice more to fetch the numbers that met there. Nothing is donated, no configuration is
+    changed, and callbacks (`debug.print`, `io_callback`) run once.
 
     What it cannot see, and what it says then:
 

@@ -38,33 +38,59 @@ def save(verdict: Verdict, folder: Path) -> Path:
     evidence, site = verdict.evidence, verdict.culprit or verdict.origin
     if evidence is None or site is None:
         raise ValueError("no site made an inf or a NaN here, so there is nothing to reproduce")
-    name = _jax.public_name(evidence.eqn.primitive)
-    params = {k: _source(v) for k, v in evidence.eqn.params.items()}
-    unwritable = [k for k, v in params.items() if v is None]
-    if name is None or unwritable:
-        why = f"its parameter {unwritable[0]} is not" if unwritable else "it is not public, or not"
-        raise ValueError(
-            f"{evidence.eqn.primitive.name} cannot be reproduced alone: {why} something that can "
-            "be written into a script"
-        )
+    call = _call(evidence.eqn)
     folder.mkdir(parents=True, exist_ok=True)
     stored = {f"operand{i}": _storable(x) for i, x in enumerate(evidence.operands)}
     np.savez(folder / OPERANDS, allow_pickle=False, **stored)
     types = [str(x.dtype) for x in evidence.operands]
+    where = f"{Path(site.file).name}:{site.line}: {site.code}" if site.file else "JAX"
     script = _SCRIPT.format(
         what="a NaN" if evidence.worst == NAN else "an inf",
         mechanism=site.mechanism,
-        where=f"{Path(site.file).name}:{site.line}: {site.code}" if site.file else "JAX",
-        primitive=name,
+        where=_commented(
+            f"{Path(site.file).name}:{site.line}: {site.code}" if site.file else "JAX"
+        ),
+        primitive=evidence.eqn.primitive.name,
+        call=call,
         x64=bool(jax.config.read("jax_enable_x64")),
         operands=OPERANDS,
         public_primitives=_jax.PUBLIC_PRIMITIVES,
         types=types,
-        params=", ".join(f"{k}={v}" for k, v in params.items() if v is not None),
         check="isnan" if evidence.worst == NAN else "isinf",
     )
     (folder / SCRIPT).write_text(script)
     return folder / SCRIPT
+
+
+def _call(eqn: Any) -> str:
+    """The equation as Python calls it.
+
+    Raises:
+        ValueError: it cannot be written, or cannot run alone.
+    """
+    name, params = eqn.primitive.name, dict(eqn.params)
+    function = f"primitives.{_jax.public_name(eqn.primitive)}.bind"
+    if name.startswith("scatter"):
+        # How two updates of one element are combined is a jaxpr, which goes without saying here.
+        function = f"lax.{name.replace('-', '_')}"
+        params = {k: v for k, v in params.items() if k not in ("update_jaxpr", "update_consts")}
+    elif _jax.public_name(eqn.primitive) is None:
+        raise ValueError(f"{name} cannot be reproduced alone: JAX does not have it in public")
+    if _jax.names_axes(eqn):
+        raise ValueError(f"{name} cannot be reproduced alone: it speaks to other devices")
+    written = {k: _source(v) for k, v in params.items()}
+    for parameter, source in written.items():
+        if source is None:
+            raise ValueError(
+                f"{name} cannot be reproduced alone: its parameter {parameter} cannot be written "
+                "into a script"
+            )
+    return f"{function}({', '.join(['*operands', *(f'{k}={v}' for k, v in written.items())])})"
+
+
+def _commented(text: str) -> str:
+    """A text that can stand in a docstring."""
+    return text.replace("\\", "\\\\").replace('"""', "'''")
 
 
 _SCRIPT = '''"""{primitive} makes {what} ({mechanism}). It came from {where}"""
@@ -89,7 +115,7 @@ operands = [
 
 @jax.jit
 def culprit(*operands):
-    return primitives.{primitive}.bind(*operands, {params})
+    return {call}
 
 
 results = culprit(*operands)
