@@ -47,9 +47,7 @@ def save(verdict: Verdict, folder: Path) -> Path:
     script = _SCRIPT.format(
         what="a NaN" if evidence.worst == NAN else "an inf",
         mechanism=site.mechanism,
-        where=_commented(
-            f"{Path(site.file).name}:{site.line}: {site.code}" if site.file else "JAX"
-        ),
+        where=_commented(where),
         primitive=evidence.eqn.primitive.name,
         call=call,
         x64=bool(jax.config.read("jax_enable_x64")),
