@@ -280,12 +280,17 @@ def _told(finding: Finding, frame: Any, **about: Any) -> Site:
         file=frame.file if frame else "",
         line=frame.line if frame else 0,
         function=finding.function,
-        code=linecache.getline(frame.file, frame.line).strip() if frame else "",
+        code=_code(frame.file, frame.line) if frame else "",
         library=finding.library,
         mechanism=finding.mechanism,
         iterations=finding.iterations,
         **about,
     )
+
+
+def _code(file: str, line: int) -> str:
+    linecache.checkcache(file)  # a notebook's or a session's file may have changed
+    return linecache.getline(file, line).strip()
 
 
 def _one_shard(
