@@ -6,6 +6,8 @@ meets a row of zeros. Compile and run apart: the step as it is, and instrumented
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import time
 from collections.abc import Callable
@@ -112,6 +114,16 @@ def seconds(program: Any, arguments: tuple[Any, ...]) -> float:
     return time.perf_counter() - began
 
 
+def stopped_by_debug_nans(step: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """The first line of what JAX's own check says."""
+    with jax.debug_nans(True), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            jax.block_until_ready(jax.jit(step)(*arguments))
+        except FloatingPointError as error:
+            return str(error).splitlines()[0]
+    return "nothing"
+
+
 def main(options: Options) -> None:
     step, arguments = training(options)
     count = sum(leaf.size for leaf in jax.tree.leaves(arguments[0]))
@@ -128,6 +140,10 @@ def main(options: Options) -> None:
     began = time.perf_counter()
     verdict = nanlab.pinpoint(step, *arguments)
     whole = time.perf_counter() - began
+    jax.clear_caches()
+    began = time.perf_counter()
+    said = stopped_by_debug_nans(step, arguments)
+    theirs = time.perf_counter() - began
     runs = {side: median(each) for side, each in taken.items()}
     table = Table(
         title=f"{count / 1e6:.1f} million parameters, {LAYERS} layers, {len(probe.slots)} values",
@@ -143,6 +159,7 @@ def main(options: Options) -> None:
     console = Console()
     console.print(table)
     console.print(f"nanlab.pinpoint, all of it, cold: {whole:.1f} s", highlight=False)
+    console.print(f"jax.debug_nans, cold: {theirs:.1f} s, {said!r}", highlight=False)
     console.print(verdict)
 
 
