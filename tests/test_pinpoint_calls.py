@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.experimental import io_callback
+from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 import nanlab
@@ -418,8 +419,6 @@ def test_what_tracing_raises_is_raised():
 
 
 def test_a_pallas_kernel_is_blamed():
-    pl = pytest.importorskip("jax.experimental.pallas")
-
     def kernel(x_ref, o_ref):
         o_ref[...] = jnp.log(x_ref[...])
 

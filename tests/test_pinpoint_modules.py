@@ -1,5 +1,6 @@
 """What `nanlab.pinpoint` says of Flax and Equinox: modules are named, objects stay as they were."""
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,6 @@ def test_an_nnx_module_in_a_list_is_named_by_its_place():
 
 
 def test_an_equinox_module_is_named():
-    eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
     verdict = nanlab.pinpoint(lambda model, x: jnp.log(model(x) * 0 - 1), model, np.ones(2, F32))
     assert told(verdict.culprit) == ("log", "domain")

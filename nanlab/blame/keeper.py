@@ -31,7 +31,7 @@ class Keeper(Probe):
         """See `Interpreter.observe`."""
         if _is_windowed(self.program, frame):
             return super().observe(frame, env)
-        return {f"value{value}": env[value] for value in self.kept(frame)}
+        return {f"value{value}": env[value] for value in _kept(self.program, frame)}
 
     def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_shards`."""
@@ -39,10 +39,6 @@ class Keeper(Probe):
             return super().run_shards(site, operands)
         body = self.program.frames[site.frames[0]]
         return _jax.run_sharded(site.eqn, lambda *a: self.run(body, a), operands)
-
-    def kept(self, frame: Frame) -> list[int]:
-        """The values of a frame that are handed out; others follow from them."""
-        return kept_values(self.program, frame)
 
     def codes(
         self, records: Mapping[str, np.ndarray], arguments: Sequence[np.ndarray]
@@ -80,8 +76,8 @@ class Keeper(Probe):
         return vector
 
 
-def kept_values(program: Program, frame: Frame) -> list[int]:
-    """The values that a keeper hands out of one frame."""
+def _kept(program: Program, frame: Frame) -> list[int]:
+    """The values that a keeper hands out of one frame; the others follow from them."""
     values: list[int] = []
     if frame.parent is not None:
         opened = program.sites[frame.parent].opened
@@ -104,7 +100,7 @@ def is_small(program: Program) -> bool:
     for frame in program.frames:
         if not _is_windowed(program, frame):
             trips = prod(_lengths(program, frame))
-            kept = (program.values[v] for v in kept_values(program, frame))
+            kept = (program.values[v] for v in _kept(program, frame))
             needed += trips * sum(prod(v.shape) * v.dtype.itemsize for v in kept)
     return needed <= LIMIT_BYTES
 

@@ -77,8 +77,8 @@ class Reading:
             return code_of(self.looked_at[point])
         if point.value in self.probe.slots:
             return self._recorded(value.frame, point.iterations, self.probe.slots[point.value])
-        is_output = value.frame == 0 and point.value in self.values
-        return code_of(self.values[point.value]) if is_output else None
+        is_held = value.frame == 0 and point.value in self.values
+        return code_of(self.values[point.value]) if is_held else None
 
     def _is_passed_over(self, feed: Point) -> bool:
         # Many a where() has a NaN in the branch that it never takes: it says nothing of a result
@@ -98,14 +98,32 @@ class Reading:
         """What was computed to settle the site's mechanism; 0 if nothing."""
         if site.primitive not in DETAILS:
             return 0
-        held = [self.held(Point(v, iterations)) for v in (*site.operands, *site.results)]
+        values = (*site.operands, *site.results)
+        held = [self.held(Point(v, iterations)) for v in values]
         if any(array is None for array in held):
             slot = self.probe.detail_slots.get(site.index)
-            return 0 if slot is None else self._recorded(site.frame, iterations, slot)
+            if slot is None or slot >= self.codes[f"codes{site.frame}"].shape[-1]:
+                return 0
+            return self._recorded(site.frame, iterations, slot)
         arrays = [as_numbers(array) for array in held if array is not None]
-        count = len(site.operands)
-        params = site.eqn.params
-        return int(DETAILS[site.primitive](np, params, arrays[:count], arrays[count:]))
+        if not self.probe.program.shards(site.frame):
+            return _detail(site, arrays)
+        # The first axis is that of the devices, but of constants.
+        ranks = [len(self.probe.program.values[v].shape) for v in values]
+        each = [range(len(a)) for a, rank in zip(arrays, ranks, strict=True) if a.ndim == rank + 1]
+        return max(
+            (
+                _detail(
+                    site,
+                    [
+                        np.asarray(a[device]) if a.ndim > rank else a
+                        for a, rank in zip(arrays, ranks, strict=True)
+                    ],
+                )
+                for device in (each[0] if each else ())
+            ),
+            default=0,
+        )
 
     def held(self, point: Point) -> np.ndarray | None:
         """What a point held; None if that is not known.
@@ -143,11 +161,7 @@ class Reading:
         codes: dict[int, int] = {}
         for number, value in enumerate(self.probe.program.values):
             if value.site is None and value.argument is None and value.can_be_bad:
-                held = np.asarray(value.constant)
-                if held.dtype.kind not in "fc":  # bfloat16 and the like
-                    held = held.astype(np.float32)
-                bad = NAN if np.isnan(held).any() else INF if np.isinf(held).any() else FINITE
-                codes[number] = bad
+                codes[number] = code_of(np.asarray(value.constant, value.dtype))
         return codes
 
     def _recorded(self, frame: int, iterations: tuple[int, ...], slot: int) -> int:
@@ -279,3 +293,9 @@ class Reading:
             trips = self.trips(loop, iterations[:depth])
             clock += [parent, trips.index(iterations[depth])]
         return (*clock, site)
+
+
+def _detail(site: Site, arrays: list[np.ndarray]) -> int:
+    """What settles a site's mechanism, of its operands and then its results."""
+    count = len(site.operands)
+    return int(DETAILS[site.primitive](np, site.eqn.params, arrays[:count], arrays[count:]))
