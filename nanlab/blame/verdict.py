@@ -56,7 +56,7 @@ class Site:
         return cure(self.mechanism, self.primitive, self.phase)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
     """What `nanlab.pinpoint` found.
 
@@ -115,6 +115,11 @@ class Verdict:
         from nanlab.blame.reproducer import save
 
         return save(self, Path(folder))
+
+    def __repr__(self) -> str:
+        sites = {"origin": self.origin, "culprit": self.culprit}
+        told = [f"{role}={site.primitive}:{site.line}" for role, site in sites.items() if site]
+        return f"Verdict({', '.join([self.status, *told])}; print it)"
 
     def __str__(self) -> str:
         from nanlab.blame.text import as_text
