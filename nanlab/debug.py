@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _watch(own: list[str], *, is_module: bool) -> int:
+    from nanlab.blame.text import show
     from nanlab.blame.watch import Found, Lost, Watch
 
     watch, errors = Watch(), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -59,7 +60,7 @@ def _watch(own: list[str], *, is_module: bool) -> int:
         _say_donation(errors, watch.donating)
         console = Console(highlight=False)
         console.print(f"The fault is in call {found.call} of a jitted function, {found.name}.")
-        console.print(found.verdict)
+        show(found.verdict, console)
         return FAULT
     except Lost as lost:
         where = f"call {lost.call} of a jitted function, {lost.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -39,10 +40,10 @@ _MEANING = {
 
 
 def as_text(verdict: Verdict, width: int = WIDTH) -> str:
-    """Plain text."""
+    """Plain text; only the path of a source file may be wider."""
     console = Console(width=width, no_color=True, color_system=None, highlight=False)
     with console.capture() as captured:
-        console.print(renderable(verdict))
+        show(verdict, console)
     lines = (line.rstrip() for line in captured.get().splitlines())
     return "\n".join(lines).rstrip()
 
@@ -57,12 +58,17 @@ def as_html(verdict: Verdict, width: int = 100) -> str:
     )
 
 
+def show(verdict: Verdict, console: Console) -> None:
+    """Print it, with paths in one piece: terminals and editors make them links."""
+    console.print(Group(*_parts(verdict, is_folded=False)), crop=False)
+
+
 def renderable(verdict: Verdict) -> RenderableType:
     """For `rich.print`."""
-    return Group(*_parts(verdict))
+    return Group(*_parts(verdict, is_folded=True))
 
 
-def _parts(verdict: Verdict) -> Iterator[RenderableType]:
+def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
     yield _headline(verdict)
     for note in verdict.notes:
         yield Text(f"Note: {note}", style="yellow")
@@ -70,9 +76,10 @@ def _parts(verdict: Verdict) -> Iterator[RenderableType]:
     if verdict.input_faults:
         yield Text("Came in with an inf or a NaN: " + _listed(verdict.input_faults), style="bold")
     if culprit is not None:
-        yield from _site("The NaN", culprit)
+        yield from _site("The NaN", culprit, is_folded=is_folded)
     if origin is not None and origin is not culprit:
-        yield from _site("The inf behind it" if culprit else "The inf", origin)
+        title = "The inf behind it" if culprit else "The inf"
+        yield from _site(title, origin, is_folded=is_folded)
     if len(verdict.chain) > 1:
         yield Text()
         yield Text("How it got out:", style="bold")
@@ -108,7 +115,7 @@ def _headline(verdict: Verdict) -> Text:
     return Text(text + ".", style="bold red")
 
 
-def _site(title: str, site: Site) -> Iterator[RenderableType]:
+def _site(title: str, site: Site, *, is_folded: bool) -> Iterator[RenderableType]:
     yield Text()
     meaning = _MEANING.get(site.mechanism, "")
     head = Text.assemble((f"{title}: ", "bold"), (site.primitive or "no operation", "bold red"))
@@ -116,8 +123,10 @@ def _site(title: str, site: Site) -> Iterator[RenderableType]:
     yield head
     yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
     if site.file:
-        line = Text.assemble("at ", (f"{site.file}:{site.line}", "cyan"), f" in {site.function}")
-        yield Padding(line, (0, 0, 0, 2), expand=False)
+        place = (f"{_shown(site.file)}:{site.line}", "cyan")
+        tail = f" in {site.function}"
+        how = "fold" if is_folded else "ignore"
+        yield Text.assemble("  at ", place, tail, no_wrap=not is_folded, overflow=how)
         if site.code:
             yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6), expand=False)
     if site.library:
@@ -193,6 +202,12 @@ def _bad(c: Contents) -> str:
 
 def _number(x: object) -> str:
     return f"{x:.6g}" if isinstance(x, float) else str(x)
+
+
+def _shown(file: str) -> str:
+    """A file's path, from the current folder if it is inside."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def _where(site: Site) -> str:
