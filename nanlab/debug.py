@@ -59,11 +59,11 @@ def _watch(own: list[str], *, is_module: bool) -> int:
     except Found as found:
         _say_donation(errors, watch.donating)
         console = Console(highlight=False)
-        console.print(f"The fault is in call {found.call} of a jitted function, {found.name}.")
+        console.print(f"The fault is in call {found.call} of the jitted function {found.name}.")
         show(found.verdict, console)
         return FAULT
     except Lost as lost:
-        where = f"call {lost.call} of a jitted function, {lost.name}"
+        where = f"call {lost.call} of the jitted function {lost.name}"
         errors.print(f"nanlab.debug: the fault is in {where}, and looking at it failed:")
         traceback.print_exception(lost.__cause__)
         return 1

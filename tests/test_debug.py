@@ -51,7 +51,7 @@ def test_the_first_faulty_call_is_told_and_the_script_stops_there(run):
     assert status == debug.FAULT
     assert "step 0" in output
     assert "step 1" not in output
-    assert "call 2 of a jitted function, step" in output
+    assert "call 2 of the jitted function step" in output
     assert "log, domain" in output
     assert "script.py:9" in output
     assert "return jnp.mean(jnp.log(w * x))" in output

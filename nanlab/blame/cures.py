@@ -89,13 +89,32 @@ _MASKED = (
 )
 
 
-def cure(mechanism: str, primitive: str, phase: str) -> str:
+_WRITTEN_NAN = (
+    "A NaN is written into the program. Libraries select one where what they ask for is not met (a "
+    "variance of a single element, a singular matrix, an index out of bounds): look at the "
+    "condition of the selection that takes it."
+)
+_CAST = (
+    "The number does not fit into the smaller type: clip or scale it before the cast, or keep "
+    "float32 here."
+)
+
+
+def cure(
+    mechanism: str, primitive: str, phase: str, *, dtype: str = "float16", is_nan: bool = False
+) -> str:
     """What usually cures this mechanism at this primitive, in this phase.
 
     Args:
         mechanism, phase: as DESIGN's vocabulary has them.
         primitive: the primitive's name.
+        dtype: of its result.
+        is_nan: whether that has a NaN.
     """
+    if mechanism == "constant" and is_nan:
+        return _WRITTEN_NAN
+    if (mechanism, primitive) == ("overflow", "convert_element_type") and dtype != "float16":
+        return _CAST
     if phase == "backward" and (mechanism, primitive) == ("0*inf", "mul"):
         return _BACKWARD
     if phase == "backward" and mechanism == "input":

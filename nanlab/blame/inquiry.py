@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import linecache
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,14 +13,14 @@ import numpy as np
 from nanlab.blame import places, verdict
 from nanlab.blame.calls import Call, call_of
 from nanlab.blame.cause import Event, beginnings, strays, way
-from nanlab.blame.contents import Index, code_of, contents, first_bad, is_elementwise, met_at
+from nanlab.blame.contents import contents, first_bad, is_elementwise, met_at
+from nanlab.blame.details import any_bad, element_at, one_shard, told_site
 from nanlab.blame.expressions import Expressions
-from nanlab.blame.judge import Causes, Finding, Judge
+from nanlab.blame.judge import Causes, Judge
 from nanlab.blame.lane import lane_of
 from nanlab.blame.looks import Looks, codes_of
 from nanlab.blame.reading import Point, Reading
 from nanlab.blame.reproducer import Evidence
-from nanlab.blame.sites import Program
 from nanlab.blame.verdict import Site, Verdict
 from nanlab.codes import FINITE, INF, NAN
 
@@ -103,6 +103,10 @@ class _Inquiry:
         ways = self._ways(reading, bad, causes)
         told = {event: self._site(reading, event, seen, ways[event]) for event in ways}
         origin, culprit = (event and told[event] for event in causes)
+        self._note_others(reading, bad, causes)
+        codes = shown if status == verdict.REWRITTEN_AWAY else compiled
+        named = zip(self._call.outputs, codes, strict=True)
+        faults = {name: code for name, code in named if code != FINITE}
         return Verdict(
             status=status,
             origin=origin,
@@ -110,11 +114,8 @@ class _Inquiry:
             chain=self._chain(reading, [p for points in ways.values() for p in points]),
             benign=self._benign(reading, bad),
             input_faults=self._input_faults(),
-            output_faults=tuple(
-                name
-                for name, a, b in zip(self._call.outputs, compiled, shown, strict=True)
-                if (b if status == verdict.REWRITTEN_AWAY else a) != FINITE
-            ),
+            output_faults=tuple(faults),
+            nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
             notes=tuple(self._notes),
             evidence=self._evidence,
         )
@@ -157,15 +158,15 @@ class _Inquiry:
         """
         finding = self._judge.finding(reading, event)
         if event.site is None:
-            return _told(finding, None)
+            return told_site(finding, None)
         site = self._program.sites[event.site]
         operands = [held[self._point(value, event)] for value in site.operands]
         results = [held[self._point(value, event)] for value in site.results]
-        operands, results = _one_shard(self._program, event.site, operands, results)
+        operands, results = one_shard(self._program, event.site, operands, results)
         bad = None
         if results:
             bad = first_bad(results[0], event.worst, self._later(reading, out, results[0].shape))
-        if bad is None and event.source == "made" and not _any_bad(results):
+        if bad is None and event.source == "made" and not any_bad(results):
             self._notes.append(
                 f"the numbers at {site.primitive} came out finite when they were fetched: the "
                 "program rounds differently each time that it is compiled"
@@ -174,16 +175,17 @@ class _Inquiry:
         if event.source == "made":
             self._evidence = Evidence(eqn=site.eqn, operands=operands, worst=event.worst)
         names = map(self._expressions.of, site.operands)
-        return _told(
+        return told_site(
             finding,
             places.user_frame(site),
             lane=lane_of(reading, site, out, bad),
+            element=bad,
             operands=tuple(
                 contents(name, array, there)
                 for name, array, there in zip(names, operands, met, strict=True)
             ),
             results=tuple(
-                contents("", array, _element(array, bad) if place == 0 else None)
+                contents("", array, element_at(array, bad) if place == 0 else None)
                 for place, array in enumerate(results)
             ),
         )
@@ -222,14 +224,36 @@ class _Inquiry:
 
     def _chain(self, reading: Reading, points: list[Point]) -> tuple[Site, ...]:
         links: list[Site] = []
+        told: dict[tuple[int, int], Site] = {}  # a loop's sites come again and again
         for point in points:
             index = self._program.values[point.value].site
             if index is not None and self._program.sites[index].opened is None:
                 worst = reading.code(point)
-                event = Event(index, point.iterations, "made", worst)
-                finding = self._judge.finding(reading, event)
-                links.append(_told(finding, places.user_frame(self._program.sites[index])))
+                if (index, worst) not in told:
+                    told[index, worst] = self._link(
+                        reading, Event(index, point.iterations, "made", worst)
+                    )
+                links.append(replace(told[index, worst], iterations=point.iterations))
         return tuple(links)
+
+    def _link(self, reading: Reading, event: Event) -> Site:
+        frame = None
+        if event.site is not None:
+            frame = places.user_frame(self._program.sites[event.site])
+        return told_site(self._judge.finding(reading, event), frame)
+
+    def _note_others(self, reading: Reading, bad: list[int], causes: Causes) -> None:
+        """Say what made the infs in outputs that have no NaN, if the fault told is another."""
+        infs = [v for v in bad if reading.code(Point(v)) == INF]
+        origin = self._judge.causes(reading, infs).origin if causes.culprit else None
+        if origin is None or origin in causes:
+            return
+        site = self._link(reading, origin)
+        place = f" at {places.written(site.file)}:{site.line}" if site.file else ""
+        self._notes.append(
+            "another fault makes the inf in outputs without a NaN: "
+            f"{site.primitive or 'no operation'}, {site.mechanism}, {site.phase}{place}"
+        )
 
     def _benign(self, reading: Reading, bad: list[int]) -> tuple[Site, ...]:
         outputs = [Point(value) for value in bad]
@@ -241,8 +265,7 @@ class _Inquiry:
         sites: list[Site] = []
         for event in strays(reading):
             if event.site is not None and not causal & {(event.site, INF), (event.site, NAN)}:
-                frame = places.user_frame(self._program.sites[event.site])
-                sites.append(_told(self._judge.finding(reading, event), frame))
+                sites.append(self._link(reading, event))
         return tuple(sites)
 
     def _input_faults(self) -> tuple[str, ...]:
@@ -262,49 +285,3 @@ def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
         both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
         return verdict.COMPILED_ONLY, both
     return verdict.REWRITTEN_AWAY, [code != FINITE for code in shown]
-
-
-def _element(array: np.ndarray, index: Index | None) -> np.ndarray | None:
-    return None if index is None else np.asarray(array[index])
-
-
-def _any_bad(arrays: Sequence[np.ndarray]) -> bool:
-    return any(code_of(array) != FINITE for array in arrays)
-
-
-def _told(finding: Finding, frame: Any, **about: Any) -> Site:
-    return Site(
-        primitive=finding.primitive,
-        phase=finding.phase,
-        module=finding.module,
-        file=frame.file if frame else "",
-        line=frame.line if frame else 0,
-        function=finding.function,
-        code=_code(frame.file, frame.line) if frame else "",
-        library=finding.library,
-        mechanism=finding.mechanism,
-        iterations=finding.iterations,
-        **about,
-    )
-
-
-def _code(file: str, line: int) -> str:
-    linecache.checkcache(file)  # a notebook's or a session's file may have changed
-    return linecache.getline(file, line).strip()
-
-
-def _one_shard(
-    program: Program, index: int, operands: list[np.ndarray], results: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Inside a `shard_map`: what the first device held whose result is bad."""
-    depth = program.shards(program.sites[index].frame)
-    for _ in range(depth):
-        bad = [i for i in range(len(results[0])) if _any_bad([np.asarray(r[i]) for r in results])]
-        device = bad[0] if bad else 0
-        results = [np.asarray(r[device]) for r in results]
-        values = [program.values[v] for v in program.sites[index].operands]
-        operands = [
-            np.asarray(x[device]) if x.ndim > len(v.shape) else x
-            for x, v in zip(operands, values, strict=True)
-        ]
-    return operands, results

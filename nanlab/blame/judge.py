@@ -122,7 +122,7 @@ class Judge:
         return Finding(
             primitive=site.primitive,
             phase=self.phase(event.site),
-            module=places.module_of(site.scopes),
+            module=places.module_of(site.scopes, site.callers),
             source=f"{places.written(user.file)}:{user.line}" if user else "",
             library=f"{places.written(library.file)}:{library.line}" if library else "",
             function=user.function if user else "",

@@ -98,7 +98,7 @@ def is_small(program: Program) -> bool:
     """Whether a program's values can all be kept."""
     needed = 0
     for frame in program.frames:
-        if not _is_windowed(program, frame):
+        if frame.is_live and not _is_windowed(program, frame):
             trips = prod(_lengths(program, frame))
             kept = (program.values[v] for v in _kept(program, frame))
             needed += trips * sum(prod(v.shape) * v.dtype.itemsize for v in kept)

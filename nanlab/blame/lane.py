@@ -48,9 +48,14 @@ def lane_of(
         bad = first_bad(np.asarray(held[tuple(places)])) if held.ndim > level else None
         if not bad:
             return None
-        places.append(bad[0])
+        lane = bad[0]
+        if element is not None and len(element) > level and shape[level] == held.shape[level]:
+            # Other lanes may go bad on the way; the site's own is one that is bad here too.
+            own = np.asarray(held[(*places, element[level])])
+            lane = element[level] if first_bad(own) is not None else lane
+        places.append(lane)
         if held.shape[level] in shape and not _are_all_bad(held, places):
-            lanes.append(bad[0])
+            lanes.append(lane)
     if not lanes:
         return None
     return lanes[0] if len(lanes) == 1 else tuple(lanes)

@@ -28,9 +28,13 @@ Detail = Callable[[Any, Mapping[str, Any], Sequence[Any], Sequence[Any]], Any]
 
 
 def _zero_divisor(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """2 if a NaN, else 1 if an inf, stands where the divisor is zero (or flushed to zero)."""
+    """2 if a NaN stands where both are zero, else 1 if an inf stands where the divisor is.
+
+    What is flushed to zero counts as zero. A complex inf has a NaN in it.
+    """
     zero, result = operands[1] == 0, results[0]
-    return np.max(np.where(zero & np.isnan(result), 2, zero & np.isinf(result)), initial=0)
+    both = zero & (operands[0] == 0) & np.isnan(result)
+    return np.max(np.where(both, 2, zero & ~np.isfinite(result)), initial=0)
 
 
 def _zero_base(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
@@ -133,7 +137,9 @@ def nan_mechanism(primitive: str, operand_inf: bool, detail: int, *, has_inf: bo
     if not has_inf and not operand_inf and primitive in (*_ADDING, *_MULTIPLYING, *_CASTS, *_DOTS):
         return OVERFLOW
     if primitive == "div":
-        return ZERO_OVER_ZERO if detail == 2 or not operand_inf else INF_OVER_INF
+        if detail != 2 and operand_inf:
+            return INF_OVER_INF
+        return POLE if detail == 1 else ZERO_OVER_ZERO
     if primitive in _DOTS:
         return ZERO_TIMES_INF if detail else INF_MINUS_INF
     if primitive in _GAMMAS and detail == 2:

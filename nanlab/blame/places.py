@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,14 +30,30 @@ _PLUMBING = re.compile(
     r"[/\\]jax[/\\](extend|_src[/\\]"
     r"(?!nn[/\\]|scipy[/\\]|image[/\\]|numpy[/\\](?!ufunc_api|array_methods)))"
 )
+_REMAT = ("remat2", "checkpoint", "remat", "rematted_computation")
 _TRANSFORMED = re.compile(r"^[\w.-]+\((.*)\)$")
 
 
-def module_of(scopes: str) -> str:
-    """The modules around a site, without transformations and without our phase marks."""
-    names = (name for name in _names(scopes) if name not in PHASES)
+def module_of(scopes: str, callers: Sequence[_jax.JaxprEqn] = ()) -> str:
+    """The modules around a site, without transformations and without our phase marks.
+
+    Args:
+        scopes: of the site.
+        callers: the calls that it was opened from.
+    """
     # Equinox marks its own layers with their classes, which says nothing beside their names.
-    return "/".join(name for name in names if not name.startswith("eqx."))
+    names = [
+        name
+        for name in _names(scopes)
+        if name not in (*PHASES, *_REMAT) and not name.startswith("eqx.")
+    ]
+    if any(eqn.primitive.name in _REMAT for eqn in callers):
+        # What is rematerialized is traced with the modules around it a second time.
+        for half in range(len(names) // 2, 0, -1):
+            if names[:half] == names[half : 2 * half]:
+                names = names[half:]
+                break
+    return "/".join(names)
 
 
 def _names(scopes: str) -> Iterator[str]:
@@ -150,7 +166,7 @@ def library_frame(site: Site) -> CodeFrame | None:
     for frame in stack_of(site):
         if not is_installed(frame.file):
             return None
-        own = _is_own_plumbing(Path(frame.file).resolve())
+        own = is_installed(frame.file) and _is_own(frame.file)
         if not (own or _PLUMBING.search(frame.file) or _is_standard(frame.file)):
             return frame
     return None
@@ -169,6 +185,11 @@ def is_installed(file: str) -> bool:
         or "dist-packages" in parts
         or str(path).startswith(_INSTALLED)
     )
+
+
+@cache
+def _is_own(file: str) -> bool:
+    return Path(file).resolve().is_relative_to(_OWN)
 
 
 def _is_own_plumbing(path: Path) -> bool:

@@ -93,6 +93,8 @@ class Probe(Interpreter):
 
     def _varies(self, frame: Frame, place: int) -> bool:
         """Whether an argument of a frame is none that it shares with the frame outside."""
+        if not frame.is_live:
+            return False
         if frame.parent is None:
             return True
         opened = self.program.sites[frame.parent].opened

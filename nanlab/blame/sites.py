@@ -83,6 +83,7 @@ class Frame:
         kind: "top", "scan", "while", "cond" or "shard_map".
         arguments, results: values, by number.
         sites: by number, in order.
+        is_live: whether it is run: nothing needs a loop that is not.
     """
 
     index: int
@@ -91,6 +92,7 @@ class Frame:
     arguments: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
     sites: list[int] = field(default_factory=list[int])
+    is_live: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -220,12 +222,15 @@ class _Flattener:
 
 def _drop_unused(program: Program) -> None:
     """Take out of each frame the sites that no result of the frame needs."""
-    for frame in program.frames:
+    live = {0}
+    for frame in program.frames:  # a frame comes after the one around it
+        frame.is_live = frame.index in live
         needed = set(frame.results)
         kept: list[int] = []
-        for index in reversed(frame.sites):
+        for index in reversed(frame.sites if frame.is_live else []):
             site = program.sites[index]
             if site.eqn.effects or not needed.isdisjoint(site.results):
                 needed.update(site.operands)
+                live.update(site.frames)
                 kept.append(index)
         frame.sites = kept[::-1]

@@ -108,8 +108,9 @@ def _headline(verdict: Verdict) -> Text:
             "rewritten it away (rewritten-away).",
             style="bold yellow",
         )
-    kind = "a NaN" if verdict.culprit or verdict.origin is None else "an inf"
-    text = f"There is {kind} in " + _listed(verdict.output_faults, most=3)
+    infs = [name for name in verdict.output_faults if name not in verdict.nan_outputs]
+    kinds = (("a NaN", verdict.nan_outputs), ("an inf", infs))
+    text = "There is " + ", and ".join(f"{k} in {_listed(n, most=3)}" for k, n in kinds if n)
     if verdict.status == COMPILED_ONLY:
         text += ", but not in the same way in the instrumented program (compiled-only)"
     return Text(text + ".", style="bold red")
@@ -140,8 +141,10 @@ def _circumstances(site: Site) -> str:
     if site.module:
         parts.append(f"in {site.module}")
     if site.iterations:
-        named = "iteration" if len(site.iterations) == 1 else "iterations"
-        parts.append(f"{named} {', '.join(map(str, site.iterations))} of the loop around it")
+        numbers = ", ".join(map(str, site.iterations))
+        is_one = len(site.iterations) == 1
+        around = "the loop" if is_one else "the loops, the outermost first,"
+        parts.append(f"iteration{'' if is_one else 's'} {numbers} of {around} around it")
     if site.lane is not None:
         lane = site.lane if isinstance(site.lane, tuple) else (site.lane,)
         parts.append(f"vmap lane {', '.join(map(str, lane))}")
@@ -184,8 +187,7 @@ def _labels(expressions: list[str]) -> list[str]:
 
 
 def _there_title(site: Site) -> str:
-    bad = next((c.first_bad for c in site.results if c.first_bad), None)
-    return f"at {list(bad)}" if bad else "there"
+    return f"at {list(site.element)}" if site.element else "there"
 
 
 def _range(c: Contents) -> str:
@@ -227,7 +229,8 @@ def _chain(verdict: Verdict) -> RenderableType:
             continue
         loop = f"iteration {', '.join(map(str, site.iterations))}" if site.iterations else ""
         lines.add_row(site.primitive, site.phase, _where(site), loop or site.module)
-    return Group(lines, Text(f"-> {_listed(verdict.output_faults, most=3)}"))
+    reached = verdict.nan_outputs if verdict.culprit else verdict.output_faults
+    return Group(lines, Text(f"-> {_listed(reached or verdict.output_faults, most=3)}"))
 
 
 def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:

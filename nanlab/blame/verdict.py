@@ -34,6 +34,7 @@ class Site:
         lane: under `vmap`, the index of the first bad element's lane; of nested ones a tuple,
             outermost first; None where there is none, or all went bad.
         operands, results: what they held; empty for the links of a chain.
+        element: the index, in the first result, of the element whose numbers are shown.
     """
 
     primitive: str
@@ -49,11 +50,14 @@ class Site:
     lane: int | tuple[int, ...] | None = None
     operands: tuple[Contents, ...] = ()
     results: tuple[Contents, ...] = ()
+    element: tuple[int, ...] | None = None
 
     @property
     def cure(self) -> str:
         """What usually cures this mechanism at this primitive."""
-        return cure(self.mechanism, self.primitive, self.phase)
+        is_nan = any(result.nans for result in self.results)
+        dtype = self.results[0].dtype if self.results else ""
+        return cure(self.mechanism, self.primitive, self.phase, dtype=dtype, is_nan=is_nan)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -74,6 +78,7 @@ class Verdict:
             only whose values were measured.
         input_faults: the arguments that came in with an inf or a NaN.
         output_faults: the outputs that have one.
+        nan_outputs: those of them that have a NaN.
         notes: what else has to be known to read this.
     """
 
@@ -84,6 +89,7 @@ class Verdict:
     benign: tuple[Site, ...] = ()
     input_faults: tuple[str, ...] = ()
     output_faults: tuple[str, ...] = ()
+    nan_outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import local
@@ -22,7 +23,7 @@ class Found(BaseException):
 
     Attributes:
         name: of the jitted function.
-        call: how many outermost jitted calls there were, this one included.
+        call: how often that was called, as an outermost call, this one included.
         verdict: what is wrong with it.
     """
 
@@ -49,6 +50,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.calls = 0
+        self._calls_of: Counter[str] = Counter()
         self.donating: list[str] = []
         self._jit = jax.jit
         self._here = local()
@@ -84,6 +86,7 @@ class Watch:
         self._here.inside = True
         try:
             self.calls += 1
+            self._calls_of[_name(jitted)] += 1
             result = jitted(*args, **kwargs)
             self._check(jitted, args, kwargs, result)
         finally:
@@ -95,15 +98,16 @@ class Watch:
         has_nan = any(self._has_nan(leaves))
         if not has_nan and not any(self._has_inf(leaves)):
             return
+        name = _name(jitted)
         try:
             verdict = pinpoint(jitted, *args, **kwargs)
         except Exception as error:
-            raise Lost(_name(jitted), self.calls) from error
+            raise Lost(name, self._calls_of[name]) from error
         main = verdict.culprit or verdict.origin
         # An inf that is handed on is one that somebody asked for, as a first "best loss" is.
         is_meant = not has_nan and main is not None and main.mechanism in ("input", "constant")
         if not is_meant:
-            raise Found(_name(jitted), self.calls, verdict)
+            raise Found(name, self._calls_of[name], verdict)
 
 
 class Watched:
