@@ -21,9 +21,10 @@ Donation (donate_argnums) is off meanwhile, so that the arguments are still ther
   SCRIPT      the script, or the module's name after -m
   ARGUMENT    its own arguments
 
-exit status: 3 for a fault, 0 if all was finite, else the script's own (1 if it raised)
+exit status: 3 for a fault, 0 if all was finite, 130 after Ctrl-C, else the script's own (1 if it
+raised)
 """
-FAULT = 3
+FAULT, INTERRUPTED = 3, 130
 
 
 def main(arguments: list[str]) -> int:
@@ -67,15 +68,23 @@ def _watch(own: list[str], *, is_module: bool) -> int:
         errors.print(f"nanlab.debug: the fault is in {where}, and looking at it failed:")
         traceback.print_exception(lost.__cause__)
         return 1
+    except KeyboardInterrupt:
+        errors.print(
+            f"nanlab.debug: stopped; all was finite in {_counted(watch.calls)} until then."
+        )
+        return INTERRUPTED
     except SystemExit as stop:
         status = _status(stop)
     _say_donation(errors, watch.donating)
-    calls = f"{watch.calls} call{'s' if watch.calls != 1 else ''} of jitted functions"
     if watch.calls:
-        errors.print(f"nanlab.debug: all was finite in {calls}.")
+        errors.print(f"nanlab.debug: all was finite in {_counted(watch.calls)}.")
     else:
         errors.print("nanlab.debug: the script called no jitted function, so nothing was watched.")
     return status
+
+
+def _counted(calls: int) -> str:
+    return f"{calls} call{'s' if calls != 1 else ''} of jitted functions"
 
 
 def _say_donation(errors: Console, donating: list[str]) -> None:

@@ -136,6 +136,16 @@ def test_the_scripts_own_exit_status_is_kept(run):
     assert "no data" in errors
 
 
+def test_ctrl_c_is_answered_with_what_was_seen_until_then(run):
+    status, _, errors = run("""
+        import jax
+        jax.jit(lambda x: x + 1)(1.0)
+        raise KeyboardInterrupt
+    """)
+    assert status == debug.INTERRUPTED
+    assert "stopped; all was finite in 1 call of jitted functions until then" in errors
+
+
 def test_the_scripts_own_error_is_its_own(run):
     with pytest.raises(ZeroDivisionError):
         run("1 / 0")
