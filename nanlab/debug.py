@@ -6,6 +6,7 @@ import os
 import runpy
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -40,7 +41,19 @@ def main(arguments: list[str]) -> int:
     if not is_module and not Path(own[0]).is_file():
         print(f"nanlab.debug: there is no script {own[0]}", file=sys.stderr)
         return 2
+    # Both find their neighbours, as Python itself has it.
+    sys.path[0] = os.getcwd() if is_module else str(Path(own[0]).resolve().parent)
+    if is_module and not _is_module(own[0]):
+        print(f"nanlab.debug: there is no module {own[0]}", file=sys.stderr)
+        return 2
     return _watch(own, is_module=is_module)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # its package is not there; it is no name
+        return False
 
 
 def _watch(own: list[str], *, is_module: bool) -> int:
@@ -49,7 +62,6 @@ def _watch(own: list[str], *, is_module: bool) -> int:
 
     watch, errors = Watch(), Console(stderr=True, highlight=False, soft_wrap=True)
     sys.argv = list(own)
-    sys.path[0] = os.getcwd() if is_module else str(Path(own[0]).resolve().parent)
     status = 0
     try:
         with watch.watching():

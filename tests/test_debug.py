@@ -158,9 +158,11 @@ def test_the_scripts_own_error_is_its_own(run):
         (["--help"], 0, "usage: python -m nanlab.debug"),
         (["nowhere.py"], 2, "there is no script nowhere.py"),
         (["-m"], 2, "needs the name of a module"),
+        (["-m", "nowhere.at_all"], 2, "there is no module nowhere.at_all"),
     ],
 )
-def test_what_it_cannot_run_is_said_in_a_sentence(arguments, status, said, capsys):
+def test_what_it_cannot_run_is_said_in_a_sentence(arguments, status, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
     assert debug.main(arguments) == status
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
