@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanlab.blame.inquiry import pinpoint
     from nanlab.blame.verdict import Site, Verdict
+    from nanlab.problem import Metrics, Problem
     from nanlab.replay import replay_run
 
-__all__ = ["Site", "Verdict", "__version__", "pinpoint", "replay_run"]
+__all__ = ["Metrics", "Problem", "Site", "Verdict", "__version__", "pinpoint", "replay_run"]
 __version__ = "0.1.0"
 
 _HOME = {
+    "Metrics": "nanlab.problem",
+    "Problem": "nanlab.problem",
     "Site": "nanlab.blame.verdict",
     "Verdict": "nanlab.blame.verdict",
     "pinpoint": "nanlab.blame.inquiry",

@@ -4,6 +4,7 @@ COMMANDS = {
     "nanlab.sweep": "train every run that a grid file asks for; say what made each NaN",
     "nanlab.replay": "bring a failed run back to its failing step",
     "nanlab.debug": "run a script of yours; say what made its first inf or NaN",
+    "nanlab.parts": "list what a training can be made of, with sources",
     "nanlab.grid": "write the JSON Schema of grid files, for completion in editors",
 }
 

@@ -17,6 +17,9 @@ from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
 from nanlab.launches import Frozen, fresh, joined, on_host, slots, spread, subset, taken
+from nanlab.own import check_own, make_own, own_code_hashes, unknown_knob
+from nanlab.parameters import is_own
+from nanlab.plan import Plan
 from nanlab.problem import Problem, State
 from nanlab.quadratic import make_quadratic
 from nanlab.training import make_training
@@ -25,6 +28,40 @@ PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
     "training": make_training,
     "quadratic": make_quadratic,
 }
+
+
+def problem_of(statics: Mapping[str, Any]) -> Problem:
+    """The problem of a group, nanlab's or a person's own.
+
+    Raises:
+        OwnCodeError: a person's own cannot be made.
+    """
+    return PROBLEMS.get(str(statics["problem"]), make_own)(statics)
+
+
+def check_own_groups(plan: Plan) -> dict[str, str]:
+    """See that every group of a person's own can be run.
+
+    Returns:
+        The hash of each file that their code is in, by what the grid calls it.
+
+    Raises:
+        OwnCodeError: one cannot.
+    """
+    specs = {str(g.statics["problem"]) for g in plan.groups} - set(PROBLEMS)
+    for group in plan.groups:
+        spec = str(group.statics["problem"])
+        if spec not in specs:
+            continue
+        problem = make_own(group.statics)
+        given = {n: plan.columns[n][group.runs].tolist() for n in plan.columns if is_own(n)}
+        known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
+        unknown = sorted(known - set(problem.knobs))
+        if unknown:
+            raise unknown_knob(unknown[0], problem, spec)
+        check_own(problem, frozenset(n for n in known if None not in given[n]), spec)
+    return own_code_hashes(dict.fromkeys(specs, "run.problem"))
+
 
 REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"
 
@@ -77,7 +114,7 @@ class GroupWorker:
         devices: Sequence[Device] | None = None,
     ) -> None:
         self._devices = list(devices or jax.devices())
-        self.problem = PROBLEMS[statics["problem"]](statics)
+        self.problem = problem_of(statics)
         self.program = LaneProgram(self.problem, self._devices)
         blocks = blocks or len(self._devices)
         self.lanes = blocks * self.program.block

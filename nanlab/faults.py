@@ -39,7 +39,7 @@ class Endings(NamedTuple):
 def outcomes(
     endings: Endings,
     *,
-    baseline_loss: float | None,
+    baseline_losses: np.ndarray | None,
     trained_margin: np.ndarray,
     diverged_factor: np.ndarray,
 ) -> np.ndarray:
@@ -47,13 +47,13 @@ def outcomes(
 
     Args:
         endings: of the runs.
-        baseline_loss: what the best constant predictor gets; None to take each run's own first
+        baseline_losses: what the best constant predictor of each gets; None for its own first
             loss.
         trained_margin: by which share a loss must lie below the baseline to count as trained.
         diverged_factor: by which factor a loss must lie above the run's first to be diverged.
     """
     initial, final = endings.initial_loss, endings.final_loss
-    baseline = initial if baseline_loss is None else baseline_loss
+    baseline = initial if baseline_losses is None else baseline_losses
     trained = final < (1.0 - trained_margin) * baseline
     diverged = final > diverged_factor * initial
     healthy = np.where(trained, "trained", np.where(diverged, "diverged", "stalled"))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from nanlab.grid import Grid
 from nanlab.grid.errors import Complaint, GridError
-from nanlab.parameters import PARAMETERS, Parameter, Value
+from nanlab.parameters import PARAMETERS, Parameter, is_own, kind_of
+from nanlab.parameters_types import Value
 from nanlab.plan_rows import Ints, Rows, group_id
 
 ID_BYTES = 6
@@ -30,7 +31,8 @@ class Group:
 
     Attributes:
         group_id: 12 hex digits, a hash of the statics.
-        statics: the static parameters of its problem, all of them.
+        statics: the static parameters of its problem, all of them, and for each option
+            whether it is used.
         runs: places of its runs in the plan, ascending.
     """
 
@@ -79,9 +81,12 @@ def make_plan(grid: Grid) -> Plan:
     digests = np.concatenate([part.digests() for part in parts])
     chosen = _firsts(digests)
     run_ids = _run_ids(digests[chosen], grid.path)
-    asked = [each for each in PARAMETERS.values() if set(each.problems) & set(grid.problems)]
+    kinds = {kind_of(problem) for problem in grid.problems}
+    own = dict.fromkeys(name for part in parts for name in part.names if is_own(name))
+    known = [*PARAMETERS.values(), *(PARAMETERS[name] for name in own)]
+    asked = [each for each in known if set(each.problems) & kinds]
     columns = {each.name: _column(each, parts, chosen) for each in asked}
-    statics = [each.name for each in asked if each.role == "static"]
+    statics = [each.name for each in asked if each.role in ("static", "option")]
     plan = Plan(columns=columns, run_ids=run_ids, groups=())
     return replace(plan, groups=_groups(plan, statics, _group_keys(statics, parts, chosen)))
 
@@ -125,6 +130,8 @@ def _column(parameter: Parameter, parts: Sequence[Rows], chosen: Ints) -> NDArra
 
 
 def _dtype(parameter: Parameter) -> type[Any]:
+    if parameter.default is None:
+        return object  # a person's own, that some runs may leave to its default
     return parameter.kinds[0] if parameter.kinds in ((float,), (int,), (bool,)) else object
 
 
@@ -150,10 +157,17 @@ def _codes(name: str, parts: Sequence[Rows]) -> tuple[Ints, int]:
     known: dict[Value | None, int] = {None: 0}  # None: the run's problem does not have it
     columns: list[Ints] = []
     for part in parts:
-        levels = np.array([known.setdefault(v, len(known)) for v in part.levels(name)], np.int64)
+        values = [static_value(name, value) for value in part.levels(name)]
+        levels = np.array([known.setdefault(v, len(known)) for v in values], np.int64)
         codes = part.codes(name)
         columns.append(np.where(part.using(name), levels[0] if codes is None else levels[codes], 0))
     return np.concatenate(columns), len(known)
+
+
+def static_value(name: str, value: Any) -> Any:
+    """What a group's runs share of a parameter: of an option only whether it is used."""
+    parameter = PARAMETERS[name]
+    return value != parameter.default if parameter.role == "option" else value
 
 
 def _groups(plan: Plan, statics: Sequence[str], keys: Ints) -> tuple[Group, ...]:
@@ -162,7 +176,7 @@ def _groups(plan: Plan, statics: Sequence[str], keys: Ints) -> tuple[Group, ...]
     groups: list[Group] = []
     for runs in sorted(runs_by_key, key=lambda runs: int(runs[0])):
         point = plan.point(int(runs[0]))
-        shared = {name: point[name] for name in statics if name in point}
+        shared = {n: static_value(n, point[n]) for n in statics if n in point}
         groups.append(Group(group_id=group_id(shared), statics=shared, runs=_fixed(runs)))
     return tuple(groups)
 

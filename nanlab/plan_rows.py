@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanlab.grid.points import Product
-from nanlab.parameters import PARAMETERS, Value
+from nanlab.parameters import PARAMETERS, kind_of
+from nanlab.parameters_types import Value
 
 Ints = NDArray[np.int64]
 
@@ -44,7 +46,12 @@ class Rows:
             for name in axis.values
         }
 
-    def levels(self, name: str) -> Sequence[Value]:
+    @property
+    def names(self) -> Sequence[str]:
+        """The parameters that the product knows: all that are declared, and a person's own."""
+        return [*self._product.fixed, *self._codes]
+
+    def levels(self, name: str) -> Sequence[Any]:
         """The values of parameter `name` that codes stand for."""
         return self._product.values(name)
 
@@ -55,7 +62,7 @@ class Rows:
     def using(self, name: str) -> NDArray[np.bool_]:
         """Whether each point's problem has parameter `name`."""
         problems = PARAMETERS[name].problems
-        uses = np.array([problem in problems for problem in self.levels("problem")], np.bool_)
+        uses = np.array([kind_of(each) in problems for each in self.levels("problem")], np.bool_)
         codes = self.codes("problem")
         return np.broadcast_to(uses, self.many) if codes is None else uses[codes]
 
@@ -65,7 +72,8 @@ class Rows:
         codes = self.codes("problem")
         for level, problem in enumerate(self.levels("problem")):
             rows = np.arange(self.many) if codes is None else np.flatnonzero(codes == level)
-            names = [name for name, each in PARAMETERS.items() if problem in each.problems]
+            kind = kind_of(problem)
+            names = [name for name in self.names if kind in PARAMETERS[name].problems]
             for start in range(0, len(rows), _HASHED_AT_ONCE):
                 some = rows[start : start + _HASHED_AT_ONCE]
                 hashed = b"".join(map(_digest, self._texts(sorted(names), some)))
@@ -90,7 +98,7 @@ class Rows:
         return map("".join, zip(*columns, strict=True))
 
 
-def _fragment(name: str, value: Value) -> str:
+def _fragment(name: str, value: Value | None) -> str:
     if value == PARAMETERS[name].default:
         return ""
     return f"{json.dumps(name)}:{json.dumps(value)},"

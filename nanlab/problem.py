@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax import Array
 
 AnyArray = Any
@@ -41,14 +42,15 @@ class Problem:
     Attributes:
         init: (knobs, key) -> state, a pytree of arrays.
         step: (state, knobs, key) -> (state, metrics); the shapes of state do not change.
-        knobs: names of the numbers in `knobs`; each is traced as a float64 scalar.
-        baseline_loss: what the best constant predictor gets, or None: then a run's own first
-            loss takes its place.
-        batch: (knobs, key) -> the data that `step` sees with that key, or None.
+        knobs: names of the numbers in `knobs`, or their names and defaults; each is traced as a
+            float64 scalar.
+        baseline_losses: knobs of runs, each (runs,) -> what the best constant predictor of each
+            gets, (runs,), on the host; None to take a run's own first loss.
+        batch: (state, knobs, key) -> the data that `step` sees with that key, or None.
     """
 
     init: Callable[[Knobs, Array], State]
     step: Callable[[State, Knobs, Array], tuple[State, Metrics]]
-    knobs: tuple[str, ...]
-    baseline_loss: float | None = None
-    batch: Callable[[Knobs, Array], Any] | None = None
+    knobs: tuple[str, ...] | Mapping[str, float | None]
+    baseline_losses: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
+    batch: Callable[[State, Knobs, Array], Any] | None = None

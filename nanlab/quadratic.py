@@ -15,11 +15,16 @@ import optax
 from jax import Array
 
 from nanlab._jax import weak
-from nanlab.parts.optimizers import OPTIMIZERS
+from nanlab.parameters import PARAMETERS, statics_off
+from nanlab.parts.optimizers import build_update
 from nanlab.parts.precision import PRECISIONS
 from nanlab.problem import Knobs, Metrics, Problem
 
-KNOBS = ("lr", "momentum", "decay", "b1", "b2", "optimizer_epsilon", "curvature", "x0")
+KNOBS = tuple(
+    name
+    for name, each in PARAMETERS.items()
+    if each.role in ("knob", "option") and "quadratic" in each.problems
+)
 
 
 class QuadraticState(NamedTuple):
@@ -45,15 +50,15 @@ def make_quadratic(statics: Mapping[str, Any]) -> Problem:
     The gradient is curvature * x in closed form: autodiff would multiply by 2 and overflow a
     factor of two early.
     """
+    statics = {**statics_off("quadratic"), **statics}
     precision = PRECISIONS[statics["precision"]]
-    build = OPTIMIZERS[statics["optimizer"]]
 
     def traced(knobs: Knobs) -> dict[str, Array]:
         return {name: weak(value, precision.traced) for name, value in knobs.items()}
 
     def init(knobs: Knobs, key: Array) -> QuadraticState:
         x = jnp.asarray(knobs["x0"]).astype(precision.dtype)
-        return QuadraticState(x, build(traced(knobs)).init(x))
+        return QuadraticState(x, build_update(statics, traced(knobs)).init(x))
 
     def step(state: QuadraticState, knobs: Knobs, key: Array) -> tuple[QuadraticState, Metrics]:
         weak_knobs = traced(knobs)
@@ -63,7 +68,8 @@ def make_quadratic(statics: Mapping[str, Any]) -> Problem:
         with jax.named_scope("backward"):
             gradient = weak_knobs["curvature"] * state.x
         with jax.named_scope("update"):
-            updates, opt_state = build(weak_knobs).update(gradient, state.opt_state, state.x)
+            optimizer = build_update(statics, weak_knobs)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.x)
             rounded = jnp.asarray(updates) * _one(knobs, precision.dtype)
             x = optax.apply_updates(state.x, rounded)
         with jax.named_scope("metrics"):

@@ -120,6 +120,7 @@ def _replay(
     knobs = {name: jnp.asarray(values[0]) for name, values in lanes.knobs.items()}
     key = keys.for_step(step_key(jnp.asarray(lanes.seed[0])), max(step, 0))
     problem = worker.problem
+    state = jax.tree.map(lambda x: jnp.asarray(x[0]), frozen.state)
 
     def step_function(state: Any) -> tuple[Any, Any]:
         return problem.step(state, knobs, key)
@@ -129,8 +130,8 @@ def _replay(
         parameters=parameters,
         at=at,
         step=step,
-        state=jax.tree.map(lambda x: jnp.asarray(x[0]), frozen.state),
-        batch=None if problem.batch is None else problem.batch(knobs, key),
+        state=state,
+        batch=None if problem.batch is None else problem.batch(state, knobs, key),
         step_function=step_function,
         blame=outcome.attributions[0],
     )

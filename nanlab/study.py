@@ -15,7 +15,7 @@ import polars as pl
 
 from nanlab import tables
 from nanlab._jax import Device
-from nanlab.engines import ChunkOutcome, GroupWorker
+from nanlab.engines import ChunkOutcome, GroupWorker, check_own_groups
 from nanlab.faults import outcomes
 from nanlab.grid import Grid
 from nanlab.lanes import NEVER
@@ -89,6 +89,10 @@ class Study:
 
     def __post_init__(self) -> None:
         self._environment = environment(list(self.devices))
+        own_code = check_own_groups(self.plan)
+        if own_code:
+            # What a person has written decides the bits too.
+            self._environment["own_code_sha256"] = own_code
         self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
         self.store = Store(self.folder, fingerprint(self._environment))
 
@@ -215,9 +219,11 @@ class Study:
 
     def _rows(self, worker: GroupWorker, runs: np.ndarray, outcome: ChunkOutcome) -> pl.DataFrame:
         endings, columns = outcome.endings, self.plan.columns
+        baselines = worker.problem.baseline_losses
+        lanes = lanes_of(self.plan, worker.problem, runs)
         words = outcomes(
             endings,
-            baseline_loss=worker.problem.baseline_loss,
+            baseline_losses=None if baselines is None else baselines(lanes.knobs),
             trained_margin=columns["trained_margin"][runs].astype(np.float64),
             diverged_factor=columns["diverged_factor"][runs].astype(np.float64),
         )

@@ -69,9 +69,25 @@ def _main(argv: list[str] | None) -> int:
         return WRONG
     for warning in grid.warnings:
         print(f"{grid.path}: {warning}", file=sys.stderr)
+    devices = _devices(grid)
+    if error := _own_error(grid, plan):
+        print(error, file=sys.stderr)
+        return WRONG
     if arguments.dry_run:
-        return _dry_run(grid, plan)
-    return _run(grid, plan, arguments, given)
+        return _dry_run(grid, plan, devices)
+    return _run(grid, plan, devices, arguments, given)
+
+
+def _own_error(grid: Grid, plan: Plan) -> GridError | None:
+    """What is wrong with a person's own code, tried before anything runs."""
+    from nanlab.engines import check_own_groups
+    from nanlab.own import OwnCodeError
+
+    try:
+        check_own_groups(plan)
+    except OwnCodeError as error:
+        return GridError(grid.path, [grid.complaint(error.key, error.sentence)])
+    return None
 
 
 def _devices(grid: Grid) -> list[Device]:
@@ -84,9 +100,8 @@ def _devices(grid: Grid) -> list[Device]:
     return list(jax.devices()[: grid.exec.devices])
 
 
-def _dry_run(grid: Grid, plan: Plan) -> int:
-    devices = _devices(grid)
-    from nanlab.engines import PROBLEMS
+def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
+    from nanlab.engines import problem_of
     from nanlab.lanes import block_of
     from nanlab.memory import available_bytes, in_words, launch_need
 
@@ -96,7 +111,7 @@ def _dry_run(grid: Grid, plan: Plan) -> int:
         blocks, pieces = chunks(
             len(group.runs), block=block, devices=len(devices), chunk_runs=grid.exec.chunk_runs
         )
-        problem = PROBLEMS[str(group.statics["problem"])](group.statics)
+        problem = problem_of(group.statics)
         need = launch_need(problem, block=block, devices=len(devices))
         largest = max(largest, need.launch(blocks * block))
         n_blocks += sum(-(-(piece.stop - piece.start) // block) for piece in pieces)
@@ -112,8 +127,9 @@ def _dry_run(grid: Grid, plan: Plan) -> int:
     return DONE
 
 
-def _run(grid: Grid, plan: Plan, arguments: Arguments, given: list[str]) -> int:
-    devices = _devices(grid)
+def _run(
+    grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
+) -> int:
     from nanlab.store import FolderError, StoreError
     from nanlab.study import CRASHES, Study
     from nanlab.terminal import Watcher, show_summary

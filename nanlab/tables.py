@@ -16,6 +16,8 @@ import polars as pl
 
 from nanlab.blame.judge import Finding
 from nanlab.blame.witness import NOT_ASKED, WORDS
+from nanlab.parameters import PARAMETERS
+from nanlab.parts.listing import BESIDE_OPTION, readers
 from nanlab.plan import Plan
 
 CSV_RUNS = 100_000
@@ -126,11 +128,12 @@ def runs_frame(plan: Plan, results: pl.DataFrame, blames: pl.DataFrame) -> pl.Da
     groups = np.empty(len(plan), object)
     for group in plan.groups:
         groups[group.runs] = group.group_id
+    told_of = [name for name in plan.columns if _is_told(name, plan)]
     asked = pl.DataFrame(
         {
             "run_id": list(plan.run_ids),
             "group_id": list(groups),
-            **{name: _parameter(column) for name, column in plan.columns.items()},
+            **{name: _parameter(plan.columns[name]) for name in told_of},
         }
     )
     told = results.join(blames.select("blame_id", "witness"), on="blame_id", how="left")
@@ -138,9 +141,22 @@ def runs_frame(plan: Plan, results: pl.DataFrame, blames: pl.DataFrame) -> pl.Da
     parameters = [name for name in asked.columns if name != "steps"]
     ending = list(ENDING)
     before, after = ending[:3], ending[3:]
-    told_of = [name for name in BLAME if not name.endswith("_iterations")]
-    order = [*parameters, *before, "steps", *after, *told_of, "blame_id", "blame_status", "witness"]
+    blamed = [name for name in BLAME if not name.endswith("_iterations")]
+    order = [*parameters, *before, "steps", *after, *blamed, "blame_id", "blame_status", "witness"]
     return asked.join(told, on="run_id", how="left", maintain_order="left").select(order)
+
+
+def _is_told(name: str, plan: Plan) -> bool:
+    """Whether a parameter has a column: some run uses it, or sets it to another value."""
+    parameter, column = PARAMETERS[name], plan.columns[name]
+    if any(value not in (None, parameter.default) for value in set(column.tolist())):
+        return True
+    if parameter.role == "option":
+        return False
+    if name in BESIDE_OPTION:
+        return _is_told(BESIDE_OPTION[name], plan)
+    chosen = {key: set(plan.columns[key].tolist()) for key in readers(name) if key in plan.columns}
+    return not readers(name) or any(chosen[key] & set(readers(name)[key]) for key in chosen)
 
 
 def _parameter(column: np.ndarray) -> pl.Series:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -14,134 +15,246 @@ from jax import Array
 
 from nanlab import keys
 from nanlab._jax import weak
-from nanlab.codes import largest_magnitude
+from nanlab.parameters import PARAMETERS, statics_off
 from nanlab.parts.activations import ACTIVATIONS
-from nanlab.parts.initializers import INITIALIZERS
+from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS, Pieces, Shape
-from nanlab.parts.optimizers import OPTIMIZERS
-from nanlab.parts.precision import PRECISIONS
+from nanlab.parts.optimizers import build_update
+from nanlab.parts.precision import MATMUL_PRECISIONS, PRECISIONS, STORAGES
+from nanlab.parts.scaling import LOSS_SCALINGS, first_scale, is_finite, next_scale, unscaled
 from nanlab.parts.tasks import Examples, load_examples
 from nanlab.problem import Knobs, Metrics, Problem
+from nanlab.training_data import Data, DataState
+from nanlab.training_metrics import accuracy, gradient_norm
 
 
 class TrainState(NamedTuple):
-    """What a training carries from step to step: Linen parameters, Optax's state."""
+    """What a training carries from step to step; None for what it does not use.
+
+    Attributes:
+        params: Linen parameters, as they are stored.
+        opt_state: Optax's state.
+        batch_stats: running statistics of batch normalization.
+        scale: a dynamic loss scale.
+        average: the parameters' moving average.
+        data: which examples this run has, and its own faults of them.
+    """
 
     params: Any
     opt_state: Any
+    batch_stats: Any = None
+    scale: Any = None
+    average: Any = None
+    data: DataState | None = None
 
 
-KNOBS = (
-    "lr", "momentum", "decay", "b1", "b2", "optimizer_epsilon",
-    "input_scale", "negative_slope", "init_scale",
-)  # fmt: skip
+KNOBS = tuple(
+    name
+    for name, each in PARAMETERS.items()
+    if each.role in ("knob", "option") and "training" in each.problems
+)
 
-
-def gradient_norm(gradient: Any) -> Array:
-    """The Euclidean norm of all leaves, float64; scaled by the maximum, so that squares fit.
-
-    NaN where the gradient holds a NaN, inf where it holds an inf and no NaN.
-    """
-    leaves = jax.tree.leaves(gradient)
-    largest = largest_magnitude(jnp.stack([largest_magnitude(leaf) for leaf in leaves]))
-    safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
-    # One reciprocal of our own: XLA divides or multiplies by it as it likes, to other bits. It must
-    # not be subnormal, which is flushed to 0.
-    safe = jnp.minimum(safe, 1 / jnp.finfo(largest.dtype).tiny)
-    scale = 1 / safe
-    squares = sum(
-        jnp.sum(jnp.square((leaf * scale).astype(jnp.promote_types(leaf.dtype, jnp.float32))))
-        for leaf in leaves
-    )
-    norm = safe.astype(jnp.float64) * jnp.sqrt(jnp.asarray(squares, jnp.float64))
-    return jnp.where(jnp.isfinite(largest), norm, largest.astype(jnp.float64))
+OFF = statics_off("training")
 
 
 def make_training(statics: Mapping[str, Any], examples: Examples | None = None) -> Problem:
     """The training that `statics` (a group's static parameters) describe.
 
     Args:
-        statics: task, standardize, model, depth, width, activation, initializer, loss,
-            optimizer, precision, batch_size.
+        statics: those that are not at their defaults; see `parameters.statics_off`.
         examples: data to train on in place of the task's.
     """
+    statics = {**OFF, **statics}
     if examples is None:
-        examples = load_examples(statics["task"], standardize=statics["standardize"])
-    shares = np.bincount(examples.labels) / len(examples.labels)
-    training = _Training(statics, examples, classes=len(shares))
+        examples = load_examples(statics)
+    training = _Training(statics, examples)
     return Problem(
         init=training.init,
         step=training.step,
         knobs=KNOBS,
-        baseline_loss=LOSSES[statics["loss"]].best_constant(shares),
-        batch=training.batch,
+        baseline_losses=training.baseline_losses,
+        batch=lambda state, knobs, key: training.data.batch(state.data, knobs, key),
     )
 
 
 class _Training:
     """The pure functions of one choice of statics; holds the data, on the host."""
 
-    def __init__(self, statics: Mapping[str, Any], examples: Examples, *, classes: int) -> None:
+    def __init__(self, statics: Mapping[str, Any], examples: Examples) -> None:
         self._statics = statics
         self._precision = PRECISIONS[statics["precision"]]
-        self._classes = classes
-        self._inputs = examples.inputs.astype(jnp.dtype(self._precision.dtype))
-        self._targets = np.eye(classes, dtype=self._inputs.dtype)[examples.labels]
-        self._loss = LOSSES[statics["loss"]].apply
+        self._dtype = jnp.dtype(self._precision.dtype)
+        storage = STORAGES[statics["parameter_precision"]]
+        self._stored = jnp.dtype(storage.dtype or self._dtype)
+        # What the optimizer sees: 8 bits are only kept, not computed with.
+        self._worked = self._stored if storage.updates else self._dtype
+        self._loss = LOSSES[statics["loss"]]
+        self._scaling = LOSS_SCALINGS[statics["loss_scaling"]]
+        self.data = Data(statics, examples, self._dtype, self._weak)
+
+    def baseline_losses(self, knobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the best constant predictor gets, under each run's knobs: (runs,) float64."""
+        names = (*self._loss.knobs, "label_smoothing")
+        rows = np.stack([knobs[name] for name in names], axis=-1)
+        different, places = np.unique(rows, axis=0, return_inverse=True)
+        losses = [self._baseline_loss(dict(zip(names, row, strict=True))) for row in different]
+        return np.array(losses)[places.reshape(-1)]
+
+    def _baseline_loss(self, knobs: Mapping[str, float]) -> float:
+        targets = self.data.host_targets()
+        if self._statics["label_smoothing"]:
+            share = knobs["label_smoothing"]
+            targets = (1.0 - share) * targets + share / targets.shape[-1]
+        return self._loss.best_constant(targets, knobs, self.data.batch_examples)
 
     def init(self, knobs: Knobs, key: Array) -> TrainState:
         knobs = self._weak(knobs)
-        inputs = jnp.zeros((1, self._inputs.shape[1]), self._inputs.dtype)
-        params = self._model(knobs).init(keys.for_purpose(key, "parameters"), inputs)
-        return TrainState(params, OPTIMIZERS[self._statics["optimizer"]](knobs).init(params))
+        rngs = {"params": keys.for_purpose(key, "parameters")}
+        if self._statics["dropout"]:
+            rngs["dropout"] = keys.for_purpose(key, "dropout")
+        inputs = jnp.zeros((1, *self.data.input_shape), self._dtype)
+        variables = dict(self._model(knobs).init(rngs, inputs))
+        params = {"params": variables["params"]}
+        used = self._scaling.is_dynamic
+        return TrainState(
+            params=self._cast(params, self._stored),
+            opt_state=build_update(self._statics, knobs).init(self._cast(params, self._worked)),
+            batch_stats=variables.get("batch_stats"),
+            scale=first_scale(knobs) if used else None,
+            average=self._cast(params, self._worked) if self._statics["ema_decay"] else None,
+            data=self.data.drawn(key),
+        )
 
     def step(self, state: TrainState, knobs: Knobs, key: Array) -> tuple[TrainState, Metrics]:
-        inputs, targets = self.batch(knobs, key)
+        inputs, targets = self.data.batch(state.data, knobs, key)
         knobs = self._weak(knobs)
-        model, optimizer = self._model(knobs), OPTIMIZERS[self._statics["optimizer"]](knobs)
-
-        def loss_of(params: Any) -> tuple[Array, Array]:
-            outputs = jnp.asarray(model.apply(params, inputs))
-            return self._loss(outputs, targets), outputs
-
-        (loss, outputs), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        with self._products():
+            gradient, loss, outputs, batch_stats = self._gradient(
+                state, inputs, targets, knobs, key
+            )
         with jax.named_scope("update"):
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            after = self._updated(state, gradient, knobs)._replace(batch_stats=batch_stats)
         with jax.named_scope("metrics"):
-            metrics = Metrics(loss, gradient_norm(gradient), _accuracy(outputs, targets))
-        return TrainState(params, opt_state), metrics
+            classes = self.data.has_classes
+            share = accuracy(outputs, targets) if classes else None
+            metrics = Metrics(loss, gradient_norm(gradient), share)
+        return after, metrics
 
-    def batch(self, knobs: Knobs, key: Array) -> tuple[Array, Array]:
-        """Inputs (examples, features) and one-hot targets (examples, classes) of one step."""
-        with jax.named_scope("data"):
-            inputs, targets = jnp.asarray(self._inputs), jnp.asarray(self._targets)
-            size = self._statics["batch_size"]
-            if size != "full":
-                shape, key = (size,), keys.for_purpose(key, "batch")
-                chosen = jax.random.randint(key, shape, 0, inputs.shape[0], jnp.int32)
-                inputs = inputs.at[chosen].get(mode="promise_in_bounds")
-                targets = targets.at[chosen].get(mode="promise_in_bounds")
-            return inputs * self._weak(knobs)["input_scale"], targets
+    def _gradient(
+        self, state: TrainState, inputs: Array, targets: Array, knobs: dict[str, Array], key: Array
+    ) -> tuple[Any, Array, Array, Any]:
+        """The unscaled gradient, the unscaled loss, the outputs and the running statistics."""
+        model = self._model(knobs)
+        scale = self._scale(state, knobs)
+        rngs = {"dropout": keys.for_purpose(key, "dropout")} if self._statics["dropout"] else None
+
+        def loss_of(params: Any) -> tuple[Array, Any]:
+            outputs, batch_stats = _applied(model, params, state.batch_stats, inputs, rngs)
+            loss = self._loss.apply(outputs, targets, knobs)
+            if self._statics["z_loss"]:
+                logarithm = jax.nn.logsumexp(outputs, axis=-1)
+                loss = loss + knobs["z_loss"] * jnp.mean(jnp.square(logarithm))
+            return loss if scale is None else loss * scale.astype(loss.dtype), (
+                loss, outputs, batch_stats,
+            )  # fmt: skip
+
+        worked = self._cast(state.params, self._worked)
+        (_, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(worked)
+        if scale is not None:
+            gradient = unscaled(gradient, scale)
+        return gradient, *aux
+
+    def _scale(self, state: TrainState, knobs: dict[str, Array]) -> Array | None:
+        if not self._scaling.is_used:
+            return None
+        if self._scaling.is_dynamic:
+            return state.scale.scale
+        return jnp.asarray(knobs["loss_scale"])
+
+    def _updated(self, state: TrainState, gradient: Any, knobs: dict[str, Array]) -> TrainState:
+        worked = self._cast(state.params, self._worked)
+        optimizer = build_update(self._statics, knobs)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, worked)
+        params = optax.apply_updates(worked, updates)
+        after = state._replace(params=self._cast(params, self._stored), opt_state=opt_state)
+        if self._scaling.is_dynamic:
+            finite = is_finite(gradient)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+            after = after._replace(scale=next_scale(state.scale, finite, knobs))
+        if self._statics["ema_decay"]:
+            rate = 1.0 - knobs["ema_decay"]
+            worked = self._cast(after.params, self._worked)
+            average = optax.incremental_update(worked, state.average, rate)
+            after = after._replace(average=average)
+        return after
+
+    def _cast(self, tree: Any, dtype: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+    def _products(self) -> AbstractContextManager[Any]:
+        name = MATMUL_PRECISIONS[self._statics["matmul_precision"]].name
+        return nullcontext() if name is None else jax.default_matmul_precision(name)
 
     def _weak(self, knobs: Knobs) -> dict[str, Array]:
         return {name: weak(value, self._precision.traced) for name, value in knobs.items()}
 
     def _model(self, knobs: Mapping[str, Array]) -> nn.Module:
         statics = self._statics
-        draw = INITIALIZERS[statics["initializer"]]
+        shape = Shape(
+            statics["depth"], statics["width"], self.data.output_shape, self.data.natural_shape
+        )
+        return MODELS[statics["model"]].build(shape, self._pieces(knobs))
 
-        def kernel_init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            return draw(key, shape).astype(dtype) * knobs["init_scale"]
+    def _pieces(self, knobs: Mapping[str, Array]) -> Pieces:
+        statics = self._statics
+        activation = ACTIVATIONS[statics["activation"]]
+        return Pieces(
+            activation=lambda x: activation.apply(x, knobs),
+            activation_inputs=activation.inputs,
+            kernel_init=_kernel_init(statics["initializer"], knobs),
+            bias_init=_bias_init(statics["bias_initializer"], knobs),
+            dtype=self._dtype,
+            param_dtype=self._worked,
+            norm=statics["norm"],
+            norm_epsilon=knobs["norm_epsilon"],
+            norm_first=statics["norm_first"],
+            dropout=knobs["dropout"] if statics["dropout"] else None,
+            residual=statics["residual"],
+            pooling=statics["pooling"],
+            heads=statics["heads"],
+            query_key_norm=statics["query_key_norm"],
+            attention_scale=knobs["attention_scale"],
+        )
 
-        apply = ACTIVATIONS[statics["activation"]]
-        pieces = Pieces(lambda x: apply(x, knobs), kernel_init, self._inputs.dtype)
-        shape = Shape(statics["depth"], statics["width"], self._classes)
-        return MODELS[statics["model"]](shape, pieces)
+
+def _kernel_init(name: str, knobs: Mapping[str, Array]) -> Callable[..., Array]:
+    draw = INITIALIZERS[name].draw
+
+    def kernel_init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        return draw(key, shape).astype(dtype) * knobs["init_scale"]
+
+    return kernel_init
 
 
-def _accuracy(outputs: Array, targets: Array) -> Array:
-    """Share of examples whose right class has the largest output (a tie counts as right)."""
-    right = jnp.sum(jnp.where(targets > 0, outputs, jnp.zeros_like(outputs)), axis=-1)
-    return jnp.mean((right >= jnp.max(outputs, axis=-1)).astype(jnp.float32))
+def _bias_init(name: str, knobs: Mapping[str, Array]) -> Callable[[int], Callable[..., Array]]:
+    def of_fan_in(fan_in: int) -> Callable[..., Array]:
+        if name == "zeros":
+            return nn.initializers.zeros
+        draw = BIAS_INITIALIZERS[name].draw
+        return lambda key, shape, dtype: (
+            draw(key, shape, fan_in).astype(dtype) * knobs["bias_scale"]
+        )
+
+    return of_fan_in
+
+
+def _applied(
+    model: nn.Module, params: Any, batch_stats: Any, inputs: Array, rngs: Any
+) -> tuple[Array, Any]:
+    """The outputs, and the running statistics after them (None where there are none)."""
+    if batch_stats is None:
+        return jnp.asarray(model.apply(params, inputs, rngs=rngs)), None
+    variables = {**params, "batch_stats": batch_stats}
+    outputs, changed = model.apply(variables, inputs, rngs=rngs, mutable=["batch_stats"])
+    return jnp.asarray(outputs), changed["batch_stats"]

@@ -22,7 +22,8 @@ from nanlab.grid import (
 )
 from nanlab.grid.errors import dotted
 from nanlab.grid.toml import file_text, key_lines
-from nanlab.parameters import PARAMETERS, PROBLEMS
+from nanlab.parameters import PARAMETERS
+from nanlab.parameters_asked import PROBLEMS
 from nanlab.parts.activations import ACTIVATIONS
 from nanlab.plan import make_plan
 
@@ -123,12 +124,14 @@ WRONG = {
     ),
     "a number for a name": (
         "[run]\nmodel = 1",
-        ['run.model = 1 (line 2): must be one of "mlp", "neuron"'],
+        ['run.model = 1 (line 2): must be one of "mlp", "neuron", "cnn", "rnn", "lstm", "gru", '
+            '"transformer"'],
     ),
     "a misspelled name": (
         '[run]\nmodel = "mlpp"',
         [
-            'run.model = "mlpp" (line 2): must be one of "mlp", "neuron"; did you mean "mlp"?',
+            'run.model = "mlpp" (line 2): must be one of "mlp", "neuron", "cnn", "rnn", "lstm", '
+            '"gru", "transformer"; did you mean "mlp"?',
         ],
     ),
     "numbers out of range": (
@@ -261,15 +264,16 @@ WRONG = {
         '[[exclude]]\nmodel = { gt = 3 }\n[[exclude]]\nstandardize = []\n[[exclude]]\n'
         'task = { not_in = ["moons"] }',
         [
-            'exclude.0.model = "mlpp" (line 2): must be one of "mlp", "neuron"; '
-            'did you mean "mlp"?',
+            'exclude.0.model = "mlpp" (line 2): must be one of "mlp", "neuron", "cnn", "rnn", '
+            '"lstm", "gru", "transformer"; did you mean "mlp"?',
             'exclude.0.lr.gt = "x" (line 3): must be a number',
             "exclude.1.lr = {} (line 5): must hold a comparison: "
             "one of gt, ge, lt, le, ne, in, not_in",
             "exclude.2.model.gt (line 7): unknown key; known here: ne, in, not_in",
             "exclude.3.standardize = [] (line 9): must hold 1 value or more",
             'exclude.4.task.not_in.0 = "moons" (line 11): must be one of "digits", '
-            '"breast_cancer", "wine"',
+            '"breast_cancer", "wine", "iris", "diabetes", "linnerud", "images", "adding" or 3 more '
+            "(python -m nanlab.parts lists them)",
         ],
     ),
     "excludes that say nothing, or too much": (
@@ -640,11 +644,11 @@ def test_the_schema_refuses_what_the_grid_refuses(name):
 
 
 def test_a_name_that_is_added_to_a_table_of_parts_is_accepted_and_in_the_schema(monkeypatch):
-    text = '[axes]\nactivation = ["mish"]'
+    text = '[axes]\nactivation = ["snake"]'
     assert 'must be one of "relu"' in complaints_of(text)[0]
-    monkeypatch.setitem(ACTIVATIONS, "mish", ACTIVATIONS["tanh"])
-    assert make_plan(grid_of(text)).point(0)["activation"] == "mish"
-    assert "mish" in schema()["$defs"]["activation"]["enum"]
+    monkeypatch.setitem(ACTIVATIONS, "snake", ACTIVATIONS["tanh"])
+    assert make_plan(grid_of(text)).point(0)["activation"] == "snake"
+    assert "snake" in schema()["$defs"]["activation"]["enum"]
 
 
 def test_every_parameter_has_a_sentence_and_a_default_that_suits_it():

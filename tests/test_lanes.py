@@ -277,7 +277,7 @@ def run_all(problem, steps=4, **knobs):
     ends = outcome.endings
     words = faults.outcomes(
         ends,
-        baseline_loss=None,
+        baseline_losses=None,
         trained_margin=np.full(len(ends.fault_step), 0.05),
         diverged_factor=np.full(len(ends.fault_step), 10.0),
     )
@@ -562,7 +562,7 @@ def test_an_outcome_is_one_word(fault, nan, bad_at_end, initial, final, baseline
     )
     (word,) = faults.outcomes(
         endings,
-        baseline_loss=baseline,
+        baseline_losses=None if baseline is None else np.array([baseline]),
         trained_margin=np.array([0.05]),
         diverged_factor=np.array([10.0]),
     )
@@ -610,15 +610,16 @@ def test_two_trainings_that_differ_in_a_factor_share_batches_and_base_draws():
     base = make_training(TINY)
     key = keys.for_step(step_key(jnp.int64(5)), 7)
     knobs = plain_knobs(base)
-    inputs, targets = base.batch(knobs, key)
+    state = base.init(knobs, key)
+    inputs, targets = base.batch(state, knobs, key)
     others = {"activation": "tanh", "loss": "softmax_cross_entropy", "width": 4, "optimizer": "sgd"}
     for name, value in others.items():
-        other_inputs, other_targets = make_training({**TINY, name: value}).batch(knobs, key)
+        other_inputs, other_targets = make_training({**TINY, name: value}).batch(state, knobs, key)
         assert (other_inputs == inputs).all() and (other_targets == targets).all()
-    assert (base.batch({**knobs, "lr": jnp.float64(9)}, key)[0] == inputs).all()
-    scaled, _ = base.batch({**knobs, "input_scale": jnp.float64(255)}, key)
+    assert (base.batch(state, {**knobs, "lr": jnp.float64(9)}, key)[0] == inputs).all()
+    scaled, _ = base.batch(state, {**knobs, "input_scale": jnp.float64(255)}, key)
     assert (scaled == inputs * np.float32(255)).all()
-    assert not (base.batch(knobs, keys.for_step(key, 1))[0] == inputs).all()
+    assert not (base.batch(state, knobs, keys.for_step(key, 1))[0] == inputs).all()
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])

@@ -16,7 +16,7 @@ from nanlab.grid import GridError, load_grid
 from nanlab.grid.forms import Linspace, Logspace, Range
 from nanlab.grid.toml import file_text
 from nanlab.parameters import PARAMETERS
-from nanlab.plan import chunks, make_plan
+from nanlab.plan import chunks, make_plan, static_value
 
 
 def grid_of(text):
@@ -41,12 +41,23 @@ def columns_of(text, *names):
 
 # Never to be changed: a run's identity leaves out what is at its default.
 DEFAULTS = {
-    "problem": "training", "precision": "float32", "seed": 0, "steps": 100, "optimizer": "sgd",
-    "lr": 0.01, "momentum": 0.9, "decay": 0.9, "b1": 0.9, "b2": 0.999, "optimizer_epsilon": 1e-8,
+    "problem": "training", "precision": "float32", "seed": 0, "steps": 100, "optimizer":
+    "sgd", "lr": 0.01, "momentum": 0.9, "decay": 0.9, "b1": 0.9, "b2": 0.999,
+    "optimizer_epsilon": 1e-08, "weight_decay": 0.0, "schedule": "constant", "warmup_steps":
+    10.0, "decay_steps": 100.0, "decay_floor": 0.0, "drop_every": 30.0, "drop_factor": 0.1,
+    "clip": "none", "clip_at": 1.0, "clip_epsilon": 1e-06, "apply_if_finite": 0,
     "trained_margin": 0.05, "diverged_factor": 10.0, "task": "digits", "standardize": True,
-    "input_scale": 1.0, "model": "mlp", "depth": 2, "width": 32, "activation": "relu",
-    "negative_slope": 0.01, "initializer": "lecun_normal", "init_scale": 1.0,
-    "loss": "softmax_cross_entropy", "batch_size": 32, "curvature": 1.0, "x0": 1.0,
+    "input_scale": 1.0, "sequence_length": 32, "image_size": 28, "n_features": 16,
+    "train_examples": 0, "outlier_fraction": 0.0, "outlier_scale": 100.0, "label_noise": 0.0,
+    "nan_fraction": 0.0, "constant_fraction": 0.0, "imbalance": 0.0, "model": "mlp", "depth":
+    2, "width": 32, "activation": "relu", "negative_slope": 0.01, "residual": False, "norm":
+    "none", "norm_epsilon": 1e-05, "norm_first": True, "dropout": 0.0, "pooling": "max",
+    "heads": 4, "query_key_norm": False, "attention_scale": 1.0, "initializer":
+    "lecun_normal", "init_scale": 1.0, "bias_initializer": "zeros", "bias_scale": 1.0, "loss":
+    "softmax_cross_entropy", "loss_epsilon": 1e-07, "huber_delta": 1.0, "temperature": 0.1,
+    "label_smoothing": 0.0, "z_loss": 0.0, "batch_size": 32, "loss_scaling": "none",
+    "loss_scale": 32768.0, "loss_scale_period": 2000.0, "ema_decay": 0.0,
+    "parameter_precision": "same", "matmul_precision": "default", "curvature": 1.0, "x0": 1.0,
 }  # fmt: skip
 
 # Never to be changed: results that people have published name their runs so.
@@ -211,7 +222,8 @@ def test_groups_share_their_statics_and_hold_each_run_once_in_order():
     for group in plan.groups:
         for run in group.runs:
             point = plan.point(int(run))
-            statics = {n: v for n, v in point.items() if PARAMETERS[n].role == "static"}
+            statics = {n: static_value(n, v) for n, v in point.items()
+                       if PARAMETERS[n].role in ("static", "option")}  # fmt: skip
             assert statics == group.statics
     # Pinned like the identities of runs: chunks on disk are named after them.
     names = [group.group_id for group in plan.groups]

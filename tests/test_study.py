@@ -460,7 +460,10 @@ def test_the_resolved_grid_asks_for_just_the_runs_that_the_table_holds(undisturb
     assert plan.run_ids.tolist() == runs["run_id"].to_list()
     for number in (0, 279, 280, 559):
         point = plan.point(number)
-        assert {name: runs[name][number] for name in point} == point
+        # What nothing in this study reads has no column.
+        assert {n: runs[n][number] for n in point if n in runs.columns} == {
+            n: point[n] for n in point if n in runs.columns
+        }
 
 
 def test_flags_stand_in_the_resolved_grid(capsys):

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 from nanlab import tables
 from nanlab.blame.judge import Finding
 from nanlab.grid import load_grid
+from nanlab.parameters import PARAMETERS
 from nanlab.plan import make_plan
 
 # Two problems, so that parameters of one are nothing in the other; a column of two types; a bool.
@@ -64,33 +65,14 @@ ENDS = [
     "witness",
 ]
 SHARED = [
-    "problem",
-    "precision",
-    "seed",
-    "optimizer",
-    "lr",
-    "momentum",
-    "decay",
-    "b1",
-    "b2",
-    "optimizer_epsilon",
-    "trained_margin",
-    "diverged_factor",
-]
+    "problem", "precision", "seed", "optimizer", "lr", "schedule", "clip", "apply_if_finite",
+    "trained_margin", "diverged_factor",
+]  # fmt: skip
 OF_TRAINING = [
-    "task",
-    "standardize",
-    "input_scale",
-    "model",
-    "depth",
-    "width",
-    "activation",
-    "negative_slope",
-    "initializer",
-    "init_scale",
-    "loss",
-    "batch_size",
-]
+    "task", "standardize", "input_scale", "train_examples", "model", "depth", "width",
+    "activation", "residual", "norm", "initializer", "init_scale", "bias_initializer", "loss",
+    "batch_size", "loss_scaling", "parameter_precision", "matmul_precision",
+]  # fmt: skip
 OF_QUADRATIC = ["curvature", "x0"]
 
 
@@ -187,7 +169,9 @@ def study(tmp_path):
     ],
     ids=["quadratic", "training", "both"],
 )
-def test_the_table_of_runs_has_just_the_columns_of_issue_2(text, parameters, tmp_path):
+def test_the_table_of_runs_has_a_column_for_each_parameter_that_some_run_uses(
+    text, parameters, tmp_path
+):
     plan = plan_of(text, tmp_path)
     runs, _ = made(plan, results_of(plan))
     assert runs.columns == ["run_id", "group_id", *parameters, *ENDS]
@@ -196,15 +180,16 @@ def test_the_table_of_runs_has_just_the_columns_of_issue_2(text, parameters, tmp
 def test_every_column_has_its_type_in_parquet_whatever_it_holds(study, tmp_path):
     _, _, _, folder = study
     types = dict(pl.read_parquet_schema(folder / "runs.parquet"))
-    text = {"run_id", "group_id", "problem", "precision", "optimizer", "task", "model"}
-    text |= {"activation", "initializer", "loss", "outcome", "blame_id", "blame_status", "witness"}
+    text = {"run_id", "group_id", "outcome", "blame_id", "blame_status", "witness"}
+    text |= {name for name, each in PARAMETERS.items() if each.kinds == (str,)}
     # "full" stands in it.
     text |= {"batch_size"} | {name for name in ENDS if name.startswith(("origin_", "culprit_"))}
-    whole = {"seed", "depth", "width", "steps", "fault_step", "nan_step"}
-    whole |= {"nonfinite_gradient_steps"}
+    whole = {"fault_step", "nan_step", "nonfinite_gradient_steps"}
+    whole |= {name for name, each in PARAMETERS.items() if each.kinds == (int,)}
     for name, kind in types.items():
         expected = pl.String if name in text else pl.Int64 if name in whole else pl.Float64
-        assert kind == (pl.Boolean if name == "standardize" else expected), name
+        is_switch = name in PARAMETERS and PARAMETERS[name].kinds == (bool,)
+        assert kind == (pl.Boolean if is_switch else expected), name
     # The same where nothing failed at all, and a column holds nothing but nulls.
     calm = plan_of('[run]\nproblem = "quadratic"\n[axes]\nlr = [1.0]', tmp_path)
     runs, _ = made(calm, results_of(calm))
@@ -220,7 +205,9 @@ def test_rows_stand_in_the_grids_order_and_say_what_was_asked(study):
     assert dict(runs.select("run_id", "group_id").rows()) == groups
     quadratic = runs.filter(pl.col("problem") == "quadratic")
     assert quadratic["curvature"].to_list() == [2.0, 2.0, 2.0]
-    assert quadratic.select(OF_TRAINING).null_count().sum_horizontal().item() == 3 * 12
+    assert quadratic.select(OF_TRAINING).null_count().sum_horizontal().item() == 3 * len(
+        OF_TRAINING
+    )
     assert runs.filter(pl.col("problem") == "training")["curvature"].null_count() == 12
 
 

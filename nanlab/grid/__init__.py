@@ -20,8 +20,8 @@ from nanlab.grid.flags import split_arguments
 from nanlab.grid.model import Exec, schema
 from nanlab.grid.parts import Findings
 from nanlab.grid.points import Product
-from nanlab.grid.source import read_source
-from nanlab.parameters import PROBLEMS
+from nanlab.grid.source import Source, read_source
+from nanlab.parameters_asked import PROBLEMS
 
 __all__ = ["Complaint", "Exec", "Grid", "GridError", "load_grid", "schema", "split_arguments"]
 
@@ -36,11 +36,12 @@ class Grid:
         path: the file, as it was asked for.
         stem: the file's name without its suffix; names the results' folder.
         title: the question that the study answers; the stem where the file has none.
-        problems: the problems that its runs are of, in `parameters.PROBLEMS`' order.
+        problems: the problems that its runs are of, in `PROBLEMS`' order, then a person's own.
         exec: how to run it; never part of a run's identity.
         warnings: sentences about what is legal, but surely not meant.
         products: the main grid's points, then each include's; a point may be in several.
         asked: what the file and the flags say.
+        source: where they say it.
     """
 
     path: str
@@ -51,6 +52,14 @@ class Grid:
     warnings: tuple[str, ...]
     products: tuple[Product, ...]
     asked: Asked
+    source: Source
+
+    def complaint(self, key: str, sentence: str) -> Complaint:
+        """A complaint about a parameter, or about `run.problem`, at its line."""
+        places = [("run", key), ("axes", key)] + [("zip", i, key) for i in range(100)]
+        path = next((p for p in places if self.source.knows(p)), None)
+        path = tuple(key.split(".")) if path is None else path
+        return self.source.complaint(path, sentence)
 
     def resolved_toml(self) -> str:
         """What was asked, flags included, as canonical TOML; loading it gives the same plan."""
@@ -88,11 +97,15 @@ def load_grid(
         path=source.path,
         stem=stem,
         title=asked.title or stem,
-        problems=tuple(problem for problem in PROBLEMS if problem in present),
+        problems=(
+            *(problem for problem in PROBLEMS if problem in present),
+            *sorted(str(problem) for problem in present if problem not in PROBLEMS),
+        ),
         exec=asked.exec,
         warnings=tuple(map(str, in_order(findings.warnings))),
         products=tuple(products),
         asked=asked,
+        source=source,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,8 +14,10 @@ from nanlab.grid.forms import FORMS, AxisForm
 from nanlab.grid.model import COMPARISONS, ORDERINGS, Exec, file_model
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path, Tree, file_text
-from nanlab.parameters import PARAMETERS, Value
+from nanlab.parameters import PARAMETERS, is_own
+from nanlab.parameters_types import Value
 
+OWN_TABLES = ("knobs", "static")
 TABLES = ("title", "run", "axes", "zip", "exclude", "include", "exec")
 
 Condition = Value | list[Value] | dict[str, Any]
@@ -65,19 +67,46 @@ def _plain(node: Any) -> Any:
     return [_plain(value) for value in cast(list[Any], node)] if isinstance(node, list) else node
 
 
+def flattened(tree: Tree) -> Tree:
+    """The tree with `knobs.alpha` and `static.order` as one key each, in every table."""
+    return {key: _flat(value) for key, value in tree.items()}
+
+
+def _flat(table: Any) -> Any:
+    if isinstance(table, list):
+        return [_flat(each) for each in cast(list[Any], table)]
+    if not isinstance(table, dict):
+        return table
+    flat: Tree = {}
+    for key, value in cast(Tree, table).items():
+        if key in OWN_TABLES and isinstance(value, dict):
+            flat |= {f"{key}.{name}": each for name, each in cast(Tree, value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _own_names(tree: Tree) -> Iterable[str]:
+    values = [value if isinstance(value, list) else [value] for value in tree.values()]
+    tables = [each for value in values for each in cast(list[Any], value)]
+    names = {name for table in tables if isinstance(table, dict) for name in cast(Tree, table)}
+    return sorted(filter(is_own, names))
+
+
 def understood(source: Source) -> tuple[Asked, list[Complaint]]:
     """What pydantic understands of the source's tree, and complaints about all the rest."""
     complaints: list[Complaint] = []
     lost: frozenset[Path] = frozenset()
-    tree = source.tree
+    tree = flattened(source.tree)
+    model = file_model(tuple(_own_names(tree)))
     try:
-        parsed = file_model().validate_python(tree)
+        parsed = model.validate_python(tree)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
         complaints = _complaints(source, errors)
         lost = frozenset(_lost(_written(error["loc"])) for error in errors)
         tree = _without(tree, (), lost)
-        parsed = file_model().validate_python(tree)
+        parsed = model.validate_python(tree)
     return _asked(parsed, tree, lost), complaints
 
 

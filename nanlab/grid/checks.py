@@ -8,14 +8,18 @@ from collections.abc import Iterable, Sequence
 from nanlab.grid.asked import Asked
 from nanlab.grid.errors import one_of
 from nanlab.grid.forms import POINT_LIMIT
+from nanlab.grid.misfits import check_misfits
 from nanlab.grid.parts import Findings, Part, include_parts, main_part
 from nanlab.grid.points import Product, condition, matched, without
 from nanlab.grid.toml import Path
-from nanlab.parameters import PARAMETERS, Value
-from nanlab.parts.tasks import TASKS
+from nanlab.parameters import PARAMETERS, is_own, kind_of
+from nanlab.parameters_asked import OWN
+from nanlab.parameters_types import Value
 
-# The models with one output, which is the logit of the second of two classes.
-_ONE_OUTPUT = ("neuron",)
+_OWN_SENTENCE = (
+    'only a problem of your own has it: [run] problem = "my_module:make_problem" or '
+    '"path/to/file.py:make_problem"'
+)
 
 
 def checked_products(asked: Asked, findings: Findings) -> list[Product]:
@@ -27,9 +31,9 @@ def checked_products(asked: Asked, findings: Findings) -> list[Product]:
         return []
     kept, all_understood = _excluded(main, asked, findings)
     if all_understood:
-        _check_outputs(main, kept, findings)
+        check_misfits(main, kept, findings)
     for include in includes:
-        _check_outputs(include, include.product, findings)
+        check_misfits(include, include.product, findings)
     return [kept, *(include.product for include in includes)]
 
 
@@ -51,9 +55,13 @@ def _check_problems(parts: Sequence[Part], findings: Findings) -> None:
 
 def _check_problem(name: str, path: Path, problems: set[Value], findings: Findings) -> bool:
     having = PARAMETERS[name].problems
-    if problems & set(having):
+    if {kind_of(problem) for problem in problems} & set(having):
         return True
+    if is_own(name):
+        findings.complain(path, _OWN_SENTENCE)
+        return False
     here = " and ".join(f'"{problem}"' for problem in sorted(map(str, problems)))
+    having = [problem for problem in having if problem != OWN]
     findings.complain(path, f"only problem {one_of(having)} has it, and the problem here is {here}")
     return False
 
@@ -93,28 +101,3 @@ def _excluded(main: Part, asked: Asked, findings: Findings) -> tuple[Product, bo
             findings.complain(path, "leaves no point of the grid")
         product = rest
     return product, all_understood
-
-
-def _check_outputs(part: Part, product: Product, findings: Findings) -> None:
-    """A model with one output needs a task with two classes."""
-    if findings.unknown & {"problem", "model", "task"}:
-        return
-    for model in _ONE_OUTPUT:
-        for task in dict.fromkeys(product.values("task")):
-            pair = matched(product, [("model", condition(model)), ("task", condition(task))])
-            if TASKS[str(task)].classes != 2 and (pair & product.kept).any():
-                others = bool((product.kept & ~pair).any())
-                exclude = others and part.path == ()
-                path = part.places.get("task", ("run", "task"))
-                findings.complain(path, _misfit(model, str(task), exclude=exclude), task)
-
-
-def _misfit(model: str, task: str, *, exclude: bool) -> str:
-    fitting = one_of([name for name, each in TASKS.items() if each.classes == 2])
-    way_out = (
-        f'drop the pair: [[exclude]] with model = "{model}" and task = "{task}"'
-        if exclude
-        else f"its task must be {fitting}"
-    )
-    classes = TASKS[task].classes
-    return f'has {classes} classes, and model "{model}" has one output, for two; {way_out}'

@@ -16,6 +16,7 @@ from nanlab.grid.toml import Path, value_text
 
 SHOWN_COMPLAINTS = 50
 SHOWN_CHARACTERS = 60
+SHOWN_NAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,13 @@ def unknown_key(key: object, known: Sequence[str]) -> str:
 
 
 def _choice(context: Mapping[str, Any], value: object) -> str:
-    near = suggestion(value, context["names"]) if isinstance(value, str) else None
-    asked = f"must be {one_of(context['names'])}"
+    names = context["names"]
+    near = suggestion(value, names) if isinstance(value, str) else None
+    asked = f"must be {one_of(names[:SHOWN_NAMES])}"
+    if len(names) > SHOWN_NAMES:
+        asked += f" or {len(names) - SHOWN_NAMES} more (python -m nanlab.parts lists them)"
+    if context.get("own"):
+        asked += f', or your own, as "{context["own"]}"'
     return asked if near is None else f'{asked}; did you mean "{near}"?'
 
 

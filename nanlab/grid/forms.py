@@ -23,7 +23,8 @@ from pydantic import (
 )
 
 from nanlab.grid.errors import sentence_of, shown
-from nanlab.parameters import LARGEST_INT, Number, Parameter, Value, Whole, sentence_error
+from nanlab.parameters import Parameter
+from nanlab.parameters_types import LARGEST_INT, Number, Value, Whole, sentence_error
 
 POINT_LIMIT = 20_000_000
 """The most points that a study may have, those that it excludes included."""

@@ -26,7 +26,8 @@ from typing_extensions import TypeAliasType, TypedDict
 from nanlab.grid.errors import suggestion
 from nanlab.grid.forms import FORMS, Count
 from nanlab.grid.toml import Tree
-from nanlab.parameters import PARAMETERS, Choice, Number, Parameter, Whole, sentence_error
+from nanlab.parameters import PARAMETERS, Parameter
+from nanlab.parameters_types import Choice, Number, Whole, sentence_error
 
 ENGINES = ("local",)
 """Where chunks can run."""
@@ -189,19 +190,23 @@ def _condition_type(parameter: Parameter) -> Any:
     )
 
 
-def _parameters(name: str, type_of: Callable[[Parameter], Any], doc: str) -> Any:
-    types = {p.name: _documented(type_of(p), p.doc) for p in PARAMETERS.values()}
-    return _table(name, types, doc)
-
-
 @cache
-def file_model() -> Any:
-    """Pydantic's TypeAdapter of a whole grid file; built once, since that takes some 50 ms."""
-    run = _parameters("Run", _run_type, "The same for every run; any may be an axis instead.")
-    axes = _parameters("Axes", _axis_type, "The product of these; the first varies slowest.")
-    zipped = _parameters("Zip", _axis_type, "Axes of equal length that move together.")
-    exclude = _parameters("Exclude", _condition_type, "Drops the points that match all of these.")
-    include = _parameters("Include", _include_type, "Adds points: a product over [run].")
+def file_model(own: tuple[str, ...] = ()) -> Any:
+    """Pydantic's TypeAdapter of a whole grid file; built once, since that takes some 50 ms.
+
+    Args:
+        own: the parameters of a person's own that the file names, `knobs.alpha` or `static.order`.
+    """
+    known = [*PARAMETERS.values(), *(PARAMETERS[name] for name in own)]
+
+    def parameters(name: str, type_of: Callable[[Parameter], Any], doc: str) -> Any:
+        return _table(name, {p.name: _documented(type_of(p), p.doc) for p in known}, doc)
+
+    run = parameters("Run", _run_type, "The same for every run; any may be an axis instead.")
+    axes = parameters("Axes", _axis_type, "The product of these; the first varies slowest.")
+    zipped = parameters("Zip", _axis_type, "Axes of equal length that move together.")
+    exclude = parameters("Exclude", _condition_type, "Drops the points that match all of these.")
+    include = parameters("Include", _include_type, "Adds points: a product over [run].")
     tables = {"zip": zipped, "exclude": exclude, "include": include}
     types = {
         "title": _documented(Annotated[str, Strict()], "The question that the study answers."),
@@ -220,7 +225,15 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
+_OWN_TABLES = {
+    "knobs": {"type": "object", "description": "Numbers of a problem of your own."},
+    "static": {"type": "object", "description": "Choices of a problem of your own."},
+}
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a grid file, from the models that validate one."""
     generated = file_model().json_schema(schema_generator=_Untitled)
+    for table in ("Run", "Axes", "Zip", "Exclude", "Include"):
+        generated["$defs"][table]["properties"] |= _OWN_TABLES
     return {"$schema": GenerateJsonSchema.schema_dialect, **generated}

@@ -11,7 +11,8 @@ from nanlab.grid.forms import AxisForm, expanded, is_form, is_value, repeated
 from nanlab.grid.points import Axis, Product, product_of
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path
-from nanlab.parameters import PARAMETERS, Value
+from nanlab.parameters import PARAMETERS
+from nanlab.parameters_types import Value
 
 
 @dataclass(frozen=True, kw_only=True)

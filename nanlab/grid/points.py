@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanlab.parameters import PARAMETERS, Value
+from nanlab.parameters import PARAMETERS, kind_of
+from nanlab.parameters_types import Value
 
 Test = tuple[str, Callable[[Value], bool]]
 """A parameter's name, and whether a value of it is matched."""
@@ -49,10 +50,11 @@ class Product:
     axes: tuple[Axis, ...]
     kept: Mask
 
-    def values(self, name: str) -> Sequence[Value]:
+    def values(self, name: str) -> Sequence[Any]:
         """The values of parameter `name`: along its axis if it is on one, else the one it has."""
         on_axis = (axis.values[name] for axis in self.axes if name in axis.values)
-        return next(on_axis, None) or [self.fixed[name]]
+        # A person's own parameter that is named elsewhere in the grid has no value here.
+        return next(on_axis, None) or [self.fixed.get(name)]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,7 +69,8 @@ class Product:
 def product_of(named: Mapping[str, Value], axes: Sequence[Axis]) -> Product:
     """All points of `axes`; elsewhere parameters are as `named`, or have their defaults."""
     on_axes = {name for axis in axes for name in axis.values}
-    values = {name: parameter.default for name, parameter in PARAMETERS.items()} | {**named}
+    defaults = {name: cast(Value, parameter.default) for name, parameter in PARAMETERS.items()}
+    values = defaults | {**named}
     fixed = {name: value for name, value in values.items() if name not in on_axes}
     return Product(fixed=fixed, axes=tuple(axes), kept=np.ones([1] * len(axes), np.bool_))
 
@@ -80,7 +83,8 @@ def matched(product: Product, tests: Iterable[Test]) -> Mask:
     mask = np.ones([1] * len(product.axes), np.bool_)
     for name, test in tests:
         mask = mask & _along_axis(product, name, test)
-        mask = mask & _along_axis(product, "problem", PARAMETERS[name].problems.__contains__)
+        having = PARAMETERS[name].problems
+        mask = mask & _along_axis(product, "problem", lambda each, of=having: kind_of(each) in of)
     return np.asarray(mask)
 
 

@@ -34,9 +34,13 @@ class Source:
     flags: dict[Path, str]
     complaints: tuple[Complaint, ...] = ()
 
+    def knows(self, path: Path) -> bool:
+        """Whether the file or a flag says something at `path`."""
+        return _written(path) in self.lines or _written(path) in self.flags
+
     def complaint(self, path: Path, sentence: str, *values: object) -> Complaint:
         """A complaint about `path`, at its line or flag or its table's, showing a value if any."""
-        known = next((p for p in _outwards(path) if p in self.lines or p in self.flags), ())
+        known = next((p for p in _outwards(_written(path)) if self.knows(p)), ())
         flag = self.flags.get(known)
         return Complaint(
             key=dotted(path),
@@ -45,6 +49,12 @@ class Source:
             flag=flag,
             sentence=sentence,
         )
+
+
+def _written(path: Path) -> Path:
+    """`knobs.alpha` is one key to us, and two to TOML."""
+    parts = [part.split(".") if isinstance(part, str) else [part] for part in path]
+    return tuple(part for each in parts for part in each)
 
 
 def _outwards(path: Path) -> Iterator[Path]:

@@ -155,8 +155,9 @@ def value_text(value: object) -> str:
 
 
 def key_text(key: str) -> str:
-    """`key` as TOML writes it: bare where it may be, quoted otherwise."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else value_text(key)
+    """`key` as TOML writes it: bare where it may be, quoted otherwise; `knobs.alpha` dotted."""
+    is_bare = re.fullmatch(r"((knobs|static)\.)?[A-Za-z0-9_-]+", key)
+    return key if is_bare else value_text(key)
 
 
 def file_text(tree: Mapping[str, Any]) -> str:

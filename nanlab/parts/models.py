@@ -1,9 +1,12 @@
-"""Name -> model: a builder of a Flax Linen module from sizes, activation and initializer."""
+"""Name -> model: a builder of a Flax Linen module from sizes and pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from flax import linen
@@ -11,41 +14,152 @@ if TYPE_CHECKING:
 
 
 class Shape(NamedTuple):
-    """The sizes of a model: hidden layers, units in each, outputs."""
+    """The sizes of a model.
+
+    Attributes:
+        depth: hidden layers.
+        width: units in each (channels of a convolution).
+        outputs: of one example: (classes,), or (steps, classes) where each step has a target.
+        inputs: the natural shape of one example: (features,), (rows, columns, channels) of a
+            picture or (steps, features) of a sequence. The array itself may be flat.
+    """
 
     depth: int
     width: int
-    outputs: int
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
 
 
 class Pieces(NamedTuple):
-    """What a model is built of, each already closed over the run's knobs."""
+    """What a model is built of, each already closed over the run's knobs.
+
+    Attributes:
+        activation: elementwise, or over the last axis.
+        activation_inputs: how many units make one of the activation's.
+        kernel_init: (key, shape, dtype) -> weights.
+        bias_init: fan_in -> (key, shape, dtype) -> biases.
+        dtype, param_dtype: of the computation, and of the parameters.
+        norm: a name of `norms.NORMS`.
+        norm_epsilon: a scalar.
+        norm_first: whether a norm stands before the activation (or a transformer's branch).
+        dropout: the share of units dropped, or None for none.
+        residual: whether a hidden layer's input is added to its output where shapes agree.
+        pooling: a name of `convolutions.POOLINGS`.
+        heads: of a transformer's attention.
+        query_key_norm: whether queries and keys are normalized.
+        attention_scale: multiplies the attention's logits.
+    """
 
     activation: Callable[[Array], Array]
+    activation_inputs: int
     kernel_init: Callable[..., Array]
+    bias_init: Callable[[int], Callable[..., Array]]
     dtype: Any
+    param_dtype: Any
+    norm: str
+    norm_epsilon: Any
+    norm_first: bool
+    dropout: Array | None
+    residual: bool
+    pooling: str
+    heads: int
+    query_key_norm: bool
+    attention_scale: Any
 
 
-ModelBuilder = Callable[[Shape, Pieces], "linen.Module"]
+@dataclass(frozen=True)
+class Model(Entry):
+    """A model.
+
+    Attributes:
+        build: (shape, pieces) -> Linen module, called on a batch of inputs.
+        one_output: whether it has one output only: a number, or the logit of the second class.
+        knobs, statics: those that other models do not read.
+    """
+
+    build: Callable[[Shape, Pieces], linen.Module]
+    one_output: bool = False
+    knobs: tuple[str, ...] = ()
+    statics: tuple[str, ...] = ()
 
 
-def mlp(shape: Shape, pieces: Pieces) -> linen.Module:
-    """`depth` hidden layers of `width` units, dense, then a dense layer without activation."""
+def _neuron(shape: Shape, pieces: Pieces) -> linen.Module:
+    from nanlab.parts.networks import Neuron
+
+    if shape.outputs not in ((1,), (2,)):
+        raise ValueError(
+            f"model 'neuron' has one output, so it needs a task with 2 classes or one number, "
+            f"not {shape.outputs}; task 'breast_cancer' has 2 classes"
+        )
+    return Neuron(shape=shape, pieces=pieces)
+
+
+def _mlp(shape: Shape, pieces: Pieces) -> linen.Module:
     from nanlab.parts.networks import MLP
 
     return MLP(shape=shape, pieces=pieces)
 
 
-def neuron(shape: Shape, pieces: Pieces) -> linen.Module:
-    """One weight and one bias on the first feature; the second class's logit against 0."""
-    from nanlab.parts.networks import Neuron
+def _cnn(shape: Shape, pieces: Pieces) -> linen.Module:
+    from nanlab.parts.convolutions import CNN
 
-    if shape.outputs != 2:
-        raise ValueError(
-            f"model 'neuron' has one output, so it needs a task with 2 classes, "
-            f"not {shape.outputs}; task 'breast_cancer' has 2"
-        )
-    return Neuron(pieces=pieces)
+    return CNN(shape=shape, pieces=pieces)
 
 
-MODELS: dict[str, ModelBuilder] = {"mlp": mlp, "neuron": neuron}
+def _recurrent(cell: str) -> Callable[[Shape, Pieces], linen.Module]:
+    def build(shape: Shape, pieces: Pieces) -> linen.Module:
+        from nanlab.parts.recurrent import Recurrent
+
+        return Recurrent(shape=shape, pieces=pieces, cell=cell)
+
+    return build
+
+
+def _transformer(shape: Shape, pieces: Pieces) -> linen.Module:
+    from nanlab.parts.attention import Transformer
+
+    return Transformer(shape=shape, pieces=pieces)
+
+
+MODELS: dict[str, Model] = {
+    "mlp": Model(
+        "depth hidden layers of width units, then a dense layer without activation.",
+        "Rumelhart et al. 1986; flax.linen.Dense",
+        _mlp,
+    ),
+    "neuron": Model(
+        "One weight and one bias on the first feature; of two classes, the second's logit.",
+        "McCulloch and Pitts 1943",
+        _neuron,
+        one_output=True,
+    ),
+    "cnn": Model(
+        "depth convolutions of size 3 with width channels, each pooled, then a dense layer; "
+        "one-dimensional on what is no picture.",
+        "LeCun et al. 1989; flax.linen.Conv",
+        _cnn,
+        statics=("pooling",),
+    ),
+    "rnn": Model(
+        "depth simple recurrent layers over the steps (of a picture, its rows).",
+        "Elman 1990; flax.linen.SimpleCell",
+        _recurrent("rnn"),
+    ),
+    "lstm": Model(
+        "depth long short-term memory layers; activation is the cell's own, usually tanh.",
+        "Hochreiter and Schmidhuber 1997; flax.linen.LSTMCell",
+        _recurrent("lstm"),
+    ),
+    "gru": Model(
+        "depth gated recurrent layers; activation is the cell's own, usually tanh.",
+        "Cho et al. 2014; flax.linen.GRUCell",
+        _recurrent("gru"),
+    ),
+    "transformer": Model(
+        "depth causal blocks of attention and a dense layer of 4 * width, over the steps.",
+        "Vaswani et al. 2017; flax.linen.MultiHeadDotProductAttention",
+        _transformer,
+        knobs=("attention_scale",),
+        statics=("heads", "query_key_norm"),
+    ),
+}

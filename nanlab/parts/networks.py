@@ -1,4 +1,4 @@
-"""Sizes and pieces -> Linen modules; imported only when a model is built."""
+"""Sizes and pieces -> dense networks; imported only when a model is built."""
 
 from __future__ import annotations
 
@@ -6,41 +6,38 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from nanlab.parts.models import Pieces, Shape
+from nanlab.parts.layers import Network
 
 
-class MLP(nn.Module):
-    """Dense layers with an activation between them: (examples, features) -> (examples, outputs)."""
-
-    shape: Shape
-    pieces: Pieces
+class MLP(Network):
+    """Dense layers with an activation between them: (examples, ...) -> (examples, *outputs)."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """The logits."""
+        """The outputs."""
+        if x.ndim > 2:
+            x = x.reshape(x.shape[0], -1)
         for _ in range(self.shape.depth):
-            x = self.pieces.activation(self._dense(self.shape.width)(x))
-        return self._dense(self.shape.outputs)(x)
-
-    def _dense(self, units: int) -> nn.Dense:
-        dtype = self.pieces.dtype
-        return nn.Dense(units, kernel_init=self.pieces.kernel_init, dtype=dtype, param_dtype=dtype)
+            x = self.hidden(x, self.shape.width)
+        return self.head(x)
 
 
-class Neuron(nn.Module):
-    """One weight, one bias, one activation: (examples, features) -> (examples, 2).
+class Neuron(Network):
+    """One weight, one bias, one activation: (examples, ...) -> (examples, 1 or 2).
 
-    The neuron sees the first feature and its output is the logit of the second class; the first
-    class's logit is 0. With one neuron there is nothing else that could overflow.
+    The neuron sees the first feature. Its output is the one number, or the logit of the second
+    class beside a 0 for the first. With one neuron there is nothing else that could overflow.
     """
 
-    pieces: Pieces
-
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """The logits (0, neuron)."""
-        dtype = self.pieces.dtype
-        weight = self.param("weight", self.pieces.kernel_init, (1, 1), dtype)
-        bias = self.param("bias", nn.initializers.zeros, (), dtype)
-        output = self.pieces.activation(x[:, 0] * weight[0, 0] + bias)
+        """The number, or the logits (0, neuron)."""
+        pieces = self.pieces
+        x = x.reshape(x.shape[0], -1) if x.ndim > 2 else x
+        weight = self.param("weight", pieces.kernel_init, (1, 1), pieces.param_dtype)
+        bias = self.param("bias", pieces.bias_init(1), (), pieces.param_dtype)
+        weight, bias = weight.astype(pieces.dtype), bias.astype(pieces.dtype)
+        output = self.activated(x[:, 0] * weight[0, 0] + bias)
+        if self.shape.outputs == (1,):
+            return output[:, None]
         return jnp.stack([jnp.zeros_like(output), output], axis=-1)

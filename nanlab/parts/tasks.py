@@ -1,53 +1,182 @@
-"""Name -> task: real data that comes with scikit-learn, so that it is there offline."""
+"""Name -> task: data that is there offline, or is made; and a person's own, by file or function.
+
+A task's data are the same for every run; `train_examples` draws each seed's share of them.
+"""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nanlab.parts import bundled, synthetic
+from nanlab.parts.entry import Entry
+
 
 class Examples(NamedTuple):
-    """Data on the host: inputs (examples, features) float64, labels (examples,) int64."""
+    """Data on the host.
+
+    Attributes:
+        inputs: (examples, ...) float64.
+        targets: (examples, ...) int64 where they are classes, one for an example or for each of
+            its steps; (examples, outputs) float64 where they are numbers.
+        natural: an example's natural shape, where `inputs` is flat; None where it is not.
+    """
 
     inputs: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
+    natural: tuple[int, ...] | None = None
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; 0 where the targets are numbers."""
+        return int(self.targets.max()) + 1 if self.targets.dtype.kind in "iu" else 0
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape of what a model is to say of one example."""
+        return (*self.targets.shape[1:], self.classes) if self.classes else self.targets.shape[1:]
 
 
-class Task(NamedTuple):
-    """A data set that scikit-learn bundles: its file there, lines before the data, and sizes."""
+@dataclass(frozen=True)
+class Task(Entry):
+    """A task of the table.
 
-    file: str
-    header_lines: int
-    features: int
-    classes: int
+    Attributes:
+        load: statics -> (inputs, targets) or (inputs, targets, natural).
+        targets: "classes" or "numbers".
+        outputs: how many classes or numbers there are of an example (or of each of its steps).
+        examples: how many there are.
+        statics: those that it reads, beside `task` and `standardize`.
+    """
+
+    load: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    targets: Literal["classes", "numbers"]
+    outputs: int
+    examples: int
+    statics: tuple[str, ...] = ()
 
 
 TASKS: dict[str, Task] = {
-    "digits": Task("digits.csv.gz", 0, features=64, classes=10),
-    "breast_cancer": Task("breast_cancer.csv", 1, features=30, classes=2),
-    "wine": Task("wine_data.csv", 1, features=13, classes=3),
+    "digits": Task(
+        "1,797 pictures of digits, 8 x 8, with pixels from 0 to 16.",
+        "Alpaydin and Kaynak 1998; scikit-learn",
+        lambda statics: (*bundled.table("digits.csv.gz"), (8, 8, 1)),
+        "classes",
+        10,
+        1797,
+    ),
+    "breast_cancer": Task(
+        "569 tumors by 30 measures, benign or malignant.",
+        "Wolberg et al. 1995; scikit-learn",
+        lambda statics: bundled.table("breast_cancer.csv", header_lines=1),
+        "classes",
+        2,
+        569,
+    ),
+    "wine": Task(
+        "178 wines by 13 chemical measures, of 3 cultivars.",
+        "Aeberhard and Forina 1991; scikit-learn",
+        lambda statics: bundled.table("wine_data.csv", header_lines=1),
+        "classes",
+        3,
+        178,
+    ),
+    "iris": Task(
+        "150 irises by 4 lengths, of 3 species.",
+        "Fisher 1936; scikit-learn",
+        lambda statics: bundled.table("iris.csv", header_lines=1),
+        "classes",
+        3,
+        150,
+    ),
+    "diabetes": Task(
+        "442 patients by 10 measures; the target is the disease's progress, standardized.",
+        "Efron et al. 2004; scikit-learn",
+        lambda statics: bundled.two_tables("diabetes_data_raw.csv.gz", "diabetes_target.csv.gz"),
+        "numbers",
+        1,
+        442,
+    ),
+    "linnerud": Task(
+        "20 men by 3 exercises; the targets are weight, waist and pulse, standardized.",
+        "Tenenhaus 1998; scikit-learn",
+        lambda statics: bundled.two_tables(
+            "linnerud_exercise.csv", "linnerud_physiological.csv", header_lines=1
+        ),
+        "numbers",
+        3,
+        20,
+    ),
+    "images": Task(
+        "512 gratings of 4 directions, image_size x image_size, with pixels from 0 to 255.",
+        "nanlab",
+        lambda statics: synthetic.images(statics["image_size"]),
+        "classes",
+        4,
+        synthetic.IMAGES,
+        ("image_size",),
+    ),
+    "adding": Task(
+        "1,024 sequences of numbers from 0 to 1, two of them marked; the target is their sum.",
+        "Hochreiter and Schmidhuber 1997",
+        lambda statics: synthetic.adding(statics["sequence_length"]),
+        "numbers",
+        1,
+        synthetic.EXAMPLES,
+        ("sequence_length",),
+    ),
+    "copy": Task(
+        "1,024 sequences whose first quarter, of 8 symbols, is to be said again at the end.",
+        "Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016",
+        lambda statics: synthetic.copy(statics["sequence_length"]),
+        "classes",
+        9,
+        synthetic.EXAMPLES,
+        ("sequence_length",),
+    ),
+    "teacher": Task(
+        "1,024 normal inputs of n_features; the target is what a random tanh network says.",
+        "Gardner and Derrida 1989",
+        lambda statics: synthetic.teacher(statics["n_features"]),
+        "numbers",
+        1,
+        synthetic.EXAMPLES,
+        ("n_features",),
+    ),
+    "teacher_classes": Task(
+        "1,024 normal inputs of n_features; the class is a random tanh network's largest output.",
+        "Gardner and Derrida 1989",
+        lambda statics: synthetic.teacher_classes(statics["n_features"]),
+        "classes",
+        4,
+        synthetic.EXAMPLES,
+        ("n_features",),
+    ),
 }
 
 
-def load_examples(name: str, *, standardize: bool) -> Examples:
-    """The data of task `name`, each feature at mean 0 and standard deviation 1 if asked.
+def load_examples(statics: Mapping[str, Any]) -> Examples:
+    """The data of a task of the table, each feature at mean 0 and deviation 1 if asked.
 
-    A feature that never varies is only centered (it has no standard deviation to divide by),
-    as scikit-learn's StandardScaler does.
+    Args:
+        statics: task, standardize, and what the task's entry reads.
     """
-    task = TASKS[name]
-    # The files are read without importing scikit-learn, which takes seconds; a test holds them
-    # equal to what its loaders return.
-    spec = find_spec("sklearn")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"task {name!r} needs scikit-learn: pip install scikit-learn")
-    path = Path(spec.origin).parent / "datasets" / "data" / task.file
-    table = np.loadtxt(path, delimiter=",", skiprows=task.header_lines)
-    inputs, labels = table[:, :-1], table[:, -1].astype(np.int64)
-    if standardize:
-        deviation = inputs.std(axis=0)
-        inputs = (inputs - inputs.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-    return Examples(inputs, labels)
+    made = Examples(*TASKS[statics["task"]].load(statics))
+    return standardized(made) if statics["standardize"] else made
+
+
+def standardized(examples: Examples) -> Examples:
+    """The data with each feature at mean 0 and standard deviation 1.
+
+    A feature is a column or a pixel; in sequences, a channel over all examples and steps. One
+    that never varies is only centered (it has no standard deviation to divide by), as
+    scikit-learn's StandardScaler does. A NaN or an inf in the data counts in neither.
+    """
+    inputs = examples.inputs
+    over = (0, 1) if inputs.ndim == 3 else (0,)
+    finite = np.where(np.isfinite(inputs), inputs, np.nan)
+    mean, deviation = np.nanmean(finite, axis=over), np.nanstd(finite, axis=over)
+    return examples._replace(inputs=(inputs - mean) / np.where(deviation > 0, deviation, 1.0))

@@ -1,0 +1,128 @@
+"""Products -> what of them does not fit together: parts that need something of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product as combinations
+from typing import Any
+
+from nanlab.grid.errors import one_of
+from nanlab.grid.parts import Findings, Part
+from nanlab.grid.points import Product, condition, matched
+from nanlab.grid.toml import value_text
+from nanlab.parts.losses import LOSSES
+from nanlab.parts.models import MODELS
+from nanlab.parts.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """Values of some parameters that do not go together.
+
+    Attributes:
+        names: the parameters.
+        told: the one of them that the complaint is about.
+        clashes: their values, in order -> whether they do not go together.
+        sentence: their values -> what is wrong, up to the way out.
+        way_out: their values -> what would go, where leaving the values out would leave nothing.
+    """
+
+    names: tuple[str, ...]
+    told: str
+    clashes: Callable[..., bool]
+    sentence: Callable[..., str]
+    way_out: Callable[..., str]
+
+
+def _has_one_output(task: str) -> bool:
+    return TASKS[task].outputs == (1 if TASKS[task].targets == "numbers" else 2)
+
+
+def _is_like(name: str, task: str) -> bool:
+    return _has_one_output(name) and TASKS[name].targets == TASKS[task].targets
+
+
+def _counted(task: str) -> str:
+    return f"{TASKS[task].outputs} {TASKS[task].targets}"
+
+
+MISFITS = (
+    Misfit(
+        names=("model", "task"),
+        told="task",
+        clashes=lambda model, task: MODELS[model].one_output and not _has_one_output(task),
+        sentence=lambda model, task: (
+            f'has {_counted(task)}, and model "{model}" has one output, '
+            f"for {'two' if TASKS[task].targets == 'classes' else 'one'}"
+        ),
+        way_out=lambda model, task: (
+            f"its task must be {one_of([name for name in TASKS if _is_like(name, task)])}"
+        ),
+    ),
+    Misfit(
+        names=("loss", "task"),
+        told="loss",
+        clashes=lambda loss, task: (
+            LOSSES[loss].targets == "classes" and TASKS[task].targets == "numbers"
+        ),
+        sentence=lambda loss, task: f'needs classes, and the targets of task "{task}" are numbers',
+        way_out=lambda loss, task: (
+            f"its loss must be {one_of([n for n, each in LOSSES.items() if each.targets == 'any'])}"
+        ),
+    ),
+    Misfit(
+        names=("imbalance", "task"),
+        told="imbalance",
+        clashes=lambda imbalance, task: imbalance != 0 and TASKS[task].targets == "numbers",
+        sentence=lambda imbalance, task: f'needs classes, and task "{task}" has numbers',
+        way_out=lambda imbalance, task: "leave it at 0",
+    ),
+    Misfit(
+        names=("train_examples", "task"),
+        told="train_examples",
+        clashes=lambda many, task: many > TASKS[task].examples,
+        sentence=lambda many, task: f'task "{task}" has {TASKS[task].examples} examples',
+        way_out=lambda many, task: f"ask for {TASKS[task].examples} or fewer, or 0 for all",
+    ),
+    Misfit(
+        names=("model", "heads", "width"),
+        told="heads",
+        clashes=lambda model, heads, width: model == "transformer" and width % heads != 0,
+        sentence=lambda model, heads, width: f"must divide the width, {width}",
+        way_out=lambda model, heads, width: f"ask for {_divisor(width, heads)} heads",
+    ),
+)
+
+
+def _divisor(width: int, heads: int) -> int:
+    return max(number for number in range(1, min(width, heads) + 1) if width % number == 0)
+
+
+def check_misfits(part: Part, product: Product, findings: Findings) -> None:
+    """Complains of each misfit that some point has."""
+    for misfit in MISFITS:
+        if findings.unknown & {"problem", *misfit.names}:
+            continue
+        choices = [dict.fromkeys(product.values(name)) for name in misfit.names]
+        for values in combinations(*choices):
+            if misfit.clashes(*values):
+                _check(misfit, values, part, product, findings)
+
+
+def _check(
+    misfit: Misfit, values: tuple[Any, ...], part: Part, product: Product, findings: Findings
+) -> None:
+    named = dict(zip(misfit.names, values, strict=True))
+    pair = matched(product, [(name, condition(value)) for name, value in named.items()])
+    if not (pair & product.kept).any():
+        return
+    others = bool((product.kept & ~pair).any())
+    way_out = misfit.way_out(*values)
+    if others and part.path == ():
+        said = " and ".join(f"{name} = {value_text(value)}" for name, value in named.items())
+        word = "pair" if len(named) == 2 else "points"
+        way_out = f"drop the {word}: [[exclude]] with {said}"
+    told = misfit.told
+    path = part.places.get(told, ("run", told))
+    findings.complain(path, f"{misfit.sentence(*values)}; {way_out}", named[told])

@@ -1,0 +1,74 @@
+"""Sizes and pieces -> a small causal transformer; imported only when a model is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from nanlab.parts.layers import Network
+
+
+class Transformer(Network):
+    """Causal blocks over the steps: (examples, steps, features) -> outputs.
+
+    The steps are projected to width units and get a learned position. The outputs are of the
+    last step, or of each step where each has a target.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """The outputs."""
+        pieces, width = self.pieces, self.shape.width
+        x = self.dense(self.as_steps(x), width)
+        places = self.param(
+            "positions", pieces.kernel_init, (x.shape[1], width), pieces.param_dtype
+        )
+        x = x + places.astype(pieces.dtype)
+        for _ in range(self.shape.depth):
+            x = self._block(x, self._attended)
+            x = self._block(x, self._transformed)
+        return self.head_of_steps(self.normed(x) if pieces.norm_first else x)
+
+    @nn.nowrap
+    def _block(self, x: Array, branch: Any) -> Array:
+        """X plus its branch, normalized before the branch or after the sum."""
+        if self.pieces.norm_first:
+            return x + self.dropped(branch(self.normed(x)))
+        return self.normed(x + self.dropped(branch(x)))
+
+    @nn.nowrap
+    def _attended(self, x: Array) -> Array:
+        pieces = self.pieces
+        layer = nn.MultiHeadDotProductAttention(
+            num_heads=pieces.heads,
+            kernel_init=pieces.kernel_init,
+            bias_init=pieces.bias_init(x.shape[-1]),
+            normalize_qk=pieces.query_key_norm,
+            attention_fn=self._attention,
+            deterministic=True,
+            dtype=pieces.dtype,
+            param_dtype=pieces.param_dtype,
+        )
+        steps = jnp.ones(x.shape[:2], bool)
+        return layer(x, mask=nn.make_causal_mask(steps, dtype=jnp.bool_))
+
+    @nn.nowrap
+    def _attention(self, query: Array, key: Array, value: Array, **options: Any) -> Array:
+        query = query * self.pieces.attention_scale
+        logits = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(
+            jnp.asarray(query.shape[-1], query.dtype)
+        )
+        self.sow("attention_logits", "hidden", logits)
+        return nn.dot_product_attention(query, key, value, **options)
+
+    @nn.nowrap
+    def _transformed(self, x: Array) -> Array:
+        units = 4 * self.shape.width * self.pieces.activation_inputs
+        inside = self.dense(x, units)
+        self.sow("preactivations", "hidden", inside)
+        inside = self.pieces.activation(inside)
+        self.sow("activations", "hidden", inside)
+        return self.dense(inside, self.shape.width)

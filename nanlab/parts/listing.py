@@ -1,0 +1,98 @@
+"""Tables of parts -> all of them by the parameter that chooses among them, and who reads a knob."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+
+from nanlab.parts.activations import ACTIVATIONS
+from nanlab.parts.entry import Entry
+from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
+from nanlab.parts.losses import LOSSES
+from nanlab.parts.models import MODELS
+from nanlab.parts.norms import NORMS
+from nanlab.parts.optimizers import CLIPS, OPTIMIZERS
+from nanlab.parts.poolings import POOLINGS
+from nanlab.parts.precision import MATMUL_PRECISIONS, PRECISIONS, STORAGES
+from nanlab.parts.scaling import LOSS_SCALINGS
+from nanlab.parts.schedules import SCHEDULES
+from nanlab.parts.tasks import TASKS
+
+PARTS: Mapping[str, Mapping[str, Entry]] = MappingProxyType(
+    {
+        "task": TASKS,
+        "model": MODELS,
+        "activation": ACTIVATIONS,
+        "norm": NORMS,
+        "pooling": POOLINGS,
+        "initializer": INITIALIZERS,
+        "bias_initializer": BIAS_INITIALIZERS,
+        "loss": LOSSES,
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+        "clip": CLIPS,
+        "loss_scaling": LOSS_SCALINGS,
+        "precision": PRECISIONS,
+        "parameter_precision": STORAGES,
+        "matmul_precision": MATMUL_PRECISIONS,
+    }
+)
+"""Parameter -> its table. A parameter that chooses a part has the names of its table."""
+
+BESIDE_OPTION: Mapping[str, str] = MappingProxyType({"outlier_scale": "outlier_fraction"})
+"""Knob -> the option without which nothing reads it."""
+
+
+@cache
+def readers(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Which parts read a knob or a static, by the parameter that chooses them; {} for any."""
+    found = {
+        parameter: tuple(part for part, each in table.items() if name in _reads(each))
+        for parameter, table in PARTS.items()
+    }
+    return {parameter: parts for parameter, parts in found.items() if parts}
+
+
+def read_by(name: str) -> str:
+    """The same in words: `optimizer "rmsprop", "adam"`; "" where any part may."""
+    told = [f"{key} " + ", ".join(f'"{part}"' for part in parts)
+            for key, parts in readers(name).items()]  # fmt: skip
+    return " and ".join(told)
+
+
+def _reads(entry: Entry) -> tuple[str, ...]:
+    return (*getattr(entry, "knobs", ()), *getattr(entry, "statics", ()))
+
+
+def as_text(kinds: Sequence[str]) -> str:
+    """The choices of these parameters, folded to the terminal's width."""
+    width = max(min(shutil.get_terminal_size().columns, 110), 40)
+    lines: list[str] = []
+    for kind in kinds:
+        lines.append(f"{kind}: {len(PARTS[kind])}")
+        for name, entry in PARTS[kind].items():
+            lines.append(f"  {name}")
+            lines += textwrap.wrap(
+                f"{entry.doc} [{entry.source}]", width, initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
+            )  # fmt: skip
+        lines.append("")
+    return "\n".join(lines)
+
+
+def as_markdown(kinds: Sequence[str]) -> str:
+    """The choices of these parameters, a table for each."""
+    blocks = ["# Parts\n\nWhat a training can be made of, by the grid's parameter."]
+    for kind in kinds:
+        rows = [f"| `{name}` | {_cell(entry.doc)} | {_cell(entry.source)} |"
+                for name, entry in PARTS[kind].items()]  # fmt: skip
+        heading = ["| name | what it is | source |", "|---|---|---|"]
+        blocks.append("\n".join([f"## {kind}\n", *heading, *rows]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

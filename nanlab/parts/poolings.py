@@ -1,0 +1,35 @@
+"""Name -> pooling of a convolution's output: halves each spatial side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanlab._lazy import nn
+from nanlab.parts.entry import Entry
+
+if TYPE_CHECKING:
+    from jax import Array
+
+
+@dataclass(frozen=True)
+class Pooling(Entry):
+    """A pooling; `apply` is (x, window) -> x with each side divided by the window's."""
+
+    apply: Callable[[Array, tuple[int, ...]], Array] | None
+
+
+POOLINGS: dict[str, Pooling] = {
+    "max": Pooling(
+        "The largest of each 2 or 2 x 2.",
+        "Zhou and Chellappa 1988; flax.linen.max_pool",
+        lambda x, window: nn.max_pool(x, window, strides=window),
+    ),
+    "average": Pooling(
+        "The mean of each 2 or 2 x 2.",
+        "LeCun et al. 1989; flax.linen.avg_pool",
+        lambda x, window: nn.avg_pool(x, window, strides=window),
+    ),
+    "none": Pooling("No pooling.", "nanlab", None),
+}

@@ -1,0 +1,80 @@
+"""Name -> loss scaling: what multiplies the loss before its gradient is taken.
+
+Flax's DynamicScale is not used: it divides the unscaled loss by the scale too, which makes a fault
+of a scaled loss that overflows as it is meant to, and its interval cannot be traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nanlab._lazy import jax, jnp
+from nanlab.parts.entry import Entry
+
+if TYPE_CHECKING:
+    from jax import Array
+
+Knobs = Mapping[str, "Array"]
+
+
+@dataclass(frozen=True)
+class LossScaling(Entry):
+    """A way to scale the loss."""
+
+    is_used: bool
+    is_dynamic: bool = False
+    knobs: tuple[str, ...] = ()
+
+
+LOSS_SCALINGS: dict[str, LossScaling] = {
+    "none": LossScaling("The loss as it is.", "nanlab", is_used=False),
+    "static": LossScaling(
+        "Always times loss_scale; the gradient is divided by it.",
+        "Micikevicius et al. 2018",
+        is_used=True,
+        knobs=("loss_scale",),
+    ),
+    "dynamic": LossScaling(
+        "Halved when a gradient is not finite, and that step is left out; doubled after "
+        "loss_scale_period steps without.",
+        "Micikevicius et al. 2018",
+        is_used=True,
+        is_dynamic=True,
+        knobs=("loss_scale", "loss_scale_period"),
+    ),
+}
+
+
+class ScaleState(NamedTuple):
+    """A dynamic scale: float32, and how many steps in a row were finite, int32."""
+
+    scale: Array
+    finite_steps: Array
+
+
+def first_scale(knobs: Knobs) -> ScaleState:
+    """The scale that training starts with."""
+    return ScaleState(jnp.asarray(knobs["loss_scale"], jnp.float32), jnp.int32(0))
+
+
+def next_scale(state: ScaleState, is_finite: Array, knobs: Knobs) -> ScaleState:
+    """The scale after a step whose gradient was finite, or was not."""
+    steps = jnp.where(is_finite, state.finite_steps + 1, 0)
+    grows = steps >= knobs["loss_scale_period"]
+    larger = jnp.minimum(state.scale * 2, jnp.finfo(jnp.float32).max / 2)
+    smaller = jnp.maximum(state.scale / 2, jnp.finfo(jnp.float32).tiny)
+    scale = jnp.where(is_finite, jnp.where(grows, larger, state.scale), smaller)
+    return ScaleState(scale, jnp.where(grows, 0, steps).astype(jnp.int32))
+
+
+def unscaled(gradient: Any, scale: Array) -> Any:
+    """The gradient of the loss itself, from that of the scaled loss."""
+    return jax.tree.map(lambda g: (g / scale.astype(g.dtype)).astype(g.dtype), gradient)
+
+
+def is_finite(gradient: Any) -> Array:
+    """Whether every entry of a gradient is finite."""
+    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
+    return jnp.all(jnp.stack(flags))

@@ -1,0 +1,79 @@
+"""Name -> schedule: the factor of the learning rate at each update, counted from 0.
+
+The factors are those of Optax's schedules of the same names; written out here because theirs do
+not take lengths that are traced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanlab._lazy import jnp
+from nanlab.parts.entry import Entry
+
+if TYPE_CHECKING:
+    from jax import Array
+
+Knobs = Mapping[str, "Array"]
+
+
+@dataclass(frozen=True)
+class Schedule(Entry):
+    """A schedule; `factor` is (count, knobs) -> what multiplies lr, or None for always 1."""
+
+    factor: Callable[[Array, Knobs], Array] | None
+    knobs: tuple[str, ...] = ()
+
+
+def _ramp(count: Array, length: Array) -> Array:
+    """From 0 to 1 in `length` updates, 1 from there on, and 1 at once if `length` is 0."""
+    return jnp.minimum(count / jnp.maximum(length, 1e-9), 1.0)
+
+
+def _warmup(count: Array, knobs: Knobs) -> Array:
+    # Optax's ramp begins at 0; the first update here is the first that does something.
+    return _ramp(count + 1, knobs["warmup_steps"])
+
+
+def _cosine(count: Array, knobs: Knobs) -> Array:
+    share = _ramp(jnp.maximum(count, 0), knobs["decay_steps"])
+    wave = 0.5 * (1.0 + jnp.cos(math.pi * share))
+    return (1.0 - knobs["decay_floor"]) * wave + knobs["decay_floor"]
+
+
+def _warmup_cosine(count: Array, knobs: Knobs) -> Array:
+    return _warmup(count, knobs) * _cosine(count - knobs["warmup_steps"], knobs)
+
+
+def _steps(count: Array, knobs: Knobs) -> Array:
+    drops = jnp.floor(count / jnp.maximum(knobs["drop_every"], 1.0))
+    return knobs["drop_factor"] ** drops
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule("lr at every step.", "Robbins and Monro 1951", None),
+    "warmup": Schedule(
+        "Rises linearly to lr in warmup_steps.", "Goyal et al. 2017", _warmup, ("warmup_steps",)
+    ),
+    "cosine": Schedule(
+        "Falls from lr to decay_floor * lr in decay_steps, along half a cosine.",
+        "Loshchilov and Hutter 2017; optax.cosine_decay_schedule",
+        _cosine,
+        ("decay_steps", "decay_floor"),
+    ),
+    "warmup_cosine": Schedule(
+        "Warm-up, then cosine.",
+        "Goyal et al. 2017; Loshchilov and Hutter 2017",
+        _warmup_cosine,
+        ("warmup_steps", "decay_steps", "decay_floor"),
+    ),
+    "step_decay": Schedule(
+        "lr times drop_factor for every drop_every steps that have gone.",
+        "Krizhevsky et al. 2012; optax.exponential_decay with staircase",
+        _steps,
+        ("drop_every", "drop_factor"),
+    ),
+}

@@ -1,0 +1,243 @@
+"""A person's own problem in a grid: it runs, and what is wrong with it is told before it does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nanlab.sweep import DONE, WRONG, main
+
+MINE = """\
+import jax
+import jax.numpy as jnp
+import numpy as np
+import nanlab
+
+
+def descent(order: int = 2):
+    def init(knobs, key):
+        return {"x": jnp.float32(1.0)}
+
+    def step(state, knobs, key):
+        x = state["x"]
+        return {"x": x - knobs["alpha"] * order * x ** (order - 1)}, nanlab.Metrics(x**order)
+
+    return nanlab.Problem(init=init, step=step, knobs={"alpha": 0.25})
+
+
+def with_step(step, knobs=("alpha",)):
+    def init(knobs, key):
+        return {"x": jnp.float32(1.0)}
+
+    return nanlab.Problem(init=init, step=step, knobs=dict.fromkeys(knobs, 0.5))
+
+
+def loss_alone():
+    return with_step(lambda state, knobs, key: (state, state["x"] * knobs["alpha"]))
+
+
+def random():
+    return with_step(lambda s, k, key: ({"x": s["x"] * np.random.rand()}, s["x"]))
+
+
+def counting(count=[0]):
+    def step(state, knobs, key):
+        count[0] += 1
+        return {"x": state["x"] * count[0]}, state["x"]
+
+    return with_step(step)
+
+
+def growing():
+    return with_step(lambda s, k, key: ({"x": jnp.zeros(3, jnp.float32)}, jnp.sum(s["x"])))
+
+
+def widening():
+    return with_step(lambda s, k, key: ({"x": s["x"].astype(jnp.float64)}, s["x"]))
+
+
+def losing():
+    return with_step(lambda s, k, key: ({}, s["x"]))
+
+
+def printing():
+    def step(state, knobs, key):
+        jax.debug.print("x {}", state["x"])
+        return state, state["x"]
+
+    return with_step(step)
+
+
+def raising():
+    return with_step(lambda s, k, key: (s["y"], 1.0))
+
+
+def many_losses():
+    return with_step(lambda s, k, key: (s, jnp.ones(3)))
+
+
+def bare():
+    problem = with_step(lambda s, k, key: (s, s["x"]))
+    return nanlab.Problem(init=problem.init, step=problem.step, knobs=("alpha",))
+
+
+def number():
+    return 3
+
+
+def needing(order):
+    return number()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+
+
+def sweep(text, *flags):
+    with open("grid.toml", "w", encoding="utf-8") as file:
+        file.write(text)
+    return main(["grid.toml", *flags])
+
+
+def grid(name, rest="[axes]\nseed = [0, 1]\n"):
+    return f'[run]\nproblem = "mine.py:{name}"\nsteps = 40\n{rest}'
+
+
+def plain_descent(alpha, order, steps):
+    """The first steps with an inf loss and with a NaN, by a float32 loop; None for none."""
+    x, inf_step, one = np.float32(1), None, np.float32
+    for step in range(steps):
+        with np.errstate(all="ignore"):
+            loss, moved = x**order, x - one(one(alpha) * one(order)) * x ** (order - 1)
+        if inf_step is None and not (np.isfinite(loss) and np.isfinite(moved)):
+            inf_step = step
+        if np.isnan(loss) or np.isnan(moved):
+            return inf_step, step
+        x = one(moved)
+    return inf_step, None
+
+
+def test_knobs_and_statics_of_ones_own_are_axes_and_the_run_is_a_plain_loops():
+    text = grid("descent", "[axes]\nknobs.alpha = [0.01, 0.3, 3.0, 50.0]\nstatic.order = [2, 4]\n")
+    assert sweep(text) == DONE
+    runs = pl.read_csv("results/grid/runs.csv")
+    assert runs.height == 8
+    assert runs["group_id"].n_unique() == 2
+    for row in runs.iter_rows(named=True):
+        wanted = plain_descent(row["knobs.alpha"], row["static.order"], 40)
+        assert (row["fault_step"], row["nan_step"]) == wanted, row
+    failed = runs.filter(pl.col("fault_step").is_not_null())
+    assert failed.height >= 3
+    assert set(failed["origin_source"].str.split(":").list.first()) == {"mine.py"}
+    assert set(failed["blame_status"]) == {"reproduced"}
+
+
+def test_a_knob_that_the_grid_does_not_name_has_the_codes_default():
+    assert sweep(grid("descent")) == DONE
+    runs = pl.read_csv("results/grid/runs.csv")
+    assert sweep(grid("descent", "knobs.alpha = 0.25\n[axes]\nseed = [0, 1]\n")) == DONE
+    named = pl.read_csv("results/grid/runs.csv")
+    assert named["final_loss"].to_list() == runs["final_loss"].to_list() == [0.5**78] * 2
+    assert named["knobs.alpha"].to_list() == [0.25] * 2
+
+
+def test_a_step_may_return_its_loss_alone():
+    assert sweep(grid("loss_alone")) == DONE
+    assert pl.read_csv("results/grid/runs.csv")["final_loss"].to_list() == [0.5, 0.5]
+
+
+def test_ones_own_beside_a_training_leaves_each_its_own_columns():
+    text = grid("descent", "[axes]\nknobs.alpha = [0.1, 0.2]\n")
+    text += '[[include]]\nproblem = "quadratic"\nlr = [0.5, 1.0]\n'
+    assert sweep(text) == DONE
+    runs = pl.read_csv("results/grid/runs.csv")
+    assert runs["knobs.alpha"].to_list() == [0.1, 0.2, None, None]
+    assert runs["lr"].to_list() == [None, None, 0.5, 1.0]
+
+
+def test_code_that_has_changed_is_run_again_and_is_in_the_manifest():
+    assert sweep(grid("loss_alone")) == DONE
+    before = json.loads(Path("results/grid/manifest.json").read_text())
+    assert list(before["environment"]["own_code_sha256"]) == ["mine.py:loss_alone"]
+    with open("mine.py", "a", encoding="utf-8") as file:
+        file.write("\n# another line\n")
+    assert sweep(grid("loss_alone")) == DONE
+    after = json.loads(Path("results/grid/manifest.json").read_text())
+    assert after["fingerprint"] != before["fingerprint"]
+
+
+WRONG_CODE = {
+    "random": "step is not pure: traced twice, it is two programs",
+    "counting": "step is not pure: traced twice, it is two programs",
+    "growing": "state['x'] of mine.py:growing is float32[] before a step and float32[3] after it",
+    "widening": "is float32[] before a step and float64[] after it; both must be the same",
+    "losing": "the state that mine.py:losing's step returns is built otherwise",
+    "printing": "step acts on the outside (DebugEffect); take callbacks",
+    "raising": "step fails: KeyError: 'y' (mine.py:",
+    "many_losses": "the loss that mine.py:many_losses's step returns must be one number",
+    "bare": "knobs.alpha: is missing: mine.py:bare gives it no default",
+    "number": "mine.py:number returns int; it must return a nanlab.Problem",
+    "needing": "static.order: is missing: mine.py:needing has no default for its argument order",
+    "no_such": "run.problem (line 2): mine.py has no function no_such; it has descent, with_step",
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CODE)
+def test_what_is_wrong_with_the_code_is_told_before_anything_runs(name, capsys):
+    assert sweep(grid(name)) == WRONG
+    told = capsys.readouterr().err
+    assert WRONG_CODE[name] in told
+    assert "Traceback" not in told
+
+
+WRONG_GRIDS = {
+    "a misspelled knob": (
+        grid("descent", "[axes]\nknobs.alhpa = [1.0]\n"),
+        "axes.knobs.alhpa (line 5): mine.py:descent has no knob of that name; did you mean "
+        '"knobs.alpha"?',
+    ),
+    "a misspelled static": (
+        grid("descent", "static.ordr = 3\n[axes]\nseed = [0]\n"),
+        "run.static.ordr (line 4): mine.py:descent has no argument of that name; it takes order",
+    ),
+    "a knob of no number": (
+        grid("descent", '[axes]\nknobs.alpha = ["x"]\n'),
+        'axes.knobs.alpha.0 = "x" (line 5): must be a number',
+    ),
+    "a parameter of trainings": (
+        grid("descent", "lr = 0.1\n[axes]\nseed = [0]\n"),
+        'run.lr (line 4): only problem one of "training", "quadratic" has it',
+    ),
+    "knobs without a problem": (
+        "[axes]\nknobs.alpha = [1.0]\n",
+        "axes.knobs.alpha (line 2): only a problem of your own has it",
+    ),
+    "no such file": (
+        '[run]\nproblem = "other.py:x"\n',
+        "run.problem (line 2): there is no file other.py",
+    ),
+    "no such module": (
+        '[run]\nproblem = "no_such_module:x"\n',
+        "run.problem (line 2): there is no module no_such_module",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_GRIDS)
+def test_what_a_grid_asks_wrongly_of_ones_own_is_told_with_its_place(name, capsys):
+    text, sentence = WRONG_GRIDS[name]
+    assert sweep(text) == WRONG
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_imported_is_told_with_its_line(capsys):
+    with open("broken.py", "w", encoding="utf-8") as file:
+        file.write("x = 1\ny = x / 0\n")
+    assert sweep('[run]\nproblem = "broken.py:make"\n') == WRONG
+    told = capsys.readouterr().err
+    assert "importing broken.py fails: ZeroDivisionError: division by zero (broken.py:2)" in told
