@@ -13,6 +13,7 @@ import numpy as np
 from nanlab._jax import Device
 from nanlab.blame.judge import Finding
 from nanlab.codes import FINITE, INF, NAN
+from nanlab.curves import Observed, is_log_step, log_steps
 from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
@@ -90,6 +91,7 @@ class ChunkOutcome:
     attributions: dict[int, Attribution]
     at_fault: Frozen
     at_nan: Frozen
+    observed: tuple[Observed, ...] = ()
 
 
 class GroupWorker:
@@ -130,15 +132,21 @@ class GroupWorker:
         assert self.program.watched is not None, "run comes first"
         return self.program.watched
 
-    def run(self, lanes: Lanes) -> ChunkOutcome:
+    def run(self, lanes: Lanes, *, curves: bool = False) -> ChunkOutcome:
         """Run a chunk to the end of every run, and attribute every failure.
 
         Args:
             lanes: what is asked of each run, on the host, at most as many as a launch holds.
+            curves: whether to look at the runs at log-spaced steps and before their faults.
         """
         places = self._slots(len(lanes.seed))
         placed = spread(lanes, places, self.lanes)
-        trace = self.program.run(self.program.start(placed), placed, stop_at=INF)
+        trace, observed = self.program.start(placed), list[Observed]()
+        for step in log_steps(np.asarray(lanes.steps)) if curves else ():
+            until = placed._replace(steps=np.minimum(placed.steps, step))
+            trace = self.program.run(trace, until, stop_at=INF)
+            observed += self._observed(trace, lanes, placed, places, step)
+        trace = self.program.run(trace, placed, stop_at=INF)
         first = on_host(trace, places)
         failed = np.flatnonzero(first.stop_step != NEVER)
         at_fault = Frozen(
@@ -156,7 +164,38 @@ class GroupWorker:
             attributions=attributions,
             at_fault=at_fault,
             at_nan=joined(subset(at_fault, is_nan), at_nan),
+            observed=(*observed, *(self._before_faults(lanes, at_fault) if curves else ())),
         )
+
+    def _observed(
+        self, trace: Trace, lanes: Lanes, placed: Lanes, places: np.ndarray, step: int
+    ) -> list[Observed]:
+        """What the runs that have come to `step`, and go on from there or end there, show."""
+        here = np.asarray(trace.step)[places] == step
+        here &= np.asarray(trace.stop_step)[places] == NEVER
+        # Another run's end is not looked at: what is told of a run depends on no other.
+        here &= is_log_step(step) | (np.asarray(lanes.steps) == step)
+        rows = np.flatnonzero(here)
+        if not len(rows):
+            return []
+        steps = np.full(self.lanes, step, np.int32)
+        seen = self.program.observe(trace.state, placed, steps)
+        values = {key: np.asarray(value)[places[rows]] for key, value in seen.items()}
+        return [Observed(rows=rows, steps=np.full(len(rows), step), values=values)]
+
+    def _before_faults(self, lanes: Lanes, frozen: Frozen) -> list[Observed]:
+        """What the failing steps of frozen lanes show, from the states before them."""
+        chosen = subset(frozen, frozen.step >= 0)
+        if not len(chosen.rows):
+            return []
+        places = self._slots(len(chosen.rows))
+        state = spread(chosen.state, places, self.lanes)
+        asked = spread(taken(lanes, chosen.rows), places, self.lanes)
+        steps = np.zeros(self.lanes, np.int32)
+        steps[places] = chosen.step
+        seen = self.program.observe(state, asked, steps)
+        values = {key: np.asarray(value)[places] for key, value in seen.items()}
+        return [Observed(rows=chosen.rows, steps=chosen.step, values=values)]
 
     def step_once(self, lanes: Lanes, frozen: Frozen) -> tuple[State, np.ndarray]:
         """What the failing steps of frozen lanes make, bit for bit as in the sweep.

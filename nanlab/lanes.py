@@ -131,6 +131,7 @@ class LaneProgram:
         self._sharding = NamedSharding(self._mesh, PartitionSpec("lanes"))
         self._start = self._over_blocks(self._start_block, shared=0)
         self._run = self._over_blocks(self._run_block, shared=2)
+        self._observe = self._over_blocks(self._observe_block, shared=0)
 
     def start(self, lanes: Lanes) -> Trace:
         """The lanes at their initial states; a fault of the initial state stops a lane at -1."""
@@ -157,6 +158,16 @@ class LaneProgram:
         assert self.watched is not None, "start comes first"
         placed = self._placed((trace, lanes))
         return self._run(*placed, jnp.asarray(self.watched), jnp.int8(stop_at))
+
+    def observe(self, state: State, lanes: Lanes, step: AnyArray) -> dict[Any, Array]:
+        """What each lane's next step would show, {(observable, layer): (lanes,) float64}.
+
+        Args:
+            state: leading axis lanes; it is not changed.
+            lanes: what is asked of them.
+            step: (lanes,) int32, the number of each lane's next step.
+        """
+        return self._observe(*self._placed((state, lanes, step)))
 
     def _placed(self, tree: Any) -> Any:
         return jax.tree.map(self._put, tree)
@@ -207,6 +218,18 @@ class LaneProgram:
             state, zero, jnp.int32(NEVER), finite, finite, none, none, none, none, none, zero
         )
         return trace, leaf_codes(state)
+
+    def _observe_block(self, state: State, lanes: Lanes, step: Array) -> dict[Any, Array]:
+        return jax.vmap(self._observe_lane)(state, lanes, step)
+
+    def _observe_lane(self, state: State, lanes: Lanes, step: Array) -> dict[Any, Array]:
+        key = keys.for_step(step_key(lanes.seed), step)
+        if self.problem.observe is not None:
+            return self.problem.observe(state, lanes.knobs, key)
+        _, metrics = self.problem.step(state, lanes.knobs, key)
+        told = {"loss": metrics.loss, "gradient_norm": metrics.grad_norm,
+                "accuracy": metrics.accuracy}  # fmt: skip
+        return {(n, ""): v.astype(jnp.float64) for n, v in told.items() if v is not None}
 
     def _run_block(self, trace: Trace, lanes: Lanes, watched: Array, stop_at: Array) -> Trace:
         def live(trace: Trace) -> Array:

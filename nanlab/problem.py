@@ -35,6 +35,21 @@ class Metrics(NamedTuple):
     accuracy: Array | None = None
 
 
+OBSERVABLES = {
+    "loss": "The unscaled loss.",
+    "accuracy": "Share of the batch that is classified right.",
+    "gradient_norm": "Euclidean norm of the gradient.",
+    "parameter_norm": "Euclidean norm of the parameters.",
+    "update_ratio": "Norm of the update over that of the parameters.",
+    "zero_gradients": "Share of the gradient's entries that are exactly 0.",
+    "largest_activation": "Largest magnitude of a hidden layer's outputs.",
+    "dead_units": "Share of units whose activation has slope 0 on every example of the batch.",
+    "saturated_units": "Share of entries where the activation's slope is below 0.01.",
+    "headroom": "log10 of the type's maximum over the largest magnitude of all of these arrays.",
+}
+"""What `curves` may tell of a run at a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """Two pure functions of one run, and what is known of it beforehand.
@@ -47,6 +62,8 @@ class Problem:
         baseline_losses: knobs of runs, each (runs,) -> what the best constant predictor of each
             gets, (runs,), on the host; None to take a run's own first loss.
         batch: (state, knobs, key) -> the data that `step` sees with that key, or None.
+        observe: (state, knobs, key) -> {(observable, layer): scalar} of the step that would be
+            next, or None: then `curves` has what its metrics tell.
     """
 
     init: Callable[[Knobs, Array], State]
@@ -54,3 +71,4 @@ class Problem:
     knobs: tuple[str, ...] | Mapping[str, float | None]
     baseline_losses: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
     batch: Callable[[State, Knobs, Array], Any] | None = None
+    observe: Callable[[State, Knobs, Array], dict[tuple[str, str], Array]] | None = None

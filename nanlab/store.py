@@ -15,10 +15,12 @@ from typing import Any
 
 import polars as pl
 
+from nanlab.curves import CURVES
 from nanlab.provenance import file_hash
 from nanlab.tables import RESULT, read_blames, results_of_runs, write_atomically, write_parquet
 
 CHUNKS = ".chunks"
+CURVES_FILE = "curves.parquet"
 SOURCES = ("runs.parquet", "blames.csv")
 """The tables that a finished study's rows are read back from."""
 
@@ -82,23 +84,49 @@ class Store:
             path.is_file() and file_hash(path) == files.get(name) for name, path in paths.items()
         )
 
-    def kept(self) -> pl.DataFrame:
-        """Rows of RESULT that are done, of this study or an earlier one, made in this way."""
+    def kept(self, *, curves: bool) -> pl.DataFrame:
+        """Rows of RESULT that are done, of this study or an earlier one, made in this way.
+
+        Args:
+            curves: only those whose curves are kept too.
+        """
         frames = [pl.DataFrame(schema=RESULT)]
         for path in sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet")):
-            frames.append(pl.read_parquet(path))
+            if not curves or self._curves_of(path).is_file():
+                frames.append(pl.read_parquet(path))
         manifest = self.manifest()
-        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(manifest, SOURCES):
+        sources = (*SOURCES, CURVES_FILE) if curves else SOURCES
+        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(manifest, sources):
             runs = pl.read_parquet(self.folder / "runs.parquet")
             frames.append(results_of_runs(runs, read_blames(self.folder / "blames.csv")))
         rows = pl.concat(frames).unique("run_id", keep="first", maintain_order=True)
         return rows.filter(pl.col("outcome") != "crashed")
 
-    def keep(self, rows: pl.DataFrame) -> None:
-        """Keep a chunk's rows for good."""
+    def kept_curves(self, run_ids: list[str]) -> pl.DataFrame:
+        """The curves of these runs that are kept, in their order."""
+        paths = sorted(self._chunks.glob(f"curves-{self._fingerprint}-*.parquet"))
+        manifest = self.manifest()
+        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(
+            manifest, [CURVES_FILE]
+        ):
+            paths.append(self.folder / CURVES_FILE)
+        frames = [pl.DataFrame(schema=CURVES), *map(pl.read_parquet, paths)]
+        of_run = ["run_id", "step", "observable", "layer"]
+        every = pl.concat(frames).unique(of_run, keep="first")
+        places = pl.DataFrame({"run_id": run_ids, "place": range(len(run_ids))})
+        asked = every.join(places, on="run_id", how="inner")
+        return asked.sort(["place", *of_run[1:]]).drop("place")
+
+    def _curves_of(self, chunk: Path) -> Path:
+        return chunk.with_name(f"curves-{chunk.name}")
+
+    def keep(self, rows: pl.DataFrame, curves: pl.DataFrame | None = None) -> None:
+        """Keep a chunk's rows, and their curves if there are any, for good."""
         name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]
         path = self._chunks / f"{self._fingerprint}-{name}.parquet"
         with writing(path):
+            if curves is not None:
+                write_atomically(self._curves_of(path), lambda p: write_parquet(curves, p))
             write_atomically(path, lambda p: write_parquet(rows, p))
 
     def forget_chunks(self) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 
 from nanlab import tables
 from nanlab._jax import Device
+from nanlab.curves import curves_frame
 from nanlab.engines import ChunkOutcome, GroupWorker, check_own_groups
 from nanlab.faults import outcomes
 from nanlab.grid import Grid
@@ -24,7 +25,7 @@ from nanlab.manifest import command_line, write_manifest
 from nanlab.memory import available_bytes, launch_need, way_out
 from nanlab.plan import Group, Plan, chunks
 from nanlab.provenance import environment, fingerprint
-from nanlab.store import Store, writing
+from nanlab.store import CURVES_FILE, Store, writing
 from nanlab.witnesses import Testimony, ask
 
 CRASHES = "crashes.log"
@@ -132,6 +133,9 @@ class Study:
         self.seconds["all"] = time.perf_counter() - started
         with writing(self.folder):
             files = tables.write_tables(self.folder, runs, blames)
+            if self.grid.exec.curves:
+                self._write_curves()
+                files.append(CURVES_FILE)
             manifest = write_manifest(
                 self.folder,
                 about={
@@ -153,8 +157,14 @@ class Study:
             (self.folder / CRASHES).unlink(missing_ok=True)
         return StudyResult(folder=self.folder, runs=runs, blames=blames, manifest=manifest)
 
+    def _write_curves(self) -> None:
+        curves = self.store.kept_curves(self.plan.run_ids.tolist())
+        path = self.folder / CURVES_FILE
+        tables.write_atomically(path, lambda p: tables.write_parquet(curves, p))
+
     def _results(self, *, force: bool) -> pl.DataFrame:
-        kept = pl.DataFrame(schema=tables.RESULT) if force else self.store.kept()
+        curves = self.grid.exec.curves
+        kept = pl.DataFrame(schema=tables.RESULT) if force else self.store.kept(curves=curves)
         kept = kept.filter(pl.col("run_id").is_in(self.plan.run_ids.tolist()))
         done = np.isin(self.plan.run_ids, kept.get_column("run_id").to_numpy())
         self.listener.started(len(self.plan), int(done.sum()))
@@ -178,13 +188,17 @@ class Study:
         for piece in pieces:
             chunk = runs[piece]
             try:
-                outcome = worker.run(lanes_of(self.plan, worker.problem, chunk))
+                lanes = lanes_of(self.plan, worker.problem, chunk)
+                outcome = worker.run(lanes, curves=self.grid.exec.curves)
             except Exception as error:  # the chunk is a row of the tables, the rest goes on
                 check_memory(error, worker.lanes, smallest=self._smallest)
                 frames.append(self._crashed(chunk, error))
                 continue
             rows = self._rows(worker, chunk, outcome)
-            self.store.keep(rows)
+            curves = None
+            if self.grid.exec.curves:
+                curves = curves_frame(self.plan.run_ids[chunk].tolist(), outcome.observed)
+            self.store.keep(rows, curves)
             frames.append(rows)
             self.listener.advanced(len(chunk), len(outcome.attributions))
         spent = self.seconds.get("runs", 0.0)

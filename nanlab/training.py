@@ -27,6 +27,10 @@ from nanlab.parts.tasks import Examples, load_examples
 from nanlab.problem import Knobs, Metrics, Problem
 from nanlab.training_data import Data, DataState
 from nanlab.training_metrics import accuracy, gradient_norm
+from nanlab.training_observables import Observed, as_float64, headroom, of_arrays, of_units
+
+SOWN = ("preactivations", "activations", "attention_logits")
+"""The collections that models sow."""
 
 
 class TrainState(NamedTuple):
@@ -75,6 +79,7 @@ def make_training(statics: Mapping[str, Any], examples: Examples | None = None) 
         knobs=KNOBS,
         baseline_losses=training.baseline_losses,
         batch=lambda state, knobs, key: training.data.batch(state.data, knobs, key),
+        observe=training.observe,
     )
 
 
@@ -141,13 +146,41 @@ class _Training:
             metrics = Metrics(loss, gradient_norm(gradient), share)
         return after, metrics
 
+    def observe(self, state: TrainState, knobs: Knobs, key: Array) -> Observed:
+        """What the next step would show, taking none of it."""
+        inputs, targets = self.data.batch(state.data, knobs, key)
+        knobs = self._weak(knobs)
+        with self._products():
+            gradient, loss, outputs, _ = self._gradient(state, inputs, targets, knobs, key)
+            worked = self._cast(state.params, self._worked)
+            variables = dict(worked)
+            if state.batch_stats is not None:
+                variables["batch_stats"] = state.batch_stats
+            _, sown = self._model(knobs).apply(
+                variables, inputs, rngs=self._rngs(key), mutable=[*SOWN, "batch_stats"]
+            )
+        optimizer = build_update(self._statics, knobs)
+        update, _ = optimizer.update(gradient, state.opt_state, worked)
+        activation = ACTIVATIONS[self._statics["activation"]]
+        slope = (lambda x: activation.apply(x, knobs)) if activation.is_elementwise else None
+        seen: Observed = {("loss", ""): loss}
+        if self.data.has_classes:
+            seen["accuracy", ""] = accuracy(outputs, targets)
+        seen |= of_arrays(worked, gradient, update) | of_units(sown, slope)
+        kept = {name: sown[name] for name in SOWN if name in sown}
+        seen["headroom", ""] = headroom((worked, gradient, kept, outputs), self._dtype)
+        return as_float64(seen)
+
+    def _rngs(self, key: Array) -> dict[str, Array] | None:
+        return {"dropout": keys.for_purpose(key, "dropout")} if self._statics["dropout"] else None
+
     def _gradient(
         self, state: TrainState, inputs: Array, targets: Array, knobs: dict[str, Array], key: Array
     ) -> tuple[Any, Array, Array, Any]:
         """The unscaled gradient, the unscaled loss, the outputs and the running statistics."""
         model = self._model(knobs)
         scale = self._scale(state, knobs)
-        rngs = {"dropout": keys.for_purpose(key, "dropout")} if self._statics["dropout"] else None
+        rngs = self._rngs(key)
 
         def loss_of(params: Any) -> tuple[Array, Any]:
             outputs, batch_stats = _applied(model, params, state.batch_stats, inputs, rngs)

@@ -39,6 +39,7 @@ ORDER = [
     "lanes",
     "launches",
     "faults",
+    "curves",
     "forensics",
     "engines",
     "witnesses",

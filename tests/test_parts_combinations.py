@@ -119,12 +119,14 @@ def combinations(precision):
         chosen = tables_of(number, offset, precision, used)
         used.update(entry for entry in chosen.items() if is_read(entry[0], chosen))
         statics = {**SIZES, **chosen}
-        statics["depth"] = 1 if not HEAVY.keys().isdisjoint(chosen.values()) else 2
         statics["train_examples"] = 18 if number % 5 == 0 else 0
         statics["apply_if_finite"] = 3 if number % 7 == 0 else 0
         statics["batch_size"] = "full" if number % 10 == 0 else 16
         for place, name in enumerate(SWITCHES):
             statics[name] = name == "standardize" or (number + place) % 3 == 0
+        # A second hidden layer where it is of use: what is added to its output has its shape.
+        is_heavy = not HEAVY.keys().isdisjoint(chosen.values())
+        statics["depth"] = 2 if statics["residual"] and not is_heavy else 1
         asked = OPTIONS[(number + offset) % len(OPTIONS)]
         options = {asked: 0.1} if fits(chosen, {asked: 0.1}) else {}
         for entry in chosen.items():

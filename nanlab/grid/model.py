@@ -27,7 +27,7 @@ from nanlab.grid.errors import suggestion
 from nanlab.grid.forms import FORMS, Count
 from nanlab.grid.toml import Tree
 from nanlab.parameters import PARAMETERS, Parameter
-from nanlab.parameters_types import Choice, Number, Whole, sentence_error
+from nanlab.parameters_types import Choice, Number, Switch, Whole, sentence_error
 
 ENGINES = ("local",)
 """Where chunks can run."""
@@ -50,6 +50,10 @@ class Exec(BaseModel, frozen=True, extra="forbid"):
     devices: Annotated[
         Count | None, Field(description="How many devices to use; all of them where left out.")
     ] = None
+    curves: Annotated[
+        Switch,
+        Field(description="Whether to write curves.parquet: what runs show at log-spaced steps."),
+    ] = False
     chunk_runs: Annotated[
         Count, Field(description="About how many runs are launched at a time.")
     ] = 1024

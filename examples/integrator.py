@@ -1,0 +1,45 @@
+"""A step size -> does Euler's method blow up?  A stiff oscillator, integrated step by step.
+
+    python -m nanlab.sweep examples/integrator.toml
+
+Van der Pol's equation x'' = stiffness (1 - x^2) x' - x. Explicit methods overflow where the step
+is too large for the stiffness: cubes of cubes, and then inf - inf.
+"""
+
+import jax.numpy as jnp
+
+import nanlab
+
+
+def make_problem(method: str = "euler") -> nanlab.Problem:
+    """Van der Pol's oscillator in float32; `method` is "euler", "heun" or "rk4"."""
+
+    def slope(y, knobs):
+        x, v = y
+        return jnp.stack([v, knobs["stiffness"] * (1 - x**2) * v - x])
+
+    def euler(y, h, knobs):
+        return y + h * slope(y, knobs)
+
+    def heun(y, h, knobs):
+        first = slope(y, knobs)
+        return y + h / 2 * (first + slope(y + h * first, knobs))
+
+    def rk4(y, h, knobs):
+        a = slope(y, knobs)
+        b = slope(y + h / 2 * a, knobs)
+        c = slope(y + h / 2 * b, knobs)
+        d = slope(y + h * c, knobs)
+        return y + h / 6 * (a + 2 * b + 2 * c + d)
+
+    advance = {"euler": euler, "heun": heun, "rk4": rk4}[method]
+
+    def init(knobs, key):
+        return jnp.array([2.0, 0.0], jnp.float32)
+
+    def step(state, knobs, key):
+        state = advance(state, knobs["step_size"], knobs)
+        # What is watched: how far out the oscillator is. It stays near 2 when all is well.
+        return state, nanlab.Metrics(jnp.max(jnp.abs(state)))
+
+    return nanlab.Problem(init=init, step=step, knobs={"step_size": 0.01, "stiffness": 5.0})

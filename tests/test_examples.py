@@ -1,0 +1,90 @@
+"""The examples, each run small, and what they show held against a plain loop."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nanlab.sweep import DONE, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    # The grids name their files from there.
+    monkeypatch.chdir(ROOT)
+
+
+def sweep(name, folder, *flags):
+    assert main([f"examples/{name}.toml", "--out", str(folder), *flags]) == DONE
+    return pl.read_parquet(folder / "runs.parquet")
+
+
+def test_every_grid_among_the_examples_is_run_here():
+    assert {path.stem for path in Path("examples").glob("*.toml")} == {"fractal", "integrator"}
+
+
+def converges(weights, inputs, targets, rates, steps):
+    """The fractal's training in NumPy: whether the mean of its last losses is below its first."""
+    hidden, output, losses = *weights, []
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            units = np.tanh(inputs @ hidden / math.sqrt(16))
+            error = units @ output / 16 - targets
+            losses.append(np.mean(error**2))
+            back = 2 * error / len(error)
+            inside = (back @ output.T / 16) * (1 - units**2)
+            hidden, output = (
+                hidden - rates[0] * inputs.T @ inside / math.sqrt(16),
+                output - rates[1] * units.T @ back / 16,
+            )
+    return bool(np.mean(losses[-20:]) < losses[0])
+
+
+def test_the_fractal_is_that_of_a_plain_loop_in_numpy(tmp_path):
+    import jax
+
+    from nanlab.lanes import init_key
+
+    runs = sweep(
+        "fractal", tmp_path, "--run.steps", "60", "--axes.knobs.lr_hidden.num", "7",
+        "--axes.knobs.lr_output.num", "7",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.standard_normal((272, 16)), rng.standard_normal((272, 1))
+    drawn = jax.random.split(init_key(jax.numpy.int64(0)))
+    weights = [
+        np.asarray(jax.random.normal(key, shape, "float64"))
+        for key, shape in zip(drawn, [(16, 16), (16, 1)], strict=True)
+    ]
+    same = 0
+    for row in runs.iter_rows(named=True):
+        rates = row["knobs.lr_hidden"], row["knobs.lr_output"]
+        same += converges(weights, inputs, targets, rates, 60) == (row["outcome"] == "trained")
+    # Chaotic runs may end on either side of their first loss.
+    assert same >= 47
+    assert {"trained", "nan"} <= set(runs["outcome"])
+
+
+def van_der_pol(step_size, stiffness, steps):
+    """Whether Euler's method stays finite, in a float32 loop."""
+    x, v, h, mu = (np.float32(number) for number in (2.0, 0.0, step_size, stiffness))
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            x, v = x + h * v, v + h * (mu * (1 - x**2) * v - x)
+    return bool(np.isfinite(x) and np.isfinite(v))
+
+
+def test_the_integrator_blows_up_where_a_plain_loop_does(tmp_path):
+    runs = sweep("integrator", tmp_path, "--run.steps", "400")
+    euler = runs.filter(pl.col("static.method") == "euler")
+    for row in euler.iter_rows(named=True):
+        finite = van_der_pol(row["knobs.step_size"], row["knobs.stiffness"], 400)
+        assert finite == (row["fault_step"] is None), row
+    # A step that blows up by Euler's method is often small enough for that of Runge and Kutta.
+    failed = runs.filter(pl.col("outcome") == "nan").group_by("static.method").len()
+    counts = dict(failed.rows())
+    assert counts["rk4"] < counts["euler"]
