@@ -226,7 +226,8 @@ def test_readme_shows_the_main_job_and_the_tests_on_its_first_screen() -> None:
 def test_every_file_and_module_that_readme_names_exists() -> None:
     named = set(re.findall(r"\b(?:sweeps|benchmarks|nanlab)/[a-z_][\w/]*(?:\.\w+)+", README))
     modules = re.findall(r"-m nanlab\.(\w+)", README)
-    named |= {f"nanlab/{module}.py" for module in modules}
+    packages = {module for module in modules if (ROOT / "nanlab" / module).is_dir()}
+    named |= {f"nanlab/{m}/__main__.py" if m in packages else f"nanlab/{m}.py" for m in modules}
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 
