@@ -94,6 +94,7 @@ class _Training:
         self._stored = jnp.dtype(storage.dtype or self._dtype)
         # What the optimizer sees: 8 bits are only kept, not computed with.
         self._worked = self._stored if storage.updates else self._dtype
+        self._statistics = jnp.promote_types(self._dtype, jnp.float32)
         self._loss = LOSSES[statics["loss"]]
         self._scaling = LOSS_SCALINGS[statics["loss_scaling"]]
         self.data = Data(statics, examples, self._dtype, self._weak)
@@ -125,7 +126,9 @@ class _Training:
         return TrainState(
             params=self._cast(params, self._stored),
             opt_state=build_update(self._statics, knobs).init(self._cast(params, self._worked)),
-            batch_stats=variables.get("batch_stats"),
+            batch_stats=self._cast(variables["batch_stats"], self._statistics)
+            if "batch_stats" in variables
+            else None,
             scale=first_scale(knobs) if used else None,
             average=self._cast(params, self._worked) if self._statics["ema_decay"] else None,
             data=self.data.drawn(key),
@@ -290,4 +293,6 @@ def _applied(
         return jnp.asarray(model.apply(params, inputs, rngs=rngs)), None
     variables = {**params, "batch_stats": batch_stats}
     outputs, changed = model.apply(variables, inputs, rngs=rngs, mutable=["batch_stats"])
-    return jnp.asarray(outputs), changed["batch_stats"]
+    # Flax's may come out in the type of the inputs.
+    kept = jax.tree.map(lambda new, old: new.astype(old.dtype), changed["batch_stats"], batch_stats)
+    return jnp.asarray(outputs), kept

@@ -24,7 +24,8 @@ def sweep(name, folder, *flags):
 
 
 def test_every_grid_among_the_examples_is_run_here():
-    assert {path.stem for path in Path("examples").glob("*.toml")} == {"fractal", "integrator"}
+    grids = {path.stem for path in Path("examples").glob("*.toml")}
+    assert grids == {"fractal", "integrator", "modules", "squashed_gaussian"}
 
 
 def converges(weights, inputs, targets, rates, steps):
@@ -88,3 +89,30 @@ def test_the_integrator_blows_up_where_a_plain_loop_does(tmp_path):
     failed = runs.filter(pl.col("outcome") == "nan").group_by("static.method").len()
     counts = dict(failed.rows())
     assert counts["rk4"] < counts["euler"]
+
+
+def test_a_squashed_gaussian_fails_in_the_naive_form_alone(tmp_path):
+    runs = sweep("squashed_gaussian", tmp_path, "--axes.knobs.spread.num", "4")
+    failed = runs.filter(pl.col("fault_step").is_not_null())
+    assert set(failed["static.correction"]) == {"naive"}
+    assert set(failed["origin_mechanism"]) == {"pole"}
+    assert set(failed["origin_primitive"]) == {"log"}
+    # tanh rounds to 1 in float32 beyond 9.01: with a spread of 0.1 no action comes there.
+    assert failed["knobs.spread"].min() > 1
+    assert failed.filter(pl.col("knobs.spread") > 20).height == 8
+
+
+def test_three_frameworks_train_and_fail_alike(tmp_path):
+    runs = sweep("modules", tmp_path)
+    assert runs["problem"].n_unique() == 3
+    for (problem,), of_one in runs.group_by(["problem"]):
+        usual = of_one.filter((pl.col("knobs.init_scale") == 1) & (pl.col("knobs.lr") == 0.01))
+        assert usual["outcome"].item() in ("trained", "stalled"), problem
+        assert usual["final_loss"].item() < usual["initial_loss"].item()
+        hopeless = of_one.filter(pl.col("knobs.lr") > 1e20)
+        assert set(hopeless["outcome"]) == {"nan"}, problem
+    linen = runs.filter(
+        pl.col("problem").str.ends_with("with_linen") & (pl.col("outcome") == "nan")
+    )
+    assert linen["origin_module"].str.starts_with("Net/Dense_").any()
+    assert set(linen["origin_source"].str.split(":").list.first()) == {"modules.py"}

@@ -11,7 +11,6 @@ import pytest
 from nanlab import keys
 from nanlab.grid.misfits import MISFITS
 from nanlab.parameters import PARAMETERS
-from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.listing import PARTS, readers
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS
@@ -63,13 +62,6 @@ def has_half_updates(statics):
 
 # Entries that do not train together -> why, where that is in their nature.
 UNFIT = {
-    "a layer of one unit has nothing to be normalized by": lambda model, norm: (
-        MODELS[model].one_output and NORMS[norm].build is not None
-    ),
-    "an activation of two units for one wants a layer of its own": lambda model, activation: (
-        ACTIVATIONS[activation].inputs > 1
-        and (MODELS[model].one_output or model in {"rnn", "lstm", "gru"})
-    ),
     "one output's length is its size, whose square float16 does not hold": lambda model, loss: (
         MODELS[model].one_output and loss == "cosine_naive"
     ),

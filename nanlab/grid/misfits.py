@@ -11,6 +11,7 @@ from nanlab.grid.errors import one_of
 from nanlab.grid.parts import Findings, Part
 from nanlab.grid.points import Product, condition, matched
 from nanlab.grid.toml import value_text
+from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS
 from nanlab.parts.tasks import TASKS
@@ -84,6 +85,18 @@ MISFITS = (
         clashes=lambda many, task: many > TASKS[task].examples,
         sentence=lambda many, task: f'task "{task}" has {TASKS[task].examples} examples',
         way_out=lambda many, task: f"ask for {TASKS[task].examples} or fewer, or 0 for all",
+    ),
+    Misfit(
+        names=("model", "activation"),
+        told="activation",
+        clashes=lambda model, activation: (
+            ACTIVATIONS[activation].inputs > 1 and not MODELS[model].any_activation
+        ),
+        sentence=lambda model, activation: (
+            f'makes one unit of {ACTIVATIONS[activation].inputs}, and model "{model}" has no more '
+            "than it needs"
+        ),
+        way_out=lambda model, activation: "choose another activation or model",
     ),
     Misfit(
         names=("model", "heads", "width"),

@@ -74,11 +74,13 @@ class Model(Entry):
     Attributes:
         build: (shape, pieces) -> Linen module, called on a batch of inputs.
         one_output: whether it has one output only: a number, or the logit of the second class.
+        any_activation: whether it has as many units as an activation of several inputs needs.
         knobs, statics: those that other models do not read.
     """
 
     build: Callable[[Shape, Pieces], linen.Module]
     one_output: bool = False
+    any_activation: bool = True
     knobs: tuple[str, ...] = ()
     statics: tuple[str, ...] = ()
 
@@ -132,6 +134,7 @@ MODELS: dict[str, Model] = {
         "McCulloch and Pitts 1943",
         _neuron,
         one_output=True,
+        any_activation=False,
     ),
     "cnn": Model(
         "depth convolutions of size 3 with width channels, each pooled, then a dense layer; "
@@ -144,16 +147,19 @@ MODELS: dict[str, Model] = {
         "depth simple recurrent layers over the steps (of a picture, its rows).",
         "Elman 1990; flax.linen.SimpleCell",
         _recurrent("rnn"),
+        any_activation=False,
     ),
     "lstm": Model(
         "depth long short-term memory layers; activation is the cell's own, usually tanh.",
         "Hochreiter and Schmidhuber 1997; flax.linen.LSTMCell",
         _recurrent("lstm"),
+        any_activation=False,
     ),
     "gru": Model(
         "depth gated recurrent layers; activation is the cell's own, usually tanh.",
         "Cho et al. 2014; flax.linen.GRUCell",
         _recurrent("gru"),
+        any_activation=False,
     ),
     "transformer": Model(
         "depth causal blocks of attention and a dense layer of 4 * width, over the steps.",

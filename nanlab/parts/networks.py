@@ -37,7 +37,7 @@ class Neuron(Network):
         weight = self.param("weight", pieces.kernel_init, (1, 1), pieces.param_dtype)
         bias = self.param("bias", pieces.bias_init(1), (), pieces.param_dtype)
         weight, bias = weight.astype(pieces.dtype), bias.astype(pieces.dtype)
-        output = self.activated(x[:, 0] * weight[0, 0] + bias)
+        output = self.activated((x[:, 0] * weight[0, 0] + bias)[:, None])[:, 0]
         if self.shape.outputs == (1,):
             return output[:, None]
         return jnp.stack([jnp.zeros_like(output), output], axis=-1)

@@ -143,7 +143,7 @@ CLIPS: dict[str, Clip] = {
         ("clip_at",),
     ),
     "adaptive": Clip(
-        "Scales each unit's gradient down to clip_at times the norm of its weights.",
+        "Scales each unit's gradient (all of a vector) down to clip_at times its weights' norm.",
         "Brock et al. 2021; optax.adaptive_grad_clip",
         lambda k: optax.adaptive_grad_clip(k["clip_at"], eps=k["clip_epsilon"]),
         ("clip_at", "clip_epsilon"),

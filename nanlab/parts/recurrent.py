@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -23,7 +24,11 @@ class Recurrent(Network):
         """The outputs."""
         x = self.as_steps(x)
         for _ in range(self.shape.depth):
-            over_steps = jnp.asarray(nn.RNN(self._cell(x.shape[-1]))(x))
+            cell = self._cell(x.shape[-1])
+            # Flax makes the first carry in the parameters' type; the steps work in the other.
+            carry = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
+            carry = jax.tree.map(lambda each: each.astype(self.pieces.dtype), carry)
+            over_steps = jnp.asarray(nn.RNN(cell)(x, initial_carry=carry))
             self.sow("activations", "hidden", over_steps)
             x = self.joined(x, self.dropped(self.normed(over_steps)))
         return self.head_of_steps(x)

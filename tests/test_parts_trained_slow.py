@@ -1,8 +1,10 @@
-"""Every entry of every table, trained for a few steps in float64 and float32."""
+"""Every entry of every table, trained for a few steps in float64 and bfloat16."""
 
+import pytest
 from test_parts_combinations import check_training, trainings_in
 
 
-@trainings_in("float64", "float32")
+@pytest.mark.slow
+@trainings_in("float64", "bfloat16")
 def test_a_few_steps_of_training_stay_finite(statics, options):
     check_training(statics, options)
