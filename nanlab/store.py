@@ -84,7 +84,7 @@ class Store:
             path.is_file() and file_hash(path) == files.get(name) for name, path in paths.items()
         )
 
-    def kept(self, *, curves: bool) -> pl.DataFrame:
+    def kept(self, *, curves: bool = False) -> pl.DataFrame:
         """Rows of RESULT that are done, of this study or an earlier one, made in this way.
 
         Args:

@@ -26,7 +26,7 @@ steps = [5, 12]
 init_scale = [0.5]
 
 [exec]
-devices = 1
+devices = 2
 """
 
 
@@ -146,7 +146,7 @@ def test_a_study_without_curves_is_run_again_for_them_and_then_only_read(tmp_pat
 
 
 def test_an_oracle_without_observables_shows_its_metrics(tmp_path):
-    text = '[run]\nproblem = "quadratic"\nsteps = 4\n[axes]\nlr = [0.5]\n[exec]\ndevices = 1\n'
+    text = '[run]\nproblem = "quadratic"\nsteps = 4\n[axes]\nlr = [0.5]\n[exec]\ndevices = 2\n'
     sweep(tmp_path, text + "curves = true\n")
     rows = pl.read_parquet(tmp_path / "out" / "curves.parquet").filter(pl.col("step") == 2)
     assert dict(rows.select("observable", "value").rows()) == {

@@ -108,7 +108,7 @@ def test_three_frameworks_train_and_fail_alike(tmp_path):
     for (problem,), of_one in runs.group_by(["problem"]):
         usual = of_one.filter((pl.col("knobs.init_scale") == 1) & (pl.col("knobs.lr") == 0.01))
         assert usual["outcome"].item() in ("trained", "stalled"), problem
-        assert usual["final_loss"].item() < usual["initial_loss"].item()
+        assert usual["best_loss"].item() < usual["initial_loss"].item()
         hopeless = of_one.filter(pl.col("knobs.lr") > 1e20)
         assert set(hopeless["outcome"]) == {"nan"}, problem
     linen = runs.filter(

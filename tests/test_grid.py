@@ -88,7 +88,8 @@ WRONG = {
     ),
     "a key like no other": (
         "[exec]\nzzz = 1",
-        ["exec.zzz (line 2): unknown key; known here: engine, devices, chunk_runs, witnesses"],
+        ["exec.zzz (line 2): unknown key; known here: engine, devices, curves, chunk_runs, "
+            "witnesses"],
     ),
     "a parameter outside every table": (
         "lr = 0.1",

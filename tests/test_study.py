@@ -320,11 +320,11 @@ def test_a_listener_is_told_of_every_chunk_and_failure_once(undisturbed, tmp_pat
 def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, monkeypatch, capsys):
     calls = []
 
-    def run(self, lanes):
+    def run(self, lanes, *, curves):
         calls.append(len(lanes.seed))
         if len(calls) == 2:
             raise RuntimeError("the second launch\nwent wrong")
-        return GroupWorker.run(self, lanes)
+        return GroupWorker.run(self, lanes, curves=curves)
 
     with monkeypatch.context() as patch:
         patch.setattr(Remembered, "run", run)
@@ -396,7 +396,7 @@ def test_a_study_too_large_for_the_memory_says_what_fits_and_that_does(monkeypat
     ids=["host", "device"],
 )
 def test_a_launch_that_runs_out_of_memory_is_a_sentence_and_no_crash(error, monkeypatch, capsys):
-    def run(self, lanes):
+    def run(self, lanes, *, curves):
         raise error
 
     monkeypatch.setattr(Remembered, "run", run)
