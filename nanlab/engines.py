@@ -18,7 +18,7 @@ from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
 from nanlab.launches import Frozen, fresh, joined, on_host, slots, spread, subset, taken
-from nanlab.own import check_own, make_own, own_code_hashes, unknown_knob
+from nanlab.own import check_own, make_own, unknown_knob
 from nanlab.parameters import is_own
 from nanlab.plan import Plan
 from nanlab.problem import Problem, State
@@ -40,16 +40,18 @@ def problem_of(statics: Mapping[str, Any]) -> Problem:
     return PROBLEMS.get(str(statics["problem"]), make_own)(statics)
 
 
-def check_own_groups(plan: Plan) -> dict[str, str]:
-    """See that every group of a person's own can be run.
+def own_specs(plan: Plan) -> set[str]:
+    """What the plan calls the problems of a person's own."""
+    return {str(group.statics["problem"]) for group in plan.groups} - set(PROBLEMS)
 
-    Returns:
-        The hash of each file that their code is in, by what the grid calls it.
+
+def check_own_groups(plan: Plan) -> None:
+    """See that every group of a person's own can be run.
 
     Raises:
         OwnCodeError: one cannot.
     """
-    specs = {str(g.statics["problem"]) for g in plan.groups} - set(PROBLEMS)
+    specs = own_specs(plan)
     for group in plan.groups:
         spec = str(group.statics["problem"])
         if spec not in specs:
@@ -61,7 +63,6 @@ def check_own_groups(plan: Plan) -> dict[str, str]:
         if unknown:
             raise unknown_knob(unknown[0], problem, spec)
         check_own(problem, frozenset(n for n in known if None not in given[n]), spec)
-    return own_code_hashes(dict.fromkeys(specs, "run.problem"))
 
 
 REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -103,11 +103,11 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}{at}"
 
 
-def own_code_hashes(specs: Mapping[str, str]) -> dict[str, str]:
-    """Spec -> the hash of the file that holds it; keys of the mapping are grid keys by spec."""
+def own_code_hashes(specs: Iterable[str]) -> dict[str, str]:
+    """The hash of the file that holds each of these, such as "my_module:make_problem"."""
     hashes: dict[str, str] = {}
-    for spec, key in sorted(specs.items()):
-        source = inspect.getsourcefile(inspect.unwrap(own_function(spec, key=key)))
+    for spec in sorted(specs):
+        source = inspect.getsourcefile(inspect.unwrap(own_function(spec, key="run.problem")))
         content = b"" if source is None else Path(source).read_bytes()
         hashes[spec] = hashlib.sha256(content).hexdigest()
     return hashes

@@ -95,8 +95,12 @@ def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupWorker, Lane
 
     from nanlab.engines import GroupWorker
     from nanlab.launches import lanes_of
+    from nanlab.own import OwnCodeError
 
-    worker = GroupWorker(group.statics)
+    try:
+        worker = GroupWorker(group.statics)
+    except OwnCodeError as error:
+        raise ReplayError(str(error)) from error
     lanes = lanes_of(plan, worker.problem, np.array([number]))
     return worker, lanes, worker.run(lanes)
 

@@ -16,13 +16,14 @@ import polars as pl
 from nanlab import tables
 from nanlab._jax import Device
 from nanlab.curves import curves_frame
-from nanlab.engines import ChunkOutcome, GroupWorker, check_own_groups
+from nanlab.engines import ChunkOutcome, GroupWorker, own_specs
 from nanlab.faults import outcomes
 from nanlab.grid import Grid
-from nanlab.lanes import NEVER
+from nanlab.lanes import NEVER, Lanes
 from nanlab.launches import lanes_of
 from nanlab.manifest import command_line, write_manifest
 from nanlab.memory import available_bytes, launch_need, way_out
+from nanlab.own import own_code_hashes
 from nanlab.plan import Group, Plan, chunks
 from nanlab.provenance import environment, fingerprint
 from nanlab.store import CURVES_FILE, Store, writing
@@ -90,7 +91,7 @@ class Study:
 
     def __post_init__(self) -> None:
         self._environment = environment(list(self.devices))
-        own_code = check_own_groups(self.plan)
+        own_code = own_code_hashes(own_specs(self.plan))
         if own_code:
             # What a person has written decides the bits too.
             self._environment["own_code_sha256"] = own_code
@@ -194,7 +195,7 @@ class Study:
                 check_memory(error, worker.lanes, smallest=self._smallest)
                 frames.append(self._crashed(chunk, error))
                 continue
-            rows = self._rows(worker, chunk, outcome)
+            rows = self._rows(worker, chunk, lanes, outcome)
             curves = None
             if self.grid.exec.curves:
                 curves = curves_frame(self.plan.run_ids[chunk].tolist(), outcome.observed)
@@ -231,10 +232,11 @@ class Study:
                 self._workers.popitem(last=False)
         return self._workers[at], pieces
 
-    def _rows(self, worker: GroupWorker, runs: np.ndarray, outcome: ChunkOutcome) -> pl.DataFrame:
+    def _rows(
+        self, worker: GroupWorker, runs: np.ndarray, lanes: Lanes, outcome: ChunkOutcome
+    ) -> pl.DataFrame:
         endings, columns = outcome.endings, self.plan.columns
         baselines = worker.problem.baseline_losses
-        lanes = lanes_of(self.plan, worker.problem, runs)
         words = outcomes(
             endings,
             baseline_losses=None if baselines is None else baselines(lanes.knobs),

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from nanlab import replay
 from nanlab.sweep import DONE, WRONG, main
 
 MINE = """\
@@ -241,3 +242,11 @@ def test_a_file_that_cannot_be_imported_is_told_with_its_line(capsys):
     assert sweep('[run]\nproblem = "broken.py:make"\n') == WRONG
     told = capsys.readouterr().err
     assert "importing broken.py fails: ZeroDivisionError: division by zero (broken.py:2)" in told
+
+
+def test_a_run_of_code_that_is_gone_is_told_by_replay(capsys):
+    assert sweep(grid("descent", "[axes]\nknobs.alpha = [3.0]\n")) == DONE
+    (run_id,) = pl.read_csv("results/grid/runs.csv")["run_id"]
+    Path("mine.py").rename("theirs.py")
+    assert replay.main(["results/grid", run_id]) == 2
+    assert "there is no file mine.py" in capsys.readouterr().err
