@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,52 +18,8 @@ from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
 from nanlab.launches import Frozen, fresh, joined, on_host, slots, spread, subset, taken
-from nanlab.own import check_own, make_own, unknown_knob
-from nanlab.parameters import is_own
-from nanlab.plan import Plan
-from nanlab.problem import Problem, State
-from nanlab.quadratic import make_quadratic
-from nanlab.training import make_training
-
-PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
-    "training": make_training,
-    "quadratic": make_quadratic,
-}
-
-
-def problem_of(statics: Mapping[str, Any]) -> Problem:
-    """The problem of a group, nanlab's or a person's own.
-
-    Raises:
-        OwnCodeError: a person's own cannot be made.
-    """
-    return PROBLEMS.get(str(statics["problem"]), make_own)(statics)
-
-
-def own_specs(plan: Plan) -> set[str]:
-    """What the plan calls the problems of a person's own."""
-    return {str(group.statics["problem"]) for group in plan.groups} - set(PROBLEMS)
-
-
-def check_own_groups(plan: Plan) -> None:
-    """See that every group of a person's own can be run.
-
-    Raises:
-        OwnCodeError: one cannot.
-    """
-    specs = own_specs(plan)
-    for group in plan.groups:
-        spec = str(group.statics["problem"])
-        if spec not in specs:
-            continue
-        problem = make_own(group.statics)
-        given = {n: plan.columns[n][group.runs].tolist() for n in plan.columns if is_own(n)}
-        known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
-        unknown = sorted(known - set(problem.knobs))
-        if unknown:
-            raise unknown_knob(unknown[0], problem, spec)
-        check_own(problem, frozenset(n for n in known if None not in given[n]), spec)
-
+from nanlab.problem import State
+from nanlab.problems import problem_of
 
 REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"
 

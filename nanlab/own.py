@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jax import Array
 
 from nanlab import _jax
 from nanlab._jax import weak
+from nanlab.parameters_types import OWN_CODE
 from nanlab.problem import Knobs, Metrics, Problem, State
 
 
@@ -76,7 +77,7 @@ def _from_file(path: Path, key: str) -> ModuleType:
         described.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise OwnCodeError(key, f"importing {path} fails: {_told(error)}") from error
+        raise OwnCodeError(key, f"importing {path} fails: {told(error)}") from error
     return module
 
 
@@ -88,12 +89,12 @@ def _from_path(name: str, key: str) -> ModuleType:
             raise OwnCodeError(
                 key, f"there is no module {name}; a file is given as path/to/file.py:name"
             ) from error
-        raise OwnCodeError(key, f"importing {name} fails: {_told(error)}") from error
+        raise OwnCodeError(key, f"importing {name} fails: {told(error)}") from error
     except Exception as error:
-        raise OwnCodeError(key, f"importing {name} fails: {_told(error)}") from error
+        raise OwnCodeError(key, f"importing {name} fails: {told(error)}") from error
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """An error of a person's code in one line, with their line."""
     frames = [f for f in traceback.extract_tb(error.__traceback__)
               if f.filename != __file__ and "site-packages" not in f.filename
@@ -104,10 +105,13 @@ def _told(error: BaseException) -> str:
 
 
 def own_code_hashes(specs: Iterable[str]) -> dict[str, str]:
-    """The hash of the file that holds each of these, such as "my_module:make_problem"."""
+    """The hash of each of these files, or of the file that holds the code that it names."""
     hashes: dict[str, str] = {}
     for spec in sorted(specs):
-        source = inspect.getsourcefile(inspect.unwrap(own_function(spec, key="run.problem")))
+        source: str | None = spec
+        if OWN_CODE.match(spec):
+            found = inspect.unwrap(own_function(spec, key="run.problem"))
+            source = inspect.getsourcefile(found)
         content = b"" if source is None else Path(source).read_bytes()
         hashes[spec] = hashlib.sha256(content).hexdigest()
     return hashes
@@ -129,7 +133,7 @@ def make_own(statics: Mapping[str, Any]) -> Problem:
     try:
         problem = function(**given)
     except Exception as error:
-        raise OwnCodeError(key, f"{spec} fails: {_told(error)}") from error
+        raise OwnCodeError(key, f"{spec} fails: {told(error)}") from error
     if not isinstance(problem, Problem):
         raise OwnCodeError(
             key, f"{spec} returns {type(problem).__name__}; it must return a nanlab.Problem"
@@ -187,61 +191,76 @@ def unknown_knob(name: str, problem: Problem, spec: str) -> OwnCodeError:
     return OwnCodeError(name, f"{spec} has no knob of that name{hint}")
 
 
-def check_own(problem: Problem, given: frozenset[str], spec: str) -> None:
+def check_own(
+    problem: Problem, given: frozenset[str], spec: str, *, key: str = "run.problem"
+) -> None:
     """See that a problem of a person's own can be run; nothing is computed, only traced.
 
     Args:
         problem: as `make_own` made it.
         given: the knobs that the grid gives to every run of it.
         spec: for the sentences.
+        key: the grid's key that they are about.
 
     Raises:
         OwnCodeError: a knob has no value; tracing fails; the shapes or types of the state change;
             the loss is not one number; a second trace is another program, or it acts on the
             outside: then it is not pure.
     """
-    assert isinstance(problem.knobs, Mapping)
-    for name, default in problem.knobs.items():
+    defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
+    for name, default in defaults.items():
         if default is None and name not in given:
             raise OwnCodeError(name, f"is missing: {spec} gives it no default")
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
-    state = _traced(spec, "init", lambda: jax.eval_shape(problem.init, knobs, key))
-    after, metrics = _traced(spec, "step", lambda: jax.eval_shape(problem.step, state, knobs, key))
-    _check_state(state, after, spec)
+    random = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    code = _Code(spec, key)
+    state = _traced(code, "init", lambda: jax.eval_shape(problem.init, knobs, random))
+    after, metrics = _traced(
+        code, "step", lambda: jax.eval_shape(problem.step, state, knobs, random)
+    )
+    _check_state(state, after, code)
     loss: Any = getattr(metrics, "loss", None)
     if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise OwnCodeError(
-            "run.problem", f"the loss that {spec}'s step returns must be one number, not {loss}"
-        )
+        raise code.wrong(f"the loss that {spec}'s step returns must be one number, not {loss}")
     for name, function, arguments in (
-        ("init", problem.init, (knobs, key)),
-        ("step", problem.step, (state, knobs, key)),
+        ("init", problem.init, (knobs, random)),
+        ("step", problem.step, (state, knobs, random)),
     ):
-        _check_purity(spec, name, function, arguments)
+        _check_purity(code, name, function, arguments)
 
 
-def _traced(spec: str, name: str, trace: Callable[[], Any]) -> Any:
+class _Code(NamedTuple):
+    """What a check is about: the code by its name, and the grid's key that names it."""
+
+    spec: str
+    key: str
+
+    def wrong(self, sentence: str) -> OwnCodeError:
+        return OwnCodeError(self.key, sentence)
+
+
+def _traced(code: _Code, name: str, trace: Callable[[], Any]) -> Any:
     try:
         return trace()
+    except OwnCodeError:
+        raise
     except Exception as error:
-        raise OwnCodeError("run.problem", f"{spec}'s {name} fails: {_told(error)}") from error
+        raise code.wrong(f"{code.spec}'s {name} fails: {told(error)}") from error
 
 
-def _check_state(before: State, after: State, spec: str) -> None:
+def _check_state(before: State, after: State, code: _Code) -> None:
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise OwnCodeError(
-            "run.problem",
-            f"the state that {spec}'s step returns is built otherwise than the one it gets: "
+        raise code.wrong(
+            f"the state that {code.spec}'s step returns is built otherwise than the one it gets: "
             f"{jax.tree.structure(after)}, not {jax.tree.structure(before)}",
         )
     leaves = jax.tree_util.tree_leaves_with_path(before)
     for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
-            raise OwnCodeError(
-                "run.problem",
-                f"state{jax.tree_util.keystr(path)} of {spec} is {_kind(old)} before a step and "
-                f"{_kind(new)} after it; both must be the same (name the dtypes: 64 bits are on)",
+            raise code.wrong(
+                f"state{jax.tree_util.keystr(path)} of {code.spec} is {_kind(old)} before a step "
+                f"and {_kind(new)} after it; both must be the same (name the dtypes: 64 bits "
+                "are on)",
             )
 
 
@@ -250,7 +269,7 @@ def _kind(array: Any) -> str:
 
 
 def _check_purity(
-    spec: str, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    code: _Code, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     # Functions of their own: JAX would remember the trace of one that it has seen.
     first, constants, _ = _jax.trace(lambda *given: function(*given), *arguments)
@@ -261,15 +280,13 @@ def _check_purity(
         if np.asarray(a).dtype.kind in "fiub"
     )
     if not same:
-        raise OwnCodeError(
-            "run.problem",
-            f"{spec}'s {name} is not pure: traced twice, it is two programs. Draw random numbers "
-            "from the key it gets, and read no clock, file or global that changes",
+        raise code.wrong(
+            f"{code.spec}'s {name} is not pure: traced twice, it is two programs. Draw random "
+            "numbers from the key it gets, and read no clock, file or global that changes",
         )
     effects = sorted({type(effect).__name__ for effect in first.effects})
     if effects:
-        raise OwnCodeError(
-            "run.problem",
-            f"{spec}'s {name} acts on the outside ({', '.join(effects)}); take callbacks and "
+        raise code.wrong(
+            f"{code.spec}'s {name} acts on the outside ({', '.join(effects)}); take callbacks and "
             "jax.debug.print out of it",
         )

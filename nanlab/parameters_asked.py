@@ -96,7 +96,12 @@ class EveryRun(BaseModel, frozen=True, extra="forbid"):
 class Training(EveryRun, frozen=True, extra="forbid"):
     """What may be asked of a supervised training."""
 
-    task: Annotated[str, Choice(PARTS["task"].keys)] = _asked("digits", "static", "The data.")
+    task: Annotated[
+        str, Choice(PARTS["task"].keys, own="my_module:load", endings=(".npz", ".parquet"))
+    ] = _asked(
+        "digits", "static",
+        'The data: a name, your own function as "my_module:load", or a file .npz or .parquet.',
+    )  # fmt: skip
     standardize: Switch = _asked(
         True, "static", "Whether each feature is brought to mean 0 and standard deviation 1."
     )
@@ -124,7 +129,9 @@ class Training(EveryRun, frozen=True, extra="forbid"):
     imbalance: Number = _asked(
         0.0, "option", "Class k comes (1 - imbalance)^k as often as class 0.", ge=0.0, lt=1.0
     )
-    model: Annotated[str, Choice(PARTS["model"].keys)] = _asked("mlp", "static", "Network.")
+    model: Annotated[str, Choice(PARTS["model"].keys, own="my_module:Model")] = _asked(
+        "mlp", "static", 'Network: a name, or your own Flax Linen module as "my_module:Model".'
+    )
     depth: Whole = _asked(2, "static", "Number of hidden layers.", ge=1, le=1000)
     width: Whole = _asked(32, "static", "Number of units in each hidden layer.", ge=1, le=65_536)
     activation: Annotated[str, Choice(PARTS["activation"].keys)] = _asked(

@@ -31,25 +31,33 @@ LARGEST_INT = 2**63 - 1
 """Whole numbers are held in 64 bits."""
 
 
-_OWN_CODE = re.compile(r".+:[A-Za-z_]\w*$")
+OWN_CODE = re.compile(r".+:[A-Za-z_]\w*$")
+"""What a person's own code looks like in a grid: "module:name" or "path/to/file.py:name"."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """A string type: one of `names()`, which is asked anew each time, so that a table may grow.
 
-    Where `own` says how, a person's own code does too: "module:name" or "path/to/file.py:name".
+    Where `own` says how, a person's own code does too: "module:name" or "path/to/file.py:name";
+    and so does a file with one of `endings`.
     """
 
     names: Callable[[], Iterable[str]]
     own: str | None = None
+    endings: tuple[str, ...] = ()
 
     def check(self, value: object) -> str:
         """`value` if it is one of the names; otherwise pydantic's error of type "choice"."""
         names = list(self.names())
-        if isinstance(value, str) and (value in names or (self.own and _OWN_CODE.match(value))):
+        if isinstance(value, str) and (value in names or self._is_own(value)):
             return value
         raise PydanticCustomError("choice", "not a choice", {"names": names, "own": self.own})
+
+    def _is_own(self, value: str) -> bool:
+        if self.endings and value.endswith(self.endings):
+            return True
+        return self.own is not None and OWN_CODE.match(value) is not None
 
     def __get_pydantic_core_schema__(
         self, source: type[Any], handler: GetCoreSchemaHandler
@@ -60,7 +68,8 @@ class Choice:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         names = {"type": "string", "enum": list(self.names())}
-        return {"anyOf": [names, {"type": "string", "pattern": ":"}]} if self.own else names
+        pattern = "|".join((":", *(ending.replace(".", r"\\.") + "$" for ending in self.endings)))
+        return {"anyOf": [names, {"type": "string", "pattern": pattern}]} if self.own else names
 
 
 def sentence_error(sentence: str) -> PydanticCustomError:

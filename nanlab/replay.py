@@ -99,10 +99,10 @@ def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupWorker, Lane
 
     try:
         worker = GroupWorker(group.statics)
+        lanes = lanes_of(plan, worker.problem, np.array([number]))
+        return worker, lanes, worker.run(lanes)
     except OwnCodeError as error:
         raise ReplayError(str(error)) from error
-    lanes = lanes_of(plan, worker.problem, np.array([number]))
-    return worker, lanes, worker.run(lanes)
 
 
 def _replay(

@@ -16,7 +16,7 @@ import polars as pl
 from nanlab import tables
 from nanlab._jax import Device
 from nanlab.curves import curves_frame
-from nanlab.engines import ChunkOutcome, GroupWorker, own_specs
+from nanlab.engines import ChunkOutcome, GroupWorker
 from nanlab.faults import outcomes
 from nanlab.grid import Grid
 from nanlab.lanes import NEVER, Lanes
@@ -25,6 +25,7 @@ from nanlab.manifest import command_line, write_manifest
 from nanlab.memory import available_bytes, launch_need, way_out
 from nanlab.own import own_code_hashes
 from nanlab.plan import Group, Plan, chunks
+from nanlab.problems import own_specs
 from nanlab.provenance import environment, fingerprint
 from nanlab.store import CURVES_FILE, Store, writing
 from nanlab.witnesses import Testimony, ask

@@ -80,8 +80,8 @@ def _main(argv: list[str] | None) -> int:
 
 def _own_error(grid: Grid, plan: Plan) -> GridError | None:
     """What is wrong with a person's own code, tried before anything runs."""
-    from nanlab.engines import check_own_groups
     from nanlab.own import OwnCodeError
+    from nanlab.problems import check_own_groups
 
     try:
         check_own_groups(plan)
@@ -101,9 +101,9 @@ def _devices(grid: Grid) -> list[Device]:
 
 
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    from nanlab.engines import problem_of
     from nanlab.lanes import block_of
     from nanlab.memory import available_bytes, in_words, launch_need
+    from nanlab.problems import problem_of
 
     block = block_of(devices[0])
     largest, n_blocks, n_chunks = 0, 0, 0

@@ -15,15 +15,16 @@ from jax import Array
 
 from nanlab import keys
 from nanlab._jax import weak
+from nanlab.own_parts import OwnModel, build_model, examples_of, is_own_part
 from nanlab.parameters import PARAMETERS, statics_off
 from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
 from nanlab.parts.losses import LOSSES
-from nanlab.parts.models import MODELS, Pieces, Shape
+from nanlab.parts.models import Pieces, Shape
 from nanlab.parts.optimizers import build_update
 from nanlab.parts.precision import MATMUL_PRECISIONS, PRECISIONS, STORAGES
 from nanlab.parts.scaling import LOSS_SCALINGS, first_scale, is_finite, next_scale, unscaled
-from nanlab.parts.tasks import Examples, load_examples
+from nanlab.parts.tasks import Examples
 from nanlab.problem import Knobs, Metrics, Problem
 from nanlab.training_data import Data, DataState
 from nanlab.training_metrics import accuracy, gradient_norm
@@ -71,7 +72,7 @@ def make_training(statics: Mapping[str, Any], examples: Examples | None = None) 
     """
     statics = {**OFF, **statics}
     if examples is None:
-        examples = load_examples(statics)
+        examples = examples_of(statics)
     training = _Training(statics, examples)
     return Problem(
         init=training.init,
@@ -117,8 +118,7 @@ class _Training:
     def init(self, knobs: Knobs, key: Array) -> TrainState:
         knobs = self._weak(knobs)
         rngs = {"params": keys.for_purpose(key, "parameters")}
-        if self._statics["dropout"]:
-            rngs["dropout"] = keys.for_purpose(key, "dropout")
+        rngs |= self._rngs(key) or {}
         inputs = jnp.zeros((1, *self.data.input_shape), self._dtype)
         variables = dict(self._model(knobs).init(rngs, inputs))
         params = {"params": variables["params"]}
@@ -175,7 +175,9 @@ class _Training:
         return as_float64(seen)
 
     def _rngs(self, key: Array) -> dict[str, Array] | None:
-        return {"dropout": keys.for_purpose(key, "dropout")} if self._statics["dropout"] else None
+        if self._statics["dropout"] or is_own_part(self._statics["model"]):
+            return {"dropout": keys.for_purpose(key, "dropout")}
+        return None
 
     def _gradient(
         self, state: TrainState, inputs: Array, targets: Array, knobs: dict[str, Array], key: Array
@@ -235,12 +237,12 @@ class _Training:
     def _weak(self, knobs: Knobs) -> dict[str, Array]:
         return {name: weak(value, self._precision.traced) for name, value in knobs.items()}
 
-    def _model(self, knobs: Mapping[str, Array]) -> nn.Module:
+    def _model(self, knobs: Mapping[str, Array]) -> nn.Module | OwnModel:
         statics = self._statics
         shape = Shape(
             statics["depth"], statics["width"], self.data.output_shape, self.data.natural_shape
         )
-        return MODELS[statics["model"]].build(shape, self._pieces(knobs))
+        return build_model(statics["model"], shape, self._pieces(knobs))
 
     def _pieces(self, knobs: Mapping[str, Array]) -> Pieces:
         statics = self._statics
@@ -286,7 +288,7 @@ def _bias_init(name: str, knobs: Mapping[str, Array]) -> Callable[[int], Callabl
 
 
 def _applied(
-    model: nn.Module, params: Any, batch_stats: Any, inputs: Array, rngs: Any
+    model: nn.Module | OwnModel, params: Any, batch_stats: Any, inputs: Array, rngs: Any
 ) -> tuple[Array, Any]:
     """The outputs, and the running statistics after them (None where there are none)."""
     if batch_stats is None:

@@ -25,7 +25,7 @@ def sweep(name, folder, *flags):
 
 def test_every_grid_among_the_examples_is_run_here():
     grids = {path.stem for path in Path("examples").glob("*.toml")}
-    assert grids == {"fractal", "integrator", "modules", "squashed_gaussian"}
+    assert grids == {"fractal", "integrator", "modules", "network", "squashed_gaussian"}
 
 
 def converges(weights, inputs, targets, rates, steps):
@@ -116,3 +116,14 @@ def test_three_frameworks_train_and_fail_alike(tmp_path):
     )
     assert linen["origin_module"].str.starts_with("Net/Dense_").any()
     assert set(linen["origin_source"].str.split(":").list.first()) == {"modules.py"}
+
+
+def test_a_norm_without_epsilon_divides_zero_by_zero_in_a_network_of_ones_own(tmp_path):
+    runs = sweep("network", tmp_path, "--axes.lr.num", "2", "--run.steps", "20")
+    failed = runs.filter(pl.col("outcome") == "nan")
+    assert 0 < failed.height < runs.height
+    # The point at the center of the spirals: all its units are 0 as long as the biases are.
+    assert set(failed["culprit_mechanism"]) == {"0/0"}
+    lines = (ROOT / "examples/network.py").read_text(encoding="utf-8").splitlines()
+    (place,) = set(failed["culprit_source"])
+    assert "jnp.sqrt" in lines[int(place.rpartition(":")[2]) - 1]

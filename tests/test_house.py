@@ -36,6 +36,7 @@ ORDER = [
     "own",
     "quadratic",
     "training",
+    "problems",
     "lanes",
     "launches",
     "faults",

@@ -37,7 +37,13 @@ class Misfit:
 
 
 def _has_one_output(task: str) -> bool:
+    if task not in TASKS:
+        return True  # a person's own data are seen when they are read
     return TASKS[task].outputs == (1 if TASKS[task].targets == "numbers" else 2)
+
+
+def _has_numbers(task: str) -> bool:
+    return task in TASKS and TASKS[task].targets == "numbers"
 
 
 def _is_like(name: str, task: str) -> bool:
@@ -52,7 +58,9 @@ MISFITS = (
     Misfit(
         names=("model", "task"),
         told="task",
-        clashes=lambda model, task: MODELS[model].one_output and not _has_one_output(task),
+        clashes=lambda model, task: (
+            model in MODELS and MODELS[model].one_output and not _has_one_output(task)
+        ),
         sentence=lambda model, task: (
             f'has {_counted(task)}, and model "{model}" has one output, '
             f"for {'two' if TASKS[task].targets == 'classes' else 'one'}"
@@ -64,9 +72,7 @@ MISFITS = (
     Misfit(
         names=("loss", "task"),
         told="loss",
-        clashes=lambda loss, task: (
-            LOSSES[loss].targets == "classes" and TASKS[task].targets == "numbers"
-        ),
+        clashes=lambda loss, task: LOSSES[loss].targets == "classes" and _has_numbers(task),
         sentence=lambda loss, task: f'needs classes, and the targets of task "{task}" are numbers',
         way_out=lambda loss, task: (
             f"its loss must be {one_of([n for n, each in LOSSES.items() if each.targets == 'any'])}"
@@ -75,14 +81,14 @@ MISFITS = (
     Misfit(
         names=("imbalance", "task"),
         told="imbalance",
-        clashes=lambda imbalance, task: imbalance != 0 and TASKS[task].targets == "numbers",
+        clashes=lambda imbalance, task: imbalance != 0 and _has_numbers(task),
         sentence=lambda imbalance, task: f'needs classes, and task "{task}" has numbers',
         way_out=lambda imbalance, task: "leave it at 0",
     ),
     Misfit(
         names=("train_examples", "task"),
         told="train_examples",
-        clashes=lambda many, task: many > TASKS[task].examples,
+        clashes=lambda many, task: task in TASKS and many > TASKS[task].examples,
         sentence=lambda many, task: f'task "{task}" has {TASKS[task].examples} examples',
         way_out=lambda many, task: f"ask for {TASKS[task].examples} or fewer, or 0 for all",
     ),
@@ -90,7 +96,8 @@ MISFITS = (
         names=("model", "activation"),
         told="activation",
         clashes=lambda model, activation: (
-            ACTIVATIONS[activation].inputs > 1 and not MODELS[model].any_activation
+            ACTIVATIONS[activation].inputs > 1
+            and not (model in MODELS and MODELS[model].any_activation)
         ),
         sentence=lambda model, activation: (
             f'makes one unit of {ACTIVATIONS[activation].inputs}, and model "{model}" has no more '
