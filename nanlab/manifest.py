@@ -32,7 +32,7 @@ def write_manifest(
 
     Args:
         folder: of the results.
-        about: title, command, groups, witness_cap and wall_s.
+        about: title, rules, command, groups, witness_cap and wall_s.
         environment: as `provenance.environment` has it.
         resolved: what was asked, as TOML.
         runs, blames: the tables.
@@ -44,6 +44,7 @@ def write_manifest(
     manifest = {
         "title": about["title"],
         "command": about["command"],
+        **({"rules": about["rules"]} if about["rules"] else {}),
         "grid_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
         "fingerprint": fingerprint(environment),
         "environment": environment,

@@ -80,6 +80,7 @@ class Study:
         devices: on which to run.
         listener: who is told.
         arguments: of the command that asked for it, for the manifest.
+        rules: hashes of the claims' rules that it is run for, for the manifest.
     """
 
     grid: Grid
@@ -88,6 +89,7 @@ class Study:
     devices: Sequence[Device]
     listener: Listener
     arguments: Sequence[str] = ()
+    rules: Mapping[str, str] = field(default_factory=dict[str, str])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
@@ -134,7 +136,7 @@ class Study:
         runs = tables.runs_frame(self.plan, results, blames)
         self.seconds["all"] = time.perf_counter() - started
         with writing(self.folder):
-            files = tables.write_tables(self.folder, runs, blames)
+            files = tables.write_tables(self.folder, runs, blames, csv_runs=self.grid.exec.csv_runs)
             if self.grid.exec.curves:
                 self._write_curves()
                 files.append(CURVES_FILE)
@@ -142,6 +144,7 @@ class Study:
                 self.folder,
                 about={
                     "title": self.grid.title,
+                    "rules": dict(self.rules),
                     "command": command_line(self.arguments),
                     "groups": len(self.plan.groups),
                     "witness_cap": self.grid.exec.witnesses,

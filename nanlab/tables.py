@@ -20,9 +20,6 @@ from nanlab.parameters import PARAMETERS
 from nanlab.parts.listing import BESIDE_OPTION, readers
 from nanlab.plan import Plan
 
-CSV_RUNS = 100_000
-"""`runs.csv` is written up to this many runs; `runs.parquet` always."""
-
 FINDING = tuple(field.name for field in fields(Finding) if field.name != "iterations")
 """What is told of a site, in the tables' order."""
 
@@ -195,11 +192,13 @@ def write_atomically(path: Path, write: Any) -> None:
         raise
 
 
-def write_tables(folder: Path, runs: pl.DataFrame, blames: pl.DataFrame) -> list[str]:
+def write_tables(
+    folder: Path, runs: pl.DataFrame, blames: pl.DataFrame, *, csv_runs: int
+) -> list[str]:
     """Write `runs.parquet`, `runs.csv` and `blames.csv`; the names of those written."""
     written = ["runs.parquet", "blames.csv"]
     write_atomically(folder / "runs.parquet", lambda p: write_parquet(runs, p))
-    if runs.height <= CSV_RUNS:
+    if runs.height <= csv_runs:
         written.append("runs.csv")
         write_atomically(folder / "runs.csv", lambda p: _write_csv(runs, p))
     else:

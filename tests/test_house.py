@@ -50,6 +50,7 @@ ORDER = [
     "manifest",
     "store",
     "study",
+    "ledger",
     "terminal",
     "figures",
     "verify",

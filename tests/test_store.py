@@ -56,7 +56,7 @@ def finish(folder, outcome="nan"):
     results = rows_of(*plan.run_ids.tolist(), outcome=outcome, origin=OVERFLOW)
     named = tables.with_blame_ids(results)
     blames = tables.with_witnesses(tables.blames_frame(named), {})
-    files = tables.write_tables(folder, tables.runs_frame(plan, named, blames), blames)
+    files = tables.write_tables(folder, tables.runs_frame(plan, named, blames), blames, csv_runs=10)
     manifest = {
         "fingerprint": HERE,
         "grid_sha256": hashlib.sha256(RESOLVED.encode()).hexdigest(),

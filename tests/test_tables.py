@@ -156,7 +156,7 @@ def study(tmp_path):
     runs, blames = made(plan, results_of(plan), ["agrees", "sees-less"])
     folder = tmp_path / "results"
     folder.mkdir()
-    tables.write_tables(folder, runs, blames)
+    tables.write_tables(folder, runs, blames, csv_runs=100)
     return plan, runs, blames, folder
 
 
@@ -351,7 +351,7 @@ def test_runs_that_crashed_have_an_outcome_and_nothing_else(tmp_path):
 def test_a_study_without_failures_has_a_table_of_blames_that_is_empty(tmp_path):
     plan = plan_of('[run]\nproblem = "quadratic"\n[axes]\nlr = [1.0]', tmp_path)
     runs, blames = made(plan, results_of(plan))
-    tables.write_tables(tmp_path, runs, blames)
+    tables.write_tables(tmp_path, runs, blames, csv_runs=100)
     read = tables.read_blames(tmp_path / "blames.csv")
     assert read.height == 0
     assert read.columns == blames.columns
@@ -360,19 +360,19 @@ def test_a_study_without_failures_has_a_table_of_blames_that_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize("limit, has_csv", [(15, True), (14, False)])
-def test_a_large_study_has_no_csv_and_the_old_one_goes(limit, has_csv, study, monkeypatch):
+def test_a_large_study_has_no_csv_and_the_old_one_goes(limit, has_csv, study):
     _, runs, blames, folder = study
-    assert tables.CSV_RUNS == 100_000
     assert runs.height == 15
-    monkeypatch.setattr(tables, "CSV_RUNS", limit)
-    written = tables.write_tables(folder, runs, blames)
+    written = tables.write_tables(folder, runs, blames, csv_runs=limit)
     assert ("runs.csv" in written) is (folder / "runs.csv").exists() is has_csv
     assert {"runs.parquet", "blames.csv"} <= set(written)
 
 
 def test_the_same_tables_are_the_same_bytes(study, tmp_path):
     plan, _, _, folder = study
-    tables.write_tables(tmp_path, *made(plan, results_of(plan), ["agrees", "sees-less"]))
+    tables.write_tables(
+        tmp_path, *made(plan, results_of(plan), ["agrees", "sees-less"]), csv_runs=100
+    )
     for name in ("runs.parquet", "runs.csv", "blames.csv"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 

@@ -18,7 +18,7 @@ from nanlab.parameters import PARAMETERS, is_own
 from nanlab.parameters_types import Value
 
 OWN_TABLES = ("knobs", "static")
-TABLES = ("title", "run", "axes", "zip", "exclude", "include", "exec")
+TABLES = ("title", "run", "axes", "zip", "exclude", "include", "exec", "claim")
 
 Condition = Value | list[Value] | dict[str, Any]
 

@@ -29,6 +29,9 @@ from nanlab.grid.toml import Tree
 from nanlab.parameters import PARAMETERS, Parameter
 from nanlab.parameters_types import Choice, Number, Switch, Whole, sentence_error
 
+CSV_RUNS = 100_000
+"""`runs.csv` is written up to this many runs; `runs.parquet` always."""
+
 ENGINES = ("local",)
 """Where chunks can run."""
 
@@ -61,6 +64,9 @@ class Exec(BaseModel, frozen=True, extra="forbid"):
         Whole,
         Field(ge=0, description="How many distinct blames are replayed under jax.debug_nans."),
     ] = 20
+    csv_runs: Annotated[
+        Whole, Field(ge=0, description="runs.csv is written up to this many runs.")
+    ] = CSV_RUNS
 
 
 def _documented(type_: Any, doc: str) -> Any:
@@ -218,6 +224,9 @@ def file_model(own: tuple[str, ...] = ()) -> Any:
         "axes": axes,
         **{name: Annotated[list[table], _double_brackets(name)] for name, table in tables.items()},
         "exec": Exec,
+        "claim": _documented(
+            dict[str, Any], "A published claim and its rule, read by python -m nanlab.claims."
+        ),
     }
     return TypeAdapter(_table("Grid", types, "A study: what is run, and over which values."))
 

@@ -1,0 +1,176 @@
+"""Claims -> verdicts: `python -m nanlab.claims` lists the ledger, and settles what it is asked.
+
+Exit status: 0 done, 1 a chunk crashed, 2 a claim's file or a flag is wrong, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nanlab.grid import Grid, GridError, load_grid
+from nanlab.plan import make_plan
+
+if TYPE_CHECKING:
+    from nanlab.ledger.claim import Claim
+
+DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+LEDGER = Path("results/claims")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Settle published claims about NaN by measurement; without arguments, list them."""
+
+    claims: Annotated[list[str], tyro.conf.Positional] = field(default_factory=list[str])
+    """claims by name, for example A1 B10"""
+    all: bool = False
+    """every claim; what is finished is not run again"""
+    dry_run: bool = False
+    """say what would run and how many compiles that takes, and stop"""
+    force: bool = False
+    """run the studies again, even those that are finished"""
+    sweeps: Path = Path("sweeps/claims")
+    """the folder of the claims' files"""
+    out: Path = LEDGER
+    """the folder of the ledger and of its studies"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A claim of the ledger: its file, what it says, and its table as it was read."""
+
+    path: Path
+    claim: Claim
+    table: Mapping[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    arguments = tyro.cli(
+        Arguments, prog="python -m nanlab.claims", args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+    try:
+        entries = read_entries(arguments.sweeps)
+        chosen = _chosen(arguments, entries)
+        grids = {stem: load_grid(arguments.sweeps / f"{stem}.toml") for stem in _studies(chosen)}
+        if arguments.dry_run:
+            return _dry_run(grids)
+        status = _run(grids, entries, arguments) if chosen else DONE
+        return status or _tell(entries, arguments)
+    except GridError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """Every claim that has a file, in order.
+
+    Raises:
+        GridError: a file is wrong.
+    """
+    from nanlab.ledger.claim import every_id, read_claim, stem_of
+
+    entries: list[Entry] = []
+    for claim_id in every_id():
+        path = folder / f"{stem_of(claim_id)}.toml"
+        if path.is_file():
+            table = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", {})
+            entries.append(Entry(path=path, claim=read_claim(str(path), table), table=table))
+    return entries
+
+
+def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
+    if arguments.all:
+        return list(entries)
+    by_id = {entry.claim.id: entry for entry in entries}
+    unknown = [name for name in arguments.claims if name not in by_id]
+    if unknown:
+        from nanlab.grid import Complaint
+
+        known = ", ".join(by_id)
+        told = [Complaint(key=name, sentence="is no claim of the ledger") for name in unknown]
+        told.append(Complaint(sentence=f"it has {known}"))
+        raise GridError(str(arguments.sweeps), told)
+    return [by_id[name] for name in dict.fromkeys(arguments.claims)]
+
+
+def _studies(entries: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.claim.study_stem for entry in entries))
+
+
+def _dry_run(grids: Mapping[str, Grid]) -> int:
+    runs = groups = 0
+    for stem, grid in grids.items():
+        plan = make_plan(grid)
+        runs, groups = runs + len(plan), groups + len(plan.groups)
+        print(f"{stem}  {len(plan):8,} runs  {len(plan.groups):4,} compiles")
+    print(f"all  {runs:8,} runs  {groups:4,} compiles, in {len(grids)} studies")
+    return DONE
+
+
+def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Arguments) -> int:
+    """Run the studies that are not finished, one after another."""
+    from nanlab._jax import configure_lab
+
+    configure_lab(None)
+    import jax
+
+    from nanlab.ledger.claim import rule_hash
+    from nanlab.study import Study
+    from nanlab.terminal import Watcher
+
+    status = DONE
+    for number, (stem, grid) in enumerate(grids.items(), 1):
+        rules = {e.claim.id: rule_hash(e.table) for e in entries if e.claim.study_stem == stem}
+        with Watcher() as watcher:
+            study = Study(
+                grid=grid, plan=make_plan(grid), folder=arguments.out / stem,
+                devices=list(jax.devices()), listener=watcher, arguments=[grid.path],
+                rules=rules,
+            )  # fmt: skip
+            if study.is_finished() and not arguments.force:
+                study.store.forget_chunks()
+                continue
+            print(f"{stem} ({number} of {len(grids)}): {grid.title}", file=sys.stderr, flush=True)
+            result = study.run(force=arguments.force)
+        status = CRASHED if result.manifest["crashed"] else status
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+    return status
+
+
+def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
+    from nanlab.ledger.judged import judge
+    from nanlab.ledger.page import write_ledger
+
+    studies = {
+        entry.claim.study_stem: arguments.out / entry.claim.study_stem
+        for entry in entries
+        if (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
+    }
+    judged = judge([(entry.claim, entry.table) for entry in entries], studies)
+    if judged:
+        write_ledger(arguments.out, judged)
+    words = {each.claim.id: each for each in judged}
+    for entry in entries:
+        each = words.get(entry.claim.id)
+        told = "not run" if each is None else each.verdict.word
+        changed = " (its rule was changed after the result)" if each and each.rule_changed else ""
+        print(f"{entry.claim.id:4} {told:12} {entry.claim.says}{changed}")
+        if each is not None and each.verdict.condition:
+            print(f"{'':17} {each.verdict.condition}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Claims, studies -> verdicts: what a published sentence says, held against what was measured."""

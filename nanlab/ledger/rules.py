@@ -1,0 +1,142 @@
+"""Claim, strata -> verdict: the four kinds of claim have each their own rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanlab.ledger.claim import Claim
+from nanlab.ledger.pairs import EVERY, Stratum
+from nanlab.ledger.statistics import interval, share_interval, sign_flip_p
+
+LEVEL = 0.05
+SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
+HOLDS, FAILS, OPEN = "holds", "fails", "open"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one stratum says of a claim.
+
+    Attributes:
+        stratum: as it was measured.
+        effect, low, high: the mean over seeds and its 95 % interval.
+        p: two-sided, by sign flips over seeds; None where the rule needs none.
+    """
+
+    stratum: Stratum
+    effect: float
+    low: float
+    high: float
+    p: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a claim comes to.
+
+    Attributes:
+        word: "supported", "refuted" or "conditional".
+        condition: where it holds, where it does not and what stays open, in words.
+        answers: what each stratum says, one of HOLDS, FAILS, OPEN.
+    """
+
+    word: str
+    condition: str
+    answers: tuple[str, ...]
+
+
+def finding(claim: Claim, stratum: Stratum) -> Finding:
+    """The mean of a stratum's seeds with its interval, and the test where the rule asks for one."""
+    values = stratum.values
+    effect = float(np.mean(values))
+    if claim.deterministic:
+        low = high = effect
+    elif claim.contrast is None:
+        low, high = share_interval(values)
+    else:
+        low, high = interval(values)
+    tested = claim.kind == "effect"
+    p = sign_flip_p(values) if tested else None
+    return Finding(stratum=stratum, effect=effect, low=low, high=high, p=p)
+
+
+def answer(claim: Claim, found: Finding, adjusted: float | None) -> str:
+    """What one stratum says of its claim, given its p adjusted over the ledger."""
+    if claim.within is not None:
+        return _equivalent(claim.within, found)
+    if claim.contrast is not None:
+        least = claim.contrast.at_least
+        return _moved(least, found, 1.0 if adjusted is None else adjusted)
+    assert claim.share_at_least is not None
+    if found.low >= claim.share_at_least:
+        return HOLDS
+    return FAILS if found.high < claim.share_at_least else OPEN
+
+
+def _equivalent(within: float, found: Finding) -> str:
+    if -within < found.low and found.high < within:
+        return HOLDS
+    return FAILS if found.low > within or found.high < -within else OPEN
+
+
+def _moved(least: float, found: Finding, p: float) -> str:
+    # A claim that something becomes rarer has a negative smallest effect: both ends turn over.
+    sign = 1.0 if least >= 0.0 else -1.0
+    effect, ends = sign * found.effect, sorted((sign * found.low, sign * found.high))
+    if effect >= sign * least and ends[0] > 0.0 and p <= LEVEL:
+        return HOLDS
+    return FAILS if ends[1] < sign * least else OPEN
+
+
+def verdict(claim: Claim, found: Sequence[Finding], adjusted: Sequence[float | None]) -> Verdict:
+    """The verdict: supported where every stratum holds, refuted where every one fails."""
+    answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
+    if set(answers) == {HOLDS}:
+        return Verdict(word=SUPPORTED, condition="", answers=answers)
+    # A cure has failed in a stratum as soon as one placebo does as well.
+    if _all_fail(found, answers):
+        return Verdict(word=REFUTED, condition="", answers=answers)
+    return Verdict(word=CONDITIONAL, condition=_condition(found, answers), answers=answers)
+
+
+def _all_fail(found: Sequence[Finding], answers: Sequence[str]) -> bool:
+    by_name: dict[str, set[str]] = {}
+    for each, word in zip(found, answers, strict=True):
+        by_name.setdefault(each.stratum.name, set()).add(word)
+    return all(FAILS in words for words in by_name.values())
+
+
+def _condition(found: Sequence[Finding], answers: Sequence[str]) -> str:
+    by_name: dict[str, list[str]] = {}
+    for each, word in zip(found, answers, strict=True):
+        by_name.setdefault(each.stratum.name, []).append(word)
+    joined = {name: FAILS if FAILS in words else OPEN if OPEN in words else HOLDS
+              for name, words in by_name.items()}  # fmt: skip
+    told: list[str] = []
+    for word, sentence in ((HOLDS, "holds for"), (FAILS, "not for"), (OPEN, "open for")):
+        names = [name for name, each in joined.items() if each == word]
+        if names:
+            told.append(f"{sentence} {'; '.join(names)}" if names != [EVERY] else "open")
+    return ". ".join(told)
+
+
+def rule(claim: Claim) -> str:
+    """A claim's rule in a sentence."""
+    every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""
+    if claim.within is not None:
+        return f"the 95 % interval of the paired difference lies within ±{claim.within:g}{every}"
+    if claim.contrast is not None:
+        least = claim.contrast.at_least
+        word = "at least" if least >= 0 else "at most"
+        beyond = " beyond each placebo" if claim.contrast.of_failed else ""
+        return (
+            f"the paired difference{beyond} is {word} {least:+g}, its 95 % interval excludes 0 and "
+            f"its adjusted p is at most {LEVEL:g}{every}"
+        )
+    share = claim.share_at_least
+    if claim.deterministic:
+        return f"the share is at least {share:g}{every}"
+    return f"the lower end of the share's 95 % interval is at least {share:g}{every}"
