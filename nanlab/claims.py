@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from nanlab.grid import Grid, GridError, load_grid
+from nanlab.grid import Complaint, Grid, GridError, load_grid
 from nanlab.plan import make_plan
 
 if TYPE_CHECKING:
@@ -96,8 +96,6 @@ def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
     by_id = {entry.claim.id: entry for entry in entries}
     unknown = [name for name in arguments.claims if name not in by_id]
     if unknown:
-        from nanlab.grid import Complaint
-
         known = ", ".join(by_id)
         told = [Complaint(key=name, sentence="is no claim of the ledger") for name in unknown]
         told.append(Complaint(sentence=f"it has {known}"))
@@ -150,6 +148,7 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Argumen
 
 
 def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
+    from nanlab.ledger.claim import LedgerError
     from nanlab.ledger.judged import judge
     from nanlab.ledger.page import write_ledger
 
@@ -158,7 +157,10 @@ def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
         for entry in entries
         if (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
     }
-    judged = judge([(entry.claim, entry.table) for entry in entries], studies)
+    try:
+        judged = judge([(entry.claim, entry.table) for entry in entries], studies)
+    except LedgerError as error:
+        raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if judged:
         write_ledger(arguments.out, judged)
     words = {each.claim.id: each for each in judged}

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nanlab.faults import OUTCOMES
 from nanlab.grid.errors import Complaint, GridError, sentence_of
 
 SOURCES = {
@@ -27,9 +26,12 @@ CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
 """How many claims there are of each article."""
 
 Outcome = Literal["trained", "stalled", "diverged", "nan", "inf", "recovered", "crashed"]
-assert set(OUTCOMES) == set(Outcome.__args__)
 Values = dict[str, Any]
 Kind = Literal["effect", "null", "example", "distribution"]
+
+
+class LedgerError(Exception):
+    """A claim cannot be settled from its study; the message says why."""
 
 
 class _Table(BaseModel):

@@ -53,7 +53,7 @@ def judge(
         studies: stem of a study -> the folder of its results.
 
     Raises:
-        ValueError: a study has no runs for its claim.
+        LedgerError: a study has no runs for its claim.
     """
     there = [(c, t) for c, t in claims if c.study_stem in studies]
     found = [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.ledger.claim import Claim, Contrast, Measure
+from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
 from nanlab.parameters import PARAMETERS, is_own
 
 FAILED = ("nan", "inf", "recovered")
@@ -77,7 +77,7 @@ def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     """What each stratum of a claim's runs shows.
 
     Raises:
-        ValueError: there is nothing to compare.
+        LedgerError: there is nothing to compare.
     """
     runs = matching(completed(runs, claim.strata), claim.where)
     runs = runs.filter(pl.col("outcome") != "crashed").with_columns(
@@ -91,7 +91,7 @@ def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     else:
         found = _effects(claim, claim.contrast, runs)
     if not found:
-        raise ValueError(f"claim {claim.id}: no runs to compare in its study")
+        raise LedgerError(f"claim {claim.id}: no runs to compare in its study")
     return found
 
 
@@ -135,6 +135,8 @@ def _cures(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Stratum
     found: list[Stratum] = []
     for told, tried in placebos.items():
         both = failed.join(tried, left_on="run_id_without", right_on="run_id", how="inner")
+        if failed.height and not both.height:
+            raise LedgerError(f"claim {claim.id}: placebo {told} leaves the grid for every run")
         for name, part in _parts(claim, both):
             found.append(
                 Stratum(
@@ -193,7 +195,7 @@ def _with_fresh_seed(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
     side = _without_side(contrast, runs)
     seeds = sorted(side.get_column("seed").unique().to_list())
     if len(seeds) < 2:
-        raise ValueError("a cure needs two seeds or more")
+        raise LedgerError("a cure needs two seeds or more")
     after = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
     rest = [name for name in _parameters(side) if name != "seed"]
     next_ = side.with_columns(pl.col("seed").replace_strict(after).alias("_next"))

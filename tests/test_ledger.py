@@ -1,0 +1,287 @@
+"""The ledger: planted claims are settled rightly, and the committed ones hold up to shuffling."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nanlab import claims
+from nanlab.faults import OUTCOMES
+from nanlab.ledger import pairs, rules
+from nanlab.ledger.claim import Claim, Outcome, every_id, stem_of
+from nanlab.ledger.judged import judge
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "results/claims"
+
+STUDY = """
+[run]
+task = "iris"
+model = "mlp"
+depth = 1
+width = 8
+loss = "mse"
+train_examples = 100
+steps = 20
+
+[axes]
+lr = [0.01, 100.0]
+input_scale = [1.0, 1.02]
+init_scale = [1.0, 3.0, 10.0]
+seed = { range = 20 }
+
+[exec]
+devices = 1
+"""
+TRUE = """
+[claim]
+id = "A1"
+says = "A learning rate of 100 makes more NaN than one of 0.01."
+kind = "effect"
+range = "here"
+strata = ["init_scale"]
+measure = { outcome = ["nan"] }
+contrast = { with = { lr = 100.0 }, without = { lr = 0.01 }, at_least = 0.3 }
+"""
+FALSE = """
+[claim]
+id = "A2"
+says = "Inputs 2 % larger make more NaN."
+kind = "effect"
+range = "here"
+study = "A1"
+measure = { outcome = ["nan"] }
+contrast = { with = { input_scale = 1.02 }, without = { input_scale = 1.0 }, at_least = 0.3 }
+"""
+NULL = """
+[claim]
+id = "A3"
+says = "Inputs 2 % larger change nothing."
+kind = "null"
+range = "here"
+study = "A1"
+within = 0.1
+measure = { outcome = ["nan"] }
+contrast = { with = { input_scale = 1.02 }, without = { input_scale = 1.0 }, at_least = 0.0 }
+"""
+CURE = """
+[claim]
+id = "A4"
+says = "A rate of 0.01 in place of 100 cures runs that fail."
+kind = "effect"
+range = "here"
+study = "A1"
+where = { init_scale = 1.0 }
+measure = { outcome = ["trained", "stalled"] }
+
+[claim.contrast]
+move = { lr = -1 }
+of_failed = true
+at_least = 0.3
+placebos = [{ input_scale = 1 }]
+"""
+SHARE = """
+[claim]
+id = "B4"
+says = "Failures begin in the initial state."
+kind = "distribution"
+range = "here"
+study = "A1"
+of_failed = true
+share_at_least = 0.5
+measure = { equals = { origin_phase = "init" } }
+"""
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ledger")
+    texts = {"A01": TRUE + STUDY, "A02": FALSE, "A03": NULL, "A04": CURE, "B04": SHARE}
+    for stem, text in texts.items():
+        (folder / f"{stem}.toml").write_text(text.lstrip(), encoding="utf-8")
+    flags = ["--sweeps", str(folder), "--out", str(folder / "out")]
+    assert claims.main(["A1", "A2", *flags]) == claims.DONE
+    return folder, flags
+
+
+def rows(folder):
+    return {row["id"]: row for row in pl.read_csv(folder / "out/claims.csv").iter_rows(named=True)}
+
+
+def test_planted_claims_true_and_false_are_settled_so(ledger):
+    words = {name: row["verdict"] for name, row in rows(ledger[0]).items()}
+    assert words == {
+        "A1": "supported", "A2": "refuted", "A3": "supported", "A4": "supported",
+        "B4": "refuted",
+    }  # fmt: skip
+
+
+def test_a_cure_is_held_against_each_of_its_placebos(ledger):
+    strata = pl.read_csv(ledger[0] / "out/strata.csv").filter(pl.col("id") == "A4")
+    assert strata["placebo"].to_list() == ["a fresh seed", "input_scale +1"]
+
+
+def test_a_placebo_that_leaves_the_grid_for_every_failing_run_is_told(ledger, capsys):
+    # The failing runs are those with the larger rate: there is none beyond it.
+    folder, flags = ledger
+    path = folder / "A04.toml"
+    path.write_text(CURE.replace("{ input_scale = 1 }", "{ lr = 1 }"), encoding="utf-8")
+    try:
+        assert claims.main(flags) == claims.WRONG
+        assert "claim A4: placebo lr +1 leaves the grid for every run" in capsys.readouterr().err
+    finally:
+        path.write_text(CURE, encoding="utf-8")
+
+
+def test_the_effect_is_the_mean_over_seeds_of_paired_differences(ledger):
+    runs = pl.read_parquet(ledger[0] / "out/A01/runs.parquet")
+    strata = pl.read_csv(ledger[0] / "out/strata.csv").filter(pl.col("id") == "A1")
+    for scale in (1.0, 3.0, 10.0):
+        share = {
+            (lr, seed): np.mean(
+                [
+                    row["outcome"] == "nan"
+                    for row in runs.iter_rows(named=True)
+                    if (row["lr"], row["seed"], row["init_scale"]) == (lr, seed, scale)
+                ]
+            )
+            for lr in (0.01, 100.0)
+            for seed in range(20)
+        }
+        effect = np.mean([share[100.0, s] - share[0.01, s] for s in range(20)])
+        told = strata.filter(pl.col("stratum") == f"init_scale {scale:g}")["effect"].to_list()
+        assert told == [pytest.approx(effect, abs=1e-6)]
+
+
+def test_a_rule_that_is_changed_after_the_result_is_told(ledger, capsys):
+    folder, flags = ledger
+    path = folder / "A02.toml"
+    old = path.read_text(encoding="utf-8")
+    path.write_text(old.replace("at_least = 0.3", "at_least = 0.2"), encoding="utf-8")
+    try:
+        assert claims.main(flags) == claims.DONE
+        assert "Inputs 2 % larger make more NaN. (its rule was changed" in capsys.readouterr().out
+        assert rows(folder)["A2"]["rule_changed"] and not rows(folder)["A1"]["rule_changed"]
+    finally:
+        path.write_text(old, encoding="utf-8")
+        claims.main(flags)
+
+
+def test_a_finished_study_is_not_run_again_and_gives_the_same_bytes(ledger):
+    folder, flags = ledger
+    names = ("claims.csv", "strata.csv", "claims.md", "claims.tex", "README.md")
+    before = {name: (folder / "out" / name).read_bytes() for name in names}
+    finished = json.loads((folder / "out/A01/manifest.json").read_text("utf-8"))["finished"]
+    assert claims.main(["--all", *flags]) == claims.DONE
+    assert {name: (folder / "out" / name).read_bytes() for name in names} == before
+    assert json.loads((folder / "out/A01/manifest.json").read_text("utf-8"))["finished"] == finished
+
+
+WRONG = {
+    "says": ('says = "x"\n', "claim.says: is missing"),
+    "kind": ('kind = "guess"', "claim.kind: "),
+    "rule": ("at_least = 0.3", "claim.contrast.at_least: is missing"),
+    "key": ("measure =", "claim.mesure: unknown key"),
+    "id": ('id = "A1"', 'claim.id: must be that of the file: claim "B1" belongs into B01.toml'),
+}
+CHANGES = {
+    "says": lambda t: "\n".join(line for line in t.splitlines() if "says" not in line) + "\n",
+    "kind": lambda t: t.replace('"effect"', '"guess"'),
+    "rule": lambda t: t.replace(", at_least = 0.3", ""),
+    "key": lambda t: t.replace("measure =", "mesure ="),
+    "id": lambda t: t.replace('"A1"', '"B1"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_claim_that_is_wrong_is_told_by_its_key(name, tmp_path, capsys):
+    (tmp_path / "A01.toml").write_text(CHANGES[name](TRUE) + STUDY, encoding="utf-8")
+    assert claims.main(["--sweeps", str(tmp_path), "--out", str(tmp_path)]) == claims.WRONG
+    told = capsys.readouterr().err
+    assert WRONG[name][1] in told
+    assert "Traceback" not in told
+
+
+def test_a_claim_that_is_not_there_is_told(capsys, tmp_path):
+    (tmp_path / "A01.toml").write_text(TRUE + STUDY, encoding="utf-8")
+    assert claims.main(["A9", "--sweeps", str(tmp_path), "--out", str(tmp_path)]) == claims.WRONG
+    assert "A9: is no claim of the ledger" in capsys.readouterr().err
+
+
+def test_a_rule_may_ask_for_every_outcome():
+    assert set(Outcome.__args__) == set(OUTCOMES)
+
+
+# The ledger that is committed.
+
+FILES = sorted((ROOT / "sweeps/claims").glob("*.toml"))
+TABLES = {path.stem: tomllib.loads(path.read_text("utf-8"))["claim"] for path in FILES}
+CLAIMS = {stem: Claim.model_validate(table) for stem, table in TABLES.items()}
+
+
+SETTLED = [s for s, c in CLAIMS.items() if (COMMITTED / c.study_stem / "manifest.json").is_file()]
+
+
+def test_every_committed_claim_has_a_file_of_its_name_and_a_study():
+    assert set(TABLES) <= {stem_of(name) for name in every_id()}
+    assert {claim.study_stem for claim in CLAIMS.values()} <= set(TABLES)
+
+
+def test_the_committed_verdicts_are_those_of_the_committed_tables():
+    studies = {CLAIMS[s].study_stem: COMMITTED / CLAIMS[s].study_stem for s in SETTLED}
+    ordered = [name for name in every_id() if stem_of(name) in SETTLED]
+    judged = judge([(CLAIMS[stem_of(n)], TABLES[stem_of(n)]) for n in ordered], studies)
+    committed = pl.read_csv(COMMITTED / "claims.csv")
+    assert [each.claim.id for each in judged] == committed["id"].to_list()
+    assert [each.verdict.word for each in judged] == committed["verdict"].to_list()
+    assert not any(each.rule_changed for each in judged)
+
+
+def test_the_whole_ledger_needs_at_most_600_compiles(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert claims.main(["--all", "--dry-run"]) == claims.DONE
+    last = capsys.readouterr().out.strip().splitlines()[-1].split()
+    assert last[0] == "all" and int(last[last.index("compiles,") - 1].replace(",", "")) <= 600
+
+
+@pytest.mark.parametrize(
+    "stem", [s for s in SETTLED if CLAIMS[s].kind == "effect" and not CLAIMS[s].contrast.of_failed]
+)
+def test_shuffled_labels_support_no_effect(stem):
+    claim = CLAIMS[stem]
+    runs = pl.read_parquet(COMMITTED / claim.study_stem / "runs.parquet")
+    runs = pairs.matching(pairs.completed(runs, claim.strata), claim.where)
+    runs = runs.with_columns(
+        pairs.measured(claim.measure).alias("_true"),
+        pl.col("outcome").is_in(pairs.FAILED).alias("_failed"),
+    )
+    both = pairs._paired(claim.contrast, runs)
+    strata = [
+        (
+            part.get_column("seed").to_numpy(),
+            (part["_true"] - part["_true_without"]).to_numpy(),
+        )
+        for _, part in pairs._parts(claim, both)
+    ]
+    supported = sum(_is_supported(claim, strata, np.random.default_rng(i)) for i in range(200))
+    assert supported <= 10
+
+
+def _is_supported(claim, strata, rng):
+    """Whether the claim holds in every stratum once each pair's labels are dealt anew."""
+    sign = 1.0 if claim.contrast.at_least >= 0 else -1.0
+    for seeds, differences in strata:
+        dealt = differences * rng.choice([-1.0, 1.0], len(differences))
+        values = np.array([dealt[seeds == seed].mean() for seed in np.unique(seeds)])
+        if sign * values.mean() < sign * claim.contrast.at_least:
+            return False
+        stratum = pairs.Stratum(
+            name="", values=values, with_=0.0, without=0.0, runs_with=1, runs_without=1
+        )
+        found = rules.finding(claim, stratum)
+        if rules.answer(claim, found, found.p) != rules.HOLDS:
+            return False
+    return True
