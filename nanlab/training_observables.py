@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import jax
@@ -79,7 +80,10 @@ def of_units(sown: Mapping[str, Any], activation: Callable[[Array], Array] | Non
 
 
 def _hidden(sown: Mapping[str, Any], collection: str) -> Iterator[Array]:
-    return iter(sown.get(collection, {}).get("hidden", ()))
+    """The arrays of one collection: sown by the model, or by a module of each hidden layer."""
+    tree = sown.get(collection, {})
+    modules = [tree[name] for number in range(len(tree)) if (name := f"hidden_{number}") in tree]
+    return chain.from_iterable(each.get("hidden", ()) for each in (tree, *modules))
 
 
 def headroom(trees: Any, dtype: Any) -> Array:

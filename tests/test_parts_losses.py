@@ -1,4 +1,4 @@
-"""Losses, what the best constant gets, and activations; beside NumPy and SciPy in float64."""
+"""Losses, and what the best constant gets; beside NumPy and SciPy in float64."""
 
 import itertools
 
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy
-from scipy.special import erf, expit, log_expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
-from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.precision import PRECISIONS
 
@@ -275,79 +274,3 @@ def test_the_best_constant_of_pairs_is_what_one_embedding_for_all_gets():
     got = LOSSES["contrastive"].apply(jnp.ones((16, 4)), jnp.asarray(targets), knobs)
     best = LOSSES["contrastive"].best_constant(targets, KNOBS, 16)
     np.testing.assert_allclose(best, float(got), rtol=1e-12)
-
-
-# ---- activations ---------------------------------------------------------------------------------
-
-SLOPE = 0.07
-
-
-def standardized(x):
-    deviation = np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
-    return (x - x.mean(axis=-1, keepdims=True)) / deviation
-
-
-SELU = (1.0507009873554804934193349852946, 1.6732632423543772848170429916717)
-NUMPY_ACTIVATIONS = {
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "leaky_relu": lambda x: np.where(x > 0, x, SLOPE * x),
-    "selu": lambda x: SELU[0] * np.where(x > 0, x, SELU[1] * np.expm1(np.minimum(x, 0))),
-    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
-    "gelu_exact": lambda x: x / 2 * (1 + erf(x / np.sqrt(2))),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
-    "log_sigmoid": log_expit,
-    "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
-    "hard_silu": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "hard_tanh": lambda x: np.clip(x, -1, 1),
-    "soft_sign": lambda x: x / (1 + np.abs(x)),
-    "squareplus": lambda x: (x + np.sqrt(x**2 + 4)) / 2,
-    "sparse_plus": lambda x: np.where(x <= -1, 0, np.where(x >= 1, x, (x + 1) ** 2 / 4)),
-    "sparse_sigmoid": lambda x: np.clip((x + 1) / 2, 0, 1),
-    "glu": lambda x: np.split(x, 2, axis=-1)[0] * expit(np.split(x, 2, axis=-1)[1]),
-    "standardize": standardized,
-    "identity": lambda x: x,
-    "square": np.square,
-    "exp": np.exp,
-    **dict.fromkeys(["tanh", "tanh_naive"], np.tanh),
-    **dict.fromkeys(["sigmoid", "sigmoid_naive"], expit),
-    **dict.fromkeys(["silu", "silu_naive"], lambda x: x * expit(x)),
-    **dict.fromkeys(["softplus", "softplus_naive"], lambda x: np.logaddexp(x, 0)),
-    **dict.fromkeys(
-        ["elu", "elu_naive", "celu"], lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-    ),
-    **dict.fromkeys(["softmax", "softmax_naive"], lambda x: softmax(x, axis=-1)),
-    **dict.fromkeys(["log_softmax", "log_softmax_naive"], lambda x: log_softmax(x, axis=-1)),
-}
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_is_the_function_of_its_name(name):
-    x = np.concatenate([np.linspace(-20, 20, 101), [0.0, 1e-9, -1e-9]]).reshape(2, -1)
-    got = ACTIVATIONS[name].apply(jnp.asarray(x), {"negative_slope": jnp.float64(SLOPE)})
-    assert got.shape == (2, 52 // ACTIVATIONS[name].inputs)
-    np.testing.assert_allclose(got, NUMPY_ACTIVATIONS[name](x), rtol=1e-9, atol=1e-14)
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_is_elementwise_where_it_says_so(name):
-    x, entry = jnp.asarray(draws().standard_normal(8)), ACTIVATIONS[name]
-    knobs = {"negative_slope": jnp.float64(SLOPE)}
-    slopes = np.asarray(jax.jacobian(lambda x: entry.apply(x, knobs))(x))
-    others = slopes[:, : slopes.shape[0]] - np.diag(np.diag(slopes))
-    assert entry.is_elementwise == (slopes.shape == (8, 8) and not others.any())
-
-
-# name -> an x at which the form as it is written is not finite in float32, or its slope is not.
-NAIVE = {
-    "tanh_naive": 100.0, "softplus_naive": 100.0, "softmax_naive": 100.0, "elu_naive": 100.0,
-    "sigmoid_naive": -100.0, "silu_naive": -100.0, "log_softmax_naive": 100.0, "exp": 100.0,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "x"), NAIVE.items())
-def test_a_naive_activation_fails_where_it_is_said_to(name, x):
-    at = jnp.asarray([x, 0.0], jnp.float32)
-    value = ACTIVATIONS[name].apply(at, {})
-    slope = jax.grad(lambda x: ACTIVATIONS[name].apply(x, {}).sum())(at)
-    assert not (np.isfinite(value).all() and np.isfinite(slope).all())

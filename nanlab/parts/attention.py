@@ -56,13 +56,14 @@ class Transformer(Network):
         return layer(x, mask=nn.make_causal_mask(steps, dtype=jnp.bool_))
 
     @nn.nowrap
-    def _attention(self, query: Array, key: Array, value: Array, **options: Any) -> Array:
+    def _attention(self, query: Array, key: Array, value: Array, *, mask: Array) -> Array:
+        # Flax hands over what the signature names, and drops the rest without a word.
         query = query * self.pieces.attention_scale
         logits = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(
             jnp.asarray(query.shape[-1], query.dtype)
         )
         self.sow("attention_logits", "hidden", logits)
-        return nn.dot_product_attention(query, key, value, **options)
+        return nn.dot_product_attention(query, key, value, mask=mask)
 
     @nn.nowrap
     def _transformed(self, x: Array) -> Array:

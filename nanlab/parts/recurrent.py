@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,26 +25,48 @@ class Recurrent(Network):
     def __call__(self, x: Array) -> Array:
         """The outputs."""
         x = self.as_steps(x)
-        for _ in range(self.shape.depth):
-            cell = self._cell(x.shape[-1])
+        for number in range(self.shape.depth):
+            cell = self._cell(x.shape[-1], number)
             # Flax makes the first carry in the parameters' type; the steps work in the other.
             carry = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
             carry = jax.tree.map(lambda each: each.astype(self.pieces.dtype), carry)
-            over_steps = jnp.asarray(nn.RNN(cell)(x, initial_carry=carry))
+            over_steps = jnp.asarray(
+                nn.RNN(cell, variable_axes={"preactivations": 1})(x, initial_carry=carry)
+            )
             self.sow("activations", "hidden", over_steps)
             x = self.joined(x, self.dropped(self.normed(over_steps)))
         return self.head_of_steps(x)
 
     @nn.nowrap
-    def _cell(self, features: int) -> nn.RNNCellBase:
+    def _cell(self, features: int, number: int) -> nn.RNNCellBase:
         pieces, units = self.pieces, self.shape.width
+        activation = pieces.activation
+        # A unit of the others has two activations, and gates beside them.
+        if self.cell == "rnn":
+            activation = Sowing(activation, name=f"hidden_{number}")
         kinds = {"rnn": nn.SimpleCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}
         return kinds[self.cell](
             units,
-            activation_fn=pieces.activation,
+            activation_fn=activation,
             kernel_init=pieces.kernel_init,
             recurrent_kernel_init=pieces.kernel_init,
             bias_init=pieces.bias_init(features + units),
             dtype=pieces.dtype,
             param_dtype=pieces.param_dtype,
         )
+
+
+class Sowing(nn.Module):
+    """An activation that sows what it is of: inside a cell nobody else sees it.
+
+    Where nobody asks for that, the program is the very one of the activation alone: nowrap keeps
+    this module's name out of those that its equations are told by.
+    """
+
+    activation: Callable[[Array], Array]
+
+    @nn.nowrap
+    def __call__(self, x: Array) -> Array:
+        """The activation of x."""
+        self.sow("preactivations", "hidden", x)
+        return self.activation(x)
