@@ -12,6 +12,7 @@ from nanlab import claims
 from nanlab.faults import OUTCOMES
 from nanlab.ledger import pairs, rules
 from nanlab.ledger.claim import Claim, Outcome, every_id, stem_of
+from nanlab.ledger.conditions import described
 from nanlab.ledger.judged import judge
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,6 +212,19 @@ def test_a_claim_that_is_not_there_is_told(capsys, tmp_path):
     assert "A9: is no claim of the ledger" in capsys.readouterr().err
 
 
+def test_conditions_are_told_as_short_as_they_can_be():
+    keys = [{"steps": s, "static.precision": p} for s in ("10", "1000") for p in ("a", "b", "c")]
+    assert described(keys, ["no", "no", "yes", "yes", "yes", "yes"]) == {
+        "no": ["steps 10, precision a or b"],
+        "yes": ["steps 10, precision c", "steps 1000"],
+    }
+    assert described(keys, ["yes", "no", "yes"] * 2) == {
+        "yes": ["precision a or c"],
+        "no": ["precision b"],
+    }
+    assert described([{}], ["open"]) == {"open": [""]}
+
+
 def test_a_rule_may_ask_for_every_outcome():
     assert set(Outcome.__args__) == set(OUTCOMES)
 
@@ -279,7 +293,7 @@ def _is_supported(claim, strata, rng):
         if sign * values.mean() < sign * claim.contrast.at_least:
             return False
         stratum = pairs.Stratum(
-            name="", values=values, with_=0.0, without=0.0, runs_with=1, runs_without=1
+            key={}, values=values, with_=0.0, without=0.0, runs_with=1, runs_without=1
         )
         found = rules.finding(claim, stratum)
         if rules.answer(claim, found, found.p) != rules.HOLDS:

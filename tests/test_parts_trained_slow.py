@@ -1,10 +1,10 @@
-"""Every entry of every table, trained for a few steps in float64 and bfloat16."""
+"""Every entry of every table, trained for a few steps in the other types."""
 
 import pytest
 from test_parts_combinations import check_training, trainings_in
 
 
 @pytest.mark.slow
-@trainings_in("float64", "bfloat16")
+@trainings_in("float64", "bfloat16", "float16")
 def test_a_few_steps_of_training_stay_finite(statics, options):
     check_training(statics, options)

@@ -24,20 +24,25 @@ class Stratum:
     """What the seeds of one stratum show.
 
     Attributes:
-        name: its parameters' values in words.
+        key: its parameters and their values, in words.
         values: (seeds,) a difference or a share of each seed, in the seeds' order.
         with_, without: means of the measure on each side; of a share only the first.
         runs_with, runs_without: how many runs there are on each side.
         placebo: of a cure: what its values are measured against, in words.
     """
 
-    name: str
+    key: Mapping[str, str]
     values: np.ndarray
     with_: float
     without: float | None
     runs_with: int
     runs_without: int
     placebo: str = ""
+
+    @property
+    def name(self) -> str:
+        """The same in one line."""
+        return ", ".join(f"{name} {value}" for name, value in self.key.items()) or EVERY
 
 
 def completed(runs: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
@@ -98,11 +103,11 @@ def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
 def _shares(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     runs = runs.filter(pl.col("_failed")) if claim.of_failed else runs
     found: list[Stratum] = []
-    for name, part in _parts(claim, runs):
+    for key, part in _parts(claim, runs):
         values = _of_seeds(part, pl.col("_true"))
         found.append(
             Stratum(
-                name=name, values=values, with_=_mean(part, "_true"), without=None,
+                key=key, values=values, with_=_mean(part, "_true"), without=None,
                 runs_with=part.height, runs_without=0,
             )
         )  # fmt: skip
@@ -113,14 +118,14 @@ def _effects(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Strat
     pairs = _paired(contrast, runs)
     return [
         Stratum(
-            name=name,
+            key=key,
             values=_of_seeds(part, pl.col("_true") - pl.col("_true_without")),
             with_=_mean(part, "_true"),
             without=_mean(part, "_true_without"),
             runs_with=part.height,
             runs_without=part.get_column("run_id_without").n_unique(),
         )
-        for name, part in _parts(claim, pairs)
+        for key, part in _parts(claim, pairs)
     ]
 
 
@@ -137,10 +142,10 @@ def _cures(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Stratum
         both = failed.join(tried, left_on="run_id_without", right_on="run_id", how="inner")
         if failed.height and not both.height:
             raise LedgerError(f"claim {claim.id}: placebo {told} leaves the grid for every run")
-        for name, part in _parts(claim, both):
+        for key, part in _parts(claim, both):
             found.append(
                 Stratum(
-                    name=name,
+                    key=key,
                     values=_of_seeds(part, pl.col("_true") - pl.col("_true_placebo")),
                     with_=_mean(part, "_true"),
                     without=_mean(part, "_true_placebo"),
@@ -208,17 +213,19 @@ def _parameters(runs: pl.DataFrame) -> list[str]:
     return [name for name in runs.columns if name in PARAMETERS or is_own(name)]
 
 
-def _parts(claim: Claim, runs: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
-    """The runs of each stratum, in the order of their names."""
+def _parts(claim: Claim, runs: pl.DataFrame) -> list[tuple[dict[str, str], pl.DataFrame]]:
+    """The runs of each stratum, in the order of their values."""
     if not claim.strata:
-        return [(EVERY, runs)] if runs.height else []
-    parts = runs.partition_by(*claim.strata, as_dict=True, maintain_order=True)
-    named = {
-        ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}"
-                  for n, v in zip(claim.strata, key, strict=True)): part
-        for key, part in parts.items()
-    }  # fmt: skip
-    return sorted(named.items())
+        return [({}, runs)] if runs.height else []
+    parts = runs.sort(claim.strata).partition_by(*claim.strata, as_dict=True, maintain_order=True)
+    return [
+        ({n: _value(v) for n, v in zip(claim.strata, values, strict=True)}, part)
+        for values, part in parts.items()
+    ]
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _of_seeds(runs: pl.DataFrame, value: pl.Expr) -> np.ndarray:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanlab.ledger.claim import Claim
-from nanlab.ledger.pairs import EVERY, Stratum
+from nanlab.ledger.conditions import Key, described
+from nanlab.ledger.pairs import Stratum
 from nanlab.ledger.statistics import interval, share_interval, sign_flip_p
 
 LEVEL = 0.05
@@ -97,30 +98,33 @@ def verdict(claim: Claim, found: Sequence[Finding], adjusted: Sequence[float | N
     if set(answers) == {HOLDS}:
         return Verdict(word=SUPPORTED, condition="", answers=answers)
     # A cure has failed in a stratum as soon as one placebo does as well.
-    if _all_fail(found, answers):
+    joined = _joined(found, answers)
+    if all(word == FAILS for _, word in joined):
         return Verdict(word=REFUTED, condition="", answers=answers)
-    return Verdict(word=CONDITIONAL, condition=_condition(found, answers), answers=answers)
+    return Verdict(word=CONDITIONAL, condition=_condition(joined), answers=answers)
 
 
-def _all_fail(found: Sequence[Finding], answers: Sequence[str]) -> bool:
-    by_name: dict[str, set[str]] = {}
+def _joined(found: Sequence[Finding], answers: Sequence[str]) -> list[tuple[Key, str]]:
+    """What each stratum says once its placebos, if it has some, are taken together."""
+    keys: dict[str, Key] = {}
+    words: dict[str, list[str]] = {}
     for each, word in zip(found, answers, strict=True):
-        by_name.setdefault(each.stratum.name, set()).add(word)
-    return all(FAILS in words for words in by_name.values())
+        keys[each.stratum.name] = each.stratum.key
+        words.setdefault(each.stratum.name, []).append(word)
+    return [
+        (keys[name], FAILS if FAILS in said else OPEN if OPEN in said else HOLDS)
+        for name, said in words.items()
+    ]
 
 
-def _condition(found: Sequence[Finding], answers: Sequence[str]) -> str:
-    by_name: dict[str, list[str]] = {}
-    for each, word in zip(found, answers, strict=True):
-        by_name.setdefault(each.stratum.name, []).append(word)
-    joined = {name: FAILS if FAILS in words else OPEN if OPEN in words else HOLDS
-              for name, words in by_name.items()}  # fmt: skip
-    told: list[str] = []
-    for word, sentence in ((HOLDS, "holds for"), (FAILS, "not for"), (OPEN, "open for")):
-        names = [name for name, each in joined.items() if each == word]
-        if names:
-            told.append(f"{sentence} {'; '.join(names)}" if names != [EVERY] else "open")
-    return ". ".join(told)
+def _condition(joined: Sequence[tuple[Key, str]]) -> str:
+    told = described([key for key, _ in joined], [word for _, word in joined])
+    sentences = ((HOLDS, "holds for"), (FAILS, "not for"), (OPEN, "open for"))
+    return ". ".join(
+        f"{sentence} {'; '.join(told[word])}" if any(told[word]) else "open"
+        for word, sentence in sentences
+        if word in told
+    )
 
 
 def rule(claim: Claim) -> str:
