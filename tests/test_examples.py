@@ -25,7 +25,9 @@ def sweep(name, folder, *flags):
 
 def test_every_grid_among_the_examples_is_run_here():
     grids = {path.stem for path in Path("examples").glob("*.toml")}
-    assert grids == {"fractal", "integrator", "modules", "network", "squashed_gaussian"}
+    assert grids == {
+        "fine_tuning", "fractal", "integrator", "modules", "network", "squashed_gaussian",
+    }  # fmt: skip
 
 
 def converges(weights, inputs, targets, rates, steps):
@@ -127,3 +129,41 @@ def test_a_norm_without_epsilon_divides_zero_by_zero_in_a_network_of_ones_own(tm
     lines = (ROOT / "examples/network.py").read_text(encoding="utf-8").splitlines()
     (place,) = set(failed["culprit_source"])
     assert "jnp.sqrt" in lines[int(place.rpartition(":")[2]) - 1]
+
+
+def attention_to_padding(mask_value, precision):
+    """The softmax of a row's scores where all of them are masked, in NumPy."""
+    with np.errstate(all="ignore"):
+        scores = np.zeros(6, precision) + np.float64(mask_value).astype(precision)
+        powers = np.exp(scores - scores.max())
+        return powers / powers.sum()
+
+
+@pytest.mark.parametrize(
+    ("precision", "unsafe"),
+    [("float16", [-1e39, -1e9]), pytest.param("float32", [-1e39], marks=pytest.mark.slow)],
+)
+def test_a_row_of_padding_fails_where_numpys_softmax_of_it_does(precision, unsafe, tmp_path):
+    runs = sweep(
+        "fine_tuning", tmp_path, "--set", f"axes.static.precision=['{precision}']",
+        "--set", "axes.seed=[0]",
+    )  # fmt: skip
+    usual = runs.filter(pl.col("knobs.lr") < 1)
+    for row in usual.iter_rows(named=True):
+        safe = bool(np.isfinite(attention_to_padding(row["knobs.mask_value"], precision)).all())
+        assert (row["outcome"] == "trained") == safe, row
+        # The only empty row is number 50, and a batch has 8.
+        assert row["fault_step"] == (None if safe else 50 // 8)
+    masked = usual.filter(pl.col("outcome") == "nan")
+    assert sorted(masked["knobs.mask_value"]) == unsafe
+    assert set(masked["origin_primitive"]) == {"convert_element_type"}
+    assert set(masked["origin_mechanism"]) == {"overflow"}
+    assert set(masked["culprit_primitive"]) == {"sub"}
+    assert set(masked["culprit_mechanism"]) == {"inf-inf"}
+    assert set(masked["culprit_module"]) == {"TokenClassifierModule/attention"}
+    # Steps of a thousand fail with any mask: in float16 before the empty row comes.
+    hasty = runs.filter(pl.col("knobs.lr") > 1)
+    assert set(hasty["outcome"]) == {"nan"}
+    if precision == "float16":
+        assert set(hasty["origin_module"]) == {"TokenClassifierModule/attention/joint"}
+        assert hasty["fault_step"].max() < 50 // 8
