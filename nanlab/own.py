@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from nanlab import _jax
 from nanlab._jax import weak
 from nanlab.parameters_types import OWN_CODE
 from nanlab.problem import Knobs, Metrics, Problem, State
@@ -166,7 +164,7 @@ def _named(problem: Problem) -> Problem:
     def step(state: State, knobs: Knobs, key: Array) -> tuple[State, Metrics]:
         # The loss alone will do, so the types say less than what may come.
         state, metrics = cast(tuple[State, Any], problem.step(state, plain(knobs), key))
-        return state, metrics if isinstance(metrics, Metrics) else Metrics(metrics)
+        return _strong(state), metrics if isinstance(metrics, Metrics) else Metrics(metrics)
 
     baseline, batch = problem.baseline_losses, problem.batch
     stripped = None if baseline is None else (
@@ -176,7 +174,7 @@ def _named(problem: Problem) -> Problem:
     defaults = own if isinstance(own, Mapping) else dict.fromkeys(own)
     return replace(
         problem,
-        init=lambda knobs, key: problem.init(plain(knobs), key),
+        init=lambda knobs, key: _strong(problem.init(plain(knobs), key)),
         step=step,
         knobs={f"knobs.{name}": value for name, value in defaults.items()},
         baseline_losses=stripped,
@@ -184,109 +182,21 @@ def _named(problem: Problem) -> Problem:
     )
 
 
+def _strong(state: State) -> State:
+    """The state as arrays: Python's numbers too (a new TrainState counts from one), none weak.
+
+    A weak type that a step makes strong would be another program's.
+    """
+
+    def array(x: Any) -> Any:
+        is_key = isinstance(x, Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x if is_key else jnp.asarray(x, jnp.asarray(x).dtype)
+
+    return jax.tree.map(array, state)
+
+
 def unknown_knob(name: str, problem: Problem, spec: str) -> OwnCodeError:
     """What to say of a knob that the grid gives and the problem does not have."""
     near = difflib.get_close_matches(name, list(problem.knobs), n=1)
     hint = f'; did you mean "{near[0]}"?' if near else f"; it has {', '.join(problem.knobs)}"
     return OwnCodeError(name, f"{spec} has no knob of that name{hint}")
-
-
-def check_own(
-    problem: Problem, given: frozenset[str], spec: str, *, key: str = "run.problem"
-) -> None:
-    """See that a problem of a person's own can be run; nothing is computed, only traced.
-
-    Args:
-        problem: as `make_own` made it.
-        given: the knobs that the grid gives to every run of it.
-        spec: for the sentences.
-        key: the grid's key that they are about.
-
-    Raises:
-        OwnCodeError: a knob has no value; tracing fails; the shapes or types of the state change;
-            the loss is not one number; a second trace is another program, or it acts on the
-            outside: then it is not pure.
-    """
-    defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
-    for name, default in defaults.items():
-        if default is None and name not in given:
-            raise OwnCodeError(name, f"is missing: {spec} gives it no default")
-    knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
-    random = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
-    code = _Code(spec, key)
-    state = _traced(code, "init", lambda: jax.eval_shape(problem.init, knobs, random))
-    after, metrics = _traced(
-        code, "step", lambda: jax.eval_shape(problem.step, state, knobs, random)
-    )
-    _check_state(state, after, code)
-    loss: Any = getattr(metrics, "loss", None)
-    if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise code.wrong(f"the loss that {spec}'s step returns must be one number, not {loss}")
-    for name, function, arguments in (
-        ("init", problem.init, (knobs, random)),
-        ("step", problem.step, (state, knobs, random)),
-    ):
-        _check_purity(code, name, function, arguments)
-
-
-class _Code(NamedTuple):
-    """What a check is about: the code by its name, and the grid's key that names it."""
-
-    spec: str
-    key: str
-
-    def wrong(self, sentence: str) -> OwnCodeError:
-        return OwnCodeError(self.key, sentence)
-
-
-def _traced(code: _Code, name: str, trace: Callable[[], Any]) -> Any:
-    try:
-        return trace()
-    except OwnCodeError:
-        raise
-    except Exception as error:
-        raise code.wrong(f"{code.spec}'s {name} fails: {told(error)}") from error
-
-
-def _check_state(before: State, after: State, code: _Code) -> None:
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        raise code.wrong(
-            f"the state that {code.spec}'s step returns is built otherwise than the one it gets: "
-            f"{jax.tree.structure(after)}, not {jax.tree.structure(before)}",
-        )
-    leaves = jax.tree_util.tree_leaves_with_path(before)
-    for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True):
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
-            raise code.wrong(
-                f"state{jax.tree_util.keystr(path)} of {code.spec} is {_kind(old)} before a step "
-                f"and {_kind(new)} after it; both must be the same (name the dtypes: 64 bits "
-                "are on)",
-            )
-
-
-def _kind(array: Any) -> str:
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
-
-
-def _check_purity(
-    code: _Code, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
-    # Functions of their own: JAX would remember the trace of one that it has seen.
-    first, constants, _ = _jax.trace(lambda *given: function(*given), *arguments)
-    second, others, _ = _jax.trace(lambda *given: function(*given), *arguments)
-    same = str(first) == str(second) and all(
-        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
-        for a, b in zip(constants, others, strict=True)
-        if np.asarray(a).dtype.kind in "fiub"
-    )
-    if not same:
-        raise code.wrong(
-            f"{code.spec}'s {name} is not pure: traced twice, it is two programs. Draw random "
-            "numbers from the key it gets, and read no clock, file or global that changes",
-        )
-    effects = sorted({type(effect).__name__ for effect in first.effects})
-    if effects:
-        raise code.wrong(
-            f"{code.spec}'s {name} acts on the outside ({', '.join(effects)}); take callbacks and "
-            "jax.debug.print out of it",
-        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nanlab.own import check_own, make_own, unknown_knob
+from nanlab.own import make_own, unknown_knob
+from nanlab.own_checks import check_own
 from nanlab.own_parts import check_fit, examples_of, ignored_by_model, is_own_part
 from nanlab.parameters import PARAMETERS, is_own, statics_off
 from nanlab.plan import Group, Plan

@@ -39,6 +39,26 @@ def loss_alone():
     return with_step(lambda state, knobs, key: (state, state["x"] * knobs["alpha"]))
 
 
+def counting_from_a_python_number():
+    # As Flax's TrainState does; and a weak type that the step makes strong.
+    def init(knobs, key):
+        return {"x": jnp.asarray(1.0), "step": 0, "rate": 2.0}
+
+    def step(state, knobs, key):
+        x = state["x"] * knobs["alpha"]
+        rate = jnp.asarray(2.0, state["rate"].dtype)
+        return {"x": x, "step": state["step"] + 1, "rate": rate}, state["step"] * 1.0
+
+    return nanlab.Problem(init=init, step=step, knobs={"alpha": 0.5})
+
+
+def keyed():
+    def init(knobs, key):
+        return {"x": jnp.float32(1.0), "key": key}
+
+    return nanlab.Problem(init=init, step=lambda s, k, key: (s, s["x"]), knobs={"alpha": 0.5})
+
+
 def random():
     return with_step(lambda s, k, key: ({"x": s["x"] * np.random.rand()}, s["x"]))
 
@@ -152,6 +172,12 @@ def test_a_step_may_return_its_loss_alone():
     assert pl.read_csv("results/grid/runs.csv")["final_loss"].to_list() == [0.5, 0.5]
 
 
+def test_a_state_may_hold_numbers_of_python_and_weak_types():
+    assert sweep(grid("counting_from_a_python_number")) == DONE
+    runs = pl.read_csv("results/grid/runs.csv")
+    assert runs["final_loss"].to_list() == [39.0, 39.0]
+
+
 def test_ones_own_beside_a_training_leaves_each_its_own_columns():
     text = grid("descent", "[axes]\nknobs.alpha = [0.1, 0.2]\n")
     text += '[[include]]\nproblem = "quadratic"\nlr = [0.5, 1.0]\n'
@@ -173,6 +199,7 @@ def test_code_that_has_changed_is_run_again_and_is_in_the_manifest():
 
 
 WRONG_CODE = {
+    "keyed": "state['key'] of mine.py:keyed is a typed key; keep its numbers",
     "random": "step is not pure: traced twice, it is two programs",
     "counting": "step is not pure: traced twice, it is two programs",
     "growing": "state['x'] of mine.py:growing is float32[] before a step and float32[3] after it",
