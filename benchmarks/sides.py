@@ -21,7 +21,7 @@ import optax
 from flax import linen as nn
 from jax import Array, lax
 
-from nanlab import engines, keys
+from nanlab import keys, problems
 from nanlab.engines import ChunkOutcome, GroupWorker
 from nanlab.grid import Exec
 from nanlab.lanes import NEVER, Lanes, block_of, init_key, step_key
@@ -139,7 +139,7 @@ class Engine:
             "activation": "relu", "initializer": "lecun_normal", "loss": task.loss,
             "optimizer": "sgd", "precision": "float32", "batch_size": BATCH,
         }  # fmt: skip
-        engines.PROBLEMS["made"] = partial(make_training, examples=task.examples())
+        problems.PROBLEMS["made"] = partial(make_training, examples=task.examples())
         blocks, self.pieces = chunks(
             task.runs,
             block=block_of(jax.devices()[0]),

@@ -89,7 +89,7 @@ WRONG = {
     "a key like no other": (
         "[exec]\nzzz = 1",
         ["exec.zzz (line 2): unknown key; known here: engine, devices, curves, chunk_runs, "
-            "witnesses"],
+            "witnesses, csv_runs"],
     ),
     "a parameter outside every table": (
         "lr = 0.1",
@@ -126,13 +126,13 @@ WRONG = {
     "a number for a name": (
         "[run]\nmodel = 1",
         ['run.model = 1 (line 2): must be one of "mlp", "neuron", "cnn", "rnn", "lstm", "gru", '
-            '"transformer"'],
+            '"transformer", or your own, as "my_module:Model"'],
     ),
     "a misspelled name": (
         '[run]\nmodel = "mlpp"',
         [
             'run.model = "mlpp" (line 2): must be one of "mlp", "neuron", "cnn", "rnn", "lstm", '
-            '"gru", "transformer"; did you mean "mlp"?',
+            '"gru", "transformer", or your own, as "my_module:Model"; did you mean "mlp"?',
         ],
     ),
     "numbers out of range": (
@@ -266,7 +266,7 @@ WRONG = {
         'task = { not_in = ["moons"] }',
         [
             'exclude.0.model = "mlpp" (line 2): must be one of "mlp", "neuron", "cnn", "rnn", '
-            '"lstm", "gru", "transformer"; did you mean "mlp"?',
+            '"lstm", "gru", "transformer", or your own, as "my_module:Model"; did you mean "mlp"?',
             'exclude.0.lr.gt = "x" (line 3): must be a number',
             "exclude.1.lr = {} (line 5): must hold a comparison: "
             "one of gt, ge, lt, le, ne, in, not_in",
@@ -274,7 +274,7 @@ WRONG = {
             "exclude.3.standardize = [] (line 9): must hold 1 value or more",
             'exclude.4.task.not_in.0 = "moons" (line 11): must be one of "digits", '
             '"breast_cancer", "wine", "iris", "diabetes", "linnerud", "images", "adding" or 3 more '
-            "(python -m nanlab.parts lists them)",
+            '(python -m nanlab.parts lists them), or your own, as "my_module:load"',
         ],
     ),
     "excludes that say nothing, or too much": (

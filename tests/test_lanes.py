@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from nanlab import engines, faults, keys
+from nanlab import faults, keys, problems
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.engines import GroupWorker
 from nanlab.lanes import NEVER, LaneProgram, Lanes, init_key, step_key
@@ -271,7 +271,7 @@ HEALTHY = Ending(NEVER, NEVER, "stalled")
 def run_all(problem, steps=4, **knobs):
     """How the runs of a problem end, and all that is known of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(engines.PROBLEMS, "by hand", lambda statics: problem)
+        patch.setitem(problems.PROBLEMS, "by hand", lambda statics: problem)
         worker = GroupWorker({"problem": "by hand"}, devices=jax.devices()[:1])
     outcome = worker.run(lanes_of(problem, steps, **knobs))
     ends = outcome.endings
