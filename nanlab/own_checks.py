@@ -123,7 +123,7 @@ def _check_purity(
     # Functions of their own: JAX would remember the trace of one that it has seen.
     first, constants, _ = _jax.trace(lambda *given: function(*given), *arguments)
     second, others, _ = _jax.trace(lambda *given: function(*given), *arguments)
-    if any(isinstance(constant, jax.core.Tracer) for constant in constants):
+    if _jax.holds_tracer(constants):
         raise code.wrong(
             f"the state of {code.spec} holds, beside its arrays, {_held(arguments[0])} that is "
             f"made of a knob; it would keep the knob of another run. {_ARRAYS_ONLY[:1].upper()}"
