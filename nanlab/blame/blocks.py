@@ -18,7 +18,6 @@ from nanlab.blame.probe import Probe
 from nanlab.blame.reading import Reading
 from nanlab.blame.sites import Program, flatten
 
-
 # A probe runs once a chunk and has five times its function's operations: at LLVM's level 1 it
 # compiles in less than half the time (8.3 s against 3.8 s of a core for an mlp of 3 x 32), and
 # finds the same.
