@@ -101,7 +101,7 @@ def plain_step(task: Task) -> Callable[[Carry, Array, Array, Array], tuple[Carry
     """(carry, lr, seed, t) -> the carry after step t, and its loss, of one run."""
     examples, network = task.examples(), Network(task.width)
     inputs = jnp.asarray(examples.inputs, jnp.float32)
-    targets = jnp.eye(CLASSES, dtype=jnp.float32)[examples.labels]
+    targets = jnp.eye(CLASSES, dtype=jnp.float32)[examples.targets]
 
     def loss_of(params: Any, x: Array, y: Array) -> Array:
         outputs = network.apply(params, x)

@@ -25,7 +25,7 @@ def network(width: int) -> nn.Module:
 
 def data(task: Task) -> tuple[Tensor, Tensor]:
     examples = task.examples()
-    return torch.tensor(examples.inputs, dtype=torch.float32), torch.tensor(examples.labels)
+    return torch.tensor(examples.inputs, dtype=torch.float32), torch.tensor(examples.targets)
 
 
 def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class TorchEager:
             loss = loss_of(model(inputs[chosen]), labels[chosen])
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 class TorchVmap:

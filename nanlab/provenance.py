@@ -16,6 +16,7 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.lanes import block_of
+from nanlab.machine import processor
 
 _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
@@ -29,7 +30,7 @@ def environment(devices: list[Device]) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "platform": device.platform,
         "device_kind": device.device_kind,
         "devices": len(devices),
@@ -78,32 +79,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-_VECTORS = ("avx512f", "avx2", "avx", "sve2", "sve", "asimd")
-"""Vector instruction sets, the widest first: XLA compiles for the widest that there is."""
-
-
-def _processor() -> str:
-    """The processor's name, family and model, and its widest vectors: what bits may depend on.
-
-    A name alone is not enough: machines in a cloud say "AMD EPYC" of several generations.
-    """
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    told: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        told.setdefault(name.strip().lower(), value.strip())
-    flags = (told.get("flags") or told.get("features") or "").split()
-    parts = [
-        told.get("model name") or platform.processor() or platform.machine(),
-        *(f"{key} {told[key]}" for key in ("cpu family", "model") if key in told),
-        next((vectors for vectors in _VECTORS if vectors in flags), ""),
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def file_hash(path: Path) -> str:

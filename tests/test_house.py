@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 # One name is one room: a file, a folder, or the files that share a first word (plan, plan_rows).
 # What is in one room may import each other.
 ORDER = [
+    "machine",
     "_jax",
     "_lazy",
     "codes",
