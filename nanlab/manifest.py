@@ -23,7 +23,7 @@ def write_manifest(
     about: Mapping[str, Any],
     environment: dict[str, Any],
     resolved: str,
-    runs: pl.DataFrame,
+    runs: pl.LazyFrame,
     blames: pl.DataFrame,
     said: Mapping[str, Testimony],
     files: Sequence[str],
@@ -39,6 +39,7 @@ def write_manifest(
         said: what the witnesses said, by blame_id.
         files: the tables' names, to be hashed.
     """
+    ends = runs.select("outcome", "blame_status").collect()
     path = folder / "grid.resolved.toml"
     write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
     manifest = {
@@ -49,11 +50,11 @@ def write_manifest(
         "fingerprint": fingerprint(environment),
         "environment": environment,
         "git": git_state(),
-        "runs": runs.height,
+        "runs": ends.height,
         "groups": about["groups"],
-        "outcomes": _counts(runs, "outcome"),
-        "crashed": runs.filter(pl.col("outcome") == "crashed").height,
-        "blame_status": _counts(runs, "blame_status"),
+        "outcomes": _counts(ends, "outcome"),
+        "crashed": ends.filter(pl.col("outcome") == "crashed").height,
+        "blame_status": _counts(ends, "blame_status"),
         "distinct_blames": blames.height,
         "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
         "files": {name: file_hash(folder / name) for name in sorted(files)},

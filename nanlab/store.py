@@ -13,11 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from nanlab.curves import CURVES
 from nanlab.provenance import file_hash
-from nanlab.tables import RESULT, read_blames, results_of_runs, write_atomically, write_parquet
+from nanlab.store_kept import Kept, curves_beside
+from nanlab.tables import (
+    is_left_behind,
+    partial_of,
+    read_blames,
+    results_of_runs,
+    write_atomically,
+    write_parquet,
+)
+from nanlab.tables_parts import CURVES_SLICE, SLICE, in_slices
 
 CHUNKS = ".chunks"
 CURVES_FILE = "curves.parquet"
@@ -50,10 +59,11 @@ class Store:
         self._chunks = folder / CHUNKS
         try:
             self._chunks.mkdir(parents=True, exist_ok=True)
-            probe = self._chunks / "writable.partial"
+            probe = partial_of(self._chunks / "writable")
             probe.write_bytes(b"")
             for left in (probe, *self._chunks.glob("*.partial"), *folder.glob("*.partial")):
-                left.unlink(missing_ok=True)
+                if is_left_behind(left):
+                    left.unlink(missing_ok=True)
         except OSError as error:
             sentence = f"cannot write {folder}: {_reason(error)}; --out names another folder"
             raise FolderError(sentence) from error
@@ -84,56 +94,67 @@ class Store:
             path.is_file() and file_hash(path) == files.get(name) for name, path in paths.items()
         )
 
-    def kept(self, *, curves: bool = False) -> pl.DataFrame:
-        """Rows of RESULT that are done, of this study or an earlier one, made in this way.
+    def kept(self, run_ids: np.ndarray, *, curves: bool = False) -> Kept:
+        """Where the runs of a plan are kept in chunks, of this study or an earlier one.
 
         Args:
-            curves: only those whose curves are kept too.
+            run_ids: of the plan.
+            curves: only runs whose curves are kept too.
         """
-        frames = [pl.DataFrame(schema=RESULT)]
-        for path in sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet")):
-            if not curves or self._curves_of(path).is_file():
-                frames.append(pl.read_parquet(path))
+        paths = sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet"))
+        return Kept(run_ids, [p for p in paths if not curves or curves_beside(p).is_file()])
+
+    def unpack(self, run_ids: np.ndarray, *, curves: bool = False) -> None:
+        """Keep, as chunks, those of these runs that a finished study's tables here hold.
+
+        Args:
+            run_ids: of the plan.
+            curves: only runs whose curves are in a table too.
+        """
         manifest = self.manifest()
         sources = (*SOURCES, CURVES_FILE) if curves else SOURCES
-        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(manifest, sources):
-            runs = pl.read_parquet(self.folder / "runs.parquet")
-            frames.append(results_of_runs(runs, read_blames(self.folder / "blames.csv")))
-        rows = pl.concat(frames).unique("run_id", keep="first", maintain_order=True)
-        return rows.filter(pl.col("outcome") != "crashed")
+        if manifest.get("fingerprint") != self._fingerprint:
+            return
+        if not self._are_whole(manifest, sources):
+            return
+        blames = read_blames(self.folder / "blames.csv")
+        asked = run_ids.astype("S")
+        for runs in in_slices(self.folder / "runs.parquet", CURVES_SLICE if curves else SLICE):
+            rows = results_of_runs(runs, blames).filter(pl.col("outcome") != "crashed")
+            held = np.array(rows.get_column("run_id").to_list(), "S")
+            rows = rows.filter(np.isin(held, asked))
+            if rows.height:
+                self.keep(rows, self._curves_table(rows) if curves else None)
 
-    def kept_curves(self, run_ids: list[str]) -> pl.DataFrame:
-        """The curves of these runs that are kept, in their order."""
-        paths = sorted(self._chunks.glob(f"curves-{self._fingerprint}-*.parquet"))
-        manifest = self.manifest()
-        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(
-            manifest, [CURVES_FILE]
-        ):
-            paths.append(self.folder / CURVES_FILE)
-        frames = [pl.DataFrame(schema=CURVES), *map(pl.read_parquet, paths)]
-        of_run = ["run_id", "step", "observable", "layer"]
-        every = pl.concat(frames).unique(of_run, keep="first")
-        places = pl.DataFrame({"run_id": run_ids, "place": range(len(run_ids))})
-        asked = every.join(places, on="run_id", how="inner")
-        return asked.sort(["place", *of_run[1:]]).drop("place")
+    def _curves_table(self, rows: pl.DataFrame) -> pl.DataFrame:
+        table = pl.scan_parquet(self.folder / CURVES_FILE)
+        names = rows.get_column("run_id").implode()
+        return table.filter(pl.col("run_id").is_in(names)).collect(engine="streaming")
 
-    def _curves_of(self, chunk: Path) -> Path:
-        return chunk.with_name(f"curves-{chunk.name}")
+    def keep(self, rows: pl.DataFrame, curves: pl.DataFrame | None = None) -> tuple[str, str]:
+        """Keep a chunk's rows, and their curves if there are any, for good.
 
-    def keep(self, rows: pl.DataFrame, curves: pl.DataFrame | None = None) -> None:
-        """Keep a chunk's rows, and their curves if there are any, for good."""
+        Returns:
+            The file's name, and the SHA-256 of its bytes.
+        """
         name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]
         path = self._chunks / f"{self._fingerprint}-{name}.parquet"
         with writing(path):
             if curves is not None:
-                write_atomically(self._curves_of(path), lambda p: write_parquet(curves, p))
+                write_atomically(curves_beside(path), lambda p: write_parquet(curves, p))
             write_atomically(path, lambda p: write_parquet(rows, p))
+        return path.name, file_hash(path)
 
-    def forget_chunks(self) -> None:
-        """The tables are written: the chunks have served."""
+    def forget_chunks(self, *, folder: bool = True) -> None:
+        """The tables are written, or everything is to run again: the chunks have served.
+
+        Args:
+            folder: whether theirs goes too.
+        """
         for path in self._chunks.iterdir():
             path.unlink(missing_ok=True)
-        self._chunks.rmdir()
+        if folder:
+            self._chunks.rmdir()
 
 
 @contextmanager

@@ -49,6 +49,8 @@ ORDER = [
     "provenance",
     "manifest",
     "store",
+    "results",
+    "chunks",
     "study",
     "ledger",
     "terminal",
