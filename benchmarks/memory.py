@@ -24,7 +24,8 @@ problem = "quadratic"
 steps = {steps}
 
 [axes]
-lr = {{ logspace = [0.1, 1e38], num = {runs} }}
+lr = {{ logspace = [0.1, 1e38], num = {each} }}
+x0 = {{ logspace = [0.001, 1000.0], num = 1000 }}
 
 [exec]
 chunk_runs = 8192
@@ -34,7 +35,7 @@ chunk_runs = 8192
 def swept(runs: int, steps: int, folder: Path) -> tuple[float, int, int]:
     """Seconds, peak resident bytes, and bytes of runs.parquet of one study."""
     grid = folder / "grid.toml"
-    grid.write_text(GRID.format(runs=runs, steps=steps), encoding="utf-8")
+    grid.write_text(GRID.format(runs=runs, each=runs // 1000, steps=steps), encoding="utf-8")
     command = [sys.executable, "-m", "nanlab.sweep", str(grid), "--out", str(folder / "results")]
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -50,7 +51,7 @@ def swept(runs: int, steps: int, folder: Path) -> tuple[float, int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--runs", type=int, nargs="+", default=SIZES, help="multiples of 1,000")
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args()
     print(f"{'runs':>9}  {'seconds':>7}  {'peak MiB':>8}  {'runs.parquet MiB':>16}")

@@ -41,6 +41,24 @@ def configure_lab(devices: int | None = None) -> None:
     jax.config.update("jax_num_cpu_devices", devices or cores or 1)
 
 
+def lab_devices(count: int | None = None) -> list[Device]:
+    """Set this process up for the lab, and list the devices that it computes on.
+
+    Args:
+        count: how many are wanted; None for all.
+    """
+    configure_lab(count)
+    return list(jax.devices()[:count])
+
+
+def without_accelerator() -> None:
+    """Keep this process off accelerators, which others on this machine compute on.
+
+    Call it before JAX computes anything: a process that has begun on a GPU takes its memory.
+    """
+    jax.config.update("jax_platforms", "cpu")
+
+
 def weak(x: Array, dtype: Any) -> Array:
     """`x` as a weakly typed scalar: it promotes beside arrays as a Python float would.
 

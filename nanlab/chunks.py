@@ -120,11 +120,13 @@ class Crash(NamedTuple):
         runs: how many there are.
         error: what was raised, in one line.
         trace: the whole traceback.
+        is_lost: whether it was not the chunk that raised, but its worker that died.
     """
 
     runs: int
     error: str
     trace: str
+    is_lost: bool = False
 
 
 def crash_of(runs: int, error: BaseException) -> Crash:

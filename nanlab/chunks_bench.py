@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from nanlab.launches import lanes_of
 from nanlab.memory import available_bytes, launch_need, way_out
 from nanlab.own import own_code_hashes
 from nanlab.plan import Plan
-from nanlab.provenance import environment
+from nanlab.provenance import environment, fingerprint
 from nanlab.results import rows_of
 from nanlab.store import Store
 from nanlab.witnesses import Testimony, ask
@@ -134,6 +135,26 @@ class Bench:
             ) from error
 
 
+def bench_at(
+    folder: Path, own: set[str], devices: Sequence[Device], *, curves: bool, mixed: bool
+) -> tuple[Bench, Store, dict[str, Any]]:
+    """A bench on this process's devices, the store that it fills, and its environment.
+
+    Args:
+        folder: of the results.
+        own: what the plan calls a person's own code.
+        devices: to compute on.
+        curves, mixed: as [exec] has them.
+
+    Raises:
+        FolderError: the folder cannot be made or written to.
+    """
+    made = study_environment(devices, own)
+    store = Store(folder, fingerprint(made), mixed=made if mixed else None)
+    return Bench(store, devices, made["block"], curves=curves), store, made
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Where chunks run."""
 

@@ -22,6 +22,7 @@ def write_manifest(
     *,
     about: Mapping[str, Any],
     environment: dict[str, Any],
+    environments: Mapping[str, Mapping[str, Any] | None],
     resolved: str,
     runs: pl.LazyFrame,
     blames: pl.DataFrame,
@@ -34,6 +35,8 @@ def write_manifest(
         folder: of the results.
         about: title, rules, command, groups, witness_cap and wall_s.
         environment: as `provenance.environment` has it.
+        environments: of all whose rows were taken, by fingerprint; more than one only where
+            several kinds of devices are allowed.
         resolved: what was asked, as TOML.
         runs, blames: the tables.
         said: what the witnesses said, by blame_id.
@@ -49,6 +52,7 @@ def write_manifest(
         "grid_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
         "fingerprint": fingerprint(environment),
         "environment": environment,
+        **({"environments": environments} if len(environments) > 1 else {}),
         "git": git_state(),
         "runs": ends.height,
         "groups": about["groups"],

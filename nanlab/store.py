@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.provenance import file_hash
+from nanlab.store_devices import Environment, device_name, is_same_software, sign, signed
 from nanlab.store_kept import Kept, curves_beside
 from nanlab.tables import (
     is_left_behind,
@@ -30,6 +31,9 @@ from nanlab.tables_parts import CURVES_SLICE, SLICE, in_slices
 
 CHUNKS = ".chunks"
 CURVES_FILE = "curves.parquet"
+DEVICE = "device"
+"""The column that says on what each run of a study with several kinds of devices was computed."""
+
 SOURCES = ("runs.parquet", "blames.csv")
 """The tables that a finished study's rows are read back from."""
 
@@ -48,20 +52,23 @@ class Store:
     Args:
         folder: `results/X`; made if it is not there.
         fingerprint: of the environment; rows made in another are not reused.
+        mixed: the environment, where rows made on other kinds of devices are taken too.
+
+    Attributes:
+        chunks: the folder of what is finished of a study that is not.
 
     Raises:
         FolderError: the folder cannot be made or written to.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
-        self._fingerprint = fingerprint
-        self._chunks = folder / CHUNKS
+    def __init__(self, folder: Path, fingerprint: str, *, mixed: Environment | None = None) -> None:
+        self.folder, self.chunks = folder, folder / CHUNKS
+        self._fingerprint, self._mixed = fingerprint, mixed
         try:
-            self._chunks.mkdir(parents=True, exist_ok=True)
-            probe = partial_of(self._chunks / "writable")
+            self.chunks.mkdir(parents=True, exist_ok=True)
+            probe = partial_of(self.chunks / "writable")
             probe.write_bytes(b"")
-            for left in (probe, *self._chunks.glob("*.partial"), *folder.glob("*.partial")):
+            for left in (probe, *self.chunks.glob("*.partial"), *folder.glob("*.partial")):
                 if is_left_behind(left):
                     left.unlink(missing_ok=True)
         except OSError as error:
@@ -80,11 +87,19 @@ class Store:
         """Whether the tables here answer just this grid, were made here, and are untouched."""
         manifest = self.manifest()
         asked = hashlib.sha256(resolved.encode()).hexdigest()
-        if manifest.get("fingerprint") != self._fingerprint:
+        if not self._is_ours(manifest.get("fingerprint"), manifest.get("environment")):
             return False
         if manifest.get("grid_sha256") != asked or manifest.get("crashed"):
             return False
         return self._are_whole(manifest, manifest.get("files", ()))
+
+    def _is_ours(self, fingerprint: str | None, environment: Environment | None) -> bool:
+        """Whether rows that were made so may be used."""
+        if fingerprint == self._fingerprint:
+            return True
+        if self._mixed is None or environment is None:
+            return False
+        return is_same_software(self._mixed, environment)
 
     def _are_whole(self, manifest: dict[str, Any], names: Iterable[str]) -> bool:
         """Whether these files are there, and are those that the manifest tells of."""
@@ -101,8 +116,20 @@ class Store:
             run_ids: of the plan.
             curves: only runs whose curves are kept too.
         """
-        paths = sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet"))
-        return Kept(run_ids, [p for p in paths if not curves or curves_beside(p).is_file()])
+        makers = self.makers()
+        names = {maker: device_name(each) if each else None for maker, each in makers.items()}
+        paths = [
+            path for maker in makers for path in sorted(self.chunks.glob(f"{maker}-*.parquet"))
+        ]
+        paths = [path for path in paths if not curves or curves_beside(path).is_file()]
+        return Kept(run_ids, paths, [names[path.name.partition("-")[0]] for path in paths])
+
+    def makers(self) -> dict[str, Environment | None]:
+        """The fingerprints of those whose chunks are taken, and their environments if known."""
+        found: dict[str, Environment | None] = {self._fingerprint: self._mixed}
+        if self._mixed is not None:
+            found |= {m: e for m, e in signed(self.chunks).items() if self._is_ours(m, e)}
+        return dict(sorted(found.items()))
 
     def unpack(self, run_ids: np.ndarray, *, curves: bool = False) -> None:
         """Keep, as chunks, those of these runs that a finished study's tables here hold.
@@ -113,32 +140,48 @@ class Store:
         """
         manifest = self.manifest()
         sources = (*SOURCES, CURVES_FILE) if curves else SOURCES
-        if manifest.get("fingerprint") != self._fingerprint:
-            return
         if not self._are_whole(manifest, sources):
             return
+        made: dict[str, Environment] = manifest.get("environments") or {
+            manifest.get("fingerprint", ""): manifest.get("environment", {})
+        }
+        ours = {maker: each for maker, each in made.items() if self._is_ours(maker, each)}
         blames = read_blames(self.folder / "blames.csv")
         asked = run_ids.astype("S")
         for runs in in_slices(self.folder / "runs.parquet", CURVES_SLICE if curves else SLICE):
-            rows = results_of_runs(runs, blames).filter(pl.col("outcome") != "crashed")
-            held = np.array(rows.get_column("run_id").to_list(), "S")
-            rows = rows.filter(np.isin(held, asked))
-            if rows.height:
-                self.keep(rows, self._curves_table(rows) if curves else None)
+            held = np.array(runs.get_column("run_id").to_list(), "S")
+            wanted = runs.filter(np.isin(held, asked)).filter(pl.col("outcome") != "crashed")
+            for maker, each in ours.items():
+                by = wanted
+                if DEVICE in wanted.columns:
+                    by = wanted.filter(pl.col(DEVICE) == device_name(each))
+                if by.height:
+                    rows = results_of_runs(by, blames)
+                    self.keep(rows, self._curves_table(rows) if curves else None, maker)
+        if self._mixed is not None:
+            for each in ours.values():
+                sign(self.chunks, each)
 
     def _curves_table(self, rows: pl.DataFrame) -> pl.DataFrame:
         table = pl.scan_parquet(self.folder / CURVES_FILE)
         names = rows.get_column("run_id").implode()
         return table.filter(pl.col("run_id").is_in(names)).collect(engine="streaming")
 
-    def keep(self, rows: pl.DataFrame, curves: pl.DataFrame | None = None) -> tuple[str, str]:
+    def keep(
+        self, rows: pl.DataFrame, curves: pl.DataFrame | None = None, maker: str | None = None
+    ) -> tuple[str, str]:
         """Keep a chunk's rows, and their curves if there are any, for good.
+
+        Args:
+            rows: of RESULT.
+            curves: of CURVES.
+            maker: the fingerprint of who made them, if it is not this store's.
 
         Returns:
             The file's name, and the SHA-256 of its bytes.
         """
-        name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]
-        path = self._chunks / f"{self._fingerprint}-{name}.parquet"
+        name = name_of(rows.get_column("run_id").to_list())
+        path = self.chunks / f"{maker or self._fingerprint}-{name}.parquet"
         with writing(path):
             if curves is not None:
                 write_atomically(curves_beside(path), lambda p: write_parquet(curves, p))
@@ -151,10 +194,15 @@ class Store:
         Args:
             folder: whether theirs goes too.
         """
-        for path in self._chunks.iterdir():
+        for path in self.chunks.iterdir():
             path.unlink(missing_ok=True)
         if folder:
-            self._chunks.rmdir()
+            self.chunks.rmdir()
+
+
+def name_of(run_ids: Sequence[str]) -> str:
+    """What the chunk of these runs is called: 16 hex digits."""
+    return hashlib.sha256("\n".join(run_ids).encode()).hexdigest()[:16]
 
 
 @contextmanager

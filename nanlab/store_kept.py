@@ -23,13 +23,16 @@ class Kept:
     Args:
         run_ids: of the plan, in its order.
         paths: the chunks' files; a run that is in two of them is taken from the first.
+        devices: for each file the kind of device that made it, if that is known.
 
     Attributes:
         done: (runs,) bool, which are kept.
     """
 
-    def __init__(self, run_ids: np.ndarray, paths: Sequence[Path]) -> None:
-        self._run_ids, self._paths = run_ids, paths
+    def __init__(
+        self, run_ids: np.ndarray, paths: Sequence[Path], devices: Sequence[str | None]
+    ) -> None:
+        self._run_ids, self._paths, self._devices = run_ids, paths, devices
         self._file = np.full(len(run_ids), -1, np.int32)
         self._row = np.zeros(len(run_ids), np.int32)
         # As bytes they take a quarter of the room that NumPy's text takes.
@@ -60,6 +63,10 @@ class Kept:
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return pl.concat(frames)[back]
+
+    def devices(self, places: np.ndarray) -> list[str | None]:
+        """On what the runs at these places were computed; None where that is not known."""
+        return [None if n < 0 else self._devices[n] for n in self._file[places].tolist()]
 
     def curves(self, places: np.ndarray) -> pl.DataFrame:
         """Rows of CURVES for these places of the plan, in their order."""

@@ -14,14 +14,13 @@ import polars as pl
 from nanlab import tables
 from nanlab._jax import Device
 from nanlab.chunks import Crash, Piece, chunk_of
-from nanlab.chunks_bench import Bench, Engine, LocalEngine, study_environment
 from nanlab.grid import Grid
 from nanlab.manifest import command_line, write_manifest
 from nanlab.plan import Group, Plan
-from nanlab.problems import own_specs
-from nanlab.provenance import fingerprint
-from nanlab.store import CURVES_FILE, Store, writing
+from nanlab.shards import prepare
+from nanlab.store import CURVES_FILE, DEVICE, writing
 from nanlab.store_kept import Kept
+from nanlab.study_engine import engine_of
 from nanlab.tables_parts import SLICE, places, slices, write_curves, write_tables
 from nanlab.tables_runs import RunsTable
 from nanlab.witnesses import Testimony
@@ -89,11 +88,11 @@ class Study:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
-        self._environment = study_environment(self.devices, own_specs(self.plan))
-        self.store = Store(self.folder, fingerprint(self._environment))
-        curves, block = self.grid.exec.curves, self._environment["block"]
-        bench = Bench(self.store, self.devices, block, curves=curves)
-        self._engine: Engine = LocalEngine(bench, self._environment)
+        self._engine, self.store = engine_of(self.grid, self.plan, self.folder, self.devices)
+
+    def close(self) -> None:
+        """Let go of what runs the chunks."""
+        self._engine.close()
 
     def is_finished(self) -> bool:
         """Whether the folder already holds just what is asked."""
@@ -107,6 +106,21 @@ class Study:
             blames=tables.read_blames(self.folder / "blames.csv"),
             manifest=self.store.manifest(),
         )
+
+    def prepare(self, *, force: bool = False) -> bool:
+        """Leave word for the workers of engine files; whether there is news for them.
+
+        Args:
+            force: they are to run everything, whatever is there.
+
+        Raises:
+            StoreError: the folder cannot be written to.
+        """
+        with writing(self.folder):
+            if force:
+                self.store.forget_chunks(folder=False)
+                (self.folder / "manifest.json").unlink(missing_ok=True)
+        return prepare(self.folder, self.grid.resolved_toml())
 
     def run(self, *, force: bool = False) -> StudyResult:
         """Run what is missing, and write the tables.
@@ -140,7 +154,8 @@ class Study:
                     "witness_cap": self.grid.exec.witnesses,
                     "wall_s": {name: round(spent, 3) for name, spent in self.seconds.items()},
                 },
-                environment=self._environment,
+                environment=self._engine.environment,
+                environments=self.store.makers(),
                 resolved=self.grid.resolved_toml(),
                 runs=runs,
                 blames=blames,
@@ -197,7 +212,11 @@ class Study:
         table, count = RunsTable(self.plan), len(self.plan)
 
         def runs(rows: slice) -> pl.DataFrame:
-            return table.frame(self._results(kept, rows), blames, rows)
+            frame = table.frame(self._results(kept, rows), blames, rows)
+            if not self.grid.exec.mixed_devices:
+                return frame
+            devices = pl.Series(DEVICE, kept.devices(places(rows)), dtype=pl.String)
+            return frame.with_columns(devices)
 
         def curves(rows: slice) -> pl.DataFrame:
             return kept.curves(places(rows))

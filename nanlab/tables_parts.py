@@ -13,8 +13,11 @@ import polars as pl
 
 from nanlab.tables import csv_text, write_atomically, write_parquet
 
-SLICE = 65_536
-"""Rows of `runs` that are in memory at a time; also a row group of the Parquet file."""
+SLICE = 16_384
+"""Rows of `runs` that are made at a time."""
+
+ROW_GROUP = 65_536
+"""Rows in a group of `runs.parquet`."""
 
 CURVES_SLICE = 1_024
 """Runs whose curves are in memory at a time."""
@@ -101,7 +104,7 @@ def write_tables(
     """
     written = ["runs.parquet", "blames.csv"]
     path, parts = folder / "runs.parquet", slices(count, SLICE)
-    write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=SLICE))
+    write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=ROW_GROUP))
     if count <= csv_runs:
         written.append("runs.csv")
         write_atomically(folder / "runs.csv", lambda p: write_csv(path, p))

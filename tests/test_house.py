@@ -51,6 +51,8 @@ ORDER = [
     "store",
     "results",
     "chunks",
+    "shards",
+    "cluster",
     "study",
     "ledger",
     "terminal",

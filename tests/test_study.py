@@ -15,12 +15,12 @@ import sys
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
 
 import jax
 import numpy as np
 import polars as pl
 import pytest
+from remembered import Remembered
 from rich.console import Console
 
 from nanlab import chunks_bench, memory, study, tables, terminal
@@ -53,20 +53,6 @@ witnesses = 2
 CHUNKS, RUNS = 6, 560
 # The chunks, then runs.parquet, runs.csv, blames.csv, grid.resolved.toml and manifest.json.
 WRITES = CHUNKS + 5
-
-
-class Remembered(GroupWorker):
-    """A worker that is made once for each group and size, so that tests share what it compiles."""
-
-    made: ClassVar = {}
-
-    def __new__(cls, statics, *, blocks=None, devices=None):
-        at = (tuple(sorted(statics.items())), blocks, tuple(devices))
-        return cls.made.setdefault(at, super().__new__(cls))
-
-    def __init__(self, statics, *, blocks=None, devices=None):
-        if not hasattr(self, "lanes"):
-            super().__init__(statics, blocks=blocks, devices=devices)
 
 
 @pytest.fixture(autouse=True)
