@@ -51,12 +51,14 @@ def lab_devices(count: int | None = None) -> list[Device]:
     return list(jax.devices()[:count])
 
 
-def without_accelerator() -> None:
-    """Keep this process off accelerators, which others on this machine compute on.
+def lab_without_accelerator() -> list[Device]:
+    """Set this process up to look on while others compute; its devices, for shapes alone.
 
     Call it before JAX computes anything: a process that has begun on a GPU takes its memory.
     """
+    jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
+    return list(jax.devices())
 
 
 def weak(x: Array, dtype: Any) -> Array:

@@ -10,10 +10,11 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -50,7 +51,8 @@ def ray_engine(folder: Path, own: set[str], how: Exec) -> tuple[RayEngine, Store
         share, slots = _share(ray.cluster_resources(), how.devices or 1)
         job = Job(
             folder=str(folder.resolve()), here=str(Path.cwd()), own=tuple(sorted(own)),
-            devices=how.devices or 1, curves=how.curves, mixed=how.mixed_devices, first=None,
+            devices=how.devices or 1, curves=how.curves, mixed=how.mixed_devices,
+            begun=uuid4().hex, first=None,
         )  # fmt: skip
         made = _resilient(
             ray, ray.remote(max_retries=0, max_calls=0, **share)(environment_there), job
@@ -89,7 +91,7 @@ def _ray() -> tuple[Any, bool]:
     return ray, True
 
 
-def _share(resources: dict[str, float], devices: int) -> tuple[dict[str, float], int]:
+def _share(resources: Mapping[str, float], devices: int) -> tuple[dict[str, int], int]:
     """What a worker asks for, and how many workers have room: accelerators, else cores."""
     on_gpu = resources.get("GPU", 0) > 0 and os.environ.get("JAX_PLATFORMS", "") != "cpu"
     kind, there = ("num_gpus", "GPU") if on_gpu else ("num_cpus", "CPU")
@@ -115,7 +117,7 @@ class RayEngine:
     """
 
     def __init__(
-        self, ray: Any, job: Job, store: Store, share: dict[str, float], slots: int, *,
+        self, ray: Any, job: Job, store: Store, share: dict[str, int], slots: int, *,
         is_mine: bool,
     ) -> None:  # fmt: skip
         self._ray, self._job, self._store = ray, job, store

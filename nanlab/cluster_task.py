@@ -23,6 +23,7 @@ class Job(NamedTuple):
         own: what the plan calls a person's own code.
         devices: how many a worker uses.
         curves, mixed: as [exec] has them.
+        begun: a word that no other start of a study has; programs are held for one alone.
         first: the environment that the study is computed in; None while nobody knows.
     """
 
@@ -32,6 +33,7 @@ class Job(NamedTuple):
     devices: int
     curves: bool
     mixed: bool
+    begun: str
     first: dict[str, Any] | None
 
 
@@ -75,14 +77,13 @@ def _enter(here: str) -> None:
         os.chdir(here)
 
 
-_BENCHES: dict[tuple[str, str], Bench] = {}
-"""This process's, by folder and first environment: what is compiled serves every chunk."""
+_BENCHES: dict[str, Bench] = {}
+"""This process's, by `Job.begun`: what is compiled serves every chunk."""
 
 
 def _bench(job: Job) -> Bench:
     assert job.first is not None
-    at = (job.folder, repr(sorted(job.first.items())))
-    if at not in _BENCHES:
+    if job.begun not in _BENCHES:
         _enter(job.here)
         bench, store, made = bench_at(
             Path(job.folder), set(job.own), lab_devices(job.devices), curves=job.curves,
@@ -92,5 +93,5 @@ def _bench(job: Job) -> Bench:
         if job.mixed:
             sign(store.chunks, made)
         _BENCHES.clear()
-        _BENCHES[at] = bench
-    return _BENCHES[at]
+        _BENCHES[job.begun] = bench
+    return _BENCHES[job.begun]

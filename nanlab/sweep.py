@@ -94,11 +94,10 @@ def _own_error(grid: Grid, plan: Plan) -> GridError | None:
 
 def _devices(grid: Grid) -> list[Device]:
     """The devices to run on; this is where JAX is first imported, and set up."""
-    from nanlab._jax import lab_devices, without_accelerator
+    from nanlab._jax import lab_devices, lab_without_accelerator
 
-    if grid.exec.engine == "ray":
-        without_accelerator()
-    return lab_devices(grid.exec.devices)
+    is_elsewhere = grid.exec.engine == "ray"
+    return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
 
 
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:

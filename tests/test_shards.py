@@ -392,6 +392,6 @@ def test_a_folder_in_which_nothing_is_prepared_is_a_sentence_and_2(capsys):
 def test_a_workers_plan_is_the_studys(undisturbed):
     assert sweep() == DONE
     there = make_plan(load_grid("x/.chunks/grid.resolved.toml"))
-    assert there.run_ids.tolist() == pl.read_parquet(undisturbed / "runs.parquet")[
-        "run_id"
-    ].to_list()
+    assert (
+        there.run_ids.tolist() == pl.read_parquet(undisturbed / "runs.parquet")["run_id"].to_list()
+    )
