@@ -205,6 +205,7 @@ def _landed(ray: Any, ref: Any) -> Any:
 
     Raises:
         LostError: its worker died.
+        ClusterError: it could not begin, because a person's own code is not there, say.
         MemoryError: Ray ended its worker, because the machine's memory was used up.
     """
     try:
@@ -214,8 +215,11 @@ def _landed(ray: Any, ref: Any) -> Any:
             "a worker used up its machine's memory, and Ray ended it; set exec.chunk_runs to less, "
             "or give a worker a larger share of its machine (--set exec.devices=2)"
         ) from error
-    except ray.exceptions.RayTaskError:
-        raise
+    except ray.exceptions.RayTaskError as error:
+        first = (str(error.cause).splitlines() or [""])[0]
+        raise ClusterError(
+            f"a worker cannot begin: {type(error.cause).__name__}: {first}"
+        ) from error
     except ray.exceptions.RayError as error:
         first = (str(error).splitlines() or [""])[0]
         raise LostError(f"a worker died: {type(error).__name__}: {first}") from error
