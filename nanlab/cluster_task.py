@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanlab._jax import lab_devices
+from nanlab.lab import lab_devices
 from nanlab.chunks import Chunk, Crash, Done
 from nanlab.chunks_bench import Bench, bench_at, study_environment
 from nanlab.store import StoreError

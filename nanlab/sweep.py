@@ -7,10 +7,8 @@ Ctrl-C.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import threading
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nanlab.grid import Grid, GridError, load_grid, split_arguments
+from nanlab.interruptible import STOPPED, run_interruptibly
 from nanlab.plan import Plan, chunks, make_plan
 
 if TYPE_CHECKING:
     from nanlab._jax import Device
-    from nanlab.study import Study, StudyResult
-    from nanlab.terminal import Watcher
 
-DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+DONE, CRASHED, WRONG = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +91,7 @@ def _own_error(grid: Grid, plan: Plan) -> GridError | None:
 
 def _devices(grid: Grid) -> list[Device]:
     """The devices to run on; this is where JAX is first imported, and set up."""
-    from nanlab._jax import lab_devices, lab_without_accelerator
+    from nanlab.lab import lab_devices, lab_without_accelerator
 
     is_elsewhere = grid.exec.engine == "ray"
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
@@ -152,7 +149,7 @@ def _run(
                 elif grid.exec.engine == "files" and study.prepare(force=force):
                     return _tell_workers(folder, plan, grid)
                 else:
-                    result = _in_thread(study, watcher, force=force)
+                    result = run_interruptibly(study, watcher, force=force)
     except (ClusterError, FolderError) as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -186,37 +183,6 @@ def _tell_workers(folder: Path, plan: Plan, grid: Grid) -> int:
         "with i from 0 to n - 1, on as many machines; then this sweep again: it writes the tables"
     )
     return DONE
-
-
-def _in_thread(study: Study, watcher: Watcher, *, force: bool) -> StudyResult:
-    """Run the study beside this thread, which stays free to hear Ctrl-C at once."""
-    results: list[StudyResult] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(study.run(force=force))
-        except BaseException as error:
-            errors.append(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except KeyboardInterrupt:
-        watcher.__exit__()
-        print(
-            f"\nstopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        # A launch cannot be called off; what it computes is lost, and nothing else is.
-        os._exit(STOPPED)
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 if __name__ == "__main__":

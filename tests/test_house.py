@@ -23,7 +23,9 @@ README = (ROOT / "README.md").read_text()
 # One name is one room: a file, a folder, or the files that share a first word (plan, plan_rows).
 # What is in one room may import each other.
 ORDER = [
+    "machine",
     "_jax",
+    "lab",
     "_lazy",
     "codes",
     "keys",
@@ -46,6 +48,7 @@ ORDER = [
     "witnesses",
     "memory",
     "tables",
+    "compare",
     "provenance",
     "manifest",
     "store",
@@ -56,13 +59,14 @@ ORDER = [
     "study",
     "ledger",
     "terminal",
+    "interruptible",
     "figures",
-    "verify",
     # The commands: thin, on top, and strangers to each other.
     "replay",
     "sweep",
     "debug",
     "diff",
+    "verify",
     "worker",
     "claims",
     "report",
