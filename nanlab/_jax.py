@@ -54,26 +54,6 @@ def configure_lab(devices: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_S)
 
 
-def lab_devices(count: int | None = None) -> list[Device]:
-    """Set this process up for the lab, and list the devices that it computes on.
-
-    Args:
-        count: how many are wanted; None for all.
-    """
-    configure_lab(count)
-    return list(jax.devices()[:count])
-
-
-def lab_without_accelerator() -> list[Device]:
-    """Set this process up to look on while others compute; its devices, for shapes alone.
-
-    Call it before JAX computes anything: a process that has begun on a GPU takes its memory.
-    """
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_platforms", "cpu")
-    return list(jax.devices())
-
-
 def weak(x: Array, dtype: Any) -> Array:
     """`x` as a weakly typed scalar: it promotes beside arrays as a Python float would.
 

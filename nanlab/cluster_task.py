@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanlab._jax import lab_devices
 from nanlab.chunks import Chunk, Crash, Done
 from nanlab.chunks_bench import Bench, bench_at, study_environment
+from nanlab.lab import lab_devices
 from nanlab.store import StoreError
 from nanlab.store_devices import DevicesError, check_alike, sign
 from nanlab.witnesses import Testimony

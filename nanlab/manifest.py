@@ -35,8 +35,7 @@ def write_manifest(
         folder: of the results.
         about: title, rules, command, groups, witness_cap and wall_s.
         environment: as `provenance.environment` has it.
-        environments: of all whose rows were taken, by fingerprint; more than one only where
-            several kinds of devices are allowed.
+        environments: of all whose rows were taken, by fingerprint.
         resolved: what was asked, as TOML.
         runs, blames: the tables.
         said: what the witnesses said, by blame_id.
@@ -66,8 +65,7 @@ def write_manifest(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     text = json.dumps(manifest, indent=1) + "\n"
-    path = folder / "manifest.json"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "manifest.json", lambda p: p.write_text(text, encoding="utf-8"))
     return manifest
 
 

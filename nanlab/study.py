@@ -75,6 +75,7 @@ class Study:
         devices: on which to run.
         listener: who is told.
         arguments: of the command that asked for it, for the manifest.
+        engine: where chunks run; as [exec] has it if not given.
         rules: of the claims that it is run for, the hashes of each's rule, of now and of earlier
             results, for the manifest.
     """
@@ -85,11 +86,14 @@ class Study:
     devices: Sequence[Device]
     listener: Listener
     arguments: Sequence[str] = ()
+    engine: str | None = None
     rules: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
-        self._engine, self.store = engine_of(self.grid, self.plan, self.folder, self.devices)
+        engine = self.engine or self.grid.exec.engine
+        made = engine_of(self.grid, self.plan, self.folder, self.devices, engine)
+        self._engine, self.store = made
 
     def close(self) -> None:
         """Let go of what runs the chunks."""

@@ -17,27 +17,28 @@ from nanlab.store_devices import sign
 
 
 def engine_of(
-    grid: Grid, plan: Plan, folder: Path, devices: Sequence[Device]
+    grid: Grid, plan: Plan, folder: Path, devices: Sequence[Device], name: str
 ) -> tuple[Engine, Store]:
-    """The engine that a grid asks for.
+    """An engine, and the store that it fills.
 
     Args:
         grid, plan: what is asked.
         folder: of the results.
         devices: of this process.
+        name: one of ENGINES.
 
     Raises:
         FolderError: the folder cannot be made or written to.
         ClusterError: there is no Ray, or no cluster.
     """
     how, own = grid.exec, own_specs(plan)
-    if how.engine == "ray":
+    if name == "ray":
         from nanlab.cluster import ray_engine
 
         return ray_engine(folder, own, how)
     bench, store, made = bench_at(folder, own, devices, curves=how.curves, mixed=how.mixed_devices)
     if how.mixed_devices:
         sign(store.chunks, made)
-    if how.engine == "files":
+    if name == "files":
         return ShardsEngine(bench, made, folder), store
     return LocalEngine(bench, made), store

@@ -91,7 +91,7 @@ def _own_error(grid: Grid, plan: Plan) -> GridError | None:
 
 def _devices(grid: Grid) -> list[Device]:
     """The devices to run on; this is where JAX is first imported, and set up."""
-    from nanlab._jax import lab_devices, lab_without_accelerator
+    from nanlab.lab import lab_devices, lab_without_accelerator
 
     is_elsewhere = grid.exec.engine == "ray"
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)

@@ -122,7 +122,7 @@ def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) 
 
 
 def results_of_runs(runs: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
-    """Rows of RESULT from finished tables: what `runs_frame` was made of."""
+    """Rows of RESULT from finished tables: what `runs` was made of."""
     iterations = [name for name in BLAME if name.endswith("_iterations")]
     told = runs.join(blames.select("blame_id", *iterations), on="blame_id", how="left")
     return told.select([pl.col(name).cast(kind) for name, kind in RESULT.items()])

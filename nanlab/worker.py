@@ -82,9 +82,9 @@ def _unprepared(folder: Path) -> int:
 
 def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     """Run the shard's chunks, one after another."""
-    from nanlab._jax import lab_devices
     from nanlab.chunks import Crash
     from nanlab.chunks_bench import bench_at
+    from nanlab.lab import lab_devices
     from nanlab.own import OwnCodeError
     from nanlab.problems import own_specs
     from nanlab.shards import pieces_of, work

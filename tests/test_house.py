@@ -25,6 +25,7 @@ README = (ROOT / "README.md").read_text()
 ORDER = [
     "machine",
     "_jax",
+    "lab",
     "_lazy",
     "codes",
     "keys",
