@@ -23,7 +23,7 @@ import pytest
 from remembered import Remembered
 from rich.console import Console
 
-from nanlab import chunks_bench, memory, study, tables, terminal
+from nanlab import chunks_bench, chunks_local, memory, study, tables, terminal
 from nanlab.blame.judge import Finding
 from nanlab.engines import GroupWorker
 from nanlab.grid import load_grid
@@ -125,6 +125,8 @@ def test_killed_at_any_write_the_same_command_ends_in_the_same_bytes(
     number, moment, undisturbed, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
+        # Group after group, so that it is known how much is kept.
+        patch.setattr(chunks_local, "AT_ONCE", 1)
         die(patch, number, moment)
         with pytest.raises(Killed):
             sweep()
