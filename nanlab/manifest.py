@@ -32,7 +32,7 @@ def write_manifest(
 
     Args:
         folder: of the results.
-        about: title, rules, command, groups, witness_cap and wall_s.
+        about: title, rules, search, command, groups, witness_cap and wall_s.
         environment: as `provenance.environment` has it.
         resolved: what was asked, as TOML.
         runs, blames: the tables.
@@ -50,6 +50,7 @@ def write_manifest(
         "environment": environment,
         "git": git_state(),
         "runs": runs.height,
+        **about["search"],
         "groups": about["groups"],
         "outcomes": _counts(runs, "outcome"),
         "crashed": runs.filter(pl.col("outcome") == "crashed").height,

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,9 @@ from nanlab.own import own_code_hashes
 from nanlab.plan import Group, Plan, chunks
 from nanlab.problems import own_specs
 from nanlab.provenance import environment, fingerprint
+from nanlab.search import Rounds
 from nanlab.store import CURVES_FILE, Store, writing
+from nanlab.study_listener import Listener
 from nanlab.witnesses import Testimony, ask
 
 CRASHES = "crashes.log"
@@ -35,29 +37,6 @@ CRASHES = "crashes.log"
 
 WORKERS_KEPT = 8
 """How many groups' compiled programs are held, for the witnesses to use again."""
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """Who is told how a study goes; called from the thread that runs it."""
-
-    def started(self, total: int, reused: int) -> None:
-        """So many runs are asked for, and so many of them are there."""
-
-    def entered(self, group: Group, number: int, groups: int) -> None:
-        """A group's chunks are next; its programs are compiled first."""
-
-    def advanced(self, runs: int, failed: int) -> None:
-        """A chunk is done and kept."""
-
-    def crashed(self, runs: int, error: BaseException) -> None:
-        """A chunk raised; its runs are recorded as crashed."""
-
-    def asking(self, blames: int) -> None:
-        """The witnesses are asked about so many distinct blames."""
-
-    def unheard(self, error: BaseException) -> None:
-        """The witnesses of a group could not be asked; its blames stay without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +54,7 @@ class Study:
     """One grid's runs on this process's devices, into one folder.
 
     Attributes:
-        grid, plan: what is asked.
+        grid, plan: what is asked; the rounds of a search add to the plan.
         folder: where the results go.
         devices: on which to run.
         listener: who is told.
@@ -98,7 +77,7 @@ class Study:
         if own_code:
             # What a person has written decides the bits too.
             self._environment["own_code_sha256"] = own_code
-        self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
+        self._workers: OrderedDict[str, GroupWorker] = OrderedDict()
         self.store = Store(self.folder, fingerprint(self._environment))
 
     def is_finished(self) -> bool:
@@ -125,7 +104,8 @@ class Study:
             MemoryError: a launch does not fit, with what does.
         """
         started = time.perf_counter()
-        results = self._results(force=force)
+        rounds = Rounds(self.grid)
+        results = self._results(rounds, force=force)
         results = tables.with_blame_ids(_in_order(results, self.plan))
         blames = tables.blames_frame(results)
         said = self._testimonies(blames)
@@ -140,11 +120,13 @@ class Study:
             if self.grid.exec.curves:
                 self._write_curves()
                 files.append(CURVES_FILE)
+            files += rounds.write(self.folder, runs)
             manifest = write_manifest(
                 self.folder,
                 about={
                     "title": self.grid.title,
                     "rules": dict(self.rules),
+                    "search": rounds.told(),
                     "command": command_line(self.arguments),
                     "groups": len(self.plan.groups),
                     "witness_cap": self.grid.exec.witnesses,
@@ -167,13 +149,28 @@ class Study:
         path = self.folder / CURVES_FILE
         tables.write_atomically(path, lambda p: tables.write_parquet(curves, p))
 
-    def _results(self, *, force: bool) -> pl.DataFrame:
+    def _results(self, rounds: Rounds, *, force: bool) -> pl.DataFrame:
+        """Run the plan, and then what its outcomes ask for, round by round."""
         curves = self.grid.exec.curves
         kept = pl.DataFrame(schema=tables.RESULT) if force else self.store.kept(curves=curves)
-        kept = kept.filter(pl.col("run_id").is_in(self.plan.run_ids.tolist()))
-        done = np.isin(self.plan.run_ids, kept.get_column("run_id").to_numpy())
-        self.listener.started(len(self.plan), int(done.sum()))
-        frames = [kept]
+        self.listener.started(len(self.plan), int(self._done(kept).sum()))
+        results = self._missing(kept)
+        while (following := rounds.after(self.plan, results)) is not None:
+            before, self.plan = len(self.plan), following
+            have = pl.concat([results, kept]).unique("run_id", keep="first", maintain_order=True)
+            reused = int(self._done(have)[before:].sum())
+            self.listener.searching(rounds.number, rounds.open, len(self.plan), reused)
+            results = self._missing(have)
+        return results
+
+    def _done(self, kept: pl.DataFrame) -> np.ndarray:
+        """Which runs of the plan `kept` has."""
+        return np.isin(self.plan.run_ids, kept.get_column("run_id").to_numpy())
+
+    def _missing(self, kept: pl.DataFrame) -> pl.DataFrame:
+        """The results of the plan: those that `kept` has, and those of the runs that it has not."""
+        done = self._done(kept)
+        frames = [kept.filter(pl.col("run_id").is_in(self.plan.run_ids.tolist()))]
         for number, group in enumerate(self.plan.groups):
             missing = group.runs[~done[group.runs]]
             if len(missing):
@@ -222,19 +219,25 @@ class Study:
         return self._environment["block"] * len(self.devices)
 
     def _worker(self, group: Group, count: int) -> tuple[GroupWorker, list[slice]]:
-        block = self._environment["block"]
-        blocks, pieces = chunks(
-            count, block=block, devices=len(self.devices), chunk_runs=self.grid.exec.chunk_runs
-        )
-        at = (group.group_id, blocks)
-        if at not in self._workers:
+        """The group's worker, compiled once, and the pieces of `count` runs that it launches."""
+        block, devices = self._environment["block"], len(self.devices)
+        worker = self._workers.get(group.group_id)
+        # A worker that is held keeps its number of blocks: another would be another program.
+        chunk_runs = self.grid.exec.chunk_runs if worker is None else worker.lanes
+        blocks, pieces = chunks(count, block=block, devices=devices, chunk_runs=chunk_runs)
+        if worker is None:
             worker = GroupWorker(group.statics, blocks=blocks, devices=self.devices)
-            need = launch_need(worker.problem, block=block, devices=len(self.devices))
+            need = launch_need(worker.problem, block=block, devices=devices)
             need.check(worker.lanes, available_bytes(self.devices[0]), smallest=self._smallest)
-            self._workers[at] = worker
-            while len(self._workers) > WORKERS_KEPT:
+            self._workers[group.group_id] = worker
+            while len(self._workers) > self._kept:
                 self._workers.popitem(last=False)
-        return self._workers[at], pieces
+        return worker, pieces
+
+    @property
+    def _kept(self) -> int:
+        """How many workers are held; those of a search come back to every round."""
+        return WORKERS_KEPT if self.grid.asked.finer is None else len(self.plan.groups)
 
     def _rows(
         self, worker: GroupWorker, runs: np.ndarray, lanes: Lanes, outcome: ChunkOutcome
@@ -278,7 +281,7 @@ class Study:
             examples = group.runs[np.isin(group.runs, list(blame_of))]
             if not len(examples):
                 continue
-            worker = self._any_worker(group, len(examples))
+            worker, _ = self._worker(group, len(examples))
             for piece in range(0, len(examples), worker.lanes):
                 some = examples[piece : piece + worker.lanes]
                 try:
@@ -290,11 +293,6 @@ class Study:
                     said[blame_of[run]] = testimony
         self.seconds["witnesses"] = time.perf_counter() - began
         return said
-
-    def _any_worker(self, group: Group, count: int) -> GroupWorker:
-        """The group's worker, of any number of blocks, if it is still held; else a new one."""
-        held = [worker for (name, _), worker in self._workers.items() if name == group.group_id]
-        return held[0] if held else self._worker(group, count)[0]
 
 
 def check_memory(error: BaseException, lanes: int, *, smallest: int) -> None:

@@ -130,7 +130,7 @@ def runs_frame(plan: Plan, results: pl.DataFrame, blames: pl.DataFrame) -> pl.Da
         {
             "run_id": list(plan.run_ids),
             "group_id": list(groups),
-            **{name: _parameter(plan.columns[name]) for name in told_of},
+            **{name: parameter_series(plan.columns[name].tolist()) for name in told_of},
         }
     )
     told = results.join(blames.select("blame_id", "witness"), on="blame_id", how="left")
@@ -156,8 +156,8 @@ def _is_told(name: str, plan: Plan) -> bool:
     return not readers(name) or any(chosen[key] & set(readers(name)[key]) for key in chosen)
 
 
-def _parameter(column: np.ndarray) -> pl.Series:
-    values = column.tolist()
+def parameter_series(values: Sequence[Any]) -> pl.Series:
+    """A parameter's values as a column of one type."""
     # A batch size is a number or "full": one column has one type.
     if any(isinstance(v, str) for v in values) and not all(isinstance(v, str) for v in values):
         values = [None if v is None else str(v) for v in values]
@@ -200,10 +200,10 @@ def write_tables(
     write_atomically(folder / "runs.parquet", lambda p: write_parquet(runs, p))
     if runs.height <= csv_runs:
         written.append("runs.csv")
-        write_atomically(folder / "runs.csv", lambda p: _write_csv(runs, p))
+        write_atomically(folder / "runs.csv", lambda p: write_csv(runs, p))
     else:
         (folder / "runs.csv").unlink(missing_ok=True)
-    write_atomically(folder / "blames.csv", lambda p: _write_csv(blames, p))
+    write_atomically(folder / "blames.csv", lambda p: write_csv(blames, p))
     return written
 
 
@@ -214,8 +214,9 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _write_csv(frame: pl.DataFrame, path: Path) -> None:
-    # An empty text is quoted, nothing at all is not: so the two can be told apart.
+def write_csv(frame: pl.DataFrame, path: Path) -> None:
+    """Write a CSV file in which an empty text and nothing at all can be told apart."""
+    # An empty text is quoted, nothing at all is not.
     path.write_bytes(frame.write_csv(quote_style="necessary").encode())
 
 

@@ -35,7 +35,7 @@ class _Rate(ProgressColumn):
 
 
 class Watcher:
-    """Shows how a study goes, on standard error; a `study.Listener`.
+    """Shows how a study goes, on standard error; a `study_listener.Listener`.
 
     Args:
         console: where to; a bar if it is a terminal, else a plain line now and then.
@@ -56,6 +56,7 @@ class Watcher:
         )
         self._task = self._bar.add_task("starting", total=None, failed=0)
         self._total = self._done = self._reused = self._failed = 0
+        self._round = ""
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Watcher:
@@ -85,10 +86,21 @@ class Watcher:
         if reused:
             self._say(f"{reused:,} of {total:,} runs are there already")
 
+    def searching(self, number: int, openings: int, total: int, reused: int) -> None:
+        """A round of a search is next, about so many crossings or cells; runs are those so far."""
+        self._round = f"round {number}, "
+        asked = total - self._total
+        self._total, self._done = total, self._done + reused
+        self._reused += reused
+        self._bar.update(self._task, total=total, completed=self._done)
+        if not self._console.is_terminal:
+            said = f"round {number}: {openings:,} to look at closer, {asked:,} runs more"
+            self._plain(said, always=True)
+
     def entered(self, group: Group, number: int, groups: int) -> None:
         """A group's chunks are next; its programs are compiled first."""
-        self._bar.update(self._task, description=f"group {number + 1}/{groups}")
-        if not self._console.is_terminal:
+        self._bar.update(self._task, description=f"{self._round}group {number + 1}/{groups}")
+        if not self._console.is_terminal and not self._round:
             self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
 
     def advanced(self, runs: int, failed: int) -> None:

@@ -46,6 +46,7 @@ ORDER = [
     "witnesses",
     "memory",
     "tables",
+    "search",
     "provenance",
     "manifest",
     "store",

@@ -1,0 +1,182 @@
+"""Plan, outcomes -> the next plan: the rounds of a [search] or a [refine].
+
+A plain grid has none. Otherwise the grid is the first plan, the coarse pass; each round adds the
+runs that the outcomes so far ask for, until none are asked for. All of it follows from the grid
+and the outcomes, so a study that is stopped goes through the same rounds again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nanlab.grid import Grid, GridError
+from nanlab.grid.forms import POINT_LIMIT
+from nanlab.grid.points import Product
+from nanlab.grid.search import Refine, Search
+from nanlab.plan import Plan, identities, make_plan
+from nanlab.search_axis import AxisSearch
+from nanlab.search_lattice import Lattice, Spot, lattice_of
+from nanlab.search_plane import PlaneRefinement
+from nanlab.search_tables import boundaries_frame, cells_frame, write_frames
+
+
+class Rounds:
+    """The rounds of one study.
+
+    Args:
+        grid: what is asked; of a plain grid there are no rounds.
+
+    Attributes:
+        made: how many runs each round so far has added, the coarse pass first.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._asked: dict[Spot, str] = {}
+        self._products: list[Product] = []
+        self._groups: dict[int, int] = {}
+        self.made: list[int] = []
+        table = grid.asked.finer
+        self._lattice = None if table is None else lattice_of(grid)
+        self._search: AxisSearch | PlaneRefinement | None = None
+        if self._lattice is not None:
+            made = AxisSearch if isinstance(table, Search) else PlaneRefinement
+            self._search = made(self._lattice, table)  # type: ignore[arg-type]
+
+    @property
+    def number(self) -> int:
+        """The number of the last round, from 1; 0 is the coarse pass."""
+        return max(len(self.made) - 1, 0)
+
+    @property
+    def open(self) -> int:
+        """How many crossings, or cells, the last round is about."""
+        return 0 if self._search is None else self._search.open
+
+    def after(self, plan: Plan, results: pl.DataFrame) -> Plan | None:
+        """The plan that follows, which holds all runs of `plan`; None when all is found.
+
+        Args:
+            plan: all runs so far.
+            results: a row for each of them at least, with run_id and outcome.
+
+        Raises:
+            GridError: more runs are asked for than a study may hold.
+        """
+        if self._search is None or self._lattice is None:
+            return None
+        if not self.made:
+            self._begin(plan, self._lattice)
+        spots = self._search.next(self._outcomes(results), self._groups)
+        if not spots:
+            return None
+        product = self._lattice.product(spots)
+        self._asked |= zip(spots, identities(product), strict=True)
+        self._products.append(product)
+        if len(self._asked) > POINT_LIMIT:
+            raise self._too_many()
+        products = (*self._grid.products, *self._products)
+        following = make_plan(replace(self._grid, products=products))
+        self.made.append(len(following) - len(plan))
+        return following
+
+    def _begin(self, plan: Plan, lattice: Lattice) -> None:
+        spots = list(lattice.coarse())
+        ids = identities(self._grid.products[0])
+        self._asked |= zip(spots, ids, strict=True)
+        self.made.append(len(plan))
+        group_of = {run: i for i, group in enumerate(plan.groups) for run in group.runs.tolist()}
+        places = {run_id: i for i, run_id in enumerate(plan.run_ids.tolist())}
+        # The last value of the axis: the first may be 0, at which an option is left out.
+        self._groups |= {spot[0]: group_of[places[self._asked[spot]]] for spot in spots}
+
+    def _outcomes(self, results: pl.DataFrame) -> dict[Spot, str | None]:
+        words = dict(results.select("run_id", "outcome").rows())
+        words = {run_id: None if word == "crashed" else word for run_id, word in words.items()}
+        return {spot: words.get(run_id) for spot, run_id in self._asked.items()}
+
+    def _too_many(self) -> GridError:
+        key = ("search" if isinstance(self._grid.asked.finer, Search) else "refine", "tolerance")
+        sentence = f"asks for more than {POINT_LIMIT} runs; a larger one asks for fewer"
+        return GridError(self._grid.path, [self._grid.source.complaint(key, sentence)])
+
+    def write(self, folder: Path, runs: pl.DataFrame) -> list[str]:
+        """Write the table of boundaries, or of cells; the names of the files written.
+
+        Args:
+            folder: of the results; what an earlier grid has left of these tables is removed.
+            runs: of the whole study, with run_id and outcome.
+        """
+        if self._search is None or self._lattice is None:
+            return write_frames(folder, {})
+        outcomes = self._outcomes(runs)
+        if isinstance(self._search, AxisSearch):
+            frame = boundaries_frame(self._lattice, self._search, outcomes, self._asked)
+            return write_frames(folder, {"boundaries": frame})
+        return write_frames(
+            folder, {"cells": cells_frame(self._lattice, self._search, self._asked)}
+        )
+
+    def told(self) -> dict[str, Any]:
+        """What the manifest says of the rounds; nothing of a plain grid."""
+        if self._lattice is None:
+            return {}
+        axes = [
+            {"axis": each.name, "scale": each.scale.kind, "tolerance": each.tolerance}
+            for each in self._lattice.directions
+        ]
+        return {
+            "search": {
+                "axes": axes,
+                "rounds": [{"runs": many} for many in self.made],
+                "runs": sum(self.made),
+                "full_grid_runs": self._lattice.full,
+            }
+        }
+
+
+def finished_plan(grid: Grid, runs: pl.DataFrame) -> Plan:
+    """The plan of a finished study: its grid's, and its rounds' where it has them.
+
+    Args:
+        grid: what was asked.
+        runs: the study's table.
+    """
+    plan, rounds = make_plan(grid), Rounds(grid)
+    while (more := rounds.after(plan, runs)) is not None:
+        plan = more
+    return plan
+
+
+def bounds(grid: Grid) -> Iterator[str]:
+    """What a dry run says of the rounds, a line each; nothing of a plain grid."""
+    table = grid.asked.finer
+    if table is None:
+        return
+    lattice = lattice_of(grid)
+    told = " and ".join(
+        f"{d.name} to {d.tolerance:g}{' in log10' if d.scale.kind == 'log' else ''}"
+        for d in lattice.directions
+    )
+    least = max(cut - 1 for d in lattice.directions for cut in d.parts).bit_length()
+    yield f"search  {told}, in rounds after these runs, the coarse pass: {least} or so"
+    if isinstance(table, Refine):
+        more = f"{lattice.full - int(lattice.kept.sum()):,} runs more, were the outcome noise"
+    else:
+        each = [_dearest(cut) for cut in lattice.directions[0].parts]
+        points = int(lattice.kept.any(axis=1).sum())
+        more = f"{points * max(each):,} runs more if each point has one crossing, "
+        more += f"{points * sum(each):,} if its outcome changes at every value"
+    yield f"        at most {more}"
+    yield f"        the full grid at this tolerance has {lattice.full:,} runs"
+
+
+def _dearest(cut: int) -> int:
+    """The most runs that one crossing takes: three for two halvings, one for what is left."""
+    left = (cut - 1).bit_length()
+    return left // 2 * 3 + left % 2
