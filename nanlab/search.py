@@ -20,7 +20,7 @@ from nanlab.grid.points import Product
 from nanlab.grid.search import Refine, Search
 from nanlab.plan import Plan, identities, make_plan
 from nanlab.search_axis import AxisSearch
-from nanlab.search_lattice import Lattice, Spot, lattice_of
+from nanlab.search_lattice import Spot, lattice_of
 from nanlab.search_plane import PlaneRefinement
 from nanlab.search_tables import boundaries_frame, cells_frame, write_frames
 
@@ -30,70 +30,74 @@ class Rounds:
 
     Args:
         grid: what is asked; of a plain grid there are no rounds.
+        plan: the grid's own, the coarse pass.
 
     Attributes:
         made: how many runs each round so far has added, the coarse pass first.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, plan: Plan) -> None:
         self._grid = grid
-        self._asked: dict[Spot, str] = {}
         self._products: list[Product] = []
-        self._groups: dict[int, int] = {}
-        self.made: list[int] = []
+        self._asked: dict[Spot, str] = {}
+        self._known = set(plan.run_ids.tolist())
+        self.made = [len(plan)]
         table = grid.asked.finer
         self._lattice = None if table is None else lattice_of(grid)
         self._search: AxisSearch | PlaneRefinement | None = None
-        if self._lattice is not None:
-            made = AxisSearch if isinstance(table, Search) else PlaneRefinement
-            self._search = made(self._lattice, table)  # type: ignore[arg-type]
+        if self._lattice is None:
+            return
+        spots = list(self._lattice.coarse())
+        self._asked |= zip(spots, identities(self._lattice.product(spots)), strict=True)
+        if isinstance(table, Refine):
+            self._search = PlaneRefinement(self._lattice, table)
+        if isinstance(table, Search):
+            self._search = AxisSearch(self._lattice, table, self._groups(plan))
 
     @property
     def number(self) -> int:
         """The number of the last round, from 1; 0 is the coarse pass."""
-        return max(len(self.made) - 1, 0)
+        return len(self._products)
 
     @property
     def open(self) -> int:
         """How many crossings, or cells, the last round is about."""
         return 0 if self._search is None else self._search.open
 
-    def after(self, plan: Plan, results: pl.DataFrame) -> Plan | None:
-        """The plan that follows, which holds all runs of `plan`; None when all is found.
+    def after(self, results: pl.DataFrame) -> Plan | None:
+        """The runs of the next round; None when all is found.
 
         Args:
-            plan: all runs so far.
-            results: a row for each of them at least, with run_id and outcome.
+            results: a row for each run of the rounds so far at least, with run_id and outcome.
 
         Raises:
             GridError: more runs are asked for than a study may hold.
         """
         if self._search is None or self._lattice is None:
             return None
-        if not self.made:
-            self._begin(plan, self._lattice)
-        spots = self._search.next(self._outcomes(results), self._groups)
+        spots = self._search.next(self._outcomes(results))
         if not spots:
             return None
         product = self._lattice.product(spots)
-        self._asked |= zip(spots, identities(product), strict=True)
-        self._products.append(product)
-        if len(self._asked) > POINT_LIMIT:
-            raise self._too_many()
-        products = (*self._grid.products, *self._products)
-        following = make_plan(replace(self._grid, products=products))
-        self.made.append(len(following) - len(plan))
-        return following
-
-    def _begin(self, plan: Plan, lattice: Lattice) -> None:
-        spots = list(lattice.coarse())
-        ids = identities(self._grid.products[0])
+        ids = identities(product)
         self._asked |= zip(spots, ids, strict=True)
-        self.made.append(len(plan))
+        self._products.append(product)
+        before, self._known = len(self._known), self._known.union(ids)
+        self.made.append(len(self._known) - before)
+        if len(self._known) > POINT_LIMIT:
+            raise self._too_many()
+        return make_plan(replace(self._grid, products=(product,)))
+
+    def plan(self) -> Plan:
+        """The runs of all rounds so far, in their order: first the grid's own."""
+        return make_plan(replace(self._grid, products=(*self._grid.products, *self._products)))
+
+    def _groups(self, plan: Plan) -> dict[int, int]:
+        """The group of each point of the other axes."""
         group_of = {run: i for i, group in enumerate(plan.groups) for run in group.runs.tolist()}
         places = {run_id: i for i, run_id in enumerate(plan.run_ids.tolist())}
-        # The last value of the axis: the first may be 0, at which an option is left out.
-        self._groups |= {spot[0]: group_of[places[self._asked[spot]]] for spot in spots}
+        # That of its last value: the first may be 0, at which an option is left out.
+        return {spot[0]: group_of[places[run_id]] for spot, run_id in self._asked.items()}
 
     def _outcomes(self, results: pl.DataFrame) -> dict[Spot, str | None]:
         words = dict(results.select("run_id", "outcome").rows())
@@ -147,10 +151,10 @@ def finished_plan(grid: Grid, runs: pl.DataFrame) -> Plan:
         grid: what was asked.
         runs: the study's table.
     """
-    plan, rounds = make_plan(grid), Rounds(grid)
-    while (more := rounds.after(plan, runs)) is not None:
-        plan = more
-    return plan
+    rounds = Rounds(grid, make_plan(grid))
+    while rounds.after(runs) is not None:
+        pass
+    return rounds.plan()
 
 
 def bounds(grid: Grid) -> Iterator[str]:

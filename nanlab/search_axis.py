@@ -71,10 +71,11 @@ class AxisSearch:
     Args:
         lattice: of the grid.
         table: what it asks for.
+        groups: the group of each point of the other axes.
     """
 
-    def __init__(self, lattice: Lattice, table: Search) -> None:
-        self._lattice, self._table = lattice, table
+    def __init__(self, lattice: Lattice, table: Search, groups: Mapping[int, int]) -> None:
+        self._lattice, self._table, self._groups = lattice, table, groups
         (self._direction,) = lattice.directions
         self.crossings: list[Crossing] | None = None
 
@@ -108,13 +109,8 @@ class AxisSearch:
         word = outcomes.get(spot)
         return None if word is None else word in self._table.trains
 
-    def next(self, outcomes: Outcomes, groups: Mapping[int, int]) -> list[Spot]:
-        """The runs of the next round, after all that were asked for so far.
-
-        Args:
-            outcomes: of every run so far.
-            groups: the group of each point.
-        """
+    def next(self, outcomes: Outcomes) -> list[Spot]:
+        """The runs of the next round, after all that were asked for so far."""
         if self.crossings is None:
             self.crossings = list(self._seen(outcomes))
         else:
@@ -122,15 +118,15 @@ class AxisSearch:
                 if crossing.is_open:
                     self._narrow(crossing, outcomes)
         waiting = [each for each in self.crossings if each.is_open]
-        many = Counter(groups[each.point] for each in waiting)
+        many = Counter(self._groups[each.point] for each in waiting)
         widest: Counter[int] = Counter()
         for each in waiting:
-            group = groups[each.point]
+            group = self._groups[each.point]
             widest[group] = max(widest[group], (each.upper - each.lower - 1).bit_length())
         halvings = {group: halvings_a_round(many[group], widest[group]) for group in many}
         spots: list[Spot] = []
         for each in waiting:
-            pieces = 2 ** halvings[groups[each.point]]
+            pieces = 2 ** halvings[self._groups[each.point]]
             width = each.upper - each.lower
             inside = {each.lower + width * i // pieces for i in range(1, pieces)}
             each.asked = sorted(inside - {each.lower, each.upper})

@@ -58,9 +58,8 @@ class PlaneRefinement:
         """How many cells the last round divided."""
         return self._divided
 
-    def next(self, outcomes: Outcomes, groups: Mapping[int, int]) -> list[Spot]:
+    def next(self, outcomes: Outcomes) -> list[Spot]:
         """The runs of the next round, after all that were asked for so far."""
-        del groups
         self._known = {spot: self.kind(word) for spot, word in outcomes.items()}
         asked: dict[Spot, None] = {}
         self._divided = 0

@@ -104,7 +104,7 @@ class Study:
             MemoryError: a launch does not fit, with what does.
         """
         started = time.perf_counter()
-        rounds = Rounds(self.grid)
+        rounds = Rounds(self.grid, self.plan)
         results = self._results(rounds, force=force)
         results = tables.with_blame_ids(_in_order(results, self.plan))
         blames = tables.blames_frame(results)
@@ -155,12 +155,13 @@ class Study:
         kept = pl.DataFrame(schema=tables.RESULT) if force else self.store.kept(curves=curves)
         self.listener.started(len(self.plan), int(self._done(kept).sum()))
         results = self._missing(kept)
-        while (following := rounds.after(self.plan, results)) is not None:
-            before, self.plan = len(self.plan), following
-            have = pl.concat([results, kept]).unique("run_id", keep="first", maintain_order=True)
-            reused = int(self._done(have)[before:].sum())
-            self.listener.searching(rounds.number, rounds.open, len(self.plan), reused)
-            results = self._missing(have)
+        while (following := rounds.after(results)) is not None:
+            self.plan = following
+            reused = int(self._done(kept).sum())
+            self.listener.searching(rounds.number, rounds.open, len(following), reused)
+            results = pl.concat([results, self._missing(pl.concat([results, kept]))])
+            results = results.unique("run_id", keep="first", maintain_order=True)
+        self.plan = rounds.plan() if rounds.number else self.plan
         return results
 
     def _done(self, kept: pl.DataFrame) -> np.ndarray:
@@ -170,6 +171,7 @@ class Study:
     def _missing(self, kept: pl.DataFrame) -> pl.DataFrame:
         """The results of the plan: those that `kept` has, and those of the runs that it has not."""
         done = self._done(kept)
+        kept = kept.unique("run_id", keep="first", maintain_order=True)
         frames = [kept.filter(pl.col("run_id").is_in(self.plan.run_ids.tolist()))]
         for number, group in enumerate(self.plan.groups):
             missing = group.runs[~done[group.runs]]

@@ -14,8 +14,8 @@ class Listener(Protocol):
     def started(self, total: int, reused: int) -> None:
         """So many runs are asked for, and so many of them are there."""
 
-    def searching(self, number: int, openings: int, total: int, reused: int) -> None:
-        """A round of a search is next, about so many crossings or cells; runs are those so far."""
+    def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
+        """A round of a search is next, about so many crossings or cells: so many runs more."""
 
     def entered(self, group: Group, number: int, groups: int) -> None:
         """A group's chunks are next; its programs are compiled first."""

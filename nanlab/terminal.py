@@ -86,15 +86,14 @@ class Watcher:
         if reused:
             self._say(f"{reused:,} of {total:,} runs are there already")
 
-    def searching(self, number: int, openings: int, total: int, reused: int) -> None:
-        """A round of a search is next, about so many crossings or cells; runs are those so far."""
+    def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
+        """A round of a search is next, about so many crossings or cells: so many runs more."""
         self._round = f"round {number}, "
-        asked = total - self._total
-        self._total, self._done = total, self._done + reused
+        self._total, self._done = self._total + runs, self._done + reused
         self._reused += reused
-        self._bar.update(self._task, total=total, completed=self._done)
+        self._bar.update(self._task, total=self._total, completed=self._done)
         if not self._console.is_terminal:
-            said = f"round {number}: {openings:,} to look at closer, {asked:,} runs more"
+            said = f"round {number}: {openings:,} to look at closer, {runs:,} runs more"
             self._plain(said, always=True)
 
     def entered(self, group: Group, number: int, groups: int) -> None:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -44,7 +43,6 @@ class Scale:
         self._exact = _exact(form)
         self.many = len(self._exact)
         self.widths: tuple[float, ...] = tuple(self._width(a, b) for a, b in pairwise(self._exact))
-        self.number = lru_cache(maxsize=None)(self._number)
 
     def _width(self, a: Fraction, b: Fraction) -> float:
         return float(_log10(b / a)) if self.kind == "log" else float(b - a)
@@ -53,7 +51,7 @@ class Scale:
         """The distance between two numbers, as `widths` has it."""
         return self._width(*(Fraction(Decimal(repr(end))) for end in (lower, upper)))
 
-    def _number(self, step: int, place: Fraction) -> float:
+    def number(self, step: int, place: Fraction) -> float:
         """The number at `place`, from 0 to 1, between value `step` and the next."""
         low = self._exact[step]
         if not place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
 from typing import Annotated, Any
@@ -138,9 +138,15 @@ class Direction:
     tolerance: float
     parts: tuple[int, ...]
     coarse: tuple[int, ...]
+    _numbers: dict[int, float] = field(default_factory=dict[int, float])
 
     def number(self, place: int) -> float:
         """The number at a place."""
+        if place not in self._numbers:
+            self._numbers[place] = self._number(place)
+        return self._numbers[place]
+
+    def _number(self, place: int) -> float:
         step = bisect_right(self.coarse, place) - 1
         if place == self.coarse[step]:
             return self.scale.number(step, Fraction(0))

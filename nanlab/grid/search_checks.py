@@ -34,7 +34,8 @@ def check_search(asked: Asked, main: Part, findings: Findings) -> None:
         return
     if asked.includes:
         findings.complain(
-            ("include", 0), f"adds points that [{key}] has no plane for; give them a grid of theirs"
+            ("include", 0),
+            f"adds points that [{key}] does not look between; give them a grid of their own",
         )
     if isinstance(table, Refine) and table.axes[0] == table.axes[1]:
         findings.complain((key, "axes"), "must be two different axes", table.axes)
