@@ -80,13 +80,30 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+_VECTORS = ("avx512f", "avx2", "avx", "sve2", "sve", "asimd")
+"""Vector instruction sets, the widest first: XLA compiles for the widest that there is."""
+
+
 def _processor() -> str:
+    """The processor's name, family and model, and its widest vectors: what bits may depend on.
+
+    A name alone is not enough: machines in a cloud say "AMD EPYC" of several generations.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    told: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip().lower(), value.strip())
+    flags = (told.get("flags") or told.get("features") or "").split()
+    parts = [
+        told.get("model name") or platform.processor() or platform.machine(),
+        *(f"{key} {told[key]}" for key in ("cpu family", "model") if key in told),
+        next((vectors for vectors in _VECTORS if vectors in flags), ""),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def file_hash(path: Path) -> str:

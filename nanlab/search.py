@@ -151,7 +151,10 @@ def finished_plan(grid: Grid, runs: pl.DataFrame) -> Plan:
         grid: what was asked.
         runs: the study's table.
     """
-    rounds = Rounds(grid, make_plan(grid))
+    plan = make_plan(grid)
+    if grid.asked.finer is None:
+        return plan
+    rounds = Rounds(grid, plan)
     while rounds.after(runs) is not None:
         pass
     return rounds.plan()
