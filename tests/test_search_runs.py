@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab import study
+from nanlab import study, verify
 from nanlab.engines import GroupWorker
 from nanlab.grid import load_grid
 from nanlab.plan import make_plan
@@ -258,6 +258,14 @@ def test_a_run_of_a_later_round_can_be_replayed(searched):
     row = late.row(0, named=True)
     assert row["run_id"] in set(table["upper_run"]) | set(runs["run_id"])
     assert replay_run(searched, row["run_id"]).step == row["fault_step"]
+
+
+def test_a_search_is_verified_with_the_runs_of_all_its_rounds(searched, capsys):
+    many = manifest_of(searched)["runs"]
+    assert verify.main([str(searched)]) == DONE
+    said = capsys.readouterr().out
+    assert f"{many} of {many} runs run again" in said
+    assert f"{many} of {many} the same numbers, to the bit" in said
 
 
 def test_a_change_of_the_table_keeps_the_runs_and_changes_the_answer(searched, capsys):
