@@ -172,14 +172,15 @@ def bounds(grid: Grid) -> Iterator[str]:
     )
     least = max(cut - 1 for d in lattice.directions for cut in d.parts).bit_length()
     yield f"search  {told}, in rounds after these runs, the coarse pass: {least} or so"
+    noise = f"{lattice.full - int(lattice.kept.sum()):,} were the outcome noise"
     if isinstance(table, Refine):
-        more = f"{lattice.full - int(lattice.kept.sum()):,} runs more, were the outcome noise"
+        yield f"        at most {noise.replace(' were', ' runs more, were')}"
     else:
         each = [_dearest(cut) for cut in lattice.directions[0].parts]
+        beyond = max(cut.bit_length() for cut in lattice.directions[0].parts)
         points = int(lattice.kept.any(axis=1).sum())
-        more = f"{points * max(each):,} runs more if each point has one crossing, "
-        more += f"{points * sum(each):,} if its outcome changes at every value"
-    yield f"        at most {more}"
+        simple = f"{points * (max(each) + beyond):,} runs more"
+        yield f"        at most {simple} if each point has one simple boundary, {noise}"
     yield f"        the full grid at this tolerance has {lattice.full:,} runs"
 
 

@@ -1,12 +1,15 @@
 """Outcomes along one axis -> crossings, each bisected until its bracket is at the tolerance.
 
 The boundary between what trains and what fails need not be monotone: every change that the coarse
-pass sees is a crossing of its own, and is followed on its own.
+pass sees is a crossing of its own, and is followed on its own. Nor need it be simple: trainings
+that begin and cease twenty times within half a decade were measured. So where the answer is, a few
+runs are made beyond it, at 1, 3, 7, 15, ... tolerances; if one of them is still as wanted, the
+search goes on from there.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,8 +35,8 @@ class Crossing:
         coarse: the places between which the coarse pass saw it.
         lower, upper: the places between which it is known to lie.
         below: whether what is below it trains.
-        asked: places between them whose runs come next.
-        runs: how many runs it took, the coarse pass not counted.
+        is_answer: whether the value that is asked for is here, so that it is looked beyond.
+        asked: the places of the runs that it took, the coarse pass not counted.
         is_open: whether more runs would help.
     """
 
@@ -43,8 +46,8 @@ class Crossing:
     lower: int
     upper: int
     below: bool
+    is_answer: bool = False
     asked: list[int] = field(default_factory=list[int])
-    runs: int = 0
     is_open: bool = True
 
 
@@ -94,7 +97,7 @@ class AxisSearch:
             known: of the point, as `known` has it; not empty.
         """
         (_, bottom, first), (_, top, last) = known[0], known[-1]
-        if self._table.finds.startswith("largest"):
+        if self._largest:
             if last == self.wanted:
                 return top, None
             found = [each for each in crossings if each.below == self.wanted]
@@ -117,22 +120,55 @@ class AxisSearch:
             for crossing in self.crossings:
                 if crossing.is_open:
                     self._narrow(crossing, outcomes)
-        waiting = [each for each in self.crossings if each.is_open]
-        many = Counter(self._groups[each.point] for each in waiting)
-        widest: Counter[int] = Counter()
-        for each in waiting:
-            group = self._groups[each.point]
-            widest[group] = max(widest[group], (each.upper - each.lower - 1).bit_length())
-        halvings = {group: halvings_a_round(many[group], widest[group]) for group in many}
+        halvings = self._halvings()
         spots: list[Spot] = []
-        for each in waiting:
-            pieces = 2 ** halvings[self._groups[each.point]]
-            width = each.upper - each.lower
-            inside = {each.lower + width * i // pieces for i in range(1, pieces)}
-            each.asked = sorted(inside - {each.lower, each.upper})
-            each.runs += len(each.asked)
-            spots += ((each.point, (place,)) for place in each.asked)
+        for each in self.crossings:
+            if each.is_open:
+                new = self._new_places(each, halvings[self._groups[each.point]])
+                each.is_open = bool(new)
+                each.asked += new
+                spots += ((each.point, (place,)) for place in new)
         return spots
+
+    def _halvings(self) -> Mapping[int, int]:
+        """How often each group's crossings are halved in this round."""
+        many: Counter[int] = Counter()
+        widest: Counter[int] = Counter()
+        for each in self.crossings or ():
+            left = (each.upper - each.lower - 1).bit_length()
+            if each.is_open and left:
+                group = self._groups[each.point]
+                many[group] += 1
+                widest[group] = max(widest[group], left)
+        # A group of which nothing is left to halve is looked beyond.
+        return defaultdict(int, {g: halvings_a_round(many[g], widest[g]) for g in many})
+
+    def _new_places(self, crossing: Crossing, halvings: int) -> list[int]:
+        """Places that divide the bracket; once it is at the tolerance, some beyond the answer.
+
+        A run that the software failed tells nothing, and its place is not asked for again.
+        """
+        width, pieces = crossing.upper - crossing.lower, 2**halvings
+        if width > 1:
+            inside = {crossing.lower + width * i // pieces for i in range(1, pieces)}
+            inside -= {crossing.lower, crossing.upper}
+        else:
+            inside = set(self._beyond(crossing))
+        return sorted(inside.difference(crossing.asked))
+
+    def _beyond(self, crossing: Crossing) -> Iterator[int]:
+        """Places beyond the answer, ever further, up to the neighbor of the coarse pass."""
+        low, high = crossing.coarse
+        offsets = [2**i - 1 for i in range(1, (high - low).bit_length() + 1)]
+        for offset in offsets if crossing.is_answer else ():
+            if self._largest and crossing.upper + offset < high:
+                yield crossing.upper + offset
+            if not self._largest and crossing.lower - offset > low:
+                yield crossing.lower - offset
+
+    @property
+    def _largest(self) -> bool:
+        return self._table.finds.startswith("largest")
 
     @property
     def open(self) -> int:
@@ -150,27 +186,28 @@ class AxisSearch:
 
     def _seen(self, outcomes: Outcomes) -> Iterator[Crossing]:
         for point in range(self._lattice.points):
-            pairs = pairwise(self.known(point, outcomes))
-            changes = ((low, high) for low, high in pairs if low[2] != high[2])
-            for number, (low, high) in enumerate(changes, 1):
-                # Not so if what is between them is excluded.
-                are_neighbors = high[0] == low[0] + 1
-                yield Crossing(
+            known = self.known(point, outcomes)
+            changes = [(low, high) for low, high in pairwise(known) if low[2] != high[2]]
+            found = [
+                Crossing(
                     point=point, number=number, coarse=(low[1], high[1]), lower=low[1],
-                    upper=high[1], below=low[2], is_open=are_neighbors and high[1] > low[1] + 1,
-                )  # fmt: skip
+                    upper=high[1], below=low[2],
+                    # Between others something is excluded.
+                    is_open=high[0] == low[0] + 1,
+                )
+                for number, (low, high) in enumerate(changes, 1)
+            ]  # fmt: skip
+            answer = self.answer(found, known) if known else None
+            for crossing in found:
+                crossing.is_answer = crossing is answer
+                yield crossing
 
     def _narrow(self, crossing: Crossing, outcomes: Outcomes) -> None:
-        """Bring the bracket to the change of its kind among its new runs."""
-        places = [crossing.lower, *crossing.asked, crossing.upper]
+        """Bring the bracket to the change of its kind among its runs that is furthest out."""
+        places = sorted({*crossing.coarse, *crossing.asked})
         told = [(p, self.trains((crossing.point, (p,)), outcomes)) for p in places]
         known = [(place, trains) for place, trains in told if trains is not None]
         changes = [
             (a[0], b[0]) for a, b in pairwise(known) if a[1] == crossing.below and b[1] != a[1]
         ]
-        largest = self._table.finds.startswith("largest")
-        lower, upper = changes[-1 if largest else 0]
-        narrower = upper - lower < crossing.upper - crossing.lower
-        crossing.lower, crossing.upper = lower, upper
-        # A run that the software failed tells nothing; what it would have told is asked no more.
-        crossing.is_open = narrower and upper - lower > 1
+        crossing.lower, crossing.upper = changes[-1 if self._largest else 0]

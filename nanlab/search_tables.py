@@ -50,7 +50,7 @@ BOUNDARIES: dict[str, tuple[Any, str]] = {
     "seen": (
         pl.Int64,
         "How often training begins or ceases among all runs between these two neighbors: more "
-        "than 1 says that the boundary is not simple there.",
+        "than 1 says that the boundary is not simple there, and the answer the furthest found.",
     ),
     "runs": (pl.Int64, "How many runs the search took between these two neighbors."),
     "point_runs": (pl.Int64, "How many runs this point took in all, the coarse pass included."),
@@ -125,7 +125,7 @@ def _told(
             "lower": each.lower, "upper": each.upper, "coarse_lower": low, "coarse_upper": high,
             "trains": "below" if each.below else "above",
             "value": each.lower if each.below == search.wanted else each.upper,
-            "seen": sum(a != b for a, b in pairwise(between)), "runs": each.runs,
+            "seen": sum(a != b for a, b in pairwise(between)), "runs": len(each.asked),
         }  # fmt: skip
     if not isinstance(answer, Crossing):
         lower, upper = answer
