@@ -1,0 +1,130 @@
+"""The code of the claims' own problems: what they tell is what the training shows."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nanlab.own import own_function
+from nanlab.parameters import PARAMETERS
+from nanlab.training import make_training
+
+FOLDER = Path(__file__).resolve().parents[1] / "sweeps/claims"
+KNOBS = {"lr": 0.1, "init_scale": 1.0, "optimizer_epsilon": 1e-8, "hidden_bias": 0.0,
+         "output_bias": 0.0}  # fmt: skip
+
+
+def of(name):
+    file, _, function = name.partition(":")
+    return own_function(f"{FOLDER / file}.py:{function}", key="run.problem")
+
+
+def walked(problem, steps, **knobs):
+    """The states before each step and after the last, and the numbers told."""
+    given = {name: jnp.float64(value) for name, value in {**KNOBS, **knobs}.items()}
+    states, told = [jax.jit(problem.init)(given, jax.random.key(0))], []
+    step = jax.jit(problem.step)
+    for number in range(steps):
+        state, value = step(states[-1], given, jax.random.key(number))
+        states.append(state)
+        told.append(float(value))
+    return states, told
+
+
+def test_watching_changes_nothing_of_the_training():
+    plain = make_training({"depth": 3, "batch_size": 64, "train_examples": 1000})
+    knobs = {name: jnp.float64(PARAMETERS[name].default) for name in plain.knobs}
+    knobs["lr"] = jnp.float64(0.1)
+    state, losses = jax.jit(plain.init)(knobs, jax.random.key(0)), []
+    step = jax.jit(plain.step)
+    for number in range(5):
+        state, metrics = step(state, knobs, jax.random.key(number))
+        losses.append(float(metrics.loss))
+    states, told = walked(of("watched:watched")(told="loss"), 5)
+    assert [float(s["loss"]) for s in states[1:]] == pytest.approx(losses, rel=1e-5)
+    assert told == pytest.approx([max(losses[: i + 1]) / losses[0] for i in range(5)], rel=1e-5)
+
+
+def test_hidden_units_are_told_dead_where_their_biases_are_negative_enough():
+    problem = of("watched:watched")(told="dead")
+    assert walked(problem, 1, hidden_bias=-1000.0)[1] == [1.0]
+    assert walked(problem, 1)[1][0] < 0.1
+
+
+def test_biases_saturate_the_hidden_units_and_no_others():
+    problem = of("watched:watched")(told="gradient", activation="tanh", task="breast_cancer")
+    (state, *_), _ = walked(problem, 0, hidden_bias=30.0)
+    layers = state["training"].params["params"]
+    assert [float(layers[f"Dense_{i}"]["bias"][0]) for i in range(4)] == [30.0, 30.0, 30.0, 0.0]
+    (_, after), _ = walked(problem, 1, hidden_bias=30.0)
+    moved = after["training"].params["params"]
+    assert jnp.array_equal(moved["Dense_0"]["kernel"], layers["Dense_0"]["kernel"])
+    assert not jnp.array_equal(moved["Dense_3"]["kernel"], layers["Dense_3"]["kernel"])
+
+
+def test_the_gradient_is_told_as_a_multiple_of_the_first():
+    states, told = walked(of("watched:watched")(told="gradient"), 3)
+    plain = make_training({"depth": 3, "batch_size": 64, "train_examples": 1000})
+    knobs = {name: jnp.float64(PARAMETERS[name].default) for name in plain.knobs}
+    observe = jax.jit(lambda *at: {"gradient_norm": plain.observe(*at)["gradient_norm", ""]})
+    norms = [
+        float(observe(s["training"], knobs, jax.random.key(i))["gradient_norm"])
+        for i, s in enumerate(states[:3])
+    ]
+    assert told == pytest.approx([norm / norms[0] for norm in norms], rel=1e-4)
+
+
+MONITORED = {
+    # name: (knobs, static, whether a NaN comes, what the monitor is told to be at the end)
+    "a loss that explodes step by step is warned of": ({"lr": 10.0}, "mse", True, 1.0),
+    "a run that trains is not": ({"lr": 0.1}, "softmax_cross_entropy", False, 1.0),
+    "a NaN of the first step is not": (
+        {"init_scale": 1e30}, "softmax_cross_entropy", True, 0.0
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MONITORED)
+def test_the_monitor_is_right_where_it_warned_before_the_nan(name):
+    knobs, loss, comes, right = MONITORED[name]
+    states, told = walked(of("watched:watched")(told="warning", loss=loss), 40, **knobs)
+    bad = [i for i, s in enumerate(states) if _holds_nan(s)]
+    assert bool(bad) == comes
+    assert told[bad[0] - 1 if bad else -1] == right
+
+
+def _holds_nan(state):
+    floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return any(bool(jnp.isnan(x).any()) for x in floats)
+
+
+def test_a_warning_of_a_run_whose_loss_is_small_is_wrong():
+    problem = of("watched:watched")(told="warning")
+    states, _ = walked(problem, 3)
+    given = {name: jnp.float64(value) for name, value in KNOBS.items()}
+    warned = {**states[-1], "warned": jnp.float64(1.0)}
+    assert float(jax.jit(problem.step)(warned, given, jax.random.key(3))[1]) == 0.0
+
+
+CARELESS = of("careless:careless")
+KINDS = list(CARELESS.__globals__["KINDS"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_forms_of_a_kind_are_the_same_function(kind):
+    knobs = {"lr": 1e-4, "numbers": 1.0}
+    forms = [CARELESS(kind=kind, form=form) for form in ("as written", "guarded")]
+    told = [walked(problem, 3, **knobs)[1] for problem in forms]
+    np.testing.assert_allclose(told[0], told[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_guarded_form_has_no_fault_where_the_other_has_one_at_the_first_step(kind):
+    for numbers in (0.0, 1000.0):
+        for precision in ("float32", "float16"):
+            problem = CARELESS(kind=kind, form="guarded", precision=precision)
+            states, told = walked(problem, 1, numbers=numbers, lr=1e-4)
+            assert np.isfinite(told).all()
+            assert jnp.isfinite(states[-1]["weights"]).all()
