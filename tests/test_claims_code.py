@@ -108,6 +108,16 @@ def test_a_warning_of_a_run_whose_loss_is_small_is_wrong():
     assert float(jax.jit(problem.step)(warned, given, jax.random.key(3))[1]) == 0.0
 
 
+@pytest.mark.parametrize(("precision", "product"), [("int32", 410065408), ("int64", 9 * 10**9)])
+def test_the_product_of_thousands_wraps_round_in_32_bit_integers(precision, product):
+    # NumPy's, in the example's own type: what B11's remark says of it.
+    x, matrix = np.full(3, 1000, precision), np.full((3, 3), 1000, precision)
+    assert ((x @ matrix) @ matrix).tolist() == [product] * 3
+    problem = of("examples:thousands")(precision=precision)
+    _, loss = problem.step(problem.init({}, jax.random.key(0)), {}, jax.random.key(0))
+    assert int(loss) == product
+
+
 CARELESS = of("careless:careless")
 KINDS = list(CARELESS.__globals__["KINDS"])
 

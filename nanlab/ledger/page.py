@@ -8,10 +8,11 @@ from pathlib import Path
 
 from nanlab.ledger.claim import every_id
 from nanlab.ledger.judged import Judged, ledger_frame, strata_frame
-from nanlab.ledger.rules import CONDITIONAL, REFUTED, SUPPORTED
+from nanlab.ledger.rules import CONDITIONAL, NOT_TESTABLE, REFUTED, SUPPORTED
 from nanlab.tables import write_atomically
 
-WORDS = (REFUTED, CONDITIONAL, SUPPORTED)
+WORDS = (REFUTED, CONDITIONAL, SUPPORTED, NOT_TESTABLE)
+TOLD = (SUPPORTED, CONDITIONAL, REFUTED, NOT_TESTABLE)
 
 
 def write_ledger(folder: Path, judged: Sequence[Judged]) -> None:
@@ -29,6 +30,8 @@ def write_ledger(folder: Path, judged: Sequence[Judged]) -> None:
 
 def effect_text(judged: Judged) -> str:
     """`+0.31 [+0.28, +0.34]`, of the stratum where the effect is weakest."""
+    if not judged.findings:
+        return ""
     row = ledger_frame([judged]).row(0, named=True)
     if judged.claim.contrast is None:
         told = f"{row['effect']:.2f}"
@@ -43,7 +46,8 @@ def _rows(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
     return [
         (
             each.claim.id, each.claim.says, each.verdict.word, each.verdict.condition,
-            effect_text(each), str(len(each.findings[0].stratum.values)),
+            effect_text(each),
+            str(len(each.findings[0].stratum.values)) if each.findings else "",
         )
         for each in judged
     ]  # fmt: skip
@@ -90,7 +94,7 @@ def page(judged: Sequence[Judged]) -> str:
         "# Claims about NaN, settled by measurement",
         "",
         f"Of {every} published claims {len(judged)} are settled so far: "
-        + ", ".join(f"{counted[word]} {word}" for word in (SUPPORTED, CONDITIONAL, REFUTED))
+        + ", ".join(f"{counted[word]} {word}" for word in TOLD)
         + ". `python -m nanlab.claims --all` runs the studies again; `claims.csv` holds a row for "
         "each claim, `strata.csv` one for each stratum, each study's folder the runs.",
         "",
@@ -110,7 +114,12 @@ def page(judged: Sequence[Judged]) -> str:
 
 
 def _told(each: Judged) -> list[str]:
-    claim, weakest = each.claim, ledger_frame([each]).row(0, named=True)
+    claim = each.claim
+    if not each.findings:
+        return [
+            f"- **{claim.id}** {claim.says.rstrip('.')}. {claim.reason} {claim.remark}".rstrip()
+        ]
+    weakest = ledger_frame([each]).row(0, named=True)
     changed = " *The rule was changed after the result.*" if each.rule_changed else ""
     condition = f" {each.verdict.condition}." if each.verdict.condition else ""
     remark = f" {claim.remark}" if claim.remark else ""

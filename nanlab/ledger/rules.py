@@ -14,6 +14,7 @@ from nanlab.ledger.statistics import interval, share_interval, sign_flip_p
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
+NOT_TESTABLE = "not testable here"
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 
 
@@ -39,8 +40,8 @@ class Verdict:
     """What a claim comes to.
 
     Attributes:
-        word: "supported", "refuted" or "conditional".
-        condition: where it holds, where it does not and what stays open, in words.
+        word: "supported", "refuted", "conditional" or "not testable here".
+        condition: where it holds, where it does not and what stays open, in words; or the reason.
         answers: what each stratum says, one of HOLDS, FAILS, OPEN.
     """
 
@@ -94,6 +95,8 @@ def _moved(least: float, found: Finding, p: float) -> str:
 
 def verdict(claim: Claim, found: Sequence[Finding], adjusted: Sequence[float | None]) -> Verdict:
     """The verdict: supported where every stratum holds, refuted where every one fails."""
+    if claim.reason:
+        return Verdict(word=NOT_TESTABLE, condition=claim.reason, answers=())
     answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
     if set(answers) == {HOLDS}:
         return Verdict(word=SUPPORTED, condition="", answers=answers)
@@ -129,6 +132,8 @@ def _condition(joined: Sequence[tuple[Key, str]]) -> str:
 
 def rule(claim: Claim) -> str:
     """A claim's rule in a sentence."""
+    if claim.reason:
+        return ""
     every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""
     if claim.within is not None:
         return f"the 95 % interval of the paired difference lies within ±{claim.within:g}{every}"
