@@ -80,7 +80,8 @@ class Study:
         devices: on which to run.
         listener: who is told.
         arguments: of the command that asked for it, for the manifest.
-        rules: hashes of the claims' rules that it is run for, for the manifest.
+        rules: of the claims that it is run for, the hashes of each's rule, of now and of earlier
+            results, for the manifest.
     """
 
     grid: Grid
@@ -89,7 +90,7 @@ class Study:
     devices: Sequence[Device]
     listener: Listener
     arguments: Sequence[str] = ()
-    rules: Mapping[str, str] = field(default_factory=dict[str, str])
+    rules: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:

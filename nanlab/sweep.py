@@ -7,9 +7,7 @@ Ctrl-C.
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nanlab.grid import Grid, GridError, load_grid, split_arguments
+from nanlab.interruptible import STOPPED, run_interruptibly
 from nanlab.plan import Plan, chunks, make_plan
 
 if TYPE_CHECKING:
     from nanlab._jax import Device
-    from nanlab.study import Study, StudyResult
-    from nanlab.terminal import Watcher
 
-DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+DONE, CRASHED, WRONG = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +143,7 @@ def _run(
                 print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
                 result = study.finished()
             else:
-                result = _in_thread(study, watcher, force=arguments.force)
+                result = run_interruptibly(study, watcher, force=arguments.force)
     except FolderError as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -165,37 +162,6 @@ def _run(
         )
         return CRASHED
     return DONE
-
-
-def _in_thread(study: Study, watcher: Watcher, *, force: bool) -> StudyResult:
-    """Run the study beside this thread, which stays free to hear Ctrl-C at once."""
-    results: list[StudyResult] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(study.run(force=force))
-        except BaseException as error:
-            errors.append(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except KeyboardInterrupt:
-        watcher.__exit__()
-        print(
-            f"\nstopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        # A launch cannot be called off; what it computes is lost, and nothing else is.
-        os._exit(STOPPED)
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ ORDER = [
     "study",
     "ledger",
     "terminal",
+    "interruptible",
     "figures",
     "verify",
     # The commands: thin, on top, and strangers to each other.

@@ -94,6 +94,8 @@ class Claim(_Table):
         within: of a null claim: how small a difference must be to count as none.
         deterministic: an example that draws nothing: no interval is told.
         remark: what a reader has to know beside the rule.
+        corrected: what of the rule was corrected after a look at its result, if anything was.
+        against: claims of other articles that say the opposite, or nearly.
         reason: why it is not testable here; such a claim has no rule and no study of its own.
     """
 
@@ -111,6 +113,8 @@ class Claim(_Table):
     within: float | None = None
     deterministic: bool = False
     remark: str = ""
+    corrected: str = ""
+    against: tuple[str, ...] = ()
     reason: str = ""
 
     @model_validator(mode="after")
@@ -144,8 +148,7 @@ class Claim(_Table):
 
 
 def _without_a_rule(claim: Claim) -> Claim:
-    told = {"id", "says", "kind", "range", "reason", "remark"}
-    if more := sorted(claim.model_fields_set - told):
+    if more := sorted(claim.model_fields_set & RULE - {"kind"}):
         raise ValueError(f"has a reason why it is not testable here, so it has no {more[0]}")
     return claim
 
@@ -198,7 +201,16 @@ def _sentence(error: dict[str, Any]) -> str:
         return str(error["msg"])
 
 
-def rule_hash(table: Mapping[str, Any]) -> str:
+RULE = frozenset(
+    (
+        "kind", "study", "where", "strata", "measure", "contrast", "share_at_least", "of_failed",
+        "within", "deterministic",
+    )
+)  # fmt: skip
+"""The parts of a claim that decide its verdict; the others tell of it."""
+
+
+def rule_hash(claim: Claim) -> str:
     """What tells whether a claim's rule is the one that stood there before: 16 hex digits."""
-    told = json.dumps(table, sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(RULE))
+    return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
