@@ -69,8 +69,10 @@ def watched(
                 "loss": zero, "first": (zero, zero), "most": zero, "warned": zero}  # fmt: skip
 
     def step(state, knobs, key):
-        seen = training.observe(state["training"], all_knobs(knobs), key)
         after, metrics = training.step(state["training"], all_knobs(knobs), key)
+        seen = {("gradient_norm", ""): metrics.grad_norm}
+        if told not in ("loss", "gradient"):  # those the step itself tells
+            seen = training.observe(state["training"], all_knobs(knobs), key)
         now, is_first = metrics.loss.astype(jnp.float64), state["step"] == 0
         shown = _shown("activations" if told == "warning" else told, seen, now)
         first = tuple(
