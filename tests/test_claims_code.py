@@ -1,13 +1,10 @@
 """The code of the claims' own problems: what they tell is what the training shows."""
 
-import json
-import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import polars as pl
 import pytest
 
 from nanlab.own import own_function
@@ -160,42 +157,3 @@ def test_a_careless_loss_is_descended_from_the_knobs():
     assert walked(problem, 3, **knobs)[1][-1] < walked(problem, 1, **knobs)[1][0]
     zero = problem.init({"numbers": jnp.float64(0.0)}, jax.random.key(0))
     assert not zero["inputs"].any() and not zero["target"].any()
-
-
-def kept(folder, outcomes, *, code="one"):
-    """A study of that name with these runs, as far as a comparison reads it."""
-    (folder / "A04").mkdir(parents=True)
-    environment = {**dict.fromkeys(VERSIONS["MADE_BY"], "same"), "code_sha256": code}
-    (folder / "A04/manifest.json").write_text(json.dumps({"environment": environment}))
-    rows = {
-        "run_id": [f"r{i}" for i in range(len(outcomes))],
-        "outcome": outcomes,
-        "fault_step": [3 if word == "nan" else None for word in outcomes],
-        "nan_step": [3 if word == "nan" else None for word in outcomes],
-    }
-    pl.DataFrame(rows).write_parquet(folder / "A04/runs.parquet")
-    return folder
-
-
-VERSIONS = runpy.run_path(str(FOLDER / "versions.py"))
-
-
-def test_runs_that_end_otherwise_under_another_version_are_counted(tmp_path):
-    earlier = kept(tmp_path / "earlier", ["nan", "nan", "trained", "trained"])
-    later = kept(tmp_path / "later", ["nan", "stalled", "nan", "trained"])
-    (row,) = VERSIONS["compared"](earlier, later).to_dicts()
-    assert row == {
-        "study": "A04", "runs": 4, "nan_earlier": 2, "nan_later": 2, "nan_earlier_only": 1,
-        "nan_later_only": 1, "fault_earlier_only": 1, "fault_later_only": 1, "same_outcome": 2,
-        "same_outcome_and_steps": 2,
-    }  # fmt: skip
-
-
-def test_runs_of_other_code_or_of_other_grids_are_not_compared(tmp_path):
-    earlier = kept(tmp_path / "earlier", ["nan", "nan"])
-    with pytest.raises(SystemExit, match="different code"):
-        VERSIONS["compared"](earlier, kept(tmp_path / "code", ["nan", "nan"], code="two"))
-    with pytest.raises(SystemExit, match="different runs"):
-        VERSIONS["compared"](earlier, kept(tmp_path / "grid", ["nan"]))
-    with pytest.raises(SystemExit, match="no study is in both"):
-        VERSIONS["compared"](earlier, tmp_path / "nothing")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from nanlab.compare import completed
 from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
 from nanlab.parameters import PARAMETERS, is_own
 
@@ -55,12 +56,6 @@ class Comparison(NamedTuple):
     key: Mapping[str, str]
     pairs: pl.DataFrame
     placebo: str
-
-
-def completed(runs: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
-    """The runs with a column for each of these parameters: its default where none is told."""
-    absent = [n for n in names if n not in runs.columns and n in PARAMETERS]
-    return runs.with_columns(pl.lit(PARAMETERS[name].default).alias(name) for name in absent)
 
 
 def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
