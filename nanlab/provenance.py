@@ -83,4 +83,5 @@ def _git(*arguments: str) -> str | None:
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

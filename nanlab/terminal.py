@@ -22,7 +22,7 @@ from rich.text import Text
 from nanlab.faults import OUTCOMES
 from nanlab.plan import Group, Plan
 from nanlab.study import StudyResult
-from nanlab.tables import categorical_columns
+from nanlab.tables_runs import categorical_columns
 
 BLAMES_SHOWN = 12
 PLAIN_EVERY_S = 5.0
@@ -113,10 +113,9 @@ class Watcher:
                 always=self._done == self._total,
             )
 
-    def crashed(self, runs: int, error: BaseException) -> None:
+    def crashed(self, runs: int, error: str) -> None:
         """A chunk raised; its runs are recorded as crashed."""
-        first = (str(error).splitlines() or [""])[0]
-        self.say(f"a chunk of {runs:,} runs crashed: {type(error).__name__}: {first}")
+        self.say(f"a chunk of {runs:,} runs crashed: {error}")
 
     def asking(self, blames: int) -> None:
         """The witnesses are asked about so many distinct blames."""
@@ -147,7 +146,9 @@ class Watcher:
 def show_summary(result: StudyResult, plan: Plan, console: Console | None = None) -> None:
     """Print outcomes by the study's categorical axes, the blames, and where the results are."""
     console = console or Console()
-    console.print(_outcomes_table(result.runs, list(categorical_columns(plan))))
+    by = list(categorical_columns(plan))
+    ends = result.runs.select("outcome", *by).collect()
+    console.print(_outcomes_table(ends, by))
     if result.blames.height:
         console.print(_blames_table(result.blames))
     status = result.manifest["blame_status"]
@@ -162,7 +163,7 @@ def show_summary(result: StudyResult, plan: Plan, console: Console | None = None
             highlight=False,
         )
     # Not wrapped, nor read as markup: a path is there to be copied.
-    there = Text(f"{result.runs.height:,} runs in ").append(str(result.folder), style="bold")
+    there = Text(f"{ends.height:,} runs in ").append(str(result.folder), style="bold")
     console.print(there, soft_wrap=True)
 
 

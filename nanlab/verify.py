@@ -169,7 +169,12 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, Watcher() as watcher:
         devices = list(jax.devices()[: grid.exec.devices])
         study = Study(
-            grid=grid, plan=plan, folder=Path(scratch) / "study", devices=devices, listener=watcher
+            grid=grid,
+            plan=plan,
+            folder=Path(scratch) / "study",
+            devices=devices,
+            listener=watcher,
+            engine="local",
         )
         result = run_interruptibly(study, watcher, force=False)
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]

@@ -25,6 +25,7 @@ README = (ROOT / "README.md").read_text()
 ORDER = [
     "machine",
     "_jax",
+    "lab",
     "_lazy",
     "codes",
     "keys",
@@ -51,6 +52,10 @@ ORDER = [
     "provenance",
     "manifest",
     "store",
+    "results",
+    "chunks",
+    "shards",
+    "cluster",
     "study",
     "ledger",
     "terminal",
