@@ -17,7 +17,7 @@ MANY = 10
 OF_ONE_STUDY = 3
 """At most so many of one study, so that they tell different things."""
 ROWS = 24
-"""A figure's rows at most; beyond, the strata furthest from the claim."""
+"""A figure's rows at most; of more strata, so many from the smallest effect to the largest."""
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the shape says the same.
 MARKS = {HOLDS: ("#0072B2", "o"), FAILS: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D")}
@@ -87,8 +87,9 @@ def _draw(judged: Judged, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = _rows(judged)
-    figure = Figure(figsize=(6.8, 0.9 + 0.21 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    # The axes are the figure: labels and title stand outside, as much as they need.
+    figure = Figure(figsize=(3.6, 0.2 + 0.21 * len(rows)))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     for at, (finding, word) in enumerate(rows):
         colour, shape = MARKS[word]
         assert finding.effect is not None and finding.low is not None and finding.high is not None
@@ -106,15 +107,17 @@ def _draw(judged: Judged, path: Path) -> None:
             textcoords="offset points", fontsize=7, color="#333333",
         )  # fmt: skip
     axes.axvline(0.0, color="#999999", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [_label(finding) for finding, _ in rows])
+    axes.set_yticks(range(len(rows)), _labels(judged, rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     told = "difference in the share of runs" if claim.contrast else "share of runs"
-    figure.supxlabel(f"{told}, mean over seeds with its 95 % interval", fontsize=8)
+    strata = len({finding.stratum.name for finding in judged.findings})
+    some = f"\n{len(rows)} of {strata} strata" if len(rows) < strata else ""
+    axes.set_xlabel(f"{told}, mean over seeds with its 95 % interval{some}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.06)
-    title = "\n".join(textwrap.wrap(f"{claim.id} ({judged.verdict.word})  {claim.says}", 92))
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    title = "\n".join(textwrap.wrap(f"{claim.id} ({judged.verdict.word})  {claim.says}", 66))
+    axes.set_title(title, fontsize=9, loc="right", pad=16)
+    figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
 def _rows(judged: Judged) -> list[tuple[Finding, str]]:
@@ -129,10 +132,15 @@ def _rows(judged: Judged) -> list[tuple[Finding, str]]:
     rows = list(worst.values())
     if len(rows) <= ROWS:
         return rows
-    return sorted(rows, key=lambda row: row[0].effect or 0.0)[:ROWS]
+    rows.sort(key=lambda row: row[0].effect or 0.0)
+    return [rows[round(i * (len(rows) - 1) / (ROWS - 1))] for i in range(ROWS)]
 
 
-def _label(finding: Finding) -> str:
-    key = finding.stratum.key
-    told = ", ".join(f"{short_name(name)} {value}" for name, value in key.items())
-    return told or finding.stratum.name
+def _labels(judged: Judged, rows: Sequence[tuple[Finding, str]]) -> list[str]:
+    """The strata in words, without what all the claim's strata share."""
+    keys = [finding.stratum.key for finding in judged.findings]
+    varying = [name for name in keys[0] if len({key[name] for key in keys}) > 1]
+    return [
+        ", ".join(f"{short_name(name)} {f.stratum.key[name]}" for name in varying) or f.stratum.name
+        for f, _ in rows
+    ]
