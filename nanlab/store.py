@@ -120,6 +120,21 @@ class Store:
     def _curves_of(self, chunk: Path) -> Path:
         return chunk.with_name(f"curves-{chunk.name}")
 
+    def begin(self, asked: pl.DataFrame, resolved: str) -> None:
+        """Say what is asked, so that the study can be looked at while it runs.
+
+        Args:
+            asked: as `tables.asked_frame` has it.
+            resolved: the grid, as TOML.
+        """
+        for left in self._chunks.glob("asked-*"):
+            left.unlink(missing_ok=True)
+        path = self._chunks / f"asked-{self._fingerprint}.parquet"
+        grid = path.with_suffix(".toml")
+        with writing(path):
+            write_atomically(grid, lambda p: p.write_text(resolved, encoding="utf-8"))
+            write_atomically(path, lambda p: write_parquet(asked, p))
+
     def keep(self, rows: pl.DataFrame, curves: pl.DataFrame | None = None) -> None:
         """Keep a chunk's rows, and their curves if there are any, for good."""
         name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]

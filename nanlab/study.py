@@ -125,6 +125,7 @@ class Study:
             MemoryError: a launch does not fit, with what does.
         """
         started = time.perf_counter()
+        self.store.begin(tables.asked_frame(self.plan), self.grid.resolved_toml())
         results = self._results(force=force)
         results = tables.with_blame_ids(_in_order(results, self.plan))
         blames = tables.blames_frame(results)

@@ -122,17 +122,26 @@ def runs_frame(plan: Plan, results: pl.DataFrame, blames: pl.DataFrame) -> pl.Da
         results: rows of RESULT with `blame_id`, one for each run of the plan, in any order.
         blames: with witnesses.
     """
+    return told_frame(asked_frame(plan), results, blames)
+
+
+def asked_frame(plan: Plan) -> pl.DataFrame:
+    """What is asked of each run: `run_id`, `group_id`, parameters; in the grid's order."""
     groups = np.empty(len(plan), object)
     for group in plan.groups:
         groups[group.runs] = group.group_id
     told_of = [name for name in plan.columns if _is_told(name, plan)]
-    asked = pl.DataFrame(
+    return pl.DataFrame(
         {
             "run_id": list(plan.run_ids),
             "group_id": list(groups),
             **{name: _parameter(plan.columns[name]) for name in told_of},
         }
     )
+
+
+def told_frame(asked: pl.DataFrame, results: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
+    """The table of runs from what was asked of them and what came; nulls where nothing came yet."""
     told = results.join(blames.select("blame_id", "witness"), on="blame_id", how="left")
     # "steps" is both a parameter and a result's neighbor; it stands among the results.
     parameters = [name for name in asked.columns if name != "steps"]
