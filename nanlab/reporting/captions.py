@@ -75,17 +75,23 @@ def _outcomes(analysis: Analysis) -> str:
 
 
 def _critical(analysis: Analysis) -> str:
+    theory = any(each.theory for each in analysis.criticals)
+    told = " Black: theory." if theory else ""
+    return f"{_critical_table(analysis)} Triangles: beyond the values that were tried.{told}"
+
+
+def _critical_table(analysis: Analysis) -> str:
     seeds = any(each.seeds > 1 for each in analysis.criticals)
-    bars = (
-        "Bars: 95 % bootstrap intervals over seeds, from the last stable value's mean to that of "
+    intervals = (
+        "Intervals: 95 %, by bootstrap over seeds, from the last stable value's mean to that of "
         "the first unstable one, so that the grid's spacing is part of them."
         if seeds
-        else "Bars: from the last stable value to the first unstable one."
+        else "Intervals: from the last stable value to the first unstable one."
     )
+    mean = ", mean over seeds" if seeds else ""
     return (
         f"The {critical_name(analysis)}: the middle between the last value at which a run stays "
-        f"finite without diverging and the first at which it does not, mean over seeds. {bars} "
-        "An arrow: beyond the values that were tried."
+        f"finite without diverging and the first at which it does not{mean}. {intervals}"
     )
 
 
@@ -142,6 +148,7 @@ def _counts(analysis: Analysis) -> str:
 _SAYS = {
     "outcomes": _outcomes,
     "critical": _critical,
+    "critical-table": _critical_table,
     "growth": _growth,
     "layers": _layers,
     "steps": _steps,

@@ -65,23 +65,45 @@ class Maps:
         layout: what they are cells of.
         cells: by panel, row and column.
         together: how many neighboring values of x and of y a cell holds; (1, 1) mostly.
+        placed: each run's `_panel`, `_row` and `_column`, with its run_id and outcome.
     """
 
     layout: Layout
     cells: tuple[Cell, ...]
     together: tuple[int, int]
+    placed: pl.DataFrame
 
     def of_panel(self, panel: int) -> list[Cell]:
         """The cells of one map."""
         return [cell for cell in self.cells if cell.panel == panel]
 
+    def boxes(self, panel: int) -> dict[str, list[tuple[float, float, float, float]]]:
+        """Outcome -> (left, right, bottom, top) of what it covers on one map, neighbors joined."""
+        boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+        for cell in self.of_panel(panel):
+            for outcome, left, right in cell.slices():
+                some = boxes.setdefault(outcome, [])
+                before = some[-1] if some else None
+                if before and before[2] == cell.bottom and abs(before[1] - left) < 1e-9:
+                    some[-1] = (before[0], right, cell.bottom, cell.top)
+                else:
+                    some.append((left, right, cell.bottom, cell.top))
+        return boxes
+
+    @property
+    def downwards(self) -> bool:
+        """Whether the vertical axis is read from top to bottom, as choices are."""
+        return not self.layout.y.is_number
+
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of all maps, in positions."""
+        """Left, right, bottom and top of all maps, in positions; as they are drawn."""
+        ends = min(cell.bottom for cell in self.cells), max(cell.top for cell in self.cells)
+        bottom, top = reversed(ends) if self.downwards else ends
         return (
             min(cell.left for cell in self.cells),
             max(cell.right for cell in self.cells),
-            min(cell.bottom for cell in self.cells),
-            max(cell.top for cell in self.cells),
+            bottom,
+            top,
         )
 
 
@@ -120,7 +142,8 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
                 example=told[0][2] if told else row["example"],
             )
         )  # fmt: skip
-    return Maps(layout=layout, cells=tuple(cells), together=together)
+    placed = frame.select(*where, "run_id", "outcome")
+    return Maps(layout=layout, cells=tuple(cells), together=together, placed=placed)
 
 
 def _together(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:

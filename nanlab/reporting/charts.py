@@ -114,7 +114,7 @@ def _critical(analysis: Analysis, most: int) -> Chart:
     for i, panel in enumerate(panels):
         some = [each for each in analysis.criticals if each.panel == panel]
         label = layout.panel_label(layout.panels[panel]) or "all runs"
-        shift = 0.012 * width * (i - (len(panels) - 1) / 2)
+        shift = min(0.012, 0.05 / len(panels)) * width * (i - (len(panels) - 1) / 2)
         series += _critical_series(analysis, some, i, label, shift)
     seen = [v for s in series for v in (*s.y, *s.low, *s.high)]
     ends = [layout.x.position(layout.x.values[i]) for i in (0, -1)]

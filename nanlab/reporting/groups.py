@@ -10,7 +10,7 @@ import polars as pl
 from nanlab.reporting.layout import Layout, information
 from nanlab.reporting.words import setting
 
-MOST_GROUPS = 8
+MOST_GROUPS = 6
 
 
 def choices_of(layout: Layout) -> list[str]:

@@ -13,6 +13,8 @@ from nanlab.reporting.theory import Prediction, predicted, predicted_fault_step
 
 POINTS = 80
 """How many points a curve of theory has."""
+MOST_LINES = 4
+"""How many groups' steps can be told apart in one picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,15 @@ class Steps:
 
 
 def steps_of(runs: pl.DataFrame, layout: Layout) -> list[Steps]:
-    """For each group, where the horizontal axis alone has numbers, five or more."""
+    """For each group, where the horizontal axis alone has numbers, five or more; few groups."""
     x, y = layout.x, layout.y
     if not x.is_number or len(x.values) < 5 or (y.name and y.is_number) or layout.pooled:
         return []
     found: list[Steps] = []
-    for label, frame in groups_of(runs, layout):
+    groups = groups_of(runs, layout)
+    if len(groups) > MOST_LINES:
+        return []
+    for label, frame in groups:
         failed = frame.filter(pl.col("fault_step").is_not_null())
         if not failed.height:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ WIDE = 5.0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST_CAUSES = 8
+MOST_BARS = 16
+"""With more series in a chart than these their bars are left to the table."""
 LETTERS_AN_INCH = 15
 
 
@@ -58,10 +61,14 @@ def draw_outcomes(figure: Figure, analysis: Analysis) -> None:
             axes.remove()
             continue
         _draw_map(axes, analysis, panel)
-        axes.set(xlim=(left, right), ylim=(bottom, top), title=layout.panel_label(
-            layout.panels[panel]))  # fmt: skip
+        letters = int(0.8 * LETTERS_AN_INCH * figure.get_figwidth() / across)
+        # A long name may be divided after an underscore.
+        words = layout.panel_label(layout.panels[panel]).replace("_", "_ ")
+        title = "\n".join(line.replace("_ ", "_") for line in wrap(words, letters))
+        axes.set(xlim=(left, right), ylim=(bottom, top), title=title)
         _ticks(axes, ticks(layout.x, 5 if across > 1 else 10 if _is_wide(figure) else 7), "x")
-        _ticks(axes, ticks(layout.y, 12 if layout.y.scale == "ordinal" else 5), "y")
+        _ticks(axes, [] if not layout.y.name else ticks(layout.y, 12 if layout.y.scale == "ordinal" else 5),
+               "y")  # fmt: skip
         axes.label_outer()
         if panel + across >= n:
             axes.tick_params(labelbottom=True)
@@ -75,25 +82,21 @@ def draw_outcomes(figure: Figure, analysis: Analysis) -> None:
 def _draw_map(axes: Axes, analysis: Analysis, panel: int) -> None:
     from matplotlib.collections import PolyCollection
 
-    boxes: dict[str, list[list[tuple[float, float]]]] = {}
+    for outcome, some in analysis.maps.boxes(panel).items():
+        color, corners = COLORS[outcome], [_corners(*box) for box in some]
+        axes.add_collection(PolyCollection(corners, facecolors=color, edgecolors=color, lw=0.1))
     cells = analysis.maps.of_panel(panel)
-    for cell in cells:
-        for outcome, left, right in cell.slices():
-            box = [(left, cell.bottom), (right, cell.bottom), (right, cell.top), (left, cell.top)]
-            boxes.setdefault(outcome, []).append(box)
-    for outcome, some in boxes.items():
-        color = COLORS[outcome]
-        axes.add_collection(PolyCollection(some, facecolors=color, edgecolors=color, lw=0.15))
     if len(cells) <= 400:
-        frames = [
-            [(c.left, c.bottom), (c.right, c.bottom), (c.right, c.top), (c.left, c.top)]
-            for c in cells
-        ]
+        frames = [_corners(c.left, c.right, c.bottom, c.top) for c in cells]
         axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors="white", lw=0.4))
     for boundary in analysis.boundaries:
         if boundary.panel == panel:
             _draw_boundary(axes, boundary)
     axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def _corners(left: float, right: float, bottom: float, top: float) -> list[tuple[float, float]]:
+    return [(left, bottom), (right, bottom), (right, top), (left, top)]
 
 
 def _draw_boundary(axes: Axes, boundary: Boundary) -> None:
@@ -139,12 +142,15 @@ def draw_chart(figure: Figure, chart: Chart) -> None:
     for at, color in chart.verticals:
         axes.axvline(at, color=_color(color), ls=(0, (3, 1.5)), lw=0.8)
     for series in chart.series:
-        _draw_series(axes, series)
-    labels = axes.get_legend_handles_labels()[1]
+        _draw_series(axes, series, bars_too=len(chart.series) <= MOST_BARS)
+    drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = [series.label for series in chart.series if series.label]
+    labels.sort(key=lambda label: label == "theory")
     if labels and labels != ["all runs"]:
-        columns = max(1, min(len(labels), int(figure.get_figwidth() * 15 / (max(map(len, labels)) + 6))))
-        figure.legend(loc="outside upper center", ncols=columns, handlelength=2.4,
-                      title=chart.legend or None)  # fmt: skip
+        letters = LETTERS_AN_INCH * figure.get_figwidth()
+        columns = max(1, min(len(labels), int(letters / (max(map(len, labels)) + 6))))
+        figure.legend([drawn[label] for label in labels], labels, loc="outside upper center",
+                      ncols=columns, handlelength=2.4, title=chart.legend or None)  # fmt: skip
         # A line of the legend is about an eighth of an inch.
         rows = -(-len(labels) // columns) + bool(chart.legend)
         figure.set_figheight(figure.get_figheight() + 0.13 * rows)
@@ -157,7 +163,7 @@ def _color(number: int) -> str:
 _MARKS: Mapping[str, str] = {"square": "s", "up": "^", "down": "v", "dash": "_", "none": ""}
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
+def _draw_series(axes: Axes, series: Series, *, bars_too: bool) -> None:
     color, number = _color(series.color), series.color % len(DASHES)
     full = series.mark in ("full", "open")
     style: dict[str, Any] = {
@@ -177,7 +183,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
     elif series.shape == "ranges":
         axes.hlines(series.y, series.low, series.high, color=color, lw=2.2)
         axes.plot(series.x, series.y, **style)
-    elif len(series.low):
+    elif len(series.low) and bars_too:
         values = np.asarray(series.y)
         bars = np.abs(np.stack([np.asarray(series.low), np.asarray(series.high)]) - values)
         axes.errorbar(series.x, values, yerr=bars, elinewidth=0.7, capsize=1.5, **style)

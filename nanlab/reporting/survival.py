@@ -10,6 +10,8 @@ import polars as pl
 from nanlab.reporting.groups import groups_of
 from nanlab.reporting.layout import Layout
 
+FEWEST_STEPS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Survival:
@@ -38,8 +40,11 @@ class Survival:
 
 
 def survivals_of(runs: pl.DataFrame, layout: Layout) -> list[Survival]:
-    """A curve for each group; crashed runs are left out. Nothing where no run had a fault."""
-    ran = runs.filter(pl.col("outcome") != "crashed")
+    """A curve for each group; crashed runs are left out.
+
+    Nothing where no run had a fault, or where there are too few steps for a curve.
+    """
+    ran = runs.filter((pl.col("outcome") != "crashed") & (pl.col("steps") >= FEWEST_STEPS))
     if not ran.height or ran["fault_step"].null_count() == ran.height:
         return []
     return [_survival(label, frame) for label, frame in groups_of(ran, layout)]

@@ -19,11 +19,12 @@ def ticks(axis: Axis, most: int) -> list[tuple[float, str]]:
 
 
 def log_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """Powers of ten between two positions; other values where there are not two of them."""
+    """Powers of ten between two positions, also 2 and 5 times them where they are few."""
     first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
     if last - first < 1:
-        some = [low, (low + high) / 2, high]
-        return [(at, number(10.0**at, 2)) for at in some[: max(2, min(3, most))]]
+        round_ = [(k, m) for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+        places = [(k + math.log10(m), f"{m * 10.0**k:g}") for k, m in round_]
+        return [(at, label) for at, label in places if low - 1e-9 <= at <= high + 1e-9][:most]
     every = -(-(last - first + 1) // most)
     return [(float(k), power_of_ten(k)) for k in range(first, last + 1) if (k - first) % every == 0]
 
