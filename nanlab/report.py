@@ -17,9 +17,7 @@ DONE, WRONG = 0, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Write what people read and cite of a study, finished or still running: report.html and
-    report.md, figures, tables, a citation, how to do it again.
-    """
+    """Write what people read and cite of a study, finished or running: pages, figures, tables."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """the folder of the study, for example results/quickstart"""

@@ -52,7 +52,7 @@ ORDER = [
     "study",
     "ledger",
     "terminal",
-    "figures",
+    "reporting",
     "verify",
     # The commands: thin, on top, and strangers to each other.
     "replay",

@@ -80,7 +80,7 @@ def _of_rates(analysis: Analysis) -> str:
         f"On the way from the output to the input their norms shrink by up to "
         f"{100 * vanish:.2g} % a layer where {x} is smaller, and grow by up to "
         f"{100 * explode:.2g} % a layer where it is larger; {none} the "
-        f"{count(analysis.runs.height, 'run')} had a fault."
+        f"{count(analysis.runs.height, 'run')} came to an inf or a NaN."
     )
 
 
@@ -136,7 +136,7 @@ def _small(sentence: str) -> str:
 
 
 def _failed(analysis: Analysis) -> str:
-    """`188 of 720 runs (26 %) had a fault, and 180 of them made a NaN`."""
+    """`188 of 720 runs (26 %) came to an inf or a NaN, 180 of them to a NaN`."""
     n, faults = analysis.runs.height, analysis.faults
     nans = int((analysis.runs["outcome"] == "nan").sum())
     if not faults:
@@ -144,14 +144,15 @@ def _failed(analysis: Analysis) -> str:
         ended = [f"{k:,} {outcome}" for outcome, k in outcomes.items()]
         all_ended = f"all {n:,} {next(iter(outcomes))}"
         told = all_ended if len(outcomes) == 1 else listed(ended)
-        return f"None of the {count(n, 'run')} had a fault: {told}"
+        return f"None of the {count(n, 'run')} came to an inf or a NaN: {told}"
     some = f"All {count(n, 'run')}" if faults == n else (
         f"{faults:,} of {count(n, 'run')} ({percent(faults, n)})"
     )  # fmt: skip
     if nans == faults:
-        return f"{some} had a fault and made a NaN"
-    of_them = f"{nans:,} of them made a NaN" if nans else "none of them made a NaN"
-    return f"{some} had a fault, and {of_them}"
+        return f"{some} came to a NaN"
+    if not nans:
+        return f"{some} came to an inf, none to a NaN"
+    return f"{some} came to an inf or a NaN, {nans:,} of them to a NaN"
 
 
 def _outcomes(analysis: Analysis) -> str:
@@ -192,7 +193,7 @@ def _by_choice(analysis: Analysis, name: str) -> str:
         paired = _paired(runs, name, values)
         if paired:
             return paired
-    word = "had a fault" if analysis.faults else _telling(runs, name)
+    word = "fault" if analysis.faults else _telling(runs, name)
     hit = pl.col("fault_step").is_not_null() if analysis.faults else pl.col("outcome") == word
     counted = runs.group_by(name, maintain_order=True).agg(hit.sum().alias("k"), pl.len())
     told = [(value, k, n) for value, k, n in counted.rows()]
@@ -200,7 +201,7 @@ def _by_choice(analysis: Analysis, name: str) -> str:
         told.sort(key=lambda row: row[1] / row[2])
         told = [told[0], told[-1]]
     parts = [f"{k:,} of {n:,} with {setting(name, value)}" for value, k, n in told]
-    return f"{word}: {listed(parts)}" if word != "had a fault" else f"these are {listed(parts)}"
+    return f"{word}: {listed(parts)}" if word != "fault" else f"these are {listed(parts)}"
 
 
 def _telling(runs: pl.DataFrame, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs and blames -> causes: which arithmetic made the inf and the NaN, in which phase and place."""
+"""Runs and blames -> causes: which arithmetic made the inf and the NaN, and where."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.ledger.statistics import RESAMPLES
+from nanlab.reporting.groups import divided
 from nanlab.reporting.layout import Layout
 from nanlab.reporting.theory import Prediction, predicted
 
@@ -68,10 +69,9 @@ def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
     panels = {panel: i for i, panel in enumerate(layout.panels)}
     rows = {value: i for i, value in enumerate(layout.y.values)}
     found: list[Critical] = []
-    frames = ran.group_by(names, maintain_order=True) if names else [((), ran)]
-    for key, frame in frames:
+    for key, frame in divided(ran, names):
         panel = key[: len(layout.facets)]
-        row = key[-1] if layout.y.name else None
+        row = key[len(layout.facets)] if layout.y.name else None
         fixed = frame.row(0, named=True)
         found.append(
             _critical(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from nanlab.reporting.groups import divided
 from nanlab.reporting.layout import Axis, Layout
 from nanlab.reporting.theory import DEEP, Prediction, overflow_layer, predicted
 
@@ -103,16 +104,16 @@ def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list
     names = [*layout.facets, *([y.name] if y.name else [])]
     panels = {panel: i for i, panel in enumerate(layout.panels)}
     growths: list[Growth] = []
-    frames = told.group_by(names, maintain_order=True) if names else [((), told)]
-    for key, frame in frames:
+    for key, frame in divided(told, names):
         by_value = frame.group_by(x.name).agg(
             pl.col("_rate").mean().alias("mean"), pl.col("_rate").min().alias("low"),
             pl.col("_rate").max().alias("high"),
         ).sort(x.name)  # fmt: skip
         values, means = by_value[x.name].to_numpy(), by_value["mean"].to_numpy()
+        row = key[len(layout.facets)] if y.name else None
         growths.append(
             Growth(
-                panel=panels[key[: len(layout.facets)]], row=key[-1] if y.name else None,
+                panel=panels[key[: len(layout.facets)]], row=row,
                 values=values, rates=means, low=by_value["low"].to_numpy(),
                 high=by_value["high"].to_numpy(), crossing=_crossing(values, means),
                 theory=predicted(x.name, frame.row(0, named=True)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 WIDTHS = {"1col": 3.35, "2col": 6.9}
 """Inches: a column and both of a page, as most journals and conferences have them."""
 
-STYLE: Mapping[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # it comes with Matplotlib, so every machine has the same
     "font.size": 7,
     "axes.titlesize": 7,
@@ -42,6 +41,7 @@ STYLE: Mapping[str, Any] = {
     "path.simplify": False,
 }
 
+
 class NoMatplotlib(Exception):
     """The extra is not installed; the message is a sentence for a person."""
 
@@ -64,7 +64,7 @@ def write_figures(folder: Path, analysis: Analysis) -> list[str]:
     names = figures_of(analysis)
     for name in names:
         for columns, width in WIDTHS.items():
-            with rc_context(dict(STYLE)):
+            with rc_context(STYLE):
                 figure = Figure(figsize=(width, 0.62 * width), dpi=72, layout="constrained")
                 _draw(figure, analysis, name)
                 # Laid out once: as it stands it is written in both formats.

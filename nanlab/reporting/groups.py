@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -31,14 +31,14 @@ def groups_of(
         names.remove(min(names, key=lambda name: (information(runs, name), name)))
     if not names:
         return [("", runs)]
-    return [(_label(names, key), frame) for key, frame in _divided(runs, names)]
+    return [(_label(names, key), frame) for key, frame in divided(runs, names)]
 
 
-def _divided(
-    runs: pl.DataFrame, names: list[str]
-) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
-    for key, frame in runs.group_by(names, maintain_order=True):
-        yield key, frame
+def divided(
+    runs: pl.DataFrame, names: Sequence[str]
+) -> Iterable[tuple[tuple[Any, ...], pl.DataFrame]]:
+    """(values, runs) for each combination of parameters, in the grid's order; all for none."""
+    return runs.group_by(list(names), maintain_order=True) if names else [((), runs)]
 
 
 def _label(names: list[str], key: tuple[Any, ...]) -> str:

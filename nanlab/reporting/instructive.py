@@ -70,8 +70,9 @@ def _edge(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> Picked:
         return
     after = runs.filter(pl.col("run_id") == pair["_run_id"]).row(0, named=True)
     near = exact(pair[f"_{x.name}"])
-    yield runs.filter(pl.col("run_id") == pair["run_id"]).row(0, named=True), (
-        f"The edge: it trains, and the same run with {x.name} = {near} makes a NaN."
+    yield (
+        runs.filter(pl.col("run_id") == pair["run_id"]).row(0, named=True),
+        (f"The edge: it trains, and the same run with {x.name} = {near} makes a NaN."),
     )
     yield after, f"The other side of the edge: with {x.name} = {exact(pair[x.name])} it trains."
 
@@ -106,9 +107,12 @@ def _seeds_differ(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> P
     some = runs.join(key, on=names, how="semi", nulls_equal=True, maintain_order="left")
     well, ill = split["well"][0], split["ill"][0]
     for row in some.filter(pl.col("outcome") == "nan").head(1).iter_rows(named=True):
-        yield row, (
-            f"Luck of the seed: of the runs with its settings {number(ill)} made a NaN and "
-            f"{number(well)} trained."
+        yield (
+            row,
+            (
+                f"Luck of the seed: of the runs with its settings {number(ill)} made a NaN and "
+                f"{number(well)} trained."
+            ),
         )
 
 
@@ -116,8 +120,9 @@ def _longest_infection(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout)
     late = runs.with_columns((pl.col("nan_step") - pl.col("fault_step")).alias("gap"))
     row = _first(late.filter(pl.col("gap") > 1), ["gap"], [True])
     if row is not None:
-        yield _whole(runs, row), (
-            f"The longest way from inf to NaN: {count(row['gap'], 'step')} after its fault."
+        yield (
+            _whole(runs, row),
+            (f"The longest way from inf to NaN: {count(row['gap'], 'step')} after its fault."),
         )
 
 
@@ -156,7 +161,10 @@ def _worst_finite(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> P
     finite = runs.filter(pl.col("outcome").is_in(["diverged", "stalled"]))
     row = _first(finite.filter(pl.col("final_loss").is_not_null()), ["final_loss"], [True])
     if row is not None:
-        yield row, f"The largest final loss of a run that stayed finite, {number(row['final_loss'])}."
+        yield (
+            row,
+            f"The largest final loss of a run that stayed finite, {number(row['final_loss'])}.",
+        )
 
 
 def _whole(runs: pl.DataFrame, row: dict[str, Any]) -> dict[str, Any]:

@@ -186,9 +186,7 @@ def information(runs: pl.DataFrame, name: str) -> float:
     return float((joint[told] * np.log2(joint[told] / apart[told])).sum())
 
 
-def _axis(
-    runs: pl.DataFrame, name: str, rows: Sequence[str], tied: Mapping[str, str]
-) -> Axis:
+def _axis(runs: pl.DataFrame, name: str, rows: Sequence[str], tied: Mapping[str, str]) -> Axis:
     values = runs[name].unique(maintain_order=True).to_list()
     scale: Scale = "ordinal"
     if _is_number(runs, name):

@@ -186,9 +186,21 @@ def reproduce(analysis: Analysis) -> str:
         f"It took {_time(manifest['wall_s']['all'])} on {_device(environment)}. "
         "Where paths are missing from the command, the grid is in grid.resolved.toml.",
         "",
+        *_made_with(manifest),
+        "",
+        f"A run: `python -m nanlab.replay {_where(results.folder)} RUN_ID`. The study ended "
+        f"{manifest.get('finished', 'at an unknown time')}, with "
+        f"{listed([f'{n:,} {o}' for o, n in manifest.get('outcomes', {}).items()])}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _made_with(manifest: Mapping[str, Any]) -> list[str]:
+    return [
         "| what | version |",
         "|---|---|",
-        *(f"| {name} | {exact(value)} |" for name, value in environment.items() if value != ""),
+        *(f"| {name} | {exact(value)} |" for name, value in manifest["environment"].items()
+          if value != ""),
         "",
         "On the same kind of processor with these versions the tables come out the same to the "
         "byte; elsewhere outcomes and blames do, but for runs on the edge. SHA-256:",
@@ -196,12 +208,7 @@ def reproduce(analysis: Analysis) -> str:
         "| file | SHA-256 |",
         "|---|---|",
         *(f"| {name} | `{digest}` |" for name, digest in manifest.get("files", {}).items()),
-        "",
-        f"One run: `python -m nanlab.replay {_where(results.folder)} RUN_ID`. It ended "
-        f"{manifest.get('finished', 'at an unknown time')}, with "
-        f"{listed([f'{n:,} {o}' for o, n in manifest.get('outcomes', {}).items()])}.",
-    ]
-    return "\n".join(lines) + "\n"
+    ]  # fmt: skip
 
 
 def _where(folder: Any) -> str:

@@ -13,7 +13,7 @@ import polars as pl
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.captions import HEADINGS, caption, figures_of, made_of
-from nanlab.reporting.causes import ROLES, SAID, blame_sentence
+from nanlab.reporting.causes import ROLES, SAID, Role, blame_sentence
 from nanlab.reporting.cells import Cell
 from nanlab.reporting.charts import CHARTS, chart_of
 from nanlab.reporting.methods import GLOSSARY, checklist, methods_paragraph, where
@@ -172,7 +172,7 @@ def _figure(analysis: Analysis, name: str, sheets: dict[str, Sheet]) -> str:
 
 
 def _causes(analysis: Analysis) -> str:
-    shown = [role for role in ROLES if analysis.causes[role]]
+    shown: list[Role] = [role for role in ROLES if analysis.causes[role]]
     if not shown:
         return ""
     parts: list[str] = []
@@ -188,9 +188,10 @@ def _causes(analysis: Analysis) -> str:
                 for phase, n in cause.phases.items()
             )
             phases |= dict.fromkeys(cause.phases)
+            told = escape(", ".join(phase for phase in cause.phases if phase))
             rows.append(f'<tr><td>{escape(cause.what)}</td><td>{bars}</td>'
                         f'<td class="n">{cause.runs:,}</td>'
-                        f"<td>{escape(', '.join(p for p in cause.phases if p))}</td></tr>")  # fmt: skip
+                        f"<td>{told}</td></tr>")  # fmt: skip
         parts.append(
             f'<div class="scroll" tabindex="0"><table><caption>{SAID[role]}</caption>'
             '<thead><tr><th>arithmetic</th><th><span class="away">bars</span></th>'

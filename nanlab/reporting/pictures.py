@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.causes import PHASES, ROLES, SAID
+from nanlab.reporting.causes import PHASES, ROLES, SAID, Role
 from nanlab.reporting.charts import Chart, Series
 from nanlab.reporting.lines import Boundary
 from nanlab.reporting.ticks import ticks
@@ -67,8 +67,8 @@ def draw_outcomes(figure: Figure, analysis: Analysis) -> None:
         title = "\n".join(line.replace("_ ", "_") for line in wrap(words, letters))
         axes.set(xlim=(left, right), ylim=(bottom, top), title=title)
         _ticks(axes, ticks(layout.x, 5 if across > 1 else 10 if _is_wide(figure) else 7), "x")
-        _ticks(axes, [] if not layout.y.name else ticks(layout.y, 12 if layout.y.scale == "ordinal" else 5),
-               "y")  # fmt: skip
+        most = 12 if layout.y.scale == "ordinal" else 5
+        _ticks(axes, ticks(layout.y, most) if layout.y.name else [], "y")
         axes.label_outer()
         if panel + across >= n:
             axes.tick_params(labelbottom=True)
@@ -195,7 +195,7 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
     """Bars by mechanism and primitive, colored by phase: first inf or NaN, and first NaN."""
     from matplotlib.patches import Patch
 
-    shown = [role for role in ROLES if analysis.causes[role]]
+    shown: list[Role] = [role for role in ROLES if analysis.causes[role]]
     wide = _is_wide(figure)
     bars = [len(analysis.causes[role][:MOST_CAUSES]) for role in shown]
     grid: Any
@@ -224,5 +224,3 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
     handles = [Patch(color=PHASE_COLORS[p], label=p or "no phase") for p in (*PHASES, "")
                if p in phases]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=1.0)
-
-

@@ -1,4 +1,4 @@
-"""Results folder -> Results: the tables of a study, finished or still running; nothing is written."""
+"""Results folder -> Results: the tables of a study, finished or running; it only reads."""
 
 from __future__ import annotations
 

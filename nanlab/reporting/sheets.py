@@ -128,7 +128,9 @@ def _blames(analysis: Analysis) -> Sheet:
         ]
         for row in blames.head(MOST_BLAMES).iter_rows(named=True)
     ]  # fmt: skip
-    more = f" The {len(rows)} most frequent of {blames.height:,}." if blames.height > len(rows) else ""
+    more = (
+        f" The {len(rows)} most frequent of {blames.height:,}." if blames.height > len(rows) else ""
+    )
     return Sheet(
         name="blames",
         caption="Distinct blames: what made the first inf or NaN, and what the first NaN."
@@ -151,15 +153,15 @@ def _instructive(analysis: Analysis) -> Sheet:
         shown.append("seed")
     rows = [
         [
-            each.row["run_id"], *(exact(each.row[name]) for name in shown), each.row["outcome"],
-            _step(each.row["fault_step"]), _step(each.row["nan_step"]), each.why,
+            each.row["run_id"], each.why, *(exact(each.row[name]) for name in shown),
+            each.row["outcome"], _step(each.row["fault_step"]), _step(each.row["nan_step"]),
         ]
         for each in analysis.instructive
     ]  # fmt: skip
-    head = ["run", *shown, "outcome", "fault step", "NaN step", "why"]
+    head = ["run", "why", *shown, "outcome", "fault step", "NaN step"]
     return Sheet(
         name="instructive", caption=caption(analysis, "instructive"), head=head, rows=rows,
-        numbers=frozenset({len(head) - 2, len(head) - 3}),
+        numbers=frozenset({len(head) - 1, len(head) - 2}),
     )  # fmt: skip
 
 
@@ -217,9 +219,7 @@ def tex(text: str) -> str:
 
 def latex(sheet: Sheet, study: str) -> str:
     """The table in LaTeX: packages booktabs and longtable, a label `tab:STUDY-NAME`."""
-    longest = [
-        max([len(row[i]) for row in sheet.rows], default=0) for i in range(len(sheet.head))
-    ]
+    longest = [max([len(row[i]) for row in sheet.rows], default=0) for i in range(len(sheet.head))]
     wide = [i for i, letters in enumerate(longest) if letters > WIDE_COLUMN]
     share = f"{0.62 / len(wide):.2f}" if wide else ""
     kinds = [

@@ -176,8 +176,10 @@ def chart_svg(chart: Chart, label: str) -> str:
         down = units(plane.y(0.0))
         parts.append(f'<path class="k" d="M{units(left)} {down}H{units(plane.right)}"/>')
     for at, color in chart.verticals:
-        parts.append(f'<path fill="none" stroke="{_color(color)}" stroke-dasharray="4 2" '
-                     f'd="M{units(plane.x(at))} {units(above)}V{units(plane.bottom)}"/>')  # fmt: skip
+        path = f"M{units(plane.x(at))} {units(above)}V{units(plane.bottom)}"
+        parts.append(
+            f'<path fill="none" stroke="{_color(color)}" stroke-dasharray="4 2" d="{path}"/>'
+        )
     parts += [_series(plane, series) for series in chart.series]
     height = plane.bottom + _below(plane, chart.x.ticks) + 14
     middle = units((plane.left + plane.right) / 2)

@@ -62,6 +62,16 @@ def write_report(folder: Path) -> Report:
     )  # fmt: skip
 
 
+def is_reported(folder: Path) -> bool:
+    """Whether the folder has a report that is not older than its tables."""
+    try:
+        return (folder / "report.html").stat().st_mtime >= (
+            folder / "manifest.json"
+        ).stat().st_mtime
+    except OSError:
+        return False
+
+
 def _write_all(folder: Path, analysis: Analysis, figures: Sequence[str]) -> None:
     results = analysis.results
     if figures:
