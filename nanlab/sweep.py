@@ -141,7 +141,7 @@ def _run(
         with Watcher() as watcher:
             study = Study(
                 grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher,
-                arguments=given,
+                arguments=[each for each in given if each != "--no-report"],
             )  # fmt: skip
             if study.is_finished() and not arguments.force:
                 study.store.forget_chunks()

@@ -108,26 +108,25 @@ def _critical(
             **common, value=None, low=None, high=None,
             side="above" if above else "below", bound=largest if above else smallest,
         )  # fmt: skip
-    geometric = smallest > 0 and x.scale != "linear"
-    lasts = np.array([smallest if last is None else last for last, _, _ in ends])
-    firsts = np.array([largest if first is None else first for _, first, _ in ends])
-    if geometric:
-        lasts, firsts = np.log(lasts), np.log(firsts)
-    middle = float(((lasts + firsts) / 2).mean())
-    low, high = _bounds(lasts, firsts)
-    back = math.exp if geometric else float
-    return Critical(
-        **common, value=back(middle), low=back(low), high=back(high), side="between",
-        bound=back(middle),
-    )  # fmt: skip
+    value, low, high = _middle(
+        np.array([smallest if last is None else last for last, _, _ in ends]),
+        np.array([largest if first is None else first for _, first, _ in ends]),
+        geometric=smallest > 0 and x.scale != "linear",
+    )
+    return Critical(**common, value=value, low=low, high=high, side="between", bound=value)
 
 
-def _bounds(lasts: np.ndarray, firsts: np.ndarray) -> tuple[float, float]:
+def _middle(
+    lasts: np.ndarray, firsts: np.ndarray, *, geometric: bool
+) -> tuple[float, float, float]:
+    """The mean middle over seeds, and its interval; see `Critical`."""
+    turned, back = (np.log, math.exp) if geometric else (np.asarray, float)
+    middle = back(float((turned(lasts) + turned(firsts)).mean() / 2))
     if len(lasts) == 1:
-        return float(lasts[0]), float(firsts[0])
+        return middle, float(lasts[0]), float(firsts[0])
     weights = _weights(len(lasts))
-    low = np.quantile(weights @ lasts, 0.025)
-    return float(low), float(np.quantile(weights @ firsts, 0.975))
+    low = float(np.quantile(weights @ turned(lasts), 0.025))
+    return middle, back(low), back(float(np.quantile(weights @ turned(firsts), 0.975)))
 
 
 @lru_cache(maxsize=8)

@@ -196,11 +196,15 @@ def reproduce(analysis: Analysis) -> str:
 
 
 def _made_with(manifest: Mapping[str, Any]) -> list[str]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in manifest["environment"].items():
+        # A person's own files have a hash each.
+        each = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"{name} of {file}" if file else name, told) for file, told in each]
     return [
         "| what | version |",
         "|---|---|",
-        *(f"| {name} | {exact(value)} |" for name, value in manifest["environment"].items()
-          if value != ""),
+        *(f"| {name} | {exact(value)} |" for name, value in rows if value != ""),
         "",
         "On the same kind of processor with these versions the tables come out the same to the "
         "byte; elsewhere outcomes and blames do, but for runs on the edge. SHA-256:",
@@ -208,7 +212,7 @@ def _made_with(manifest: Mapping[str, Any]) -> list[str]:
         "| file | SHA-256 |",
         "|---|---|",
         *(f"| {name} | `{digest}` |" for name, digest in manifest.get("files", {}).items()),
-    ]  # fmt: skip
+    ]
 
 
 def _where(folder: Any) -> str:

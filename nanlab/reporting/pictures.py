@@ -30,7 +30,7 @@ LETTERS_AN_INCH = 15
 
 
 def _is_wide(figure: Figure) -> bool:
-    return figure.get_figwidth() >= WIDE
+    return bool(figure.get_figwidth() >= WIDE)
 
 
 def _ticks(axes: Axes, at: Sequence[tuple[float, str]], which: str) -> None:

@@ -88,7 +88,7 @@ def _below(plane: Plane, x: Sequence[tuple[float, str]]) -> float:
     """Units that the ticks below a frame take."""
     turned = LETTER * sum(len(label) + 2 for _, label in x) > plane.right - plane.left
     longest = max((len(label) for _, label in x), default=0)
-    return 16 + 0.574 * LETTER * longest if turned else 18
+    return 16 + 0.574 * LETTER * longest if turned else 18.0
 
 
 def map_plane(analysis: Analysis) -> Plane:

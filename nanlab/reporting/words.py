@@ -85,7 +85,7 @@ def exact(value: Any) -> str:
     return number(value)
 
 
-def percent(part: float, whole: float) -> str:
+def percent(part: int, whole: int) -> str:
     """`26 %`; never 0 % of something, nor 100 % of less than all."""
     if not whole:
         return "0 %"
