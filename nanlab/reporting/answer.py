@@ -86,7 +86,7 @@ def _of_rates(analysis: Analysis) -> str:
 
 def _of_layers(analysis: Analysis) -> str:
     def one(layer: Layer) -> str:
-        spread = f", {layer.lowest} to {layer.highest} over {layer.runs} runs"
+        spread = f", {layer.lowest:.0f} to {layer.highest:.0f} over {layer.runs:,} runs"
         theory = f", near {number(layer.theory.value)} in theory" if layer.theory else ""
         return f"{number(layer.median)} for {layer.label} (median{spread}{theory})"
 

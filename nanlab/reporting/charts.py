@@ -206,7 +206,7 @@ def _layers(analysis: Analysis, most: int) -> Chart:
     series = [
         Series(
             label="median and range", x=[la.median for la in layers], y=places,
-            low=[float(la.lowest) for la in layers], high=[float(la.highest) for la in layers],
+            low=[la.lowest for la in layers], high=[la.highest for la in layers],
             shape="ranges", mark="full",
         )
     ]  # fmt: skip

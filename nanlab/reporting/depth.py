@@ -29,8 +29,8 @@ class Layer:
 
     label: str
     median: float
-    lowest: int
-    highest: int
+    lowest: float
+    highest: float
     runs: int
     theory: Prediction | None
 
@@ -56,8 +56,8 @@ def layers_of(runs: pl.DataFrame, layout: Layout) -> list[Layer]:
         layers.append(
             Layer(
                 label=", ".join(part for part in (panel, *labels) if part),
-                median=float(np.median(found)), lowest=int(found.min()),
-                highest=int(found.max()), runs=frame.height,
+                median=float(np.median(found)), lowest=float(found.min()),
+                highest=float(found.max()), runs=frame.height,
                 theory=overflow_layer(frame.row(0, named=True)),
             )
         )  # fmt: skip

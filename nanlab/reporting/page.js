@@ -82,6 +82,12 @@
     blame.append(element("pre", `python -m nanlab.replay ${data.folder} ${cell.example}`));
     blame.hidden = false;
     blame.focus({ preventScroll: true });
+    // The cell stays in sight, above the panel.
+    const svg = document.querySelector(`svg.map[data-panel="${cell.panel}"]`);
+    const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    const below = svg.getBoundingClientRect().top + (cell.box[1] + cell.box[3]) * scale + 24;
+    const over = below - blame.getBoundingClientRect().top;
+    if (over > 0) scrollBy(0, over);
   };
   const hideBlame = () => {
     blame.hidden = true;
