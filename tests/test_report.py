@@ -70,6 +70,12 @@ def quickstart(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without their figures, which take most of the time and are tested elsewhere."""
+    monkeypatch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: [])
+
+
 # ---- what is there ----
 
 
@@ -147,7 +153,7 @@ def test_figures_and_tables_that_a_study_has_no_more_are_removed(tmp_path):
     assert (folder / "figures/mine.svg").exists()
 
 
-def test_names_that_a_person_put_into_the_citation_stay(tmp_path):
+def test_names_that_a_person_put_into_the_citation_stay(tmp_path, undrawn):
     folder = copied("gradient_descent", tmp_path)
     assert main([str(folder)]) == DONE
     path = folder / "CITATION.cff"
@@ -310,7 +316,7 @@ class Stopped(BaseException):
     """Stands for a study that is stopped, or still goes on, after its first chunk."""
 
 
-def test_a_study_that_is_running_can_be_looked_at(tmp_path, monkeypatch, capsys):
+def test_a_study_that_is_running_can_be_looked_at(tmp_path, undrawn, monkeypatch, capsys):
     (tmp_path / "grid.toml").write_text(GRID)
     keep, kept = Store.keep, []
 
@@ -366,7 +372,9 @@ def test_a_study_of_which_nothing_is_there_yet_is_answered_with_a_sentence(
 SMALL = GRID.replace("num = 300", "num = 9")
 
 
-def test_a_sweep_ends_with_its_report_and_the_manifest_does_not_depend_on_it(tmp_path, capsys):
+def test_a_sweep_ends_with_its_report_and_the_manifest_does_not_depend_on_it(
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "grid.toml").write_text(SMALL)
     assert sweep.main(["grid.toml", "--out", "x"]) == DONE
     assert capsys.readouterr().out.endswith("9 runs in x\nreport in x/report.html\n")
@@ -378,6 +386,7 @@ def test_a_sweep_ends_with_its_report_and_the_manifest_does_not_depend_on_it(tmp
     assert with_["files"] == without["files"]
     assert with_["command"].replace("--out x", "--out y") == without["command"]
     # A finished study's report is not made again, and a missing one is.
+    monkeypatch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: [])
     before = Path("x/report.html").stat().st_mtime_ns
     assert sweep.main(["grid.toml", "--out", "x"]) == DONE
     assert Path("x/report.html").stat().st_mtime_ns == before
