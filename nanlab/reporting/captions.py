@@ -17,7 +17,7 @@ HEADINGS = {
     "steps": "When runs fail",
     "survival": "How long runs last",
     "causes": "What made the inf and the NaN",
-    "instructive": "Ten instructive runs",
+    "instructive": "Instructive runs",
 }
 
 
@@ -68,9 +68,9 @@ def _outcomes(analysis: Analysis) -> str:
     if analysis.maps.together != (1, 1):
         x, y = analysis.maps.together
         sentences.append(f"A cell holds {x} x {y} neighboring values.")
-    for boundary in analysis.boundaries[:1]:
-        sentences.append(f"Dashed: theory, {boundary.prediction.label} "
-                         f"({boundary.prediction.source}).")  # fmt: skip
+    told = [f"{p.label} ({p.source})" for b in analysis.boundaries for p in b.predictions]
+    if told:
+        sentences.append(f"Dashed: theory, {listed(list(dict.fromkeys(told)))}.")
     return " ".join(sentences)
 
 

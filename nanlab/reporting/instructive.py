@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from nanlab.reporting.causes import ROLES, blame_sentence
+from nanlab.reporting.critical import STABLE
 from nanlab.reporting.layout import Layout
 from nanlab.reporting.words import count, exact, number
 
@@ -64,17 +65,22 @@ def _edge(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> Picked:
         (pl.col(c).shift(-1).over(names) if names else pl.col(c).shift(-1)).alias(f"_{c}")
         for c in ("run_id", "outcome", x.name)
     )
-    turns = here.filter((pl.col("outcome") == "trained") & (pl.col("_outcome") == "nan"))
-    pair = _first(turns, [x.name], [True])
+    stable = pl.col("outcome").is_in(STABLE) & ~pl.col("_outcome").is_in(STABLE)
+    best = ((pl.col("outcome") == "trained") & (pl.col("_outcome") == "nan")).alias("_best")
+    turns = here.filter(stable & pl.col("_outcome").is_not_null()).with_columns(best)
+    pair = _first(turns, ["_best", x.name], [True, True])
     if pair is None:
         return
     after = runs.filter(pl.col("run_id") == pair["_run_id"]).row(0, named=True)
-    near = exact(pair[f"_{x.name}"])
+    near, words = exact(pair[f"_{x.name}"]), (pair["outcome"], after["outcome"])
     yield (
-        runs.filter(pl.col("run_id") == pair["run_id"]).row(0, named=True),
-        (f"The edge: it trains, and the same run with {x.name} = {near} makes a NaN."),
+        _whole(runs, pair),
+        (f"The edge: it ends {words[0]}, and the same run with {x.name} = {near} {words[1]}."),
     )
-    yield after, f"The other side of the edge: with {x.name} = {exact(pair[x.name])} it trains."
+    yield (
+        after,
+        f"The other side of the edge: with {x.name} = {exact(pair[x.name])} it is {words[0]}.",
+    )
 
 
 def _frequent(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> Picked:

@@ -26,13 +26,13 @@ class Boundary:
         points: (x, y) in positions of the axes; y from 0 to 1 across a place of the vertical axis
             where that has no numbers to go along.
         rows: the places of an ordinal vertical axis that the points belong to; empty otherwise.
-        prediction: of the first point.
+        predictions: the different ones among the points.
     """
 
     panel: int
     points: list[tuple[float, float]]
     rows: list[int]
-    prediction: Prediction
+    predictions: tuple[Prediction, ...]
 
 
 def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
@@ -52,42 +52,42 @@ def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
         along = y.name != "" and y.is_number and y.scale != "ordinal"
         told = _along(frame, x, y) if along else _across(frame, x, y)
         if told is not None:
-            points, rows, prediction = told
-            found.append(Boundary(panel=panel, points=points, rows=rows, prediction=prediction))
+            points, rows, said = told
+            found.append(Boundary(panel=panel, points=points, rows=rows, predictions=said))
     return found
 
 
-_Told = tuple[list[tuple[float, float]], list[int], Prediction] | None
+_Told = tuple[list[tuple[float, float]], list[int], tuple[Prediction, ...]] | None
 
 
 def _along(frame: pl.DataFrame, x: Axis, y: Axis) -> _Told:
     fixed = frame.row(0, named=True)
     ends = y.position(y.values[0]), y.position(y.values[-1])
     points: list[tuple[float, float]] = []
-    first: Prediction | None = None
+    said: dict[tuple[str, str], Prediction] = {}
     for place in np.linspace(*ends, POINTS).tolist():
         value = 10.0**place if y.scale == "log" else place
         prediction = predicted(x.name, {**fixed, y.name: value})
         if prediction is not None and _within(x, prediction.value):
-            first = first or prediction
+            said.setdefault((prediction.label, prediction.source), prediction)
             points.append((x.position(prediction.value), place))
-    return None if first is None else (points, [], first)
+    return (points, [], tuple(said.values())) if said else None
 
 
 def _across(frame: pl.DataFrame, x: Axis, y: Axis) -> _Told:
     points: list[tuple[float, float]] = []
     rows: list[int] = []
-    first: Prediction | None = None
+    said: dict[tuple[str, str], Prediction] = {}
     for row, value in enumerate(y.values):
         some = frame.filter(pl.col(y.name).eq_missing(pl.lit(value))) if y.name else frame
         if not some.height:
             continue
         prediction = predicted(x.name, some.row(0, named=True))
         if prediction is not None and _within(x, prediction.value):
-            first = first or prediction
+            said.setdefault((prediction.label, prediction.source), prediction)
             points.append((x.position(prediction.value), float(row)))
             rows.append(row)
-    return None if first is None else (points, rows, first)
+    return (points, rows, tuple(said.values())) if said else None
 
 
 def _within(x: Axis, value: float) -> bool:

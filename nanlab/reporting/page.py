@@ -189,7 +189,7 @@ def _causes(analysis: Analysis) -> str:
             )
             phases |= dict.fromkeys(cause.phases)
             told = escape(", ".join(phase for phase in cause.phases if phase))
-            rows.append(f'<tr><td>{escape(cause.what)}</td><td>{bars}</td>'
+            rows.append(f'<tr><td>{escape(cause.what)}</td><td class="b">{bars}</td>'
                         f'<td class="n">{cause.runs:,}</td>'
                         f"<td>{told}</td></tr>")  # fmt: skip
         parts.append(

@@ -18,7 +18,7 @@ LETTER = 5.6
 """Units that a letter of a tick takes."""
 CHART_HEIGHT = 250.0
 MAP_HEIGHT = 250.0
-MOST_LEFT = 150.0
+MOST_LEFT = 200.0
 DASHES = ("", "6 3", "7 2 2 2", "2 3", "9 2 2 2 2 2", "1 2", "10 4", "4 2")
 
 
