@@ -60,7 +60,7 @@ def _edge(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> Picked:
         return
     names = [*layout.facets, *layout.pooled, *([layout.y.name] if layout.y.name else [])]
     names += ["seed"] if "seed" in runs.columns else []
-    ordered = runs.sort(*names, x.name) if names else runs.sort(x.name)
+    ordered = runs.filter(pl.col("outcome") != "crashed").sort(*names, x.name)
     here = ordered.with_columns(
         (pl.col(c).shift(-1).over(names) if names else pl.col(c).shift(-1)).alias(f"_{c}")
         for c in ("run_id", "outcome", x.name)
@@ -75,7 +75,7 @@ def _edge(runs: pl.DataFrame, blames: pl.DataFrame, layout: Layout) -> Picked:
     near, words = exact(pair[f"_{x.name}"]), (pair["outcome"], after["outcome"])
     yield (
         _whole(runs, pair),
-        (f"The edge: it ends {words[0]}, and the same run with {x.name} = {near} {words[1]}."),
+        (f"The edge: it is {words[0]}, and with {x.name} = {near} the same run is {words[1]}."),
     )
     yield (
         after,
