@@ -81,11 +81,27 @@ class Network(nn.Module):
         return nn.Dense(CLASSES)(x)
 
 
-def plain_training(task: Task) -> Callable[[Array, Array], tuple[Any, Array]]:
-    """(lr, seed) -> (parameters, losses by step), of one run."""
+Carry = tuple[Any, Any]
+"""Parameters, and the optimizer's state."""
+
+
+def plain_start(task: Task) -> Callable[[Array, Array], Carry]:
+    """(lr, seed) -> what a run starts from."""
+    network, inputs = Network(task.width), jnp.asarray(task.examples().inputs, jnp.float32)
+
+    def start(lr: Array, seed: Array) -> Carry:
+        seed = jnp.asarray(seed, jnp.int64)
+        params = network.init(keys.for_purpose(init_key(seed), "parameters"), inputs[:1])
+        return params, optax.sgd(jnp.asarray(lr, jnp.float32)).init(params)
+
+    return start
+
+
+def plain_step(task: Task) -> Callable[[Carry, Array, Array, Array], tuple[Carry, Array]]:
+    """(carry, lr, seed, t) -> the carry after step t, and its loss, of one run."""
     examples, network = task.examples(), Network(task.width)
     inputs = jnp.asarray(examples.inputs, jnp.float32)
-    targets = jnp.eye(CLASSES, dtype=jnp.float32)[examples.labels]
+    targets = jnp.eye(CLASSES, dtype=jnp.float32)[examples.targets]
 
     def loss_of(params: Any, x: Array, y: Array) -> Array:
         outputs = network.apply(params, x)
@@ -93,21 +109,28 @@ def plain_training(task: Task) -> Callable[[Array, Array], tuple[Any, Array]]:
             return jnp.mean(jnp.square(outputs - y))
         return optax.softmax_cross_entropy(outputs, y).mean()
 
+    def step(carry: Carry, lr: Array, seed: Array, t: Array) -> tuple[Carry, Array]:
+        params, opt_state = carry
+        optimizer = optax.sgd(jnp.asarray(lr, jnp.float32))
+        base = step_key(jnp.asarray(seed, jnp.int64))
+        key = keys.for_purpose(keys.for_step(base, jnp.asarray(t, jnp.int32)), "batch")
+        chosen = jax.random.randint(key, (BATCH,), 0, EXAMPLES, jnp.int32)
+        loss, grads = jax.value_and_grad(loss_of)(params, inputs[chosen], targets[chosen])
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    return step
+
+
+def plain_training(task: Task) -> Callable[[Array, Array], tuple[Any, Array]]:
+    """(lr, seed) -> (parameters, losses by step), of one run."""
+    start, one_step = plain_start(task), plain_step(task)
+
     def train(lr: Array, seed: Array) -> tuple[Any, Array]:
-        optimizer = optax.sgd(lr.astype(jnp.float32))
-        params = network.init(keys.for_purpose(init_key(seed), "parameters"), inputs[:1])
-        base = step_key(seed)
+        def step(carry: Carry, t: Array) -> tuple[Carry, Array]:
+            return one_step(carry, lr, seed, t)
 
-        def step(carry: Any, t: Array) -> tuple[Any, Array]:
-            params, opt_state = carry
-            key = keys.for_purpose(keys.for_step(base, t), "batch")
-            chosen = jax.random.randint(key, (BATCH,), 0, EXAMPLES, jnp.int32)
-            loss, grads = jax.value_and_grad(loss_of)(params, inputs[chosen], targets[chosen])
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), loss
-
-        start = (params, optimizer.init(params))
-        (params, _), losses = lax.scan(step, start, jnp.arange(task.steps))
+        (params, _), losses = lax.scan(step, start(lr, seed), jnp.arange(task.steps))
         return params, losses
 
     return train

@@ -20,15 +20,23 @@ from jax._src.lax.lax import (
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
+from nanlab.machine import PROGRAMS_BYTES, programs_folder
+
 Aval = Any
 Value = Any
 Device: TypeAlias = Any  # jax.Device is a variable to a type checker
 
 
+_WORTH_KEEPING_S = 0.05
+"""How long a program takes to compile that is kept; a chunk's launches take seconds."""
+
+
 def configure_lab(devices: int | None = None) -> None:
     """Set this process up for the lab: 64-bit types on, as many CPU devices as cores.
 
-    Call it before JAX computes anything; `nanlab.pinpoint` in a user's process never does.
+    Compiled programs are kept for this user, unless a cache of JAX's is set already
+    (JAX_COMPILATION_CACHE_DIR) or switched off (JAX_ENABLE_COMPILATION_CACHE=false). Call it before
+    JAX computes anything; `nanlab.pinpoint` in a user's process never does.
 
     Args:
         devices: CPU devices wanted; None for one a core.
@@ -39,6 +47,11 @@ def configure_lab(devices: int | None = None) -> None:
     jax.config.update("jax_enable_x64", True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jax.config.update("jax_num_cpu_devices", devices or cores or 1)
+    set_already = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if set_already is None and (folder := programs_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", PROGRAMS_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_S)
 
 
 def weak(x: Array, dtype: Any) -> Array:

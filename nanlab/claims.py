@@ -10,17 +10,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from nanlab.grid import Complaint, Grid, GridError, load_grid
+from nanlab.interruptible import STOPPED, run_interruptibly
 from nanlab.plan import make_plan
 
 if TYPE_CHECKING:
     from nanlab.ledger.claim import Claim
 
-DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+DONE, CRASHED, WRONG = 0, 1, 2
 LEDGER = Path("results/claims")
 
 
@@ -44,11 +45,10 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A claim of the ledger: its file, what it says, and its table as it was read."""
+    """A claim of the ledger, and its file."""
 
     path: Path
     claim: Claim
-    table: Mapping[str, Any]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,7 +86,7 @@ def read_entries(folder: Path) -> list[Entry]:
         path = folder / f"{stem_of(claim_id)}.toml"
         if path.is_file():
             table = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", {})
-            entries.append(Entry(path=path, claim=read_claim(str(path), table), table=table))
+            entries.append(Entry(path=path, claim=read_claim(str(path), table)))
     return entries
 
 
@@ -124,33 +124,43 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Argumen
     configure_lab(None)
     import jax
 
-    from nanlab.ledger.claim import rule_hash
+    from nanlab.ledger.judged import rules_of
+    from nanlab.store import StoreError
     from nanlab.study import Study
     from nanlab.terminal import Watcher
 
+    plans = {stem: make_plan(grid) for stem, grid in grids.items()}
     status = DONE
-    for number, (stem, grid) in enumerate(grids.items(), 1):
-        rules = {e.claim.id: rule_hash(e.table) for e in entries if e.claim.study_stem == stem}
-        with Watcher() as watcher:
+    with Watcher(total=sum(map(len, plans.values()))) as watcher:
+        for number, (stem, grid) in enumerate(grids.items(), 1):
+            watcher.about = f"{stem} ({number} of {len(grids)})"
+            folder = arguments.out / stem
+            rules = {
+                e.claim.id: rules_of(e.claim, folder) for e in entries if e.claim.study_stem == stem
+            }
             study = Study(
-                grid=grid, plan=make_plan(grid), folder=arguments.out / stem,
-                devices=list(jax.devices()), listener=watcher, arguments=[grid.path],
-                rules=rules,
+                grid=grid, plan=plans[stem], folder=folder, devices=list(jax.devices()),
+                listener=watcher, arguments=[grid.path], rules=rules,
             )  # fmt: skip
             if study.is_finished() and not arguments.force:
                 study.store.forget_chunks()
+                watcher.started(len(plans[stem]), len(plans[stem]))
                 continue
-            print(f"{stem} ({number} of {len(grids)}): {grid.title}", file=sys.stderr, flush=True)
-            result = study.run(force=arguments.force)
-        status = CRASHED if result.manifest["crashed"] else status
-        jax.clear_caches()  # type: ignore[no-untyped-call]
+            watcher.say(f"{watcher.about}: {grid.title}")
+            try:
+                result = run_interruptibly(study, watcher, force=arguments.force)
+            except (StoreError, MemoryError) as error:
+                watcher.say(f"{grid.path}: {error}")
+                return CRASHED
+            status = CRASHED if result.manifest["crashed"] else status
+            jax.clear_caches()  # type: ignore[no-untyped-call]
     return status
 
 
 def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
+    from nanlab.ledger.files import write_ledger
     from nanlab.ledger.judged import judge
-    from nanlab.ledger.page import write_ledger
 
     studies = {
         entry.claim.study_stem: arguments.out / entry.claim.study_stem
@@ -158,11 +168,11 @@ def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
         if (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
     }
     try:
-        judged = judge([(entry.claim, entry.table) for entry in entries], studies)
+        judged = judge([entry.claim for entry in entries], studies)
     except LedgerError as error:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
-    if judged:
-        write_ledger(arguments.out, judged)
+    if judged and not write_ledger(arguments.out, judged):
+        print('the page\'s figures need Matplotlib: pip install "nanlab[report]"', file=sys.stderr)
     words = {each.claim.id: each for each in judged}
     for entry in entries:
         each = words.get(entry.claim.id)

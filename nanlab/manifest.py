@@ -22,8 +22,9 @@ def write_manifest(
     *,
     about: Mapping[str, Any],
     environment: dict[str, Any],
+    environments: Mapping[str, Mapping[str, Any] | None],
     resolved: str,
-    runs: pl.DataFrame,
+    runs: pl.LazyFrame,
     blames: pl.DataFrame,
     said: Mapping[str, Testimony],
     files: Sequence[str],
@@ -34,11 +35,13 @@ def write_manifest(
         folder: of the results.
         about: title, rules, command, groups, witness_cap and wall_s.
         environment: as `provenance.environment` has it.
+        environments: of all whose rows were taken, by fingerprint.
         resolved: what was asked, as TOML.
         runs, blames: the tables.
         said: what the witnesses said, by blame_id.
         files: the tables' names, to be hashed.
     """
+    ends = runs.select("outcome", "blame_status").collect()
     path = folder / "grid.resolved.toml"
     write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
     manifest = {
@@ -48,12 +51,13 @@ def write_manifest(
         "grid_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
         "fingerprint": fingerprint(environment),
         "environment": environment,
+        **({"environments": environments} if len(environments) > 1 else {}),
         "git": git_state(),
-        "runs": runs.height,
+        "runs": ends.height,
         "groups": about["groups"],
-        "outcomes": _counts(runs, "outcome"),
-        "crashed": runs.filter(pl.col("outcome") == "crashed").height,
-        "blame_status": _counts(runs, "blame_status"),
+        "outcomes": _counts(ends, "outcome"),
+        "crashed": ends.filter(pl.col("outcome") == "crashed").height,
+        "blame_status": _counts(ends, "blame_status"),
         "distinct_blames": blames.height,
         "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
         "files": {name: file_hash(folder / name) for name in sorted(files)},
@@ -61,8 +65,7 @@ def write_manifest(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     text = json.dumps(manifest, indent=1) + "\n"
-    path = folder / "manifest.json"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "manifest.json", lambda p: p.write_text(text, encoding="utf-8"))
     return manifest
 
 

@@ -81,6 +81,11 @@ def _check_state(before: State, after: State, code: _Code) -> None:
                 "jax.random.wrap_key_data(numbers)",
             )
     if jax.tree.structure(before) != jax.tree.structure(after):
+        if [path for path, _ in leaves] == _paths(after):
+            raise code.wrong(
+                f"the state of {code.spec} holds, beside its arrays, {_held(before)} that its step "
+                f"replaces; {_ARRAYS_ONLY}"
+            )
         raise code.wrong(
             f"the state that {code.spec}'s step returns is built otherwise than the one it gets: "
             f"{jax.tree.structure(after)}, not {jax.tree.structure(before)}",
@@ -94,6 +99,20 @@ def _check_state(before: State, after: State, code: _Code) -> None:
             )
 
 
+_ARRAYS_ONLY = (
+    "keep arrays only in the state (params and opt_state, say), and make the optimizer in the step"
+)
+
+
+def _paths(state: State) -> list[Any]:
+    return [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def _held(state: State) -> str:
+    optimizer = f"an optimizer or a function ({type(state).__name__}.tx)"
+    return optimizer if hasattr(state, "tx") else "a function or a constant"
+
+
 def _kind(array: Any) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
@@ -104,6 +123,12 @@ def _check_purity(
     # Functions of their own: JAX would remember the trace of one that it has seen.
     first, constants, _ = _jax.trace(lambda *given: function(*given), *arguments)
     second, others, _ = _jax.trace(lambda *given: function(*given), *arguments)
+    if _jax.holds_tracer(constants):
+        raise code.wrong(
+            f"the state of {code.spec} holds, beside its arrays, {_held(arguments[0])} that is "
+            f"made of a knob; it would keep the knob of another run. {_ARRAYS_ONLY[:1].upper()}"
+            f"{_ARRAYS_ONLY[1:]}"
+        )
     same = str(first) == str(second) and all(
         np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
         for a, b in zip(constants, others, strict=True)

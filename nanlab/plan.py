@@ -91,6 +91,18 @@ def make_plan(grid: Grid) -> Plan:
     return replace(plan, groups=_groups(plan, statics, _group_keys(statics, parts, chosen)))
 
 
+def subset(plan: Plan, rows: Ints) -> Plan:
+    """The plan of some of its runs, in its order; groups without any are left out."""
+    place = np.full(len(plan), -1)
+    place[rows] = np.arange(len(rows))
+    parts = [replace(g, runs=_fixed(place[g.runs][place[g.runs] >= 0])) for g in plan.groups]
+    return Plan(
+        columns={name: _fixed(column[rows]) for name, column in plan.columns.items()},
+        run_ids=_fixed(plan.run_ids[rows]),
+        groups=tuple(part for part in parts if len(part.runs)),
+    )
+
+
 def _firsts(digests: NDArray[np.uint8]) -> Ints:
     """The places of each different digest's first occurrence, ascending."""
     high, low = digests.view(np.uint64).T

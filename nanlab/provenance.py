@@ -16,6 +16,7 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.lanes import block_of
+from nanlab.machine import processor
 
 _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
@@ -29,7 +30,7 @@ def environment(devices: list[Device]) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "platform": device.platform,
         "device_kind": device.device_kind,
         "devices": len(devices),
@@ -80,15 +81,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

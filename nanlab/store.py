@@ -8,19 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from nanlab.curves import CURVES
 from nanlab.provenance import file_hash
-from nanlab.tables import RESULT, read_blames, results_of_runs, write_atomically, write_parquet
+from nanlab.store_devices import Environment, device_name, is_same_software, sign, signed
+from nanlab.store_kept import Kept, curves_beside
+from nanlab.tables import (
+    is_left_behind,
+    partial_of,
+    read_blames,
+    results_of_runs,
+    write_atomically,
+    write_parquet,
+)
+from nanlab.tables_parts import CURVES_SLICE, SLICE, in_slices
 
 CHUNKS = ".chunks"
 CURVES_FILE = "curves.parquet"
+DEVICE = "device"
+"""The column that says on what each run of a study with several kinds of devices was computed."""
+
 SOURCES = ("runs.parquet", "blames.csv")
 """The tables that a finished study's rows are read back from."""
 
@@ -39,21 +52,25 @@ class Store:
     Args:
         folder: `results/X`; made if it is not there.
         fingerprint: of the environment; rows made in another are not reused.
+        mixed: the environment, where rows made on other kinds of devices are taken too.
+
+    Attributes:
+        chunks: the folder of what is finished of a study that is not.
 
     Raises:
         FolderError: the folder cannot be made or written to.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
-        self._fingerprint = fingerprint
-        self._chunks = folder / CHUNKS
+    def __init__(self, folder: Path, fingerprint: str, *, mixed: Environment | None = None) -> None:
+        self.folder, self.chunks = folder, folder / CHUNKS
+        self._fingerprint, self._mixed = fingerprint, mixed
         try:
-            self._chunks.mkdir(parents=True, exist_ok=True)
-            probe = self._chunks / "writable.partial"
+            self.chunks.mkdir(parents=True, exist_ok=True)
+            probe = partial_of(self.chunks / "writable")
             probe.write_bytes(b"")
-            for left in (probe, *self._chunks.glob("*.partial"), *folder.glob("*.partial")):
-                left.unlink(missing_ok=True)
+            for left in (probe, *self.chunks.glob("*.partial"), *folder.glob("*.partial")):
+                if is_left_behind(left):
+                    left.unlink(missing_ok=True)
         except OSError as error:
             sentence = f"cannot write {folder}: {_reason(error)}; --out names another folder"
             raise FolderError(sentence) from error
@@ -70,11 +87,19 @@ class Store:
         """Whether the tables here answer just this grid, were made here, and are untouched."""
         manifest = self.manifest()
         asked = hashlib.sha256(resolved.encode()).hexdigest()
-        if manifest.get("fingerprint") != self._fingerprint:
+        if not self._is_ours(manifest.get("fingerprint"), manifest.get("environment")):
             return False
         if manifest.get("grid_sha256") != asked or manifest.get("crashed"):
             return False
         return self._are_whole(manifest, manifest.get("files", ()))
+
+    def _is_ours(self, fingerprint: str | None, environment: Environment | None) -> bool:
+        """Whether rows that were made so may be used."""
+        if fingerprint == self._fingerprint:
+            return True
+        if self._mixed is None or environment is None:
+            return False
+        return is_same_software(self._mixed, environment)
 
     def _are_whole(self, manifest: dict[str, Any], names: Iterable[str]) -> bool:
         """Whether these files are there, and are those that the manifest tells of."""
@@ -84,71 +109,100 @@ class Store:
             path.is_file() and file_hash(path) == files.get(name) for name, path in paths.items()
         )
 
-    def kept(self, *, curves: bool = False) -> pl.DataFrame:
-        """Rows of RESULT that are done, of this study or an earlier one, made in this way.
+    def kept(self, run_ids: np.ndarray, *, curves: bool = False) -> Kept:
+        """Where the runs of a plan are kept in chunks, of this study or an earlier one.
 
         Args:
-            curves: only those whose curves are kept too.
+            run_ids: of the plan.
+            curves: only runs whose curves are kept too.
         """
-        frames = [pl.DataFrame(schema=RESULT)]
-        for path in sorted(self._chunks.glob(f"{self._fingerprint}-*.parquet")):
-            if not curves or self._curves_of(path).is_file():
-                frames.append(pl.read_parquet(path))
+        makers = self.makers()
+        names = {maker: device_name(each) if each else None for maker, each in makers.items()}
+        paths = [
+            path for maker in makers for path in sorted(self.chunks.glob(f"{maker}-*.parquet"))
+        ]
+        paths = [path for path in paths if not curves or curves_beside(path).is_file()]
+        return Kept(run_ids, paths, [names[path.name.partition("-")[0]] for path in paths])
+
+    def makers(self) -> dict[str, Environment | None]:
+        """The fingerprints of those whose chunks are taken, and their environments if known."""
+        found: dict[str, Environment | None] = {self._fingerprint: self._mixed}
+        if self._mixed is not None:
+            found |= {m: e for m, e in signed(self.chunks).items() if self._is_ours(m, e)}
+        return dict(sorted(found.items()))
+
+    def unpack(self, run_ids: np.ndarray, *, curves: bool = False) -> None:
+        """Keep, as chunks, those of these runs that a finished study's tables here hold.
+
+        Args:
+            run_ids: of the plan.
+            curves: only runs whose curves are in a table too.
+        """
         manifest = self.manifest()
         sources = (*SOURCES, CURVES_FILE) if curves else SOURCES
-        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(manifest, sources):
-            runs = pl.read_parquet(self.folder / "runs.parquet")
-            frames.append(results_of_runs(runs, read_blames(self.folder / "blames.csv")))
-        rows = pl.concat(frames).unique("run_id", keep="first", maintain_order=True)
-        return rows.filter(pl.col("outcome") != "crashed")
+        if not self._are_whole(manifest, sources):
+            return
+        made: dict[str, Environment] = manifest.get("environments") or {
+            manifest.get("fingerprint", ""): manifest.get("environment", {})
+        }
+        ours = {maker: each for maker, each in made.items() if self._is_ours(maker, each)}
+        blames = read_blames(self.folder / "blames.csv")
+        asked = run_ids.astype("S")
+        for runs in in_slices(self.folder / "runs.parquet", CURVES_SLICE if curves else SLICE):
+            held = np.array(runs.get_column("run_id").to_list(), "S")
+            wanted = runs.filter(np.isin(held, asked)).filter(pl.col("outcome") != "crashed")
+            for maker, each in ours.items():
+                by = wanted
+                if DEVICE in wanted.columns:
+                    by = wanted.filter(pl.col(DEVICE) == device_name(each))
+                if by.height:
+                    rows = results_of_runs(by, blames)
+                    self.keep(rows, self._curves_table(rows) if curves else None, maker)
+        if self._mixed is not None:
+            for each in ours.values():
+                sign(self.chunks, each)
 
-    def kept_curves(self, run_ids: list[str]) -> pl.DataFrame:
-        """The curves of these runs that are kept, in their order."""
-        paths = sorted(self._chunks.glob(f"curves-{self._fingerprint}-*.parquet"))
-        manifest = self.manifest()
-        if manifest.get("fingerprint") == self._fingerprint and self._are_whole(
-            manifest, [CURVES_FILE]
-        ):
-            paths.append(self.folder / CURVES_FILE)
-        frames = [pl.DataFrame(schema=CURVES), *map(pl.read_parquet, paths)]
-        of_run = ["run_id", "step", "observable", "layer"]
-        every = pl.concat(frames).unique(of_run, keep="first")
-        places = pl.DataFrame({"run_id": run_ids, "place": range(len(run_ids))})
-        asked = every.join(places, on="run_id", how="inner")
-        return asked.sort(["place", *of_run[1:]]).drop("place")
+    def _curves_table(self, rows: pl.DataFrame) -> pl.DataFrame:
+        table = pl.scan_parquet(self.folder / CURVES_FILE)
+        names = rows.get_column("run_id").implode()
+        return table.filter(pl.col("run_id").is_in(names)).collect(engine="streaming")
 
-    def _curves_of(self, chunk: Path) -> Path:
-        return chunk.with_name(f"curves-{chunk.name}")
-
-    def begin(self, asked: pl.DataFrame, resolved: str) -> None:
-        """Say what is asked, so that the study can be looked at while it runs.
+    def keep(
+        self, rows: pl.DataFrame, curves: pl.DataFrame | None = None, maker: str | None = None
+    ) -> tuple[str, str]:
+        """Keep a chunk's rows, and their curves if there are any, for good.
 
         Args:
-            asked: as `tables.asked_frame` has it.
-            resolved: the grid, as TOML.
-        """
-        for left in self._chunks.glob("asked-*"):
-            left.unlink(missing_ok=True)
-        path = self._chunks / f"asked-{self._fingerprint}.parquet"
-        grid = path.with_suffix(".toml")
-        with writing(path):
-            write_atomically(grid, lambda p: p.write_text(resolved, encoding="utf-8"))
-            write_atomically(path, lambda p: write_parquet(asked, p))
+            rows: of RESULT.
+            curves: of CURVES.
+            maker: the fingerprint of who made them, if it is not this store's.
 
-    def keep(self, rows: pl.DataFrame, curves: pl.DataFrame | None = None) -> None:
-        """Keep a chunk's rows, and their curves if there are any, for good."""
-        name = hashlib.sha256("\n".join(rows.get_column("run_id")).encode()).hexdigest()[:16]
-        path = self._chunks / f"{self._fingerprint}-{name}.parquet"
+        Returns:
+            The file's name, and the SHA-256 of its bytes.
+        """
+        name = name_of(rows.get_column("run_id").to_list())
+        path = self.chunks / f"{maker or self._fingerprint}-{name}.parquet"
         with writing(path):
             if curves is not None:
-                write_atomically(self._curves_of(path), lambda p: write_parquet(curves, p))
+                write_atomically(curves_beside(path), lambda p: write_parquet(curves, p))
             write_atomically(path, lambda p: write_parquet(rows, p))
+        return path.name, file_hash(path)
 
-    def forget_chunks(self) -> None:
-        """The tables are written: the chunks have served."""
-        for path in self._chunks.iterdir():
+    def forget_chunks(self, *, folder: bool = True) -> None:
+        """The tables are written, or everything is to run again: the chunks have served.
+
+        Args:
+            folder: whether theirs goes too.
+        """
+        for path in self.chunks.iterdir():
             path.unlink(missing_ok=True)
-        self._chunks.rmdir()
+        if folder:
+            self.chunks.rmdir()
+
+
+def name_of(run_ids: Sequence[str]) -> str:
+    """What the chunk of these runs is called: 16 hex digits."""
+    return hashlib.sha256("\n".join(run_ids).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -7,9 +7,9 @@ Ctrl-C.
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
-import threading
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nanlab.grid import Grid, GridError, load_grid, split_arguments
+from nanlab.interruptible import STOPPED, run_interruptibly
 from nanlab.plan import Plan, chunks, make_plan
 
 if TYPE_CHECKING:
     from nanlab._jax import Device
-    from nanlab.study import Study, StudyResult
-    from nanlab.terminal import Watcher
 
-DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+DONE, CRASHED, WRONG = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +93,10 @@ def _own_error(grid: Grid, plan: Plan) -> GridError | None:
 
 def _devices(grid: Grid) -> list[Device]:
     """The devices to run on; this is where JAX is first imported, and set up."""
-    from nanlab._jax import configure_lab
+    from nanlab.lab import lab_devices, lab_without_accelerator
 
-    configure_lab(grid.exec.devices)
-    import jax
-
-    return list(jax.devices()[: grid.exec.devices])
+    is_elsewhere = grid.exec.engine == "ray"
+    return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
 
 
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
@@ -132,30 +129,39 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
 def _run(
     grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
 ) -> int:
+    from nanlab.cluster import ClusterError
+    from nanlab.shards import Unfinished
     from nanlab.store import FolderError, StoreError
+    from nanlab.store_devices import DevicesError
     from nanlab.study import CRASHES, Study
     from nanlab.terminal import Watcher, show_summary
 
-    folder = arguments.out or Path("results") / grid.stem
+    folder, force = arguments.out or Path("results") / grid.stem, arguments.force
     try:
         with Watcher() as watcher:
             study = Study(
                 grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher,
                 arguments=[each for each in given if each != "--no-report"],
             )  # fmt: skip
-            if study.is_finished() and not arguments.force:
-                study.store.forget_chunks()
-                print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
-                result = study.finished()
-            else:
-                result = _in_thread(study, watcher, force=arguments.force)
-    except FolderError as error:
+            with closing(study):
+                if study.is_finished() and not force:
+                    study.store.forget_chunks()
+                    print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
+                    result = study.finished()
+                elif grid.exec.engine == "files" and study.prepare(force=force):
+                    return _tell_workers(folder, plan, grid)
+                else:
+                    result = run_interruptibly(study, watcher, force=force)
+    except (ClusterError, FolderError) as error:
         print(error, file=sys.stderr)
         return WRONG
     except StoreError as error:
         print(error, file=sys.stderr)
         return CRASHED
-    except MemoryError as error:
+    except Unfinished as error:
+        print(f"{folder}: {error}; python -m nanlab.worker runs them", file=sys.stderr)
+        return CRASHED
+    except (DevicesError, MemoryError) as error:
         print(f"{grid.path}: {error}", file=sys.stderr)
         return WRONG
     show_summary(result, plan)
@@ -194,35 +200,16 @@ def _report(folder: Path) -> None:
         print(f"report in {report.page}")
 
 
-def _in_thread(study: Study, watcher: Watcher, *, force: bool) -> StudyResult:
-    """Run the study beside this thread, which stays free to hear Ctrl-C at once."""
-    results: list[StudyResult] = []
-    errors: list[BaseException] = []
+def _tell_workers(folder: Path, plan: Plan, grid: Grid) -> int:
+    from nanlab.shards import pieces_of
 
-    def work() -> None:
-        try:
-            results.append(study.run(force=force))
-        except BaseException as error:
-            errors.append(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except KeyboardInterrupt:
-        watcher.__exit__()
-        print(
-            f"\nstopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        # A launch cannot be called off; what it computes is lost, and nothing else is.
-        os._exit(STOPPED)
-    if errors:
-        raise errors[0]
-    return results[0]
+    many = len(pieces_of(plan, grid.exec.chunk_runs))
+    print(f"{folder} is prepared: {len(plan):,} runs in {many:,} chunks. To run them, start n of")
+    print(f"  python -m nanlab.worker {shlex.quote(str(folder))} --shard i/n")
+    print(
+        "with i from 0 to n - 1, on as many machines; then this sweep again: it writes the tables"
+    )
+    return DONE
 
 
 if __name__ == "__main__":

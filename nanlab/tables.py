@@ -6,19 +6,17 @@ import hashlib
 import io
 import json
 import os
+import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from nanlab.blame.judge import Finding
 from nanlab.blame.witness import NOT_ASKED, WORDS
-from nanlab.parameters import PARAMETERS
-from nanlab.parts.listing import BESIDE_OPTION, readers
-from nanlab.plan import Plan
 
 FINDING = tuple(field.name for field in fields(Finding) if field.name != "iterations")
 """What is told of a site, in the tables' order."""
@@ -99,6 +97,15 @@ def blames_frame(results: pl.DataFrame) -> pl.DataFrame:
     return counted.sort(["runs", "blame_id"], descending=[True, False])
 
 
+def merged_blames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """One table of blames, as `blames_frame` makes it, of those of runs that follow each other."""
+    every = pl.concat(frames)
+    counts = [pl.col("runs").sum(), pl.col("reproduced").sum()]
+    others = pl.all().exclude("blame_id", "runs", "reproduced").first()
+    merged = every.group_by("blame_id", maintain_order=True).agg(*counts, others)
+    return merged.sort(["runs", "blame_id"], descending=[True, False])
+
+
 def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
     """The blames with what the witnesses said, by blame_id; NOT_ASKED where none was."""
 
@@ -114,67 +121,8 @@ def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) 
     return both.with_columns(pl.Series("witness", worst, dtype=pl.String))
 
 
-def runs_frame(plan: Plan, results: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
-    """The table of runs, in the grid's order.
-
-    Args:
-        plan: what was asked.
-        results: rows of RESULT with `blame_id`, one for each run of the plan, in any order.
-        blames: with witnesses.
-    """
-    return told_frame(asked_frame(plan), results, blames)
-
-
-def asked_frame(plan: Plan) -> pl.DataFrame:
-    """What is asked of each run: `run_id`, `group_id`, parameters; in the grid's order."""
-    groups = np.empty(len(plan), object)
-    for group in plan.groups:
-        groups[group.runs] = group.group_id
-    told_of = [name for name in plan.columns if _is_told(name, plan)]
-    return pl.DataFrame(
-        {
-            "run_id": list(plan.run_ids),
-            "group_id": list(groups),
-            **{name: _parameter(plan.columns[name]) for name in told_of},
-        }
-    )
-
-
-def told_frame(asked: pl.DataFrame, results: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
-    """The table of runs from what was asked of them and what came; nulls where nothing came yet."""
-    told = results.join(blames.select("blame_id", "witness"), on="blame_id", how="left")
-    # "steps" is both a parameter and a result's neighbor; it stands among the results.
-    parameters = [name for name in asked.columns if name != "steps"]
-    ending = list(ENDING)
-    before, after = ending[:3], ending[3:]
-    blamed = [name for name in BLAME if not name.endswith("_iterations")]
-    order = [*parameters, *before, "steps", *after, *blamed, "blame_id", "blame_status", "witness"]
-    return asked.join(told, on="run_id", how="left", maintain_order="left").select(order)
-
-
-def _is_told(name: str, plan: Plan) -> bool:
-    """Whether a parameter has a column: some run uses it, or sets it to another value."""
-    parameter, column = PARAMETERS[name], plan.columns[name]
-    if any(value not in (None, parameter.default) for value in set(column.tolist())):
-        return True
-    if parameter.role == "option":
-        return False
-    if name in BESIDE_OPTION:
-        return _is_told(BESIDE_OPTION[name], plan)
-    chosen = {key: set(plan.columns[key].tolist()) for key in readers(name) if key in plan.columns}
-    return not readers(name) or any(chosen[key] & set(readers(name)[key]) for key in chosen)
-
-
-def _parameter(column: np.ndarray) -> pl.Series:
-    values = column.tolist()
-    # A batch size is a number or "full": one column has one type.
-    if any(isinstance(v, str) for v in values) and not all(isinstance(v, str) for v in values):
-        values = [None if v is None else str(v) for v in values]
-    return pl.Series(values)
-
-
 def results_of_runs(runs: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
-    """Rows of RESULT from finished tables: what `runs_frame` was made of."""
+    """Rows of RESULT from finished tables: what `runs` was made of."""
     iterations = [name for name in BLAME if name.endswith("_iterations")]
     told = runs.join(blames.select("blame_id", *iterations), on="blame_id", how="left")
     return told.select([pl.col(name).cast(kind) for name, kind in RESULT.items()])
@@ -188,9 +136,35 @@ def read_blames(path: Path) -> pl.DataFrame:
     return pl.read_csv(path, schema=schema)
 
 
+_HOST = re.sub(r"[^\w.]", "_", platform.node()) or "here"
+
+
+def partial_of(path: Path) -> Path:
+    """What a file is called while this process writes it; no other writes to that name."""
+    return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}.partial")
+
+
+def is_left_behind(partial: Path) -> bool:
+    """Whether the process that wrote this has ended; of another machine's that is not known."""
+    host, _, process = partial.name.removesuffix(".partial").rpartition("-")
+    if not process.isdigit():
+        return True
+    if not host.endswith(f".{_HOST}"):
+        return False
+    if int(process) == os.getpid():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 def write_atomically(path: Path, write: Any) -> None:
     """Write a file beside `path`, flush it to the disk, then put it in its place."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     try:
         write(partial)
         with partial.open("rb") as written:
@@ -201,21 +175,6 @@ def write_atomically(path: Path, write: Any) -> None:
         raise
 
 
-def write_tables(
-    folder: Path, runs: pl.DataFrame, blames: pl.DataFrame, *, csv_runs: int
-) -> list[str]:
-    """Write `runs.parquet`, `runs.csv` and `blames.csv`; the names of those written."""
-    written = ["runs.parquet", "blames.csv"]
-    write_atomically(folder / "runs.parquet", lambda p: write_parquet(runs, p))
-    if runs.height <= csv_runs:
-        written.append("runs.csv")
-        write_atomically(folder / "runs.csv", lambda p: _write_csv(runs, p))
-    else:
-        (folder / "runs.csv").unlink(missing_ok=True)
-    write_atomically(folder / "blames.csv", lambda p: _write_csv(blames, p))
-    return written
-
-
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file; a full disk is an OSError (of polars' own writer it is not)."""
     buffer = io.BytesIO()
@@ -223,14 +182,7 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _write_csv(frame: pl.DataFrame, path: Path) -> None:
+def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
+    """Rows as CSV."""
     # An empty text is quoted, nothing at all is not: so the two can be told apart.
-    path.write_bytes(frame.write_csv(quote_style="necessary").encode())
-
-
-def categorical_columns(plan: Plan) -> Iterable[str]:
-    """The parameters with a few values that are no number: how a study is looked at."""
-    for name, column in plan.columns.items():
-        values = set(column.tolist()) - {None}
-        if len(values) > 1 and {type(value) for value in values} <= {str, bool}:
-            yield name
+    return frame.write_csv(quote_style="necessary", include_header=has_header)

@@ -22,7 +22,7 @@ from rich.text import Text
 from nanlab.faults import OUTCOMES
 from nanlab.plan import Group, Plan
 from nanlab.study import StudyResult
-from nanlab.tables import categorical_columns
+from nanlab.tables_runs import categorical_columns
 
 BLAMES_SHOWN = 12
 PLAIN_EVERY_S = 5.0
@@ -39,9 +39,13 @@ class Watcher:
 
     Args:
         console: where to; a bar if it is a terminal, else a plain line now and then.
+        total: how many runs several studies have together; of one study it tells itself.
+
+    Attributes:
+        about: which of several studies it is at, such as "A01 (3 of 28)".
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, total: int | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
@@ -55,7 +59,9 @@ class Watcher:
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=None, failed=0)
-        self._total = self._done = self._reused = self._failed = 0
+        self.about = ""
+        self._asked = total
+        self._total, self._done, self._reused, self._failed = total or 0, 0, 0, 0
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Watcher:
@@ -79,15 +85,18 @@ class Watcher:
 
     def started(self, total: int, reused: int) -> None:
         """So many runs are asked for, and so many of them are there."""
-        self._total, self._done, self._reused = total, reused, reused
-        self._began = self._said = time.monotonic()
-        self._bar.update(self._task, total=total, completed=reused, description="runs")
-        if reused:
-            self._say(f"{reused:,} of {total:,} runs are there already")
+        self._total = self._asked or total
+        self._done, self._reused = self._done + reused, self._reused + reused
+        if self._done == reused:  # the first study
+            self._began = self._said = time.monotonic()
+        self._bar.update(self._task, total=self._total, completed=self._done)
+        self._describe("runs")
+        if reused and not self._asked:
+            self.say(f"{reused:,} of {total:,} runs are there already")
 
     def entered(self, group: Group, number: int, groups: int) -> None:
         """A group's chunks are next; its programs are compiled first."""
-        self._bar.update(self._task, description=f"group {number + 1}/{groups}")
+        self._describe(f"group {number + 1}/{groups}")
         if not self._console.is_terminal:
             self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
 
@@ -104,37 +113,42 @@ class Watcher:
                 always=self._done == self._total,
             )
 
-    def crashed(self, runs: int, error: BaseException) -> None:
+    def crashed(self, runs: int, error: str) -> None:
         """A chunk raised; its runs are recorded as crashed."""
-        first = (str(error).splitlines() or [""])[0]
-        self._say(f"a chunk of {runs:,} runs crashed: {type(error).__name__}: {first}")
+        self.say(f"a chunk of {runs:,} runs crashed: {error}")
 
     def asking(self, blames: int) -> None:
         """The witnesses are asked about so many distinct blames."""
         word = "blame" if blames == 1 else "blames"
         said = f"asking jax.debug_nans and jax.debug_infs about {blames} distinct {word}"
-        self._bar.update(self._task, description=said)
+        self._describe(said)
         if not self._console.is_terminal:
             self._plain(said, always=True)
 
     def unheard(self, error: BaseException) -> None:
         """The witnesses of a group could not be asked; its blames stay without."""
         first = (str(error).splitlines() or [""])[0]
-        self._say(f"witnesses could not be asked: {type(error).__name__}: {first}")
+        self.say(f"witnesses could not be asked: {type(error).__name__}: {first}")
 
-    def _say(self, sentence: str) -> None:
+    def _describe(self, description: str) -> None:
+        self._bar.update(self._task, description=f"{self.about} {description}".strip())
+
+    def say(self, sentence: str) -> None:
+        """A line above the bar."""
         self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def _plain(self, sentence: str, *, always: bool) -> None:
         if always or time.monotonic() - self._said >= PLAIN_EVERY_S:
             self._said = time.monotonic()
-            self._say(sentence)
+            self.say(sentence)
 
 
 def show_summary(result: StudyResult, plan: Plan, console: Console | None = None) -> None:
     """Print outcomes by the study's categorical axes, the blames, and where the results are."""
     console = console or Console()
-    console.print(_outcomes_table(result.runs, list(categorical_columns(plan))))
+    by = list(categorical_columns(plan))
+    ends = result.runs.select("outcome", *by).collect()
+    console.print(_outcomes_table(ends, by))
     if result.blames.height:
         console.print(_blames_table(result.blames))
     status = result.manifest["blame_status"]
@@ -149,7 +163,7 @@ def show_summary(result: StudyResult, plan: Plan, console: Console | None = None
             highlight=False,
         )
     # Not wrapped, nor read as markup: a path is there to be copied.
-    there = Text(f"{result.runs.height:,} runs in ").append(str(result.folder), style="bold")
+    there = Text(f"{ends.height:,} runs in ").append(str(result.folder), style="bold")
     console.print(there, soft_wrap=True)
 
 

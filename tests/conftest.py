@@ -8,8 +8,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-# Processes that tests start inherit these two.
+# Processes that tests start inherit these three. What another run has compiled is not used.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["NO_COLOR"] = "1"
 
 # The same examples on every machine, and no time limit on one: the first of them compiles.

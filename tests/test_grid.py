@@ -88,8 +88,8 @@ WRONG = {
     ),
     "a key like no other": (
         "[exec]\nzzz = 1",
-        ["exec.zzz (line 2): unknown key; known here: engine, devices, curves, chunk_runs, "
-            "witnesses, csv_runs"],
+        ["exec.zzz (line 2): unknown key; known here: engine, devices, mixed_devices, "
+            "curves, chunk_runs, witnesses, csv_runs"],
     ),
     "a parameter outside every table": (
         "lr = 0.1",
@@ -356,9 +356,9 @@ WRONG = {
         ],
     ),
     "wrong settings": (
-        '[exec]\nengine = "ray"\ndevices = 0\nchunk_runs = 1.5\nwitnesses = -1',
+        '[exec]\nengine = "spark"\ndevices = 0\nchunk_runs = 1.5\nwitnesses = -1',
         [
-            'exec.engine = "ray" (line 2): must be "local"',
+            'exec.engine = "spark" (line 2): must be "local", "files" or "ray"',
             "exec.devices = 0 (line 3): must be 1 or more",
             "exec.chunk_runs = 1.5 (line 4): must be a whole number",
             "exec.witnesses = -1 (line 5): must be 0 or more",

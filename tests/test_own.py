@@ -14,6 +14,8 @@ MINE = """\
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax.training.train_state import TrainState
 import nanlab
 
 
@@ -102,6 +104,30 @@ def many_losses():
 def bare():
     problem = with_step(lambda s, k, key: (s, s["x"]))
     return nanlab.Problem(init=problem.init, step=problem.step, knobs=("alpha",))
+
+
+def train_state(replaced):
+    def optimizer(knobs):
+        return optax.sgd(knobs["alpha"])
+
+    def init(knobs, key):
+        params = {"x": jnp.float32(1.0)}
+        return TrainState.create(apply_fn=None, params=params, tx=optimizer(knobs))
+
+    def step(state, knobs, key):
+        if replaced:
+            state = state.replace(tx=optimizer(knobs))
+        return state.apply_gradients(grads=state.params), state.params["x"]
+
+    return nanlab.Problem(init=init, step=step, knobs={"alpha": 0.5})
+
+
+def optimizer_of_a_knob():
+    return train_state(replaced=False)
+
+
+def optimizer_replaced():
+    return train_state(replaced=True)
 
 
 def number():
@@ -209,6 +235,8 @@ WRONG_CODE = {
     "raising": "step fails: KeyError: 'y' (mine.py:",
     "many_losses": "the loss that mine.py:many_losses's step returns must be one number",
     "bare": "knobs.alpha: is missing: mine.py:bare gives it no default",
+    "optimizer_of_a_knob": "an optimizer or a function (TrainState.tx) that is made of a knob",
+    "optimizer_replaced": "an optimizer or a function (TrainState.tx) that its step replaces",
     "number": "mine.py:number returns int; it must return a nanlab.Problem",
     "needing": "static.order: is missing: mine.py:needing has no default for its argument order",
     "no_such": "run.problem (line 2): mine.py has no function no_such; it has descent, with_step",

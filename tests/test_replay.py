@@ -14,7 +14,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
 import nanlab
-from nanlab import engines, replay, study, sweep, tables
+from nanlab import chunks_bench, engines, replay, sweep, tables
 from nanlab.engines import GroupWorker
 from nanlab.replay import ReplayError, replay_run
 
@@ -67,7 +67,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "GroupWorker", Remembered)
+        patch.setattr(chunks_bench, "GroupWorker", Remembered)
         assert sweep.main([str(folder / "grid.toml"), "--out", str(folder / "x")]) == 0
     return folder / "x"
 

@@ -320,14 +320,14 @@ def test_a_study_that_is_running_can_be_looked_at(tmp_path, undrawn, monkeypatch
     (tmp_path / "grid.toml").write_text(GRID)
     keep, kept = Store.keep, []
 
-    def keep_two(self, rows, curves=None):
+    def keep_one(self, rows, curves=None, maker=None):
         if kept:
             raise Stopped
         kept.append(rows.height)
-        keep(self, rows, curves)
+        return keep(self, rows, curves, maker)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "keep", keep_two)
+        patch.setattr(Store, "keep", keep_one)
         with pytest.raises(Stopped):
             sweep.main(["grid.toml", "--out", "x"])
     capsys.readouterr()
@@ -355,7 +355,7 @@ def test_a_study_of_which_nothing_is_there_yet_is_answered_with_a_sentence(
 ):
     (tmp_path / "grid.toml").write_text(GRID)
 
-    def keep_none(self, rows, curves=None):
+    def keep_none(self, rows, curves=None, maker=None):
         raise Stopped
 
     with monkeypatch.context() as patch:

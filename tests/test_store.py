@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -18,6 +19,8 @@ from nanlab.grid import load_grid
 from nanlab.plan import make_plan
 from nanlab.provenance import file_hash, fingerprint
 from nanlab.store import FolderError, Store, StoreError
+from nanlab.tables_parts import write_tables
+from nanlab.tables_runs import RunsTable
 
 HERE, ELSEWHERE = "0123456789abcdef", "fedcba9876543210"
 RESOLVED = '[run]\nproblem = "quadratic"\n\n[axes]\nlr = [1.0, 2.0, 3.0]\n'
@@ -56,7 +59,8 @@ def finish(folder, outcome="nan"):
     results = rows_of(*plan.run_ids.tolist(), outcome=outcome, origin=OVERFLOW)
     named = tables.with_blame_ids(results)
     blames = tables.with_witnesses(tables.blames_frame(named), {})
-    files = tables.write_tables(folder, tables.runs_frame(plan, named, blames), blames, csv_runs=10)
+    runs = RunsTable(plan).frame(named, blames)
+    files = write_tables(folder, runs.__getitem__, runs.height, blames, csv_runs=10)
     manifest = {
         "fingerprint": HERE,
         "grid_sha256": hashlib.sha256(RESOLVED.encode()).hexdigest(),
@@ -65,6 +69,17 @@ def finish(folder, outcome="nan"):
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return results
+
+
+def kept(store, *asked):
+    """The rows that are kept of the runs that are asked for, or of the finished study's."""
+    (store.folder / "asked.toml").write_text(RESOLVED, encoding="utf-8")
+    plan = make_plan(load_grid(store.folder / "asked.toml"))
+    (store.folder / "asked.toml").unlink()
+    run_ids = np.array(asked or plan.run_ids.tolist())
+    store.unpack(run_ids)
+    found = store.kept(run_ids)
+    return found.rows(np.flatnonzero(found.done))
 
 
 def names_in(folder):
@@ -76,38 +91,41 @@ def test_chunks_that_were_kept_are_there_in_another_process(own_folder):
     store = Store(own_folder / "x", HERE)
     store.keep(first)
     store.keep(second)
-    again = Store(own_folder / "x", HERE).kept()
-    assert_frame_equal(again.sort("run_id"), pl.concat([first, second]), check_exact=True)
+    again = kept(Store(own_folder / "x", HERE), "c", "a", "not run", "b")
+    expected = pl.concat([second, first])
+    assert_frame_equal(again, expected, check_exact=True)
 
 
 def test_a_run_that_is_kept_twice_is_there_once(own_folder):
     store = Store(own_folder, HERE)
     store.keep(rows_of("a", "b"))
     store.keep(rows_of("b", "c"))
-    assert sorted(store.kept()["run_id"]) == ["a", "b", "c"]
+    assert kept(store, "a", "b", "c")["run_id"].to_list() == ["a", "b", "c"]
 
 
-def test_a_run_that_crashed_is_not_kept(own_folder):
+def test_a_run_that_is_asked_for_and_not_kept_has_crashed(own_folder):
     store = Store(own_folder, HERE)
-    store.keep(tables.crashed_frame(["a"]))
     store.keep(rows_of("b"))
-    assert store.kept()["run_id"].to_list() == ["b"]
+    found = store.kept(np.array(["a", "b"]))
+    assert found.done.tolist() == [False, True]
+    expected = pl.concat([rows_of("b"), tables.crashed_frame(["a"])])
+    assert_frame_equal(found.rows(np.array([1, 0])), expected, check_exact=True)
 
 
 def test_what_another_environment_made_is_not_used(own_folder):
     Store(own_folder, ELSEWHERE).keep(rows_of("a"))
-    assert Store(own_folder, HERE).kept().height == 0
-    assert Store(own_folder, ELSEWHERE).kept().height == 1
+    assert kept(Store(own_folder, HERE), "a").height == 0
+    assert kept(Store(own_folder, ELSEWHERE), "a").height == 1
     finish(own_folder)
-    assert Store(own_folder, HERE).kept().height == 3
-    assert Store(own_folder, ELSEWHERE).kept()["run_id"].to_list() == ["a"]
+    assert kept(Store(own_folder, HERE)).height == 3
+    assert kept(Store(own_folder, ELSEWHERE)).height == 0
     assert not Store(own_folder, ELSEWHERE).is_finished(RESOLVED)
 
 
 def test_the_rows_of_a_finished_study_are_used_again(own_folder):
     results = finish(own_folder)
     store = Store(own_folder, HERE)
-    assert_frame_equal(store.kept(), results, check_exact=True)
+    assert_frame_equal(kept(store), results, check_exact=True)
     assert store.is_finished(RESOLVED)
     assert not store.is_finished(RESOLVED + "seed = [1]\n")
 
@@ -131,14 +149,14 @@ def test_tables_that_somebody_changed_are_written_again(meddle, is_used, own_fol
     meddle(own_folder)
     store = Store(own_folder, HERE)
     assert not store.is_finished(RESOLVED)
-    assert store.kept().height == (3 if is_used else 0)
+    assert kept(store).height == (3 if is_used else 0)
 
 
 def test_a_study_with_crashed_runs_is_not_finished(own_folder):
     finish(own_folder, outcome="crashed")
     store = Store(own_folder, HERE)
     assert not store.is_finished(RESOLVED)
-    assert store.kept().height == 0
+    assert kept(store).height == 0
 
 
 def test_a_killed_process_leaves_nothing_that_a_new_one_does_not_clear_away(own_folder):
@@ -148,7 +166,7 @@ def test_a_killed_process_leaves_nothing_that_a_new_one_does_not_clear_away(own_
         (own_folder / "x" / left).write_bytes(b"PAR1 and no more")
     store = Store(own_folder / "x", HERE)
     assert [name for name in names_in(own_folder) if "partial" in name] == []
-    assert store.kept()["run_id"].to_list() == ["a"]
+    assert kept(store, "a", "b")["run_id"].to_list() == ["a"]
     store.forget_chunks()
     assert list((own_folder / "x").iterdir()) == []
 
@@ -204,7 +222,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing_that_was_kept(after, own_fo
         with pytest.raises(StoreError, match="no space left on device; what is finished is kept"):
             store.keep(rows_of("another"))
     assert names_in(own_folder) == before
-    assert Store(own_folder / "x", HERE).kept().height == after
+    assert kept(Store(own_folder / "x", HERE), "run0", "run1", "another").height == after
 
 
 # The system's own refusal, through polars' own writer: a file may not grow beyond 600 bytes.

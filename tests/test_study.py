@@ -15,20 +15,21 @@ import sys
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
 
 import jax
 import numpy as np
 import polars as pl
 import pytest
+from remembered import Remembered
 from rich.console import Console
 
-from nanlab import memory, study, tables, terminal
+from nanlab import chunks_bench, chunks_local, memory, study, tables, terminal
 from nanlab.blame.judge import Finding
 from nanlab.engines import GroupWorker
 from nanlab.grid import load_grid
 from nanlab.plan import make_plan
 from nanlab.sweep import CRASHED, DONE, WRONG, main
+from nanlab.tables_runs import RunsTable
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv")
 
@@ -50,29 +51,13 @@ chunk_runs = 1
 witnesses = 2
 """
 CHUNKS, RUNS = 6, 560
-# What is asked: the grid and its runs. Then the chunks, then runs.parquet, runs.csv, blames.csv,
-# grid.resolved.toml and manifest.json.
-ASKED = 2
-WRITES = ASKED + CHUNKS + 5
-
-
-class Remembered(GroupWorker):
-    """A worker that is made once for each group and size, so that tests share what it compiles."""
-
-    made: ClassVar = {}
-
-    def __new__(cls, statics, *, blocks=None, devices=None):
-        at = (tuple(sorted(statics.items())), blocks, tuple(devices))
-        return cls.made.setdefault(at, super().__new__(cls))
-
-    def __init__(self, statics, *, blocks=None, devices=None):
-        if not hasattr(self, "lanes"):
-            super().__init__(statics, blocks=blocks, devices=devices)
+# What is asked, the chunks, runs.parquet, runs.csv, blames.csv, the grid and the manifest.
+WRITES = 1 + CHUNKS + 5
 
 
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
-    monkeypatch.setattr(study, "GroupWorker", Remembered)
+    monkeypatch.setattr(chunks_bench, "GroupWorker", Remembered)
 
 
 def sweep(text=GRID, *arguments, name="grid.toml"):
@@ -90,7 +75,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "GroupWorker", Remembered)
+        patch.setattr(chunks_bench, "GroupWorker", Remembered)
         assert main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == DONE
     return folder / "x"
 
@@ -140,13 +125,15 @@ def test_killed_at_any_write_the_same_command_ends_in_the_same_bytes(
     number, moment, undisturbed, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
+        # Group after group, so that it is known how much is kept.
+        patch.setattr(chunks_local, "AT_ONCE", 1)
         die(patch, number, moment)
         with pytest.raises(Killed):
             sweep()
     capsys.readouterr()
     assert sweep() == DONE
     said = capsys.readouterr()
-    kept = min(max(number - (moment == "before") - ASKED, 0), CHUNKS)
+    kept = min(max(number - (moment == "before") - 1, 0), CHUNKS)
     if (number, moment) == (WRITES, "after") or moment == "removing":
         assert "is finished, all 560 runs" in said.out
     elif kept:
@@ -249,10 +236,10 @@ def test_a_study_without_failures_is_reused_as_well(capsys):
 
 
 def test_what_another_environment_made_is_not_reused(undisturbed, monkeypatch, capsys):
-    real = study.environment
-    monkeypatch.setattr(study, "environment", lambda d: {**real(d), "jaxlib": "0.0.1"})
+    real = chunks_bench.environment
+    monkeypatch.setattr(chunks_bench, "environment", lambda d: {**real(d), "jaxlib": "0.0.1"})
     assert sweep() == DONE
-    monkeypatch.setattr(study, "environment", real)
+    monkeypatch.setattr(chunks_bench, "environment", real)
     capsys.readouterr()
     assert sweep() == DONE
     said = capsys.readouterr()
@@ -277,7 +264,7 @@ class Silent:
         self.told.append(("advanced", runs, failed))
 
     def crashed(self, runs, error):
-        self.told.append(("crashed", runs, str(error)))
+        self.told.append(("crashed", runs, error))
 
     def asking(self, blames):
         self.told.append(("asking", blames))
@@ -312,7 +299,7 @@ def test_a_listener_is_told_of_every_chunk_and_failure_once(undisturbed, tmp_pat
     assert kinds == {"started": 1, "entered": 2, "advanced": CHUNKS, "asking": 1}
     assert listener.told[0] == ("started", RUNS, 0)
     advanced = [(runs, failed) for kind, runs, failed in listener.told[1:-1] if kind == "advanced"]
-    failed = result.runs.filter(pl.col("fault_step").is_not_null()).height
+    failed = result.runs.filter(pl.col("fault_step").is_not_null()).collect().height
     assert tuple(map(sum, zip(*advanced, strict=True))) == (RUNS, failed)
 
 
@@ -352,7 +339,7 @@ def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, m
 def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
     undisturbed, monkeypatch, capsys
 ):
-    real = study.launch_need
+    real = chunks_bench.launch_need
     needs = []
 
     def broken(problem, *, block, devices):
@@ -362,7 +349,7 @@ def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
         return real(problem, block=block, devices=devices)
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "launch_need", broken)
+        patch.setattr(chunks_bench, "launch_need", broken)
         assert sweep() == CRASHED
     assert "crashed: TypeError: this step does not trace" in capsys.readouterr().err
     runs = pl.read_parquet("results/x/runs.parquet")
@@ -381,8 +368,8 @@ def test_a_study_too_large_for_the_memory_says_what_fits_and_that_does(monkeypat
     # 280 runs are a launch of 384 lanes; there is room for one of some 300, hence for 256.
     grid = "[run]\n" + large.split("[run]\n")[1]
     with monkeypatch.context() as patch:
-        patch.setattr(study, "launch_need", lambda *_, **__: memory.Need(1024, 2048))
-        patch.setattr(study, "available_bytes", lambda device: 2048 + 300 * 1024)
+        patch.setattr(chunks_bench, "launch_need", lambda *_, **__: memory.Need(1024, 2048))
+        patch.setattr(chunks_bench, "available_bytes", lambda device: 2048 + 300 * 1024)
         assert sweep(grid) == WRONG
         said = capsys.readouterr()
         assert "needs about 386.0 KiB, and 302.0 KiB are free" in said.err
@@ -535,7 +522,7 @@ def shown(text, outcome_of, tmp_path, *, width=100, folder="results/x", blames_o
     failed = sum(finding is not None for finding in told)
     result = study.StudyResult(
         folder=Path(folder),
-        runs=tables.runs_frame(plan, results, blames),
+        runs=RunsTable(plan).frame(results, blames).lazy(),
         blames=blames,
         manifest={
             "blame_status": {"reproduced": failed} if failed else {},
@@ -630,7 +617,7 @@ def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
     def events(watcher):
         watcher.started(2000, 1000)
         watcher.advanced(500, 20)
-        watcher.crashed(250, ValueError("bad\nthings"))
+        watcher.crashed(250, "ValueError: bad")
         watcher.advanced(250, 5)
         watcher.asking(1)
 

@@ -15,6 +15,8 @@ from nanlab.blame.judge import Finding
 from nanlab.grid import load_grid
 from nanlab.parameters import PARAMETERS
 from nanlab.plan import make_plan
+from nanlab.tables_parts import write_tables
+from nanlab.tables_runs import RunsTable, categorical_columns
 
 # Two problems, so that parameters of one are nothing in the other; a column of two types; a bool.
 GRID = """\
@@ -146,7 +148,7 @@ def made(plan, results, words=()):
         for blame_id, word in zip(blames["blame_id"], words, strict=False)
     }
     blames = tables.with_witnesses(blames, said)
-    return tables.runs_frame(plan, results, blames), blames
+    return RunsTable(plan).frame(results, blames), blames
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def study(tmp_path):
     runs, blames = made(plan, results_of(plan), ["agrees", "sees-less"])
     folder = tmp_path / "results"
     folder.mkdir()
-    tables.write_tables(folder, runs, blames, csv_runs=100)
+    write_tables(folder, runs.__getitem__, runs.height, blames, csv_runs=100)
     return plan, runs, blames, folder
 
 
@@ -215,7 +217,7 @@ def test_rows_come_out_the_same_in_whatever_order_the_results_come(study, tmp_pa
     plan, runs, blames, _ = study
     results = tables.with_blame_ids(results_of(plan))
     shuffled = results.sample(fraction=1.0, shuffle=True, seed=1)
-    assert_frame_equal(tables.runs_frame(plan, shuffled, blames), runs)
+    assert_frame_equal(RunsTable(plan).frame(shuffled, blames), runs)
 
 
 def test_no_table_holds_a_float_nan_or_inf(study):
@@ -351,7 +353,7 @@ def test_runs_that_crashed_have_an_outcome_and_nothing_else(tmp_path):
 def test_a_study_without_failures_has_a_table_of_blames_that_is_empty(tmp_path):
     plan = plan_of('[run]\nproblem = "quadratic"\n[axes]\nlr = [1.0]', tmp_path)
     runs, blames = made(plan, results_of(plan))
-    tables.write_tables(tmp_path, runs, blames, csv_runs=100)
+    write_tables(tmp_path, runs.__getitem__, runs.height, blames, csv_runs=100)
     read = tables.read_blames(tmp_path / "blames.csv")
     assert read.height == 0
     assert read.columns == blames.columns
@@ -363,16 +365,15 @@ def test_a_study_without_failures_has_a_table_of_blames_that_is_empty(tmp_path):
 def test_a_large_study_has_no_csv_and_the_old_one_goes(limit, has_csv, study):
     _, runs, blames, folder = study
     assert runs.height == 15
-    written = tables.write_tables(folder, runs, blames, csv_runs=limit)
+    written = write_tables(folder, runs.__getitem__, runs.height, blames, csv_runs=limit)
     assert ("runs.csv" in written) is (folder / "runs.csv").exists() is has_csv
     assert {"runs.parquet", "blames.csv"} <= set(written)
 
 
 def test_the_same_tables_are_the_same_bytes(study, tmp_path):
     plan, _, _, folder = study
-    tables.write_tables(
-        tmp_path, *made(plan, results_of(plan), ["agrees", "sees-less"]), csv_runs=100
-    )
+    runs, blames = made(plan, results_of(plan), ["agrees", "sees-less"])
+    write_tables(tmp_path, runs.__getitem__, runs.height, blames, csv_runs=100)
     for name in ("runs.parquet", "runs.csv", "blames.csv"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
@@ -394,7 +395,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
 def test_the_columns_that_a_study_is_looked_at_by_are_its_few_words(tmp_path):
     plan = plan_of(GRID, tmp_path)
     # lr is a number, batch_size is in part, and depth does not vary.
-    assert list(tables.categorical_columns(plan)) == ["problem", "standardize"]
+    assert list(categorical_columns(plan)) == ["problem", "standardize"]
 
 
 def test_a_finding_is_written_as_text_that_json_and_csv_can_hold():

@@ -18,6 +18,11 @@ from nanlab.blame.probe import Probe
 from nanlab.blame.reading import Reading
 from nanlab.blame.sites import Program, flatten
 
+# A probe runs once a chunk and has five times its function's operations: at LLVM's level 1 it
+# compiles in less than half the time (8.3 s against 3.8 s of a core for an mlp of 3 x 32), and
+# finds the same.
+_QUICK_COMPILE = {"xla_backend_optimization_level": 1}
+
 
 class BlockProbe:
     """The probe of `function` for one lane's `arguments`, run on many lanes at once.
@@ -62,11 +67,11 @@ class BlockProbe:
             return jax.vmap(lambda *a: self._probe(*a)[1])(*arguments)
 
         specs = (lanes,) * len(self._shapes)
-        return jax.jit(
-            jax.shard_map(
-                codes_only, mesh=self._mesh, in_specs=specs, out_specs=lanes, check_vma=False
-            )
+        sharded = jax.shard_map(
+            codes_only, mesh=self._mesh, in_specs=specs, out_specs=lanes, check_vma=False
         )
+        on_cpu = self._mesh.devices.flat[0].platform == "cpu"
+        return jax.jit(sharded, compiler_options=_QUICK_COMPILE if on_cpu else None)
 
     def read_op_by_op(self, *arguments: Any) -> Reading:
         """The reading of one lane's arguments with every equation run alone, nothing compiled."""

@@ -32,7 +32,7 @@ from nanlab.parameters_types import Choice, Number, Switch, Whole, sentence_erro
 CSV_RUNS = 100_000
 """`runs.csv` is written up to this many runs; `runs.parquet` always."""
 
-ENGINES = ("local",)
+ENGINES = ("local", "files", "ray")
 """Where chunks can run."""
 
 ORDERINGS = ("gt", "ge", "lt", "le")
@@ -48,11 +48,27 @@ class Exec(BaseModel, frozen=True, extra="forbid"):
     """How to run a study; never part of a run's identity."""
 
     engine: Annotated[
-        str, Choice(lambda: ENGINES), Field(description="Where chunks run: local is this process.")
+        str,
+        Choice(lambda: ENGINES),
+        Field(
+            description="Where chunks run: local is this process, files are workers that you "
+            "start (python -m nanlab.worker), ray is a Ray cluster."
+        ),
     ] = "local"
     devices: Annotated[
-        Count | None, Field(description="How many devices to use; all of them where left out.")
+        Count | None,
+        Field(
+            description="How many devices a process uses; all of its machine's where left out, "
+            "and one for each worker of engine ray."
+        ),
     ] = None
+    mixed_devices: Annotated[
+        Switch,
+        Field(
+            description="Whether machines with different kinds of devices may share the study; "
+            "runs then has a column device."
+        ),
+    ] = False
     curves: Annotated[
         Switch,
         Field(description="Whether to write curves.parquet: what runs show at log-spaced steps."),

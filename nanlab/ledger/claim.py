@@ -94,6 +94,8 @@ class Claim(_Table):
         within: of a null claim: how small a difference must be to count as none.
         deterministic: an example that draws nothing: no interval is told.
         remark: what a reader has to know beside the rule.
+        corrected: what of the rule was corrected after a look at its result, if anything was.
+        against: claims of other articles that say the opposite, or nearly.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-E][1-9][0-9]?$")]
@@ -110,6 +112,8 @@ class Claim(_Table):
     within: float | None = None
     deterministic: bool = False
     remark: str = ""
+    corrected: str = ""
+    against: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Claim:
@@ -185,7 +189,16 @@ def _sentence(error: dict[str, Any]) -> str:
         return str(error["msg"])
 
 
-def rule_hash(table: Mapping[str, Any]) -> str:
+RULE = frozenset(
+    (
+        "kind", "study", "where", "strata", "measure", "contrast", "share_at_least", "of_failed",
+        "within", "deterministic",
+    )
+)  # fmt: skip
+"""The parts of a claim that decide its verdict; the others tell of it."""
+
+
+def rule_hash(claim: Claim) -> str:
     """What tells whether a claim's rule is the one that stood there before: 16 hex digits."""
-    told = json.dumps(table, sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(RULE))
+    return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,6 +8,13 @@ Key = Mapping[str, str]
 """The parameters of a stratum and their values, in words."""
 
 
+def short_name(name: str) -> str:
+    """A parameter in words: static.last_layer -> last layer, activation_without -> against."""
+    if name.endswith("_without"):
+        return "against"
+    return name.removeprefix("static.").removeprefix("knobs.").replace("_", " ")
+
+
 def described(keys: Sequence[Key], answers: Sequence[str]) -> dict[str, list[str]]:
     """Answer -> the conditions under which it is given, such as "loss mse, precision float16".
 
@@ -32,7 +39,7 @@ def _leaves(rows: Sequence[tuple[Key, str]]) -> list[tuple[str, str]]:
     name = min(names, key=lambda each: sum(len(leaves) for _, leaves in trees[each]))
     if len(trees[name]) == 1:  # it makes no difference
         return trees[name][0][1]
-    short = name.removeprefix("static.").removeprefix("knobs.").replace("_", " ")
+    short = short_name(name)
     found: list[tuple[str, str]] = []
     for values, leaves in trees[name]:
         head = f"{short} {' or '.join(values)}"

@@ -39,37 +39,48 @@ class Judged:
 
     @property
     def rule_changed(self) -> bool:
-        """Whether the rule is another than when the study was run."""
-        return self.manifest.get("rules", {}).get(self.claim.id, self.rule_hash) != self.rule_hash
+        """Whether the rule was another one when a result of it was there already."""
+        told = self.manifest.get("rules", {}).get(self.claim.id, [])
+        return bool(self.claim.corrected) or set(told) - {self.rule_hash} != set()
 
 
-def judge(
-    claims: Sequence[tuple[Claim, Mapping[str, Any]]], studies: Mapping[str, Path]
-) -> list[Judged]:
+def rules_of(claim: Claim, folder: Path) -> list[str]:
+    """What a study's manifest keeps of a claim's rule: its hash, and those of earlier results.
+
+    Args:
+        claim: the claim.
+        folder: of the study's results, if it has some.
+    """
+    path = folder / "manifest.json"
+    there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return list(dict.fromkeys([rule_hash(claim), *there.get("rules", {}).get(claim.id, [])]))
+
+
+def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
     """The verdicts of all claims whose study is there.
 
     Args:
-        claims: each with the table that it was read from.
+        claims: the claims.
         studies: stem of a study -> the folder of its results.
 
     Raises:
         LedgerError: a study has no runs for its claim.
     """
-    there = [(c, t) for c, t in claims if c.study_stem in studies]
+    there = [claim for claim in claims if claim.study_stem in studies]
     found = [
         [finding(claim, each) for each in strata_of(claim, runs_of(studies[claim.study_stem]))]
-        for claim, _ in there
+        for claim in there
     ]
     tested = [each.p for findings in found for each in findings if each.p is not None]
     adjusted = iter(holm(tested))
     judged: list[Judged] = []
-    for (claim, table), findings in zip(there, found, strict=True):
+    for claim, findings in zip(there, found, strict=True):
         ps = [None if each.p is None else next(adjusted) for each in findings]
         manifest = json.loads((studies[claim.study_stem] / "manifest.json").read_text("utf-8"))
         judged.append(
             Judged(
                 claim=claim, verdict=verdict(claim, findings, ps), findings=tuple(findings),
-                adjusted=tuple(ps), manifest=manifest, rule_hash=rule_hash(table),
+                adjusted=tuple(ps), manifest=manifest, rule_hash=rule_hash(claim),
             )
         )  # fmt: skip
     return judged
@@ -85,18 +96,33 @@ def ledger_frame(judged: Sequence[Judged]) -> pl.DataFrame:
     return pl.DataFrame([_row(each) for each in judged], infer_schema_length=None)
 
 
-def _weakest(judged: Judged) -> int:
+def weakest(judged: Judged) -> int:
+    """Which finding lies furthest from what the claim says, of those that have an effect."""
     claim = judged.claim
-    effects = np.array([each.effect for each in judged.findings])
-    if claim.within is not None:
-        return int(np.argmax(np.abs(effects)))
     turned = claim.contrast is not None and claim.contrast.at_least < 0
-    return int(np.argmax(effects) if turned else np.argmin(effects))
+
+    def strength(i: int) -> float:
+        effect = judged.findings[i].effect
+        if effect is None:
+            return np.inf
+        return -abs(effect) if claim.within is not None else -effect if turned else effect
+
+    return min(range(len(judged.findings)), key=strength)
+
+
+def reverses(judged: Judged) -> bool:
+    """Whether the opposite of an effect claim is what was measured, in every stratum."""
+    contrast = judged.claim.contrast
+    if contrast is None or judged.claim.kind != "effect":
+        return False
+    sign = 1.0 if contrast.at_least >= 0.0 else -1.0
+    ends = [(f.low, f.high) for f in judged.findings if f.low is not None and f.high is not None]
+    return bool(ends) and all(max(sign * low, sign * high) < 0.0 for low, high in ends)
 
 
 def _row(judged: Judged) -> dict[str, Any]:
-    claim, i = judged.claim, _weakest(judged)
-    weakest = judged.findings[i]
+    claim, i = judged.claim, weakest(judged)
+    told = judged.findings[i]
     environment = judged.manifest["environment"]
     return {
         "id": claim.id,
@@ -105,18 +131,19 @@ def _row(judged: Judged) -> dict[str, Any]:
         "verdict": judged.verdict.word,
         "kind": claim.kind,
         "condition": judged.verdict.condition,
-        "effect": rounded(weakest.effect),
-        "low": rounded(weakest.low),
-        "high": rounded(weakest.high),
+        "effect": rounded(told.effect),
+        "low": rounded(told.low),
+        "high": rounded(told.high),
         "adjusted_p": None if (p := judged.adjusted[i]) is None else float(f"{p:.3g}"),
-        "stratum": weakest.stratum.name,
-        "seeds": len(weakest.stratum.values),
+        "stratum": told.stratum.name,
+        "seeds": len(told.stratum.values),
         "runs_with": sum(f.stratum.runs_with for f in judged.findings),
         "runs_without": sum(f.stratum.runs_without for f in judged.findings),
         "rule": rule(claim),
         "rule_changed": judged.rule_changed,
         "range": claim.range,
         "remark": claim.remark,
+        "rule_corrected": claim.corrected,
         "study": f"sweeps/claims/{claim.study_stem}.toml",
         "table": f"results/claims/{claim.study_stem}/runs.parquet",
         "code_sha256": str(environment["code_sha256"])[:16],
@@ -133,7 +160,9 @@ def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
             "placebo": f.stratum.placebo or None,
             "answer": word,
             "with": rounded(f.stratum.with_),
-            "without": None if f.stratum.without is None else rounded(f.stratum.without),
+            "without": rounded(f.stratum.without),
+            "finite_with": rounded(f.stratum.finite_with),
+            "finite_without": rounded(f.stratum.finite_without),
             "effect": rounded(f.effect),
             "low": rounded(f.low),
             "high": rounded(f.high),
@@ -148,6 +177,6 @@ def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def rounded(number: float) -> float:
+def rounded(number: float | None) -> float | None:
     """To six digits: what a seed's mean is told to, alike on every machine."""
-    return round(number, 6) + 0.0
+    return None if number is None else round(number, 6) + 0.0

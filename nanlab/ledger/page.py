@@ -1,106 +1,40 @@
-"""Ledger -> claims.csv, strata.csv, claims.md, claims.tex, README.md: what people read and cite."""
+"""Ledger -> README.md, its page: the surprises first, then what contradicts, then every claim."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from nanlab.ledger.claim import every_id
-from nanlab.ledger.judged import Judged, ledger_frame, strata_frame
-from nanlab.ledger.rules import CONDITIONAL, REFUTED, SUPPORTED
-from nanlab.tables import write_atomically
+from nanlab.ledger.figures import figure_name, most_telling
+from nanlab.ledger.judged import Judged, reverses, weakest
+from nanlab.ledger.rules import CONDITIONAL, OPEN, REFUTED, SUPPORTED
+from nanlab.ledger.written import effect_text
 
-WORDS = (REFUTED, CONDITIONAL, SUPPORTED)
+WORDS = (REFUTED, CONDITIONAL, SUPPORTED, OPEN)
 
-
-def write_ledger(folder: Path, judged: Sequence[Judged]) -> None:
-    """Write the ledger's files beside its studies."""
-    files = {
-        "claims.csv": ledger_frame(judged).write_csv(),
-        "strata.csv": strata_frame(judged).write_csv(),
-        "claims.md": markdown(judged),
-        "claims.tex": latex(judged),
-        "README.md": page(judged),
-    }
-    for name, text in files.items():
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
-
-
-def effect_text(judged: Judged) -> str:
-    """`+0.31 [+0.28, +0.34]`, of the stratum where the effect is weakest."""
-    row = ledger_frame([judged]).row(0, named=True)
-    if judged.claim.contrast is None:
-        told = f"{row['effect']:.2f}"
-        bounds = f"{row['low']:.2f}, {row['high']:.2f}"
-    else:
-        told = f"{row['effect']:+.2f}"
-        bounds = f"{row['low']:+.2f}, {row['high']:+.2f}"
-    return told if judged.claim.deterministic else f"{told} [{bounds}]"
-
-
-def _rows(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
-    return [
-        (
-            each.claim.id, each.claim.says, each.verdict.word, each.verdict.condition,
-            effect_text(each), str(len(each.findings[0].stratum.values)),
-        )
-        for each in judged
-    ]  # fmt: skip
-
-
-HEADING = ("id", "claim", "verdict", "condition", "effect", "seeds")
-
-
-def markdown(judged: Sequence[Judged]) -> str:
-    """The ledger as a Markdown table."""
-    lines = ["| " + " | ".join(HEADING) + " |", "|" + "---|" * len(HEADING)]
-    lines += ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in _rows(judged)]
-    return "\n".join(lines) + "\n"
-
-
-_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "^": r"\^{}", "±": r"$\pm$"}
-
-
-def latex(judged: Sequence[Judged]) -> str:
-    """The ledger as a LaTeX table (booktabs, longtable)."""
-
-    def cell(text: str) -> str:
-        return "".join(_TEX.get(letter, letter) for letter in text)
-
-    lines = [
-        r"\begin{longtable}{lp{0.34\linewidth}lp{0.22\linewidth}lr}",
-        r"\caption{Published claims about NaN, settled by measurement. The effect is that of the "
-        r"stratum where it is weakest, with its 95\,\% bootstrap interval over seeds.}\\",
-        r"\toprule",
-        " & ".join(HEADING) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(cell, row)) + r" \\" for row in _rows(judged)),
-        r"\bottomrule",
-        r"\end{longtable}",
-    ]
-    return "\n".join(lines) + "\n"
+HOW_TO_READ = (
+    "How to read it: runs are paired, alike in seed, data and draws but for the one factor. The "
+    "seed is the unit: an effect is the mean over seeds of the paired difference in the share of "
+    "runs for which the claim's measure holds, or that share itself; its interval is a bootstrap "
+    "over seeds, its test flips the signs of seeds' differences, and the p values are corrected "
+    "over the whole ledger (Holm). The effect told is that of the stratum that lies furthest from "
+    "the claim. A claim is *supported* where every declared stratum meets its rule, *refuted* "
+    "where some fail it and none meets it, *conditional* where they differ, and *open* where too "
+    "few seeds say anything (fewer than 20, or none that fails without a cure)."
+)
 
 
 def page(judged: Sequence[Judged]) -> str:
-    """The ledger as a page: verdicts at a glance, then those that say no, then the rest."""
-    counted = Counter(each.verdict.word for each in judged)
-    every = len(every_id())
-    lines = [
-        "# Claims about NaN, settled by measurement",
-        "",
-        f"Of {every} published claims {len(judged)} are settled so far: "
-        + ", ".join(f"{counted[word]} {word}" for word in (SUPPORTED, CONDITIONAL, REFUTED))
-        + ". `python -m nanlab.claims --all` runs the studies again; `claims.csv` holds a row for "
-        "each claim, `strata.csv` one for each stratum, each study's folder the runs.",
-        "",
-        "How to read it: runs are paired, alike in seed, data and draws but for the one factor. "
-        "The seed is the unit: an effect is the mean over seeds of the paired difference in the "
-        "share of runs for which the claim's measure holds, or that share itself; its interval is "
-        "a bootstrap over seeds, its test flips the signs of seeds' differences, and the p values "
-        "are corrected over the whole ledger (Holm). The effect told is that of the stratum where "
-        "it is weakest.",
-    ]
+    """The ledger as a page people read."""
+    by_id = {each.claim.id: each for each in judged}
+    telling = most_telling(judged)
+    lines = ["# Claims about NaN, settled by measurement", "", *_glance(judged), "", HOW_TO_READ]
+    lines += ["", "## The surprises", "", *_surprises(judged)]
+    lines += ["", "## Where two articles contradict each other", "", *_contradictions(by_id)]
+    lines += ["", "## The most telling ones", ""]
+    for each in telling:
+        lines += _figure(each)
     for word in WORDS:
         some = [each for each in judged if each.verdict.word == word]
         if some:
@@ -109,14 +43,109 @@ def page(judged: Sequence[Judged]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(each: Judged) -> list[str]:
-    claim, weakest = each.claim, ledger_frame([each]).row(0, named=True)
-    changed = " *The rule was changed after the result.*" if each.rule_changed else ""
-    condition = f" {each.verdict.condition}." if each.verdict.condition else ""
-    remark = f" {claim.remark}" if claim.remark else ""
-    return [
-        f"- **{claim.id}** {claim.says.rstrip('.')}.{condition} Effect {effect_text(each)} "
-        f"({weakest['stratum']}; {weakest['seeds']} seeds, {weakest['runs_with']:,} and "
-        f"{weakest['runs_without']:,} runs). {claim.range.rstrip('.')}.{remark} "
-        f"[{claim.study_stem}]({claim.study_stem}/manifest.json){changed}"
+def _glance(judged: Sequence[Judged]) -> list[str]:
+    counted = Counter(each.verdict.word for each in judged)
+    every = len(every_id())
+    words = [word for word in WORDS if counted[word]]
+    so_far = "" if len(judged) == every else f" {len(judged)} are settled so far"
+    lines = [
+        f"Of {every} published claims{so_far}: "
+        + ", ".join(f"{counted[word]} {word}" for word in words)
+        + ". `python -m nanlab.claims --all` runs the studies again; `claims.csv` holds a row for "
+        "each claim, `strata.csv` one for each stratum, each study's folder the runs.",
+        "",
+        "| verdict | claims |",
+        "|---|---|",
     ]
+    for word in words:
+        ids = [each.claim.id for each in judged if each.verdict.word == word]
+        lines.append(f"| {word} | {' '.join(ids)} |")
+    return lines
+
+
+def _surprises(judged: Sequence[Judged]) -> list[str]:
+    refuted = [each for each in judged if each.verdict.word == REFUTED]
+    opposite = [each for each in refuted if reverses(each)]
+    never = [
+        each
+        for each in refuted
+        if each.claim.contrast is None and all(f.effect == 0.0 for f in each.findings)
+    ]
+    cures = [each for each in refuted if each.claim.contrast and each.claim.contrast.of_failed]
+    lines: list[str] = []
+    for heading, some in (
+        ("The opposite is so", opposite),
+        ("It never happened, in any run", never),
+        ("It cures nothing, by the rule that a cured run must train", cures),
+    ):
+        if some:
+            lines += [f"**{heading}:**", "", *(_short(each) for each in some), ""]
+    return lines[:-1] or ["None."]
+
+
+def _short(each: Judged) -> str:
+    return f"- **{each.claim.id}** {each.claim.says.rstrip('.')}. {_effect(each)}{_finite(each)}"
+
+
+def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
+    lines = ["| claim | verdict | effect | where it holds |", "|---|---|---|---|"]
+    first = len(lines)
+    for each in by_id.values():
+        others = [by_id[name] for name in each.claim.against if name in by_id]
+        for side in [each, *others] if others else []:
+            told = (
+                f"**{side.claim.id}** {side.claim.says}", side.verdict.word, effect_text(side),
+                side.verdict.condition,
+            )  # fmt: skip
+            lines.append("| " + " | ".join(text.replace("|", "\\|") for text in told) + " |")
+        lines += ["| | | | |"] if others else []
+    return lines[:-1] if len(lines) > first else ["None is settled on both sides yet."]
+
+
+def _figure(each: Judged) -> list[str]:
+    claim = each.claim
+    return [
+        f"![{claim.id}: {claim.says} {each.verdict.word}, effect {effect_text(each)}]"
+        f"(figures/{figure_name(each)})",
+        "",
+    ]
+
+
+def _effect(each: Judged) -> str:
+    finding = each.findings[weakest(each)]
+    stratum = finding.stratum
+    beside = f" and {stratum.runs_without:,}" if stratum.runs_without else ""
+    seeds = len(stratum.values)
+    units = "" if each.claim.deterministic else f"{seeds} seed{'s' * (seeds != 1)}, "
+    return (
+        f"Effect {effect_text(each)} ({stratum.name}; {units}{stratum.runs_with:,}{beside} runs)."
+    )
+
+
+def _finite(each: Judged) -> str:
+    """Of a cure: how many of the runs that failed without it stay finite, trained or not."""
+    contrast, stratum = each.claim.contrast, each.findings[weakest(each)].stratum
+    if contrast is None or not contrast.of_failed or stratum.finite_with is None:
+        return ""
+    return (
+        f" Of these runs, which fail without it, {stratum.finite_with:.0%} stay finite with it and "
+        f"{stratum.with_:.0%} train; with {stratum.placebo} instead, {stratum.finite_without:.0%} "
+        f"and {stratum.without:.0%}."
+    )
+
+
+def _told(each: Judged) -> list[str]:
+    claim = each.claim
+    changed = " *The rule was changed after the result.*" if each.rule_changed else ""
+    if claim.corrected:
+        changed = (
+            " *The rule was corrected after a first look at its result, and the study run again: "
+            f"{claim.corrected}*"
+        )
+    condition = each.verdict.condition[:1].upper() + each.verdict.condition[1:]
+    told = [
+        f"{claim.says.rstrip('.')}.", f"{condition}." if condition else "",
+        f"{_effect(each)}{_finite(each)}", f"{claim.range.rstrip('.')}.", claim.remark,
+        f"[{claim.study_stem}]({claim.study_stem}/manifest.json){changed}",
+    ]  # fmt: skip
+    return [f"- **{claim.id}** " + " ".join(part for part in told if part)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from nanlab.compare import completed
 from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
 from nanlab.parameters import PARAMETERS, is_own
 
@@ -25,9 +26,11 @@ class Stratum:
 
     Attributes:
         key: its parameters and their values, in words.
-        values: (seeds,) a difference or a share of each seed, in the seeds' order.
+        values: (seeds,) a difference or a share of each seed, in the seeds' order; none where there
+            is nothing to compare, as where no run fails without a cure.
         with_, without: means of the measure on each side; of a share only the first.
         runs_with, runs_without: how many runs there are on each side.
+        finite_with, finite_without: the share of the runs of each side that had no fault.
         placebo: of a cure: what its values are measured against, in words.
     """
 
@@ -37,6 +40,8 @@ class Stratum:
     without: float | None
     runs_with: int
     runs_without: int
+    finite_with: float | None = None
+    finite_without: float | None = None
     placebo: str = ""
 
     @property
@@ -45,10 +50,12 @@ class Stratum:
         return ", ".join(f"{name} {value}" for name, value in self.key.items()) or EVERY
 
 
-def completed(runs: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
-    """The runs with a column for each of these parameters: its default where none is told."""
-    absent = [n for n in names if n not in runs.columns and n in PARAMETERS]
-    return runs.with_columns(pl.lit(PARAMETERS[name].default).alias(name) for name in absent)
+class Comparison(NamedTuple):
+    """Pairs of runs: of each the run of one side, and the other's columns under `_without`."""
+
+    key: Mapping[str, str]
+    pairs: pl.DataFrame
+    placebo: str
 
 
 def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
@@ -84,77 +91,82 @@ def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     Raises:
         LedgerError: there is nothing to compare.
     """
-    runs = matching(completed(runs, claim.strata), claim.where)
-    runs = runs.filter(pl.col("outcome") != "crashed").with_columns(
-        measured(claim.measure).alias("_true"),
-        pl.col("outcome").is_in(FAILED).alias("_failed"),
-    )
+    runs = _about(claim, runs)
     if claim.contrast is None:
         found = _shares(claim, runs)
-    elif claim.contrast.of_failed:
-        found = _cures(claim, claim.contrast, runs)
     else:
-        found = _effects(claim, claim.contrast, runs)
+        found = [_difference(*each) for each in _compared(claim, claim.contrast, runs)]
     if not found:
         raise LedgerError(f"claim {claim.id}: no runs to compare in its study")
     return found
 
 
+def compared(claim: Claim, runs: pl.DataFrame) -> list[Comparison]:
+    """The pairs of runs that an effect or null claim rests on, of each stratum (and placebo)."""
+    assert claim.contrast is not None
+    return _compared(claim, claim.contrast, _about(claim, runs))
+
+
+def _about(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
+    runs = matching(completed(runs, claim.strata), claim.where)
+    return runs.filter(pl.col("outcome") != "crashed").with_columns(
+        measured(claim.measure).alias("_true"),
+        pl.col("outcome").is_in(FAILED).alias("_failed"),
+    )
+
+
 def _shares(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
-    runs = runs.filter(pl.col("_failed")) if claim.of_failed else runs
-    found: list[Stratum] = []
-    for key, part in _parts(claim, runs):
-        values = _of_seeds(part, pl.col("_true"))
-        found.append(
-            Stratum(
-                key=key, values=values, with_=_mean(part, "_true"), without=None,
-                runs_with=part.height, runs_without=0,
-            )
-        )  # fmt: skip
-    return found
-
-
-def _effects(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Stratum]:
-    pairs = _paired(contrast, runs)
+    counted = runs.filter(pl.col("_failed")) if claim.of_failed else runs
     return [
         Stratum(
-            key=key,
-            values=_of_seeds(part, pl.col("_true") - pl.col("_true_without")),
-            with_=_mean(part, "_true"),
-            without=_mean(part, "_true_without"),
-            runs_with=part.height,
-            runs_without=part.get_column("run_id_without").n_unique(),
+            key=key, values=_of_seeds(part, pl.col("_true")), with_=_mean(part, "_true"),
+            without=None, runs_with=part.height, runs_without=0,
         )
-        for key, part in _parts(claim, pairs)
-    ]
+        for key, part in _parts(claim, counted, every=runs)
+    ]  # fmt: skip
 
 
-def _cures(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Stratum]:
-    """What a cure does for the runs that failed without it, beyond what each placebo does."""
-    failed = _paired(contrast, runs).filter(pl.col("_failed_without"))
-    placebos = {"a fresh seed": _with_fresh_seed(contrast, runs)}
-    for move in contrast.placebos:
-        told = ", ".join(f"{name} {steps:+d}" for name, steps in move.items())
-        moved = _moved(_without_side(contrast, runs), move)
-        placebos[told] = moved.select("run_id", pl.col("_true").alias("_true_placebo"))
-    found: list[Stratum] = []
-    for told, tried in placebos.items():
-        both = failed.join(tried, left_on="run_id_without", right_on="run_id", how="inner")
-        if failed.height and not both.height:
-            raise LedgerError(f"claim {claim.id}: placebo {told} leaves the grid for every run")
-        for key, part in _parts(claim, both):
-            found.append(
-                Stratum(
-                    key=key,
-                    values=_of_seeds(part, pl.col("_true") - pl.col("_true_placebo")),
-                    with_=_mean(part, "_true"),
-                    without=_mean(part, "_true_placebo"),
-                    runs_with=part.height,
-                    runs_without=part.height,
-                    placebo=told,
-                )
-            )
+def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Comparison]:
+    pairs = _paired(contrast, runs)
+    if not contrast.of_failed:
+        return [Comparison(*part, "") for part in _parts(claim, pairs, every=pairs)]
+    found: list[Comparison] = []
+    failed = pairs.filter(pl.col("_failed_without"))
+    for words, tried in _placebos(contrast, runs).items():
+        beside = failed.drop("_true_without", "_failed_without").join(
+            tried, left_on="run_id_without", right_on="run_id", how="inner"
+        )
+        if failed.height and not beside.height:
+            raise LedgerError(f"claim {claim.id}: placebo {words} leaves the grid for every run")
+        # A run that fails without the cure may stand beside several cures.
+        beside = beside.with_columns(pl.col("run_id").alias("run_id_without"))
+        found += [Comparison(*part, words) for part in _parts(claim, beside, every=pairs)]
     return found
+
+
+def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """What is tried instead of a cure, in words -> how it ends for each run without the cure."""
+    side = _without_side(contrast, runs)
+    placebos = {"a fresh seed": _with_fresh_seed(side)}
+    for move in contrast.placebos:
+        words = ", ".join(f"{name} {steps:+d}" for name, steps in move.items())
+        placebos[words] = _moved(side, move)
+    told = [pl.col(name).alias(f"{name}_without") for name in ("_true", "_failed")]
+    return {words: tried.select("run_id", *told) for words, tried in placebos.items()}
+
+
+def _difference(key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> Stratum:
+    return Stratum(
+        key=key,
+        values=_of_seeds(pairs, pl.col("_true") - pl.col("_true_without")),
+        with_=_mean(pairs, "_true"),
+        without=_mean(pairs, "_true_without"),
+        runs_with=pairs.height,
+        runs_without=pairs.get_column("run_id_without").n_unique(),
+        finite_with=_mean(pairs, ~pl.col("_failed")),
+        finite_without=_mean(pairs, ~pl.col("_failed_without")),
+        placebo=placebo,
+    )
 
 
 def _paired(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
@@ -195,33 +207,35 @@ def _moved(runs: pl.DataFrame, move: Mapping[str, int], *, keep_all: bool = Fals
     return pairs if keep_all else pairs.with_columns(pl.col("run_id_without").alias("run_id"))
 
 
-def _with_fresh_seed(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
-    """For each run of the side `without`, how the same point ends under the next seed."""
-    side = _without_side(contrast, runs)
+def _with_fresh_seed(side: pl.DataFrame) -> pl.DataFrame:
+    """How each of these runs ends under the next seed: `_true` and `_failed` beside its run_id."""
     seeds = sorted(side.get_column("seed").unique().to_list())
     if len(seeds) < 2:
         raise LedgerError("a cure needs two seeds or more")
     after = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
     rest = [name for name in _parameters(side) if name != "seed"]
-    next_ = side.with_columns(pl.col("seed").replace_strict(after).alias("_next"))
-    other = side.select(*rest, pl.col("seed").alias("_next"), pl.col("_true").alias("_placebo"))
-    both = next_.join(other, on=[*rest, "_next"], how="inner", nulls_equal=True)
-    return both.select("run_id", pl.col("_placebo").alias("_true_placebo"))
+    next_ = side.select(*rest, "run_id", pl.col("seed").replace_strict(after).alias("_next"))
+    other = side.select(*rest, pl.col("seed").alias("_next"), "_true", "_failed")
+    return next_.join(other, on=[*rest, "_next"], how="inner", nulls_equal=True)
 
 
 def _parameters(runs: pl.DataFrame) -> list[str]:
     return [name for name in runs.columns if name in PARAMETERS or is_own(name)]
 
 
-def _parts(claim: Claim, runs: pl.DataFrame) -> list[tuple[dict[str, str], pl.DataFrame]]:
-    """The runs of each stratum, in the order of their values."""
+def _parts(
+    claim: Claim, runs: pl.DataFrame, *, every: pl.DataFrame
+) -> list[tuple[dict[str, str], pl.DataFrame]]:
+    """The runs of each stratum that `every` has, in the order of their values, none if need be."""
     if not claim.strata:
-        return [({}, runs)] if runs.height else []
-    parts = runs.sort(claim.strata).partition_by(*claim.strata, as_dict=True, maintain_order=True)
+        return [({}, runs)] if every.height else []
+    strata = every.select(claim.strata).unique().sort(claim.strata)
+    parts = runs.partition_by(*claim.strata, as_dict=True, maintain_order=True)
     return [
-        ({n: _value(v) for n, v in zip(claim.strata, values, strict=True)}, part)
-        for values, part in parts.items()
-    ]
+        ({n: _value(v) for n, v in zip(claim.strata, values, strict=True)},
+         parts.get(values, runs.clear()))
+        for values in strata.rows()
+    ]  # fmt: skip
 
 
 def _value(value: Any) -> str:
@@ -234,6 +248,8 @@ def _of_seeds(runs: pl.DataFrame, value: pl.Expr) -> np.ndarray:
     return each.get_column("_value").to_numpy()
 
 
-def _mean(runs: pl.DataFrame, name: str) -> float:
+def _mean(runs: pl.DataFrame, told: str | pl.Expr) -> float:
     # As a share of whole numbers: sums of them do not depend on the order.
-    return math.fsum(runs.get_column(name).to_list()) / max(runs.height, 1)
+    expression = pl.col(told) if isinstance(told, str) else told
+    numbers = runs.select(expression.cast(pl.Float64).alias("_told")).get_column("_told")
+    return math.fsum(numbers.to_list()) / max(runs.height, 1)

@@ -16,6 +16,9 @@ LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 
+MIN_SEEDS = 20
+"""With fewer seeds a stratum stays open."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -23,14 +26,14 @@ class Finding:
 
     Attributes:
         stratum: as it was measured.
-        effect, low, high: the mean over seeds and its 95 % interval.
+        effect, low, high: the mean over seeds and its 95 % interval; None without any seed.
         p: two-sided, by sign flips over seeds; None where the rule needs none.
     """
 
     stratum: Stratum
-    effect: float
-    low: float
-    high: float
+    effect: float | None
+    low: float | None
+    high: float | None
     p: float | None
 
 
@@ -39,7 +42,7 @@ class Verdict:
     """What a claim comes to.
 
     Attributes:
-        word: "supported", "refuted" or "conditional".
+        word: "supported", "refuted", "conditional", or "open" where no stratum says anything.
         condition: where it holds, where it does not and what stays open, in words.
         answers: what each stratum says, one of HOLDS, FAILS, OPEN.
     """
@@ -52,6 +55,8 @@ class Verdict:
 def finding(claim: Claim, stratum: Stratum) -> Finding:
     """The mean of a stratum's seeds with its interval, and the test where the rule asks for one."""
     values = stratum.values
+    if not len(values):
+        return Finding(stratum=stratum, effect=None, low=None, high=None, p=None)
     effect = float(np.mean(values))
     if claim.deterministic:
         low = high = effect
@@ -66,41 +71,50 @@ def finding(claim: Claim, stratum: Stratum) -> Finding:
 
 def answer(claim: Claim, found: Finding, adjusted: float | None) -> str:
     """What one stratum says of its claim, given its p adjusted over the ledger."""
+    if found.effect is None or found.low is None or found.high is None:
+        return OPEN
+    if len(found.stratum.values) < MIN_SEEDS and not claim.deterministic:
+        return OPEN
     if claim.within is not None:
-        return _equivalent(claim.within, found)
+        return _equivalent(claim.within, found.low, found.high)
     if claim.contrast is not None:
-        least = claim.contrast.at_least
-        return _moved(least, found, 1.0 if adjusted is None else adjusted)
+        p = 1.0 if adjusted is None else adjusted
+        return _moved(claim.contrast.at_least, found.effect, (found.low, found.high), p)
     assert claim.share_at_least is not None
     if found.low >= claim.share_at_least:
         return HOLDS
     return FAILS if found.high < claim.share_at_least else OPEN
 
 
-def _equivalent(within: float, found: Finding) -> str:
-    if -within < found.low and found.high < within:
+def _equivalent(within: float, low: float, high: float) -> str:
+    if -within < low and high < within:
         return HOLDS
-    return FAILS if found.low > within or found.high < -within else OPEN
+    return FAILS if low > within or high < -within else OPEN
 
 
-def _moved(least: float, found: Finding, p: float) -> str:
+def _moved(least: float, effect: float, between: tuple[float, float], p: float) -> str:
     # A claim that something becomes rarer has a negative smallest effect: both ends turn over.
     sign = 1.0 if least >= 0.0 else -1.0
-    effect, ends = sign * found.effect, sorted((sign * found.low, sign * found.high))
-    if effect >= sign * least and ends[0] > 0.0 and p <= LEVEL:
+    low, high = sorted(sign * end for end in between)
+    if sign * effect >= sign * least and low > 0.0 and p <= LEVEL:
         return HOLDS
-    return FAILS if ends[1] < sign * least else OPEN
+    return FAILS if high < sign * least else OPEN
 
 
 def verdict(claim: Claim, found: Sequence[Finding], adjusted: Sequence[float | None]) -> Verdict:
-    """The verdict: supported where every stratum holds, refuted where every one fails."""
+    """The verdict: supported where every stratum holds, refuted where none does and some fail."""
     answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
     if set(answers) == {HOLDS}:
         return Verdict(word=SUPPORTED, condition="", answers=answers)
     # A cure has failed in a stratum as soon as one placebo does as well.
     joined = _joined(found, answers)
-    if all(word == FAILS for _, word in joined):
+    told = {word for _, word in joined}
+    if told == {OPEN}:
+        return Verdict(word=OPEN, condition="", answers=answers)
+    if told == {FAILS}:
         return Verdict(word=REFUTED, condition="", answers=answers)
+    if HOLDS not in told:
+        return Verdict(word=REFUTED, condition=_condition(joined), answers=answers)
     return Verdict(word=CONDITIONAL, condition=_condition(joined), answers=answers)
 
 

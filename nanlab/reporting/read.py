@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from nanlab.curves import CURVES
+from nanlab.grid import GridError, load_grid
+from nanlab.plan import make_plan
 from nanlab.provenance import file_hash
+from nanlab.shards import PLAN
 from nanlab.store import CHUNKS, CURVES_FILE, SOURCES
-from nanlab.tables import (
-    RESULT,
-    blames_frame,
-    read_blames,
-    results_of_runs,
-    told_frame,
-    with_blame_ids,
-    with_witnesses,
-)
+from nanlab.store_kept import Kept, curves_beside
+from nanlab.tables import blames_frame, read_blames, with_blame_ids, with_witnesses
+from nanlab.tables_runs import RunsTable
 
 
 class ReportError(Exception):
@@ -92,8 +90,8 @@ def read_results(folder: Path) -> Results:
         raise ReportError(f"{folder}: there is no such folder; a sweep makes one, results/<name>")
     running = _asked_of_running(folder)
     manifest = _manifest(folder)
-    if running is not None and not _is_of(manifest, running[1]):
-        return _running(folder, *running, manifest)
+    if running is not None and not _is_of(manifest, running):
+        return _running(folder, running)
     if manifest:
         return _finished(folder, manifest)
     raise ReportError(
@@ -102,15 +100,12 @@ def read_results(folder: Path) -> Results:
     )
 
 
-def _asked_of_running(folder: Path) -> tuple[pl.DataFrame, str, str] | None:
-    """What a running or stopped study asks: a row for each run, the grid's text, fingerprint."""
-    for path in sorted((folder / CHUNKS).glob("asked-*.parquet")):
-        try:
-            text = path.with_suffix(".toml").read_text(encoding="utf-8")
-            return pl.read_parquet(path), text, path.stem.removeprefix("asked-")
-        except (OSError, pl.exceptions.PolarsError):
-            return None  # it has just been finished, and its chunks are gone
-    return None
+def _asked_of_running(folder: Path) -> str | None:
+    """The resolved grid of a study that is running or was stopped, as TOML."""
+    try:
+        return (folder / CHUNKS / PLAN).read_text(encoding="utf-8")
+    except OSError:
+        return None  # there is none, or it has just been finished, and its chunks are gone
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -161,31 +156,27 @@ def _finished(folder: Path, manifest: Mapping[str, Any]) -> Results:
     )
 
 
-def _running(
-    folder: Path,
-    asked: pl.DataFrame,
-    resolved: str,
-    fingerprint: str,
-    manifest: Mapping[str, Any],
-) -> Results:
-    chunks = folder / CHUNKS
-    frames = [_chunk(path, RESULT) for path in sorted(chunks.glob(f"{fingerprint}-*.parquet"))]
-    if manifest.get("fingerprint") == fingerprint:
-        # Runs of an earlier study that this one asks for too are not run again.
-        earlier = _finished(folder, manifest)
-        frames.append(results_of_runs(earlier.runs, earlier.blames))
-    rows = pl.concat([pl.DataFrame(schema=RESULT), *frames])
-    rows = rows.unique("run_id", keep="first", maintain_order=True)
-    rows = asked.select("run_id").join(rows, on="run_id", how="inner", maintain_order="left")
+def _running(folder: Path, resolved: str) -> Results:
+    try:
+        grid = load_grid(folder / CHUNKS / PLAN)
+        plan = make_plan(grid)
+        paths = _chunks(folder, mixed=grid.exec.mixed_devices)
+        kept = Kept(plan.run_ids, paths, [None] * len(paths))
+        places = np.flatnonzero(kept.done)
+        rows = with_blame_ids(kept.rows(places))
+        curves = [pl.read_parquet(p) for p in map(curves_beside, paths) if p.is_file()]
+    except (GridError, OSError, pl.exceptions.PolarsError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise ReportError(
+            f"{folder}: what is there of a running study cannot be read: {first}; look again"
+        ) from error
     if not rows.height:
         raise ReportError(
-            f"{folder}: no run is finished yet, all {asked.height:,} are missing; look again when "
+            f"{folder}: no run is finished yet, all {len(plan):,} are missing; look again when "
             "the first chunk is done"
         )
-    results = with_blame_ids(rows)
-    blames = with_witnesses(blames_frame(results), {})
-    runs = told_frame(asked, results, blames).filter(pl.col("outcome").is_not_null())
-    curves = [_chunk(path, CURVES) for path in sorted(chunks.glob(f"curves-{fingerprint}-*"))]
+    blames = with_witnesses(blames_frame(rows), {})
+    runs = RunsTable(plan).frame(rows, blames).filter(pl.col("outcome").is_not_null())
     return Results(
         folder=folder,
         asked=tomllib.loads(resolved),
@@ -194,12 +185,15 @@ def _running(
         blames=blames,
         curves=pl.concat([pl.DataFrame(schema=CURVES), *curves]),
         manifest={},
-        planned=asked.height,
+        planned=len(plan),
     )
 
 
-def _chunk(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError):
-        return pl.DataFrame(schema=schema)  # the study has just been finished
+def _chunks(folder: Path, *, mixed: bool) -> list[Path]:
+    """The chunks that are there; of one environment, the latest to write, unless they are mixed."""
+    every = sorted((folder / CHUNKS).glob("[0-9a-f]*-*.parquet"))
+    if mixed or not every:
+        return every
+    latest = max(every, key=lambda path: path.stat().st_mtime)
+    maker = latest.name.partition("-")[0]
+    return [path for path in every if path.name.startswith(f"{maker}-")]

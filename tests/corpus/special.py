@@ -54,7 +54,6 @@ def poincare_arccosh() -> Built:
     primitive="pow",
     mechanism="domain",
     phase="forward",
-    lane=0,
 )
 def pow_negative_base() -> Built:
     class U(nn.Module):

@@ -1,0 +1,218 @@
+"""Chunks -> files: run on this process's devices, and kept by whoever ran them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Condition
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from nanlab._jax import Device
+from nanlab.chunks import Chunk, Crash, Done, Piece, crash_of, cut
+from nanlab.curves import curves_frame
+from nanlab.engines import GroupWorker
+from nanlab.launches import lanes_of
+from nanlab.memory import Need, available_bytes, launch_need, way_out
+from nanlab.own import own_code_hashes
+from nanlab.plan import Plan
+from nanlab.provenance import environment, fingerprint
+from nanlab.results import rows_of
+from nanlab.store import Store
+from nanlab.witnesses import Testimony, ask
+
+WORKERS_KEPT = 8
+"""How many groups' compiled programs are held, for later chunks and the witnesses to use again."""
+
+
+def study_environment(devices: Sequence[Device], own: set[str]) -> dict[str, Any]:
+    """What this process computes a study with.
+
+    Args:
+        devices: on which.
+        own: what the plan calls a person's own code; that decides the bits too.
+    """
+    hashes = own_code_hashes(own)
+    return environment(list(devices)) | ({"own_code_sha256": hashes} if hashes else {})
+
+
+class Bench:
+    """Runs chunks on this process's devices and keeps what comes of them.
+
+    Args:
+        store: where to.
+        devices: on which.
+        curves: whether to keep curves too.
+    """
+
+    def __init__(self, store: Store, devices: Sequence[Device], block: int, *, curves: bool):
+        self._store, self._devices, self._curves = store, list(devices), curves
+        self._block = block
+        self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
+        self._broken: dict[str, Exception] = {}
+        self._at_work, self._changed = 0, Condition()
+
+    @property
+    def smallest(self) -> int:
+        """How many lanes a launch has at least: a block on each device."""
+        return self._block * len(self._devices)
+
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
+        """The runs that are asked for, as chunks that fill this process's launches."""
+        return cut(
+            plan, asked, chunk_runs=chunk_runs, block=self._block, devices=len(self._devices)
+        )
+
+    def run(self, chunk: Chunk) -> Done | Crash:
+        """Run a chunk and keep its rows.
+
+        Raises:
+            MemoryError: a launch does not fit, with what does.
+            StoreError: the rows cannot be kept.
+        """
+        began = time.perf_counter()
+        plan, count = chunk.plan, len(chunk.run_ids)
+        try:
+            with self._working(chunk) as worker:
+                lanes = lanes_of(plan, worker.problem, plan.groups[0].runs)
+                outcome = worker.run(lanes, curves=self._curves)
+        except Exception as error:
+            self._check_memory(error, chunk)
+            return crash_of(count, error)
+        rows = rows_of(plan, worker.problem, lanes, outcome)
+        curves = curves_frame(plan.run_ids.tolist(), outcome.observed) if self._curves else None
+        name, digest = self._store.keep(rows, curves)
+        failed = len(outcome.attributions)
+        return Done(count, failed, name, digest, time.perf_counter() - began)
+
+    def ask(self, chunk: Chunk) -> list[Testimony]:
+        """What the witnesses say of failing runs, one after another."""
+        # Of any number of blocks, if it is still held: nothing is compiled for a few runs.
+        held = [each for (name, _), each in self._workers.items() if name == chunk.group_id]
+        with self._changed:
+            worker = held[0] if held else self._worker(chunk)
+        plan, runs = chunk.plan, chunk.plan.groups[0].runs
+        pieces = [runs[at : at + worker.lanes] for at in range(0, len(runs), worker.lanes)]
+        return [
+            testimony
+            for some in pieces
+            for testimony in ask(worker, lanes_of(plan, worker.problem, some))
+        ]
+
+    @contextmanager
+    def _working(self, chunk: Chunk) -> Generator[GroupWorker]:
+        """The chunk's worker; several threads may have one at once."""
+        with self._changed:
+            worker = self._worker(chunk)
+            self._at_work += 1
+        try:
+            yield worker
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
+
+    def _worker(self, chunk: Chunk) -> GroupWorker:
+        blocks = self._blocks(chunk)
+        at = (chunk.group_id, blocks)
+        if chunk.group_id in self._broken:
+            raise self._broken[chunk.group_id]
+        if at not in self._workers:
+            try:
+                worker = GroupWorker(chunk.statics, blocks=blocks, devices=self._devices)
+                need = launch_need(worker.problem, block=self._block, devices=len(self._devices))
+            except MemoryError:
+                raise
+            except Exception as error:  # so it would be with every chunk of the group
+                self._broken[chunk.group_id] = error
+                raise
+            self._await_memory(need, worker.lanes)
+            self._workers[at] = worker
+            while len(self._workers) > WORKERS_KEPT:
+                self._workers.popitem(last=False)
+        return self._workers[at]
+
+    def _await_memory(self, need: Need, lanes: int) -> None:
+        """Raise a MemoryError if a launch does not fit, even when no other chunk is at work."""
+        while True:
+            try:
+                need.check(lanes, available_bytes(self._devices[0]), smallest=self.smallest)
+                return
+            except MemoryError:
+                if not self._at_work:
+                    raise
+                self._changed.wait()
+
+    def _blocks(self, chunk: Chunk) -> int:
+        return -(-chunk.largest // self.smallest) * len(self._devices)
+
+    def _check_memory(self, error: Exception, chunk: Chunk) -> None:
+        """Raise a MemoryError with what may fit, if that is what `error` is about."""
+        if isinstance(error, MemoryError) and "--set" in str(error):
+            raise error
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            lanes = self._blocks(chunk) * self._block
+            raise MemoryError(
+                f"a launch of {lanes:,} lanes does not fit the memory; "
+                f"{way_out(lanes // 2, smallest=self.smallest)}"
+            ) from error
+
+
+def bench_at(
+    folder: Path, own: set[str], devices: Sequence[Device], *, curves: bool, mixed: bool
+) -> tuple[Bench, Store, dict[str, Any]]:
+    """A bench on this process's devices, the store that it fills, and its environment.
+
+    Args:
+        folder: of the results.
+        own: what the plan calls a person's own code.
+        devices: to compute on.
+        curves, mixed: as [exec] has them.
+
+    Raises:
+        FolderError: the folder cannot be made or written to.
+    """
+    made = study_environment(devices, own)
+    store = Store(folder, fingerprint(made), mixed=made if mixed else None)
+    return Bench(store, devices, made["block"], curves=curves), store, made
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where chunks run."""
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What they are computed with, as `study_environment` has it."""
+        ...
+
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
+        """The runs that are asked for as chunks."""
+        ...
+
+    def run(
+        self, plan: Plan, pieces: Sequence[Piece], begin: Callable[[Piece], None]
+    ) -> Iterator[Done | Crash]:
+        """Run chunks of a plan, in any order, and keep what comes of them.
+
+        Args:
+            plan: what is asked.
+            pieces: the chunks.
+            begin: is told of each before it runs.
+
+        Raises:
+            MemoryError: a launch does not fit, with what does.
+        """
+        ...
+
+    def ask(self, chunk: Chunk) -> list[Testimony]:
+        """What the witnesses say of failing runs, one after another."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what runs the chunks."""
+        ...

@@ -1,0 +1,138 @@
+"""Ledger -> figures/A01.svg ...: the strata of the most telling claims, each with its interval."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanlab.ledger.conditions import short_name
+from nanlab.ledger.judged import Judged, reverses
+from nanlab.ledger.rules import FAILS, HOLDS, OPEN, Finding
+
+FIGURES = "figures"
+MANY = 10
+"""How many claims have a figure."""
+OF_ONE_STUDY = 3
+"""At most so many of one study, so that they tell different things."""
+ROWS = 24
+"""A figure's rows at most; beyond, the strata furthest from the claim."""
+
+# Okabe and Ito's colours, which the colour-blind tell apart; the shape says the same.
+MARKS = {HOLDS: ("#0072B2", "o"), FAILS: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D")}
+
+
+def figure_name(judged: Judged) -> str:
+    """The name of a claim's figure."""
+    return f"{judged.claim.stem}.svg"
+
+
+def most_telling(judged: Sequence[Judged]) -> list[Judged]:
+    """The claims whose result lies furthest from what they say, or differs most between strata.
+
+    Those whose opposite was measured come first, then those at the largest distance: that between
+    the rule's smallest effect and the effect, in the direction that the claim says, or the range of
+    effects over strata if that is more.  Examples that draw nothing have no interval to show.
+    """
+    drawn = [each for each in judged if not each.claim.deterministic]
+    drawn.sort(key=lambda each: (not reverses(each), -_distance(each), each.claim.id))
+    of_study: Counter[str] = Counter()
+    chosen: list[Judged] = []
+    for each in drawn:
+        of_study[each.claim.study_stem] += 1
+        if of_study[each.claim.study_stem] <= OF_ONE_STUDY:
+            chosen.append(each)
+    return chosen[:MANY]
+
+
+def _distance(judged: Judged) -> float:
+    claim = judged.claim
+    effects = [f.effect for f in judged.findings if f.effect is not None]
+    if not effects:
+        return 0.0
+    if claim.within is not None:
+        return max(map(abs, effects)) - claim.within
+    least = claim.contrast.at_least if claim.contrast else claim.share_at_least
+    assert least is not None
+    sign = -1.0 if least < 0.0 else 1.0
+    return max(sign * least - min(sign * e for e in effects), max(effects) - min(effects))
+
+
+def write_figures(folder: Path, judged: Sequence[Judged]) -> None:
+    """Draw the most telling claims, and take away figures of others.
+
+    Args:
+        folder: of the ledger; the figures lie in `figures/` below it.
+        judged: the ledger.
+
+    Raises:
+        ModuleNotFoundError: Matplotlib is not installed.
+    """
+    import matplotlib
+
+    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    chosen = most_telling(judged)
+    wanted = {figure_name(each) for each in chosen}
+    for path in (folder / FIGURES).glob("*.svg"):
+        if path.name not in wanted:
+            path.unlink()
+    # The same bytes each time: no date, and ids from a fixed salt.
+    with matplotlib.rc_context({"svg.hashsalt": "nanlab", "font.size": 8.0}):
+        for each in chosen:
+            _draw(each, folder / FIGURES / figure_name(each))
+
+
+def _draw(judged: Judged, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = _rows(judged)
+    figure = Figure(figsize=(6.8, 0.9 + 0.21 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for at, (finding, word) in enumerate(rows):
+        colour, shape = MARKS[word]
+        assert finding.effect is not None and finding.low is not None and finding.high is not None
+        axes.plot([finding.low, finding.high], [at, at], color=colour, linewidth=1.4)
+        axes.plot(finding.effect, at, marker=shape, color=colour, markersize=4.5, linestyle="")
+    claim = judged.claim
+    least = claim.contrast.at_least if claim.contrast else claim.share_at_least
+    if claim.within is not None:
+        axes.axvspan(-claim.within, claim.within, color="#0072B2", alpha=0.12, linewidth=0)
+    elif least is not None:
+        axes.axvline(least, color="#333333", linewidth=0.9, linestyle="--")
+        axes.annotate(
+            f"asked: {least:+g}" if claim.contrast else f"asked: {least:g}",
+            (least, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
+            textcoords="offset points", fontsize=7, color="#333333",
+        )  # fmt: skip
+    axes.axvline(0.0, color="#999999", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [_label(finding) for finding, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    told = "difference in the share of runs" if claim.contrast else "share of runs"
+    figure.supxlabel(f"{told}, mean over seeds with its 95 % interval", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.06)
+    title = "\n".join(textwrap.wrap(f"{claim.id} ({judged.verdict.word})  {claim.says}", 92))
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _rows(judged: Judged) -> list[tuple[Finding, str]]:
+    """A row a stratum (of a cure, that of the placebo that leaves least), with its answer."""
+    worst: dict[str, tuple[Finding, str]] = {}
+    for finding, word in zip(judged.findings, judged.verdict.answers, strict=True):
+        name = finding.stratum.name
+        if finding.effect is None:
+            continue
+        if name not in worst or abs(finding.effect) < abs(worst[name][0].effect or 0.0):
+            worst[name] = (finding, word)
+    rows = list(worst.values())
+    if len(rows) <= ROWS:
+        return rows
+    return sorted(rows, key=lambda row: row[0].effect or 0.0)[:ROWS]
+
+
+def _label(finding: Finding) -> str:
+    key = finding.stratum.key
+    told = ", ".join(f"{short_name(name)} {value}" for name, value in key.items())
+    return told or finding.stratum.name

@@ -1,0 +1,54 @@
+"""This machine -> its processor, and where programs that are compiled on it are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+_VECTORS = ("avx512f", "avx2", "avx", "sve2", "sve", "asimd")
+"""Vector instruction sets, the widest first: XLA compiles for the widest that there is."""
+
+PROGRAMS_BYTES = 1 << 30
+"""How much disk compiled programs may take; the ones that were used longest ago go first."""
+
+
+@cache
+def processor() -> str:
+    """The processor's name, family and model, and its widest vectors: what bits may depend on.
+
+    A name alone is not enough: machines in a cloud say "AMD EPYC" of several generations.
+    """
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            told.setdefault(name.strip().lower(), value.strip())
+    flags = (told.get("flags") or told.get("features") or "").split()
+    parts = [
+        told.get("model name") or platform.processor() or platform.machine(),
+        *(f"{key} {told[key]}" for key in ("cpu family", "model") if key in told),
+        next((vectors for vectors in _VECTORS if vectors in flags), ""),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def programs_folder() -> Path | None:
+    """The folder of this user's compiled programs, made if need be; None if there can be none.
+
+    It is this user's alone, as a program that somebody else has put there would be run; and a
+    home that several machines share has a folder for each kind of processor.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    kind = hashlib.sha256(processor().encode()).hexdigest()[:8]
+    folder = Path(caches) / "nanlab" / f"programs-{kind}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        told = folder.stat()
+    except (OSError, RuntimeError):
+        return None
+    mine = not hasattr(os, "getuid") or told.st_uid == os.getuid()
+    return folder if mine and not told.st_mode & 0o022 else None

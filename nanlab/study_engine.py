@@ -1,0 +1,44 @@
+"""[exec] -> where a study's chunks run, and the store that they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanlab._jax import Device
+from nanlab.chunks_bench import Engine, bench_at
+from nanlab.chunks_local import LocalEngine
+from nanlab.grid import Grid
+from nanlab.plan import Plan
+from nanlab.problems import own_specs
+from nanlab.shards import ShardsEngine
+from nanlab.store import Store
+from nanlab.store_devices import sign
+
+
+def engine_of(
+    grid: Grid, plan: Plan, folder: Path, devices: Sequence[Device], name: str
+) -> tuple[Engine, Store]:
+    """An engine, and the store that it fills.
+
+    Args:
+        grid, plan: what is asked.
+        folder: of the results.
+        devices: of this process.
+        name: one of ENGINES.
+
+    Raises:
+        FolderError: the folder cannot be made or written to.
+        ClusterError: there is no Ray, or no cluster.
+    """
+    how, own = grid.exec, own_specs(plan)
+    if name == "ray":
+        from nanlab.cluster import ray_engine
+
+        return ray_engine(folder, own, how)
+    bench, store, made = bench_at(folder, own, devices, curves=how.curves, mixed=how.mixed_devices)
+    if how.mixed_devices:
+        sign(store.chunks, made)
+    if name == "files":
+        return ShardsEngine(bench, made, folder), store
+    return LocalEngine(bench, made), store

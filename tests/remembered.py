@@ -1,0 +1,19 @@
+"""A group's worker that is made once, so that the tests of a process share what it compiles."""
+
+from typing import ClassVar
+
+from nanlab.engines import GroupWorker
+
+
+class Remembered(GroupWorker):
+    """A worker that is made once for each group and size, so that tests share what it compiles."""
+
+    made: ClassVar = {}
+
+    def __new__(cls, statics, *, blocks=None, devices=None):
+        at = (tuple(sorted(statics.items())), blocks, tuple(devices))
+        return cls.made.setdefault(at, super().__new__(cls))
+
+    def __init__(self, statics, *, blocks=None, devices=None):
+        if not hasattr(self, "lanes"):
+            super().__init__(statics, blocks=blocks, devices=devices)

@@ -1,0 +1,246 @@
+"""A real Ray cluster of two workers: what dies is run again, to the bytes of one process."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from nanlab import cluster, cluster_task
+from nanlab.chunks import Done
+from nanlab.sweep import CRASHED, DONE, WRONG, main
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nanlab[ray]'")
+
+TABLES = ("runs.parquet", "runs.csv", "blames.csv")
+
+# Gradient descent on x^2 / 2. In a worker, and there alone, it does what the file `act` says.
+OWN = """
+import os, pathlib, signal
+import jax.numpy as jnp
+import nanlab
+
+def make_problem(order: int = 1, size: int = 1) -> nanlab.Problem:
+    act = pathlib.Path("act")
+    if act.is_file():
+        what, driver, when = act.read_text().split()
+        if os.getpid() != int(driver) and order == int(when):
+            if what == "die-once":
+                act.unlink()
+            if what.startswith("die"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("this order went wrong")
+
+    def init(knobs, key):
+        return jnp.ones((size,), jnp.float32)
+
+    def step(x, knobs, key):
+        after = x - knobs["lr"].astype(jnp.float32) * x
+        return after, nanlab.Metrics(0.5 * (x * x)[0])
+
+    return nanlab.Problem(init=init, step=step, knobs={"lr": 0.1})
+"""
+# Two groups of 60 runs, each in three chunks of 20.
+GRID = """\
+[run]
+problem = "own.py:make_problem"
+steps = 150
+
+[axes]
+static.order = [1, 2]
+knobs.lr = { logspace = [0.1, 1e38], num = 60 }
+
+[exec]
+chunk_runs = 20
+witnesses = 2
+engine = "ray"
+"""
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    """A cluster of two cores, hence of two workers; its address."""
+    folder = tempfile.mkdtemp(prefix="ray")  # sockets' names may not be long
+    with warnings.catch_warnings():
+        # Sockets and files that Ray itself leaves to the garbage collector, and its forks.
+        warnings.simplefilter("ignore")
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Without this, Ray keeps a token of its own in the home folder.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        context = ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder,
+            _node_ip_address="127.0.0.1", object_store_memory=100 * 2**20,
+        )  # fmt: skip
+        yield context.address_info["gcs_address"]
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_code(own_folder):
+    (own_folder / "own.py").write_text(OWN, encoding="utf-8")
+    (own_folder / "grid.toml").write_text(GRID, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What this process alone makes of the study."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "own.py").write_text(OWN, encoding="utf-8")
+    (folder / "grid.toml").write_text(GRID, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert (
+            main(["grid.toml", "--out", "x", "--no-report", "--set", 'exec.engine="local"']) == DONE
+        )
+    return bytes_of(folder / "x")
+
+
+def act(what, *, order=2):
+    Path("act").write_text(f"{what} {os.getpid()} {order}")
+
+
+def sweep(*flags, out="x"):
+    return main(["grid.toml", "--out", out, "--no-report", *flags])
+
+
+def bytes_of(folder):
+    return {name: Path(folder, name).read_bytes() for name in TABLES}
+
+
+def test_a_cluster_makes_the_bytes_of_one_process_and_carries_names_and_hashes_alone(
+    two_workers, undisturbed, monkeypatch
+):
+    arrived, arrives = [], cluster.RayEngine._arrives
+
+    def watching(engine, done):
+        path = engine._store.chunks / done.name
+        arrived.append((done, hashlib.sha256(path.read_bytes()).hexdigest()))
+        return arrives(engine, done)
+
+    monkeypatch.setattr(cluster.RayEngine, "_arrives", watching)
+    assert sweep() == DONE
+    assert bytes_of("x") == undisturbed
+    assert [done.runs for done, _ in arrived] == [20] * 6
+    for done, digest in arrived:
+        assert type(done) is Done and done.sha256 == digest
+        assert all(isinstance(each, int | float | str) for each in done)
+    left = {path.name for path in Path("x").iterdir()}
+    assert left == {*TABLES, "grid.resolved.toml", "manifest.json"}
+    assert json.loads(Path("x/manifest.json").read_text())["environment"]["devices"] == 1
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_killed_workers_chunk_is_run_again_to_the_same_bytes(two_workers, undisturbed, capsys):
+    act("die-once")
+    assert sweep() == DONE
+    assert not Path("act").exists(), "a worker has killed itself"
+    assert "crashed" not in capsys.readouterr().err
+    assert bytes_of("x") == undisturbed
+
+
+def test_a_chunk_that_raises_is_recorded_and_the_rest_goes_on(two_workers, undisturbed, capsys):
+    act("raise")
+    assert sweep() == CRASHED
+    said = capsys.readouterr().err
+    assert re.search(r"^a chunk of 20 runs crashed: .*this order went wrong", said, re.MULTILINE)
+    assert "60 runs crashed, see x/crashes.log" in said
+    runs = pl.read_parquet("x/runs.parquet")
+    assert set(runs.filter(pl.col("static.order") == 2)["outcome"]) == {"crashed"}
+    assert "crashed" not in set(runs.filter(pl.col("static.order") == 1)["outcome"])
+    Path("act").unlink()
+    assert sweep() == DONE
+    assert "60 of 120 runs are there already" in capsys.readouterr().err
+    assert bytes_of("x") == undisturbed
+
+
+@pytest.mark.slow
+def test_a_chunk_whose_workers_keep_dying_is_recorded_as_crashed(two_workers, capsys):
+    act("die")
+    assert sweep("--axes.knobs.lr.num", "2") == CRASHED
+    said = capsys.readouterr().err
+    assert "a chunk of 2 runs crashed: a worker died: WorkerCrashedError" in said
+    runs = pl.read_parquet("x/runs.parquet")
+    assert (runs["outcome"] == "crashed").to_list() == [False, False, True, True]
+
+
+# The driver is killed as the second of its chunks comes in.
+KILLED = """
+import os, signal, sys
+from nanlab import cluster
+from nanlab.sweep import main
+arrives, left = cluster.RayEngine._arrives, [2]
+def dying(engine, done):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return arrives(engine, done)
+cluster.RayEngine._arrives = dying
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_driver_goes_on_when_it_is_started_again(two_workers, undisturbed, capsys):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, "grid.toml", "--out", "x"],
+        env=os.environ | {"RAY_ADDRESS": two_workers}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not Path("x/runs.parquet").exists()
+    kept = len(list(Path("x/.chunks").glob("*-*.parquet")))
+    assert 2 <= kept <= 6
+    capsys.readouterr()
+    assert sweep() == DONE
+    # Its last tasks may have been written while it died.
+    assert " of 120 runs are there already" in capsys.readouterr().err
+    assert bytes_of("x") == undisturbed
+
+
+def test_a_launch_that_does_not_fit_says_what_does(two_workers, capsys):
+    # 2^34 numbers in float32 are 64 GiB a lane; nothing of that size is ever made.
+    assert sweep("--set", "run.static.size=17179869184") == WRONG
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("grid.toml: a launch of 64 lanes needs about ")
+    assert "not even the smallest launch, of 64 lanes, fits" in said
+    assert not Path("x/runs.parquet").exists()
+
+
+def test_workers_of_another_kind_are_refused_unless_they_are_allowed(
+    two_workers, undisturbed, monkeypatch, capsys
+):
+    # The first worker says that it is another processor; those that follow are what they are.
+    there = cluster_task.environment_there
+    monkeypatch.setattr(cluster, "environment_there", lambda j: there(j) | {"processor": "Abacus"})
+    assert sweep() == WRONG
+    assert "this study is computed on Abacus, and this machine has" in capsys.readouterr().err
+    assert not Path("x/runs.parquet").exists()
+    assert sweep("--set", "exec.mixed_devices=true") == DONE
+    runs = pl.read_parquet("x/runs.parquet")
+    (device,) = set(runs["device"])
+    assert device not in (None, "Abacus")
+    assert runs.drop("device").write_csv() == undisturbed["runs.csv"].decode()
+
+
+def test_more_devices_than_the_cluster_has_are_a_sentence_and_2(two_workers, capsys):
+    assert sweep("--set", "exec.devices=3") == WRONG
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "exec.devices = 3: the Ray cluster has 2 of kind CPU, and a worker takes so many at a time"
+    )
+
+
+def test_without_ray_a_sentence_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert sweep() == WRONG
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        'exec.engine = "ray" needs Ray, which is not installed: pip install "nanlab[ray]"'
+    )

@@ -1,0 +1,90 @@
+"""Compiled programs are kept for this user alone, and a second start takes them from there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nanlab import machine
+
+GRID = """
+[run]
+problem = "quadratic"
+steps = 50
+
+[axes]
+lr = [0.5, 3.0]
+curvature = [1.0, 2.0]
+
+[exec]
+devices = 1
+"""
+WATCHED = """
+import json, sys
+from collections import Counter
+from jax import monitoring
+told = Counter()
+monitoring.register_event_listener(lambda name, **_: told.update([name]))
+from nanlab import sweep
+status = sweep.main(sys.argv[1:])
+print(json.dumps({"status": status, "told": told}))
+"""
+
+
+def started(caches, out, enabled="true"):
+    """What JAX told of its cache while a sweep ran in a process of its own, and the tables."""
+    environment = {
+        **os.environ, "XDG_CACHE_HOME": str(caches), "JAX_ENABLE_COMPILATION_CACHE": enabled,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, "grid.toml", "--out", str(out)],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told["status"] == 0
+    tables = {name: (out / name).read_bytes() for name in ("runs.parquet", "blames.csv")}
+    return told["told"], tables
+
+
+def test_a_second_start_compiles_nothing_that_is_kept_and_writes_the_same_bytes(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
+    caches = tmp_path / "caches"
+    hits, misses = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+    first, tables = started(caches, tmp_path / "one")
+    kept = list(caches.glob("nanlab/programs-*/*-cache"))
+    assert len(kept) >= 3 and first[misses] >= len(kept)
+    second, again = started(caches, tmp_path / "two")
+    assert again == tables
+    # Two starts do not take equally long over small programs: a few more may be worth keeping.
+    assert second[hits] >= len(kept)
+    off, without = started(tmp_path / "none", tmp_path / "three", enabled="false")
+    assert hits not in off and without == tables
+    assert not list(tmp_path.glob("none/nanlab/programs-*/*-cache"))
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = machine.programs_folder()
+    assert folder is not None and folder.is_relative_to(tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert machine.programs_folder() is None
+
+
+def test_without_a_folder_that_can_be_made_nothing_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert machine.programs_folder() is None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="Linux tells it there")
+def test_a_processor_is_told_with_what_its_bits_may_depend_on():
+    told = machine.processor()
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()
+    for vectors in ("avx512f", "avx2"):
+        if vectors in flags:
+            assert told.endswith(vectors)
+            break

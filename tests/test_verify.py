@@ -1,0 +1,175 @@
+"""A study reproduces, or what does not is told; two studies are matched, and what changed too."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from nanlab import diff, sweep, verify
+from nanlab.compare import compare
+from nanlab.provenance import file_hash
+
+GRID = """
+[run]
+task = "iris"
+model = "mlp"
+depth = 1
+width = 8
+loss = "mse"
+steps = 20
+precision = "PRECISION"
+
+[axes]
+activation = ["relu", "tanh"]
+lr = { logspace = [0.01, 1000.0], num = 6 }
+seed = { range = 3 }
+
+[exec]
+devices = 1
+witnesses = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    for precision in ("float32", "float16"):
+        grid = folder / f"{precision}.toml"
+        grid.write_text(GRID.replace("PRECISION", precision), encoding="utf-8")
+        assert sweep.main([str(grid), "--out", str(folder / precision)]) == sweep.DONE
+    return folder
+
+
+@pytest.fixture
+def study(studies, tmp_path):
+    return Path(shutil.copytree(studies / "float32", tmp_path / "study"))
+
+
+def change(study, environment=(), **values):
+    """Write other values into the first failing run, and what the manifest says of the files."""
+    runs = pl.read_parquet(study / "runs.parquet")
+    first = runs.filter(pl.col("fault_step").is_not_null())["run_id"][0]
+    here = pl.col("run_id") == first
+    runs = runs.with_columns(
+        pl.when(here).then(pl.lit(value)).otherwise(pl.col(name)).alias(name)
+        for name, value in values.items()
+    )
+    runs.write_parquet(study / "runs.parquet")
+    manifest = json.loads((study / "manifest.json").read_text("utf-8"))
+    manifest["files"]["runs.parquet"] = file_hash(study / "runs.parquet")
+    manifest["environment"] |= dict(environment)
+    (study / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return first
+
+
+def test_a_study_reproduces_to_the_bit_where_it_was_made(study, capsys):
+    assert verify.main([str(study)]) == verify.DONE
+    told = capsys.readouterr().out
+    assert "36 of 36 runs run again" in told
+    assert "36 of 36 the same numbers, to the bit" in told
+    assert told.strip().endswith("it reproduces")
+
+
+def test_a_sample_is_the_same_runs_each_time_and_has_failing_ones(study, capsys):
+    runs = pl.read_parquet(study / "runs.parquet")
+    plan = verify.make_plan(verify._study_of(study)[0])
+    one, two = (verify._sample(plan, runs, 8) for _ in range(2))
+    assert one.run_ids.tolist() == two.run_ids.tolist()
+    assert len(one) == 8 and len(one.groups) == 1
+    failed = runs.filter(pl.col("run_id").is_in(one.run_ids.tolist()))["fault_step"].count()
+    assert failed >= 4
+    assert [one.point(i)["lr"] for i in range(8)] == [
+        plan.point(plan.run_ids.tolist().index(name))["lr"] for name in one.run_ids
+    ]
+    assert verify.main([str(study), "--sample", "8"]) == verify.DONE
+    assert "8 of 36 runs run again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"final_loss": 0.123}, "final_loss 0.123 -> "),
+        ({"outcome": "trained"}, "outcome trained -> "),
+        ({"origin_mechanism": "pole"}, "origin_mechanism pole -> "),
+    ],
+)
+def test_what_does_not_come_out_is_told_by_run_and_exits_3(values, sentence, study, capsys):
+    run_id = change(study, **values)
+    assert verify.main([str(study)]) == verify.DIFFERS == 3
+    told = capsys.readouterr().out
+    assert f"{run_id}: " in told and sentence in told
+    assert told.strip().endswith("it does NOT reproduce")
+
+
+def test_a_line_that_has_moved_is_information_and_no_difference(study, capsys):
+    change(study, origin_source="nanlab/parts/losses.py:1")
+    assert verify.main([str(study)]) == verify.DONE
+    assert "1 name another line or file, which does not count" in capsys.readouterr().out
+
+
+def test_elsewhere_outcomes_and_blames_count_and_no_bits(study, capsys):
+    change(study, {"jax": "0.9.0"}, final_loss=0.123)
+    assert verify.main([str(study)]) == verify.DONE
+    assert "made elsewhere: jax 0.9.0 -> " in capsys.readouterr().out
+    change(study, outcome="trained")
+    assert verify.main([str(study)]) == verify.DONE
+    assert verify.main([str(study), "--agree", "0.99"]) == verify.DIFFERS
+    change(study, origin_mechanism="pole")
+    assert verify.main([str(study), "--agree-blames", "1.0"]) == verify.DIFFERS
+
+
+def test_a_file_that_was_changed_after_the_study_is_told_at_once(study, capsys):
+    (study / "blames.csv").write_text("changed", encoding="utf-8")
+    assert verify.main([str(study)]) == verify.DIFFERS
+    assert "blames.csv was changed after the study" in capsys.readouterr().out
+    (study / "blames.csv").unlink()
+    assert verify.main([str(study)]) == verify.DIFFERS
+    assert "blames.csv is not there" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_study_is_told(tmp_path, capsys):
+    assert verify.main([str(tmp_path)]) == verify.WRONG
+    assert "holds no finished study" in capsys.readouterr().err
+    assert diff.main([str(tmp_path), str(tmp_path)]) == diff.WRONG
+    assert "holds no finished study" in capsys.readouterr().err
+
+
+def test_two_studies_of_the_same_grid_are_matched_run_by_run(studies, study, capsys, tmp_path):
+    run_id = change(study, {"jax": "0.9.0"}, outcome="trained", culprit_mechanism="pole")
+    out = tmp_path / "out"
+    flags = [str(studies / "float32"), str(study), "--out", str(out)]
+    assert diff.main(flags) == diff.DONE
+    told = capsys.readouterr().out
+    assert "made with jax: " in told and " → 0.9.0" in told
+    assert "35 of 36 have the same outcome, 36 the same numbers" in told
+    changed = pl.read_csv(out / "changed.csv")
+    assert changed["run_id"].to_list() == [run_id]
+    assert changed["outcome_now"].to_list() == ["trained"]
+    assert "pole in" in changed["culprit_now"][0]
+    outcomes = pl.read_csv(out / "outcomes.csv")
+    assert outcomes.select(pl.exclude("outcome")).sum_horizontal().sum() == 36
+    assert pl.read_csv(out / "blames.csv")["runs"].to_list() == [1]
+    assert (out / "diff.md").read_text("utf-8").strip() in told
+
+
+def test_two_precisions_are_matched_by_everything_else(studies, capsys):
+    assert diff.main([str(studies / "float32"), str(studies / "float16")]) == diff.DONE
+    told = capsys.readouterr().out
+    assert "parameter precision: float32 → float16" in told
+    assert "36 runs matched by " in told
+    found = diff.difference(studies / "float32", studies / "float16")
+    pairs = found.comparison.pairs
+    assert "precision" not in found.on and pairs.height == 36
+    assert (pairs["run_id"] != pairs["run_id_now"]).all()
+    both = pl.read_parquet(studies / "float16/runs.parquet")
+    for row in pairs.iter_rows(named=True):
+        same = both.filter(activation=row["activation"], lr=row["lr"], seed=row["seed"])
+        assert same["outcome"].to_list() == [row["outcome_now"]]
+
+
+def test_runs_that_share_what_they_are_matched_by_are_refused(studies):
+    runs = pl.read_parquet(studies / "float32/runs.parquet")
+    with pytest.raises(ValueError, match="several runs share lr"):
+        compare(runs, runs, on=["lr"])
