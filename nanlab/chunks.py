@@ -76,7 +76,13 @@ def chunk_of(plan: Plan, group: Group, runs: np.ndarray, largest: int | None = N
 
 
 def cut(
-    plan: Plan, asked: np.ndarray, *, chunk_runs: int, block: int = 1, devices: int = 1
+    plan: Plan,
+    asked: np.ndarray,
+    *,
+    chunk_runs: int,
+    block: int = 1,
+    devices: int = 1,
+    held: Mapping[str, int] | None = None,
 ) -> list[Piece]:
     """The runs that are asked for, as chunks, group by group.
 
@@ -87,12 +93,17 @@ def cut(
         plan: what is asked.
         asked: (runs,) bool.
         chunk_runs, block, devices: as `plan.chunks` has them.
+        held: how many lanes a launch of a group has whose program is held; another number would
+            be another program.
     """
     pieces: list[Piece] = []
     for number, group in enumerate(plan.groups):
         runs = group.runs[asked[group.runs]]
-        _, parts = plans.chunks(len(runs), block=block, devices=devices, chunk_runs=chunk_runs)
-        largest = max((part.stop - part.start for part in parts), default=0)
+        lanes = (held or {}).get(group.group_id)
+        _, parts = plans.chunks(
+            len(runs), block=block, devices=devices, chunk_runs=lanes or chunk_runs
+        )
+        largest = lanes or max((part.stop - part.start for part in parts), default=0)
         pieces += [Piece(number, runs[part], largest) for part in parts]
     return pieces
 

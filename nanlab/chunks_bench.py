@@ -47,11 +47,14 @@ class Bench:
         store: where to.
         devices: on which.
         curves: whether to keep curves too.
+
+    Attributes:
+        holds: how many groups' compiled programs are held at most.
     """
 
     def __init__(self, store: Store, devices: Sequence[Device], block: int, *, curves: bool):
         self._store, self._devices, self._curves = store, list(devices), curves
-        self._block = block
+        self._block, self.holds = block, WORKERS_KEPT
         self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
         self._broken: dict[str, Exception] = {}
         self._at_work, self._changed = 0, Condition()
@@ -63,9 +66,9 @@ class Bench:
 
     def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
         """The runs that are asked for, as chunks that fill this process's launches."""
-        return cut(
-            plan, asked, chunk_runs=chunk_runs, block=self._block, devices=len(self._devices)
-        )
+        held = {name: worker.lanes for (name, _), worker in self._workers.items()}
+        many = len(self._devices)
+        return cut(plan, asked, chunk_runs=chunk_runs, block=self._block, devices=many, held=held)
 
     def run(self, chunk: Chunk) -> Done | Crash:
         """Run a chunk and keep its rows.
@@ -132,7 +135,7 @@ class Bench:
                 raise
             self._await_memory(need, worker.lanes)
             self._workers[at] = worker
-            while len(self._workers) > WORKERS_KEPT:
+            while len(self._workers) > self.holds:
                 self._workers.popitem(last=False)
         return self._workers[at]
 

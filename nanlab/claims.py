@@ -104,7 +104,7 @@ def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _studies(entries: Sequence[Entry]) -> list[str]:
-    return list(dict.fromkeys(entry.claim.study_stem for entry in entries))
+    return list(dict.fromkeys(e.claim.study_stem for e in entries if not e.claim.reason))
 
 
 def _dry_run(grids: Mapping[str, Grid]) -> int:
@@ -165,7 +165,8 @@ def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
     studies = {
         entry.claim.study_stem: arguments.out / entry.claim.study_stem
         for entry in entries
-        if (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
+        if not entry.claim.reason
+        and (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
     }
     try:
         judged = judge([entry.claim for entry in entries], studies)

@@ -33,7 +33,7 @@ def write_manifest(
 
     Args:
         folder: of the results.
-        about: title, rules, command, groups, witness_cap and wall_s.
+        about: title, rules, search, command, groups, witness_cap and wall_s.
         environment: as `provenance.environment` has it.
         environments: of all whose rows were taken, by fingerprint.
         resolved: what was asked, as TOML.
@@ -54,6 +54,7 @@ def write_manifest(
         **({"environments": environments} if len(environments) > 1 else {}),
         "git": git_state(),
         "runs": ends.height,
+        **about["search"],
         "groups": about["groups"],
         "outcomes": _counts(ends, "outcome"),
         "crashed": ends.filter(pl.col("outcome") == "crashed").height,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nanlab.grid import Grid
 from nanlab.grid.errors import Complaint, GridError
+from nanlab.grid.points import Product
 from nanlab.parameters import PARAMETERS, Parameter, is_own, kind_of
 from nanlab.parameters_types import Value
 from nanlab.plan_rows import Ints, Rows, group_id
@@ -89,6 +90,11 @@ def make_plan(grid: Grid) -> Plan:
     statics = [each.name for each in asked if each.role in ("static", "option")]
     plan = Plan(columns=columns, run_ids=run_ids, groups=())
     return replace(plan, groups=_groups(plan, statics, _group_keys(statics, parts, chosen)))
+
+
+def identities(product: Product) -> list[str]:
+    """The run_id of each point of a product, in order; equal points have the same."""
+    return [digest[:ID_BYTES].tobytes().hex() for digest in Rows(product).digests()]
 
 
 def subset(plan: Plan, rows: Ints) -> Plan:

@@ -146,7 +146,14 @@ def _plan_of(results: Path) -> Plan:
     if not path.is_file():
         raise ReplayError(f"{results} holds no study: there is no {path.name} in it")
     try:
-        return make_plan(load_grid(path))
+        grid = load_grid(path)
+        if grid.asked.finer is None:
+            return make_plan(grid)
+        import polars as pl
+
+        from nanlab.search import finished_plan
+
+        return finished_plan(grid, pl.read_parquet(results / "runs.parquet"))
     except GridError as error:
         raise ReplayError(f"{path} was written by another version of nanlab:\n{error}") from error
 

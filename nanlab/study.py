@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,40 +16,19 @@ from nanlab._jax import Device
 from nanlab.chunks import Crash, Piece, chunk_of
 from nanlab.grid import Grid
 from nanlab.manifest import command_line, write_manifest
-from nanlab.plan import Group, Plan
+from nanlab.plan import Plan
+from nanlab.search import Rounds
 from nanlab.shards import prepare
 from nanlab.store import CURVES_FILE, DEVICE, writing
 from nanlab.store_kept import Kept
 from nanlab.study_engine import engine_of
+from nanlab.study_listener import Listener
 from nanlab.tables_parts import SLICE, places, slices, write_curves, write_tables
 from nanlab.tables_runs import RunsTable
 from nanlab.witnesses import Testimony
 
 CRASHES = "crashes.log"
 """In the results folder: the whole traceback of each chunk that crashed."""
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """Who is told how a study goes; called from the thread that runs it."""
-
-    def started(self, total: int, reused: int) -> None:
-        """So many runs are asked for, and so many of them are there."""
-
-    def entered(self, group: Group, number: int, groups: int) -> None:
-        """A group's chunks are next; its programs are compiled first."""
-
-    def advanced(self, runs: int, failed: int) -> None:
-        """A chunk is done and kept."""
-
-    def crashed(self, runs: int, error: str) -> None:
-        """A chunk raised; its runs are recorded as crashed."""
-
-    def asking(self, blames: int) -> None:
-        """The witnesses are asked about so many distinct blames."""
-
-    def unheard(self, error: BaseException) -> None:
-        """The witnesses of a group could not be asked; its blames stay without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +49,7 @@ class Study:
     """One grid's runs on this process's devices, into one folder.
 
     Attributes:
-        grid, plan: what is asked.
+        grid, plan: what is asked; the rounds of a search add to the plan.
         folder: where the results go.
         devices: on which to run.
         listener: who is told.
@@ -138,7 +117,8 @@ class Study:
             MemoryError: a launch does not fit, with what does.
         """
         started = time.perf_counter()
-        kept = self._run_missing(force=force)
+        rounds = Rounds(self.grid, self.plan)
+        kept = self._run_rounds(rounds, force=force)
         blames = self._blames(kept)
         said = self._testimonies(blames)
         words = {
@@ -149,11 +129,16 @@ class Study:
         with writing(self.folder):
             files = self._write_tables(kept, blames)
             runs = pl.scan_parquet(self.folder / "runs.parquet")
+            ends = runs.select("run_id", "outcome")
+            if self.grid.asked.finer is None:
+                ends = ends.head(0)  # nothing is asked of them, and they may not fit the memory
+            files += rounds.write(self.folder, ends.collect())
             manifest = write_manifest(
                 self.folder,
                 about={
                     "title": self.grid.title,
                     "rules": dict(self.rules),
+                    "search": rounds.told(),
                     "command": command_line(self.arguments),
                     "groups": len(self.plan.groups),
                     "witness_cap": self.grid.exec.witnesses,
@@ -172,18 +157,37 @@ class Study:
             (self.folder / CRASHES).unlink(missing_ok=True)
         return StudyResult(folder=self.folder, runs=runs, blames=blames, manifest=manifest)
 
-    def _run_missing(self, *, force: bool) -> Kept:
-        """Run what is not kept; then nearly all is, and the rest has crashed."""
-        run_ids, curves = self.plan.run_ids, self.grid.exec.curves
+    def _run_rounds(self, rounds: Rounds, *, force: bool) -> Kept:
+        """Run the plan, and then what its outcomes ask for, round by round."""
         if force:
             self.store.forget_chunks(folder=False)
-        else:
+        kept = self._run_missing(rounds, force=force)
+        if self.grid.asked.finer is None:
+            return kept
+        ends = [self._outcomes(kept)]
+        while (following := rounds.after(pl.concat(ends))) is not None:
+            self.plan = following
+            ends.append(self._outcomes(self._run_missing(rounds, force=force)))
+        self.plan = rounds.plan() if rounds.number else self.plan
+        return self.store.kept(self.plan.run_ids, curves=self.grid.exec.curves)
+
+    def _outcomes(self, kept: Kept) -> pl.DataFrame:
+        return kept.rows(places(slice(0, len(self.plan)))).select("run_id", "outcome")
+
+    def _run_missing(self, rounds: Rounds, *, force: bool) -> Kept:
+        """Run what is not kept of a round; then nearly all is, and the rest has crashed."""
+        run_ids, curves = self.plan.run_ids, self.grid.exec.curves
+        if not force:
             self.store.unpack(run_ids, curves=curves)
         with writing(self.folder):
             # A study that is running can be looked at: what it asks stands among its chunks.
             prepare(self.folder, self.grid.resolved_toml())
         done = self.store.kept(run_ids, curves=curves).done
-        self.listener.started(len(self.plan), int(done.sum()))
+        many, reused = len(self.plan), int(done.sum())
+        if rounds.number:
+            self.listener.searching(rounds.number, rounds.open, many, reused)
+        else:
+            self.listener.started(many, reused)
         began, entered = time.perf_counter(), set[int]()
 
         def begin(piece: Piece) -> None:
@@ -199,7 +203,8 @@ class Study:
             else:
                 self.listener.advanced(report.runs, report.failed)
         if pieces:
-            self.seconds["runs"] = time.perf_counter() - began
+            spent = self.seconds.get("runs", 0.0)
+            self.seconds["runs"] = spent + time.perf_counter() - began
         return self.store.kept(run_ids, curves=curves)
 
     def _crashed(self, crash: Crash) -> None:

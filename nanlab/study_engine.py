@@ -37,6 +37,9 @@ def engine_of(
 
         return ray_engine(folder, own, how)
     bench, store, made = bench_at(folder, own, devices, curves=how.curves, mixed=how.mixed_devices)
+    if grid.asked.finer is not None:
+        # Every round of a search comes back to every group.
+        bench.holds = max(bench.holds, len(plan.groups))
     if how.mixed_devices:
         sign(store.chunks, made)
     if name == "files":

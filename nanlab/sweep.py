@@ -103,6 +103,7 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     from nanlab.lanes import block_of
     from nanlab.memory import available_bytes, in_words, launch_need
     from nanlab.problems import problem_of
+    from nanlab.search import bounds
 
     block = block_of(devices[0])
     largest, n_blocks, n_chunks = 0, 0, 0
@@ -121,6 +122,8 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     print(f"  groups  {len(plan.groups):,} (each is compiled once)")
     print(f"  blocks  {n_blocks:,} of {block} lanes, on {len(devices)} devices")
     print(f"  chunks  {n_chunks:,}")
+    for line in bounds(grid):
+        print(f"  {line}")
     print(f"  memory  about {in_words(largest)} for the largest launch", end="")
     print(f", {in_words(free)} are free" if free is not None else "")
     return DONE
@@ -146,13 +149,14 @@ def _run(
             with closing(study):
                 if study.is_finished() and not force:
                     study.store.forget_chunks()
-                    print(f"{folder} is finished, all {len(plan):,} runs; --force runs them again")
                     result = study.finished()
+                    many = result.manifest["runs"]
+                    print(f"{folder} is finished, all {many:,} runs; --force runs them again")
                 elif grid.exec.engine == "files" and study.prepare(force=force):
                     return _tell_workers(folder, plan, grid)
                 else:
                     result = run_interruptibly(study, watcher, force=force)
-    except (ClusterError, FolderError) as error:
+    except (ClusterError, FolderError, GridError) as error:
         print(error, file=sys.stderr)
         return WRONG
     except StoreError as error:
@@ -164,7 +168,7 @@ def _run(
     except (DevicesError, MemoryError) as error:
         print(f"{grid.path}: {error}", file=sys.stderr)
         return WRONG
-    show_summary(result, plan)
+    show_summary(result, study.plan)
     if not arguments.no_report:
         _report(folder)
     if result.manifest["crashed"]:

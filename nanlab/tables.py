@@ -182,7 +182,20 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
+def write_csv(frame: pl.DataFrame, path: Path) -> None:
+    """Write a CSV file as `csv_text` has it."""
+    path.write_text(csv_text(frame), encoding="utf-8")
+
+
+def parameter_series(values: Sequence[Any]) -> pl.Series:
+    """A parameter's values as a column of one type."""
+    # A batch size is a number or "full": one column has one type.
+    if any(isinstance(v, str) for v in values) and not all(isinstance(v, str) for v in values):
+        values = [None if v is None else str(v) for v in values]
+    return pl.Series(values)
+
+
 def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
-    """Rows as CSV."""
-    # An empty text is quoted, nothing at all is not: so the two can be told apart.
+    """Rows as CSV, in which an empty text and nothing at all can be told apart."""
+    # An empty text is quoted, nothing at all is not.
     return frame.write_csv(quote_style="necessary", include_header=has_header)

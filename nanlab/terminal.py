@@ -35,7 +35,7 @@ class _Rate(ProgressColumn):
 
 
 class Watcher:
-    """Shows how a study goes, on standard error; a `study.Listener`.
+    """Shows how a study goes, on standard error; a `study_listener.Listener`.
 
     Args:
         console: where to; a bar if it is a terminal, else a plain line now and then.
@@ -62,6 +62,7 @@ class Watcher:
         self.about = ""
         self._asked = total
         self._total, self._done, self._reused, self._failed = total or 0, 0, 0, 0
+        self._round = ""
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Watcher:
@@ -85,7 +86,7 @@ class Watcher:
 
     def started(self, total: int, reused: int) -> None:
         """So many runs are asked for, and so many of them are there."""
-        self._total = self._asked or total
+        self._total, self._round = self._asked or total, ""
         self._done, self._reused = self._done + reused, self._reused + reused
         if self._done == reused:  # the first study
             self._began = self._said = time.monotonic()
@@ -94,10 +95,20 @@ class Watcher:
         if reused and not self._asked:
             self.say(f"{reused:,} of {total:,} runs are there already")
 
+    def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
+        """A round of a search is next, about so many crossings or cells: so many runs more."""
+        self._round = f"round {number}, "
+        self._total, self._done = self._total + runs, self._done + reused
+        self._reused += reused
+        self._bar.update(self._task, total=self._total, completed=self._done)
+        if not self._console.is_terminal:
+            said = f"round {number}: {openings:,} to look at closer, {runs:,} runs more"
+            self._plain(said, always=True)
+
     def entered(self, group: Group, number: int, groups: int) -> None:
         """A group's chunks are next; its programs are compiled first."""
-        self._describe(f"group {number + 1}/{groups}")
-        if not self._console.is_terminal:
+        self._describe(f"{self._round}group {number + 1}/{groups}")
+        if not self._console.is_terminal and not self._round:
             self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
 
     def advanced(self, runs: int, failed: int) -> None:

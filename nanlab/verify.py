@@ -19,7 +19,7 @@ import tyro
 
 from nanlab.grid import Grid, GridError, load_grid
 from nanlab.interruptible import STOPPED
-from nanlab.plan import Plan, make_plan, subset
+from nanlab.plan import Plan, subset
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,8 +82,10 @@ def _verify(folder: Path, arguments: Arguments) -> int:
         return DIFFERS
     import polars as pl
 
+    from nanlab.search import finished_plan
+
     before = pl.read_parquet(folder / "runs.parquet")
-    plan = make_plan(grid)
+    plan = finished_plan(grid, before)
     absent = set(before.get_column("run_id").to_list()) ^ set(plan.run_ids.tolist())
     if absent:
         raise VerifyError(
@@ -169,7 +171,8 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, Watcher() as watcher:
         devices = list(jax.devices()[: grid.exec.devices])
         study = Study(
-            grid=grid,
+            # The plan is what is run, with all the rounds that there were.
+            grid=grid.without_rounds(),
             plan=plan,
             folder=Path(scratch) / "study",
             devices=devices,

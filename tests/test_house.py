@@ -48,6 +48,7 @@ ORDER = [
     "witnesses",
     "memory",
     "tables",
+    "search",
     "compare",
     "provenance",
     "manifest",

@@ -114,6 +114,14 @@ of_failed = true
 share_at_least = 0.5
 measure = { equals = { origin_phase = "init" } }
 """
+UNTESTABLE = """
+[claim]
+id = "E11"
+says = "Some machine that nobody has makes NaN."
+kind = "effect"
+range = "nowhere"
+reason = "Nobody has that machine."
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +134,7 @@ def ledger(tmp_path_factory):
         "A04": CURE,
         "A05": NOTHING_FAILS,
         "B04": SHARE,
+        "E11": UNTESTABLE,
     }
     for stem, text in texts.items():
         (folder / f"{stem}.toml").write_text(text.lstrip(), encoding="utf-8")
@@ -142,8 +151,38 @@ def test_planted_claims_true_and_false_are_settled_so(ledger):
     words = {name: row["verdict"] for name, row in rows(ledger[0]).items()}
     assert words == {
         "A1": "supported", "A2": "refuted", "A3": "supported", "A4": "supported",
-        "A5": "open", "B4": "refuted",
+        "A5": "open", "B4": "refuted", "E11": "not testable here",
     }  # fmt: skip
+
+
+def test_a_claim_that_is_not_testable_here_says_why_and_tells_no_numbers(ledger, capsys):
+    folder, flags = ledger
+    row = rows(folder)["E11"]
+    assert row["condition"] == "Nobody has that machine."
+    assert {row[n] for n in ("effect", "seeds", "stratum", "table", "code_sha256")} == {None}
+    assert pl.read_csv(folder / "out/strata.csv").filter(pl.col("id") == "E11").is_empty()
+    page = (folder / "out/README.md").read_text("utf-8")
+    assert "## Not testable here" in page and "Nobody has that machine." in page
+    assert "1 not testable here" in page
+    capsys.readouterr()
+    assert claims.main(["E11", "--dry-run", *flags]) == claims.DONE
+    assert "0 runs" in capsys.readouterr().out
+    assert claims.main(["E11", *flags]) == claims.DONE
+    told = capsys.readouterr().out
+    assert "E11  not testable here Some machine" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (UNTESTABLE + "within = 0.1\n", "has a reason why it is not testable here, so it has no"),
+        (UNTESTABLE.replace("reason", "remark"), "has no measure; a claim that is not testable"),
+    ],
+)
+def test_a_claim_has_either_a_rule_or_a_reason(text, sentence, tmp_path, capsys):
+    (tmp_path / "E11.toml").write_text(text, encoding="utf-8")
+    assert claims.main(["--sweeps", str(tmp_path), "--out", str(tmp_path)]) == claims.WRONG
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_cure_is_held_against_each_of_its_placebos(ledger):
@@ -337,7 +376,8 @@ TABLES = {path.stem: tomllib.loads(path.read_text("utf-8"))["claim"] for path in
 CLAIMS = {stem: Claim.model_validate(table) for stem, table in TABLES.items()}
 
 
-SETTLED = [s for s, c in CLAIMS.items() if (COMMITTED / c.study_stem / "manifest.json").is_file()]
+MEASURED = [s for s, c in CLAIMS.items() if (COMMITTED / c.study_stem / "runs.parquet").is_file()]
+SETTLED = [s for s, c in CLAIMS.items() if s in MEASURED or c.reason]
 
 
 def test_every_committed_claim_has_a_file_of_its_name_and_a_study():
@@ -346,7 +386,7 @@ def test_every_committed_claim_has_a_file_of_its_name_and_a_study():
 
 
 def test_the_committed_verdicts_are_those_of_the_committed_tables():
-    studies = {CLAIMS[s].study_stem: COMMITTED / CLAIMS[s].study_stem for s in SETTLED}
+    studies = {CLAIMS[s].study_stem: COMMITTED / CLAIMS[s].study_stem for s in MEASURED}
     ordered = [name for name in every_id() if stem_of(name) in SETTLED]
     judged = judge([CLAIMS[stem_of(n)] for n in ordered], studies)
     committed = pl.read_csv(COMMITTED / "claims.csv")
@@ -362,7 +402,7 @@ def test_the_whole_ledger_needs_at_most_600_compiles(capsys, monkeypatch):
     assert last[0] == "all" and int(last[last.index("compiles,") - 1].replace(",", "")) <= 600
 
 
-@pytest.mark.parametrize("stem", [s for s in SETTLED if CLAIMS[s].kind == "effect"])
+@pytest.mark.parametrize("stem", [s for s in MEASURED if CLAIMS[s].kind == "effect"])
 def test_shuffled_labels_support_no_effect(stem):
     # Of a cure: the labels of the cured run and of its placebo.
     claim = CLAIMS[stem]

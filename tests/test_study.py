@@ -257,6 +257,9 @@ class Silent:
     def started(self, total, reused):
         self.told.append(("started", total, reused))
 
+    def searching(self, number, openings, runs, reused):
+        self.told.append(("searching", number, openings, runs, reused))
+
     def entered(self, group, number, groups):
         self.told.append(("entered", number, groups))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanlab.grid.asked import Asked, understood
@@ -60,6 +60,10 @@ class Grid:
         path = next((p for p in places if self.source.knows(p)), None)
         path = tuple(key.split(".")) if path is None else path
         return self.source.complaint(path, sentence)
+
+    def without_rounds(self) -> Grid:
+        """The same grid less its [search] or [refine]: what is listed is all that is run."""
+        return replace(self, asked=replace(self.asked, search=None, refine=None))
 
     def resolved_toml(self) -> str:
         """What was asked, flags included, as canonical TOML; loading it gives the same plan."""

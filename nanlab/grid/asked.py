@@ -12,13 +12,19 @@ from pydantic_core import ErrorDetails
 from nanlab.grid.errors import Complaint, sentence_of, suggestion, unknown_key
 from nanlab.grid.forms import FORMS, AxisForm
 from nanlab.grid.model import COMPARISONS, ORDERINGS, Exec, file_model
+from nanlab.grid.search import Refine, Search
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path, Tree, file_text
 from nanlab.parameters import PARAMETERS, is_own
 from nanlab.parameters_types import Value
 
 OWN_TABLES = ("knobs", "static")
-TABLES = ("title", "run", "axes", "zip", "exclude", "include", "exec", "claim")
+TABLES = (
+    "title", "run", "axes", "zip", "exclude", "include", "search", "refine", "exec", "claim",
+)  # fmt: skip
+
+MODELS: dict[str, type[BaseModel]] = {"search": Search, "refine": Refine, "exec": Exec}
+"""The tables whose keys are no parameters."""
 
 Condition = Value | list[Value] | dict[str, Any]
 
@@ -32,6 +38,7 @@ class Asked:
         run: parameters that are the same for every run.
         axes: in the file's order.
         zips, excludes, includes: one table each, as many as there are in the file.
+        search, refine: along which axes to make it finer where its outcome changes, or None.
         exec: how to run it.
         lost: what could not be understood and is not here: paths of parameters, or of tables.
     """
@@ -42,20 +49,29 @@ class Asked:
     zips: list[dict[str, AxisForm]]
     excludes: list[dict[str, Condition]]
     includes: list[dict[str, Value | AxisForm]]
+    search: Search | None
+    refine: Refine | None
     exec: Exec
     lost: frozenset[Path]
 
+    @property
+    def finer(self) -> Search | Refine | None:
+        """What says along which axes it is made finer; None if it is a plain grid."""
+        return self.search or self.refine
+
     def toml(self) -> str:
         """The same as canonical TOML: no comments, numbers normalized, tables in a fixed order."""
-        tree = {
+        tree: Tree = {
             "title": self.title,
             "run": self.run,
             "axes": self.axes,
             "zip": self.zips,
             "exclude": self.excludes,
             "include": self.includes,
-            "exec": self.exec.model_dump(exclude_unset=True),
         }
+        for key in MODELS:
+            model: BaseModel | None = getattr(self, key)
+            tree[key] = None if model is None else model.model_dump(exclude_unset=True)
         return file_text({key: _plain(value) for key, value in tree.items() if value})
 
 
@@ -125,6 +141,8 @@ def _asked(parsed: Tree, tree: Tree, lost: frozenset[Path]) -> Asked:
         zips=tables("zip"),
         excludes=tables("exclude"),
         includes=tables("include"),
+        search=parsed.get("search"),
+        refine=parsed.get("refine"),
         exec=parsed.get("exec", Exec()),
         lost=lost,
     )
@@ -141,6 +159,8 @@ def _written(location: Path) -> Path:
 
 def _lost(path: Path) -> Path:
     """The smallest part of the file that means nothing without `path`: mostly a parameter."""
+    if path[0] in ("search", "refine"):
+        return path[:1]  # what is left of it may mean nothing
     return path[: 3 if path[0] in ("zip", "exclude", "include") else 2]
 
 
@@ -185,8 +205,8 @@ def _unknown_key(location: Path) -> str:
 def _known_keys(location: Path) -> Sequence[str]:
     if len(location) == 1:
         return TABLES
-    if location[0] == "exec":
-        return list(Exec.model_fields)
+    if location[0] in MODELS:
+        return list(MODELS[str(location[0])].model_fields)
     tag = str(location[-2]).strip("<>")
     if tag in FORMS:
         return list(FORMS[tag].model_fields)

@@ -11,6 +11,7 @@ from nanlab.grid.forms import POINT_LIMIT
 from nanlab.grid.misfits import check_misfits
 from nanlab.grid.parts import Findings, Part, include_parts, main_part
 from nanlab.grid.points import Product, condition, matched, without
+from nanlab.grid.search_checks import check_search
 from nanlab.grid.toml import Path
 from nanlab.parameters import PARAMETERS, is_own, kind_of
 from nanlab.parameters_asked import OWN
@@ -27,6 +28,7 @@ def checked_products(asked: Asked, findings: Findings) -> list[Product]:
     main = main_part(asked, findings)
     includes = include_parts(asked, findings)
     _check_problems([main, *includes], findings)
+    check_search(asked, main, findings)
     if not _check_size([main, *includes], findings):
         return []
     kept, all_understood = _excluded(main, asked, findings)

@@ -7,9 +7,11 @@ of a run's identity, and `lr = 0.001` must find the third of `{ logspace = [1e-5
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Context, Decimal
+from fractions import Fraction
 from functools import cache
+from itertools import accumulate, repeat
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pydantic import (
@@ -30,7 +32,7 @@ POINT_LIMIT = 20_000_000
 """The most points that a study may have, those that it excludes included."""
 
 # Ratios are multiplied up, an error of at most one unit in the last of these digits each time.
-_EXACT = Context(prec=60)
+EXACT = Context(prec=60)
 
 # A logspace's value this near to a whole number (relatively) is that number.
 _ROUNDING = Decimal("1e-40")
@@ -59,12 +61,20 @@ class Linspace(_Form, frozen=True):
         """How many values there are."""
         return self.num
 
-    def values(self) -> Sequence[int | float]:
-        """The values, in order; whole ones are int.  One value is the first end point."""
+    def _quotients(self) -> tuple[Iterator[int], int]:
+        """The values before they are rounded: what is above the line, and what below it."""
         (a, p), (b, q) = (Decimal(repr(end)).as_integer_ratio() for end in self.linspace)
         first, last, steps = a * q, b * p, max(self.num - 1, 1)
-        below = p * q * steps
-        above = (first * steps + (last - first) * i for i in range(self.num))
+        return (first * steps + (last - first) * i for i in range(self.num)), p * q * steps
+
+    def exact(self) -> Sequence[Fraction]:
+        """The values before they are rounded to floats."""
+        above, below = self._quotients()
+        return [Fraction(n, below) for n in above]
+
+    def values(self) -> Sequence[int | float]:
+        """The values, in order; whole ones are int.  One value is the first end point."""
+        above, below = self._quotients()
         # Python divides integers to the nearest float, however large they are.
         return [_quotient(n, below) for n in above]
 
@@ -80,15 +90,17 @@ class Logspace(_Form, frozen=True):
         """How many values there are."""
         return self.num
 
+    def exact(self) -> Sequence[Decimal]:
+        """The values before they are rounded to floats, to 58 digits at least."""
+        first, last = (Decimal(repr(end)) for end in self.logspace)
+        ratio = EXACT.power(EXACT.divide(last, first), EXACT.divide(1, max(self.num - 1, 1)))
+        between = repeat(ratio, max(self.num - 2, 0))
+        values = list(accumulate(between, EXACT.multiply, initial=first))
+        return values if self.num == 1 else [*values, last]
+
     def values(self) -> Sequence[int | float]:
         """The values, in order; whole ones are int.  One value is the first end point."""
-        first, last = (Decimal(repr(end)) for end in self.logspace)
-        ratio = _EXACT.power(_EXACT.divide(last, first), _EXACT.divide(1, max(self.num - 1, 1)))
-        values, value = [_number(first)], first
-        for _ in range(self.num - 2):
-            value = _EXACT.multiply(value, ratio)
-            values.append(_number(value))
-        return values if self.num == 1 else [*values, _number(last)]
+        return [number_of(value) for value in self.exact()]
 
 
 def _quotient(above: int, below: int) -> int | float:
@@ -96,7 +108,8 @@ def _quotient(above: int, below: int) -> int | float:
     return above / below if rest or abs(whole) > _LARGEST_EXACT else whole
 
 
-def _number(value: Decimal) -> int | float:
+def number_of(value: Decimal) -> int | float:
+    """The float nearest to `value`, or the whole number that it is but for its rounding."""
     whole = value.to_integral_value()
     is_whole = abs(value - whole) <= whole * _ROUNDING and whole <= _LARGEST_EXACT
     return int(whole) if is_whole else float(value)

@@ -25,6 +25,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from nanlab.grid.errors import suggestion
 from nanlab.grid.forms import FORMS, Count
+from nanlab.grid.search import Refine, Search
 from nanlab.grid.toml import Tree
 from nanlab.parameters import PARAMETERS, Parameter
 from nanlab.parameters_types import Choice, Number, Switch, Whole, sentence_error
@@ -239,6 +240,8 @@ def file_model(own: tuple[str, ...] = ()) -> Any:
         "run": run,
         "axes": axes,
         **{name: Annotated[list[table], _double_brackets(name)] for name, table in tables.items()},
+        "search": Search,
+        "refine": Refine,
         "exec": Exec,
         "claim": _documented(
             dict[str, Any], "A published claim and its rule, read by python -m nanlab.claims."

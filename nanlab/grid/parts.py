@@ -9,6 +9,7 @@ from nanlab.grid.asked import TABLES, Asked
 from nanlab.grid.errors import Complaint, shown, suggestion
 from nanlab.grid.forms import AxisForm, expanded, is_form, is_value, repeated
 from nanlab.grid.points import Axis, Product, product_of
+from nanlab.grid.search import coarse_form
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path
 from nanlab.parameters import PARAMETERS
@@ -85,7 +86,7 @@ def main_part(asked: Asked, findings: Findings) -> Part:
     """The main grid, before excludes."""
     places: dict[str, Path] = {name: ("run", name) for name in asked.run}
     tables: list[tuple[Path, dict[str, AxisForm]]]
-    tables = [(("axes",), {name: form}) for name, form in asked.axes.items()]
+    tables = [(("axes",), {name: _coarse(name, form, asked)}) for name, form in asked.axes.items()]
     tables += [(("zip", i), table) for i, table in enumerate(asked.zips)]
     axes: list[Axis] = []
     for path, table in tables:
@@ -99,6 +100,17 @@ def main_part(asked: Asked, findings: Findings) -> Part:
         axes += [axis] if axis else []
         findings.unknown |= set(table if axis is None else doubled)
     return Part(path=(), places=places, product=product_of(asked.run, axes))
+
+
+def _coarse(name: str, form: AxisForm, asked: Asked) -> AxisForm:
+    """The axis as the coarse pass of a search has it; as it is written where there is none."""
+    table = asked.finer
+    if table is None or name not in table.axes:
+        return form
+    try:
+        return coarse_form(form, table, name)
+    except ValueError:
+        return form  # what is wrong is found when it is expanded
 
 
 def _complain_of_double(path: Path, name: str, first: Path, findings: Findings) -> None:

@@ -96,6 +96,7 @@ class Claim(_Table):
         remark: what a reader has to know beside the rule.
         corrected: what of the rule was corrected after a look at its result, if anything was.
         against: claims of other articles that say the opposite, or nearly.
+        reason: why it is not testable here; such a claim has no rule and no study of its own.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-E][1-9][0-9]?$")]
@@ -105,7 +106,7 @@ class Claim(_Table):
     study: str | None = None
     where: Values = {}
     strata: tuple[str, ...] = ()
-    measure: Measure
+    measure: Measure = Measure()
     contrast: Contrast | None = None
     share_at_least: float | None = None
     of_failed: bool = False
@@ -114,9 +115,14 @@ class Claim(_Table):
     remark: str = ""
     corrected: str = ""
     against: tuple[str, ...] = ()
+    reason: str = ""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Claim:
+        if self.reason:
+            return _without_a_rule(self)
+        if "measure" not in self.model_fields_set:
+            raise ValueError("has no measure; a claim that is not testable here has a reason")
         if (self.contrast is None) == (self.kind in ("effect", "null")):
             raise ValueError("effect and null claims have a contrast, and no others")
         if (self.share_at_least is None) == (self.kind in ("example", "distribution")):
@@ -139,6 +145,12 @@ class Claim(_Table):
     def study_stem(self) -> str:
         """The name of the study that it is read from."""
         return stem_of(self.study or self.id)
+
+
+def _without_a_rule(claim: Claim) -> Claim:
+    if more := sorted(claim.model_fields_set & RULE - {"kind"}):
+        raise ValueError(f"has a reason why it is not testable here, so it has no {more[0]}")
+    return claim
 
 
 def stem_of(claim_id: str) -> str:

@@ -35,7 +35,7 @@ def most_telling(judged: Sequence[Judged]) -> list[Judged]:
     the rule's smallest effect and the effect, in the direction that the claim says, or the range of
     effects over strata if that is more.  Examples that draw nothing have no interval to show.
     """
-    drawn = [each for each in judged if not each.claim.deterministic]
+    drawn = [each for each in judged if each.findings and not each.claim.deterministic]
     drawn.sort(key=lambda each: (not reverses(each), -_distance(each), each.claim.id))
     of_study: Counter[str] = Counter()
     chosen: list[Judged] = []

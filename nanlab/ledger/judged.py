@@ -66,9 +66,11 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
     Raises:
         LedgerError: a study has no runs for its claim.
     """
-    there = [claim for claim in claims if claim.study_stem in studies]
+    there = [claim for claim in claims if claim.reason or claim.study_stem in studies]
     found = [
-        [finding(claim, each) for each in strata_of(claim, runs_of(studies[claim.study_stem]))]
+        []
+        if claim.reason
+        else [finding(claim, f) for f in strata_of(claim, runs_of(studies[claim.study_stem]))]
         for claim in there
     ]
     tested = [each.p for findings in found for each in findings if each.p is not None]
@@ -76,7 +78,7 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
     judged: list[Judged] = []
     for claim, findings in zip(there, found, strict=True):
         ps = [None if each.p is None else next(adjusted) for each in findings]
-        manifest = json.loads((studies[claim.study_stem] / "manifest.json").read_text("utf-8"))
+        manifest = {} if claim.reason else manifest_of(studies[claim.study_stem])
         judged.append(
             Judged(
                 claim=claim, verdict=verdict(claim, findings, ps), findings=tuple(findings),
@@ -84,6 +86,11 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
             )
         )  # fmt: skip
     return judged
+
+
+def manifest_of(folder: Path) -> Mapping[str, Any]:
+    """The manifest of a finished study."""
+    return json.loads((folder / "manifest.json").read_text("utf-8"))
 
 
 def runs_of(folder: Path) -> pl.DataFrame:
@@ -121,9 +128,8 @@ def reverses(judged: Judged) -> bool:
 
 
 def _row(judged: Judged) -> dict[str, Any]:
-    claim, i = judged.claim, weakest(judged)
-    told = judged.findings[i]
-    environment = judged.manifest["environment"]
+    claim = judged.claim
+    measured = _measured(judged) if judged.findings else {}
     return {
         "id": claim.id,
         "claim": claim.says,
@@ -131,6 +137,29 @@ def _row(judged: Judged) -> dict[str, Any]:
         "verdict": judged.verdict.word,
         "kind": claim.kind,
         "condition": judged.verdict.condition,
+        **{name: measured.get(name) for name in MEASURED},
+        "rule": rule(claim),
+        "rule_changed": judged.rule_changed,
+        "range": claim.range,
+        "remark": claim.remark,
+        "rule_corrected": claim.corrected,
+        "study": f"sweeps/claims/{claim.study_stem}.toml",
+        "table": f"results/claims/{claim.study_stem}/runs.parquet" if measured else None,
+        "code_sha256": measured.get("code_sha256"),
+        "rule_sha256": judged.rule_hash,
+    }
+
+
+MEASURED = (
+    "effect", "low", "high", "adjusted_p", "stratum", "seeds", "runs_with", "runs_without",
+)  # fmt: skip
+
+
+def _measured(judged: Judged) -> dict[str, Any]:
+    """What a claim's row tells of its study: MEASURED and the code's hash."""
+    i = weakest(judged)
+    told = judged.findings[i]
+    return {
         "effect": rounded(told.effect),
         "low": rounded(told.low),
         "high": rounded(told.high),
@@ -139,15 +168,7 @@ def _row(judged: Judged) -> dict[str, Any]:
         "seeds": len(told.stratum.values),
         "runs_with": sum(f.stratum.runs_with for f in judged.findings),
         "runs_without": sum(f.stratum.runs_without for f in judged.findings),
-        "rule": rule(claim),
-        "rule_changed": judged.rule_changed,
-        "range": claim.range,
-        "remark": claim.remark,
-        "rule_corrected": claim.corrected,
-        "study": f"sweeps/claims/{claim.study_stem}.toml",
-        "table": f"results/claims/{claim.study_stem}/runs.parquet",
-        "code_sha256": str(environment["code_sha256"])[:16],
-        "rule_sha256": judged.rule_hash,
+        "code_sha256": str(judged.manifest["environment"]["code_sha256"])[:16],
     }
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from nanlab.ledger.claim import every_id
 from nanlab.ledger.figures import figure_name, most_telling
 from nanlab.ledger.judged import Judged, reverses, weakest
-from nanlab.ledger.rules import CONDITIONAL, OPEN, REFUTED, SUPPORTED
+from nanlab.ledger.rules import CONDITIONAL, NOT_TESTABLE, OPEN, REFUTED, SUPPORTED
 from nanlab.ledger.written import effect_text
 
-WORDS = (REFUTED, CONDITIONAL, SUPPORTED, OPEN)
+WORDS = (REFUTED, CONDITIONAL, SUPPORTED, OPEN, NOT_TESTABLE)
 
 HOW_TO_READ = (
     "How to read it: runs are paired, alike in seed, data and draws but for the one factor. The "
@@ -136,6 +136,10 @@ def _finite(each: Judged) -> str:
 
 def _told(each: Judged) -> list[str]:
     claim = each.claim
+    if not each.findings:
+        return [
+            f"- **{claim.id}** {claim.says.rstrip('.')}. {claim.reason} {claim.remark}".rstrip()
+        ]
     changed = " *The rule was changed after the result.*" if each.rule_changed else ""
     if claim.corrected:
         changed = (

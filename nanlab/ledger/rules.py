@@ -14,6 +14,7 @@ from nanlab.ledger.statistics import interval, share_interval, sign_flip_p
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
+NOT_TESTABLE = "not testable here"
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 
 MIN_SEEDS = 20
@@ -42,8 +43,9 @@ class Verdict:
     """What a claim comes to.
 
     Attributes:
-        word: "supported", "refuted", "conditional", or "open" where no stratum says anything.
-        condition: where it holds, where it does not and what stays open, in words.
+        word: "supported", "refuted", "conditional", "open" where no stratum says anything, or "not
+            testable here".
+        condition: where it holds, where it does not and what stays open, in words; or the reason.
         answers: what each stratum says, one of HOLDS, FAILS, OPEN.
     """
 
@@ -103,6 +105,8 @@ def _moved(least: float, effect: float, between: tuple[float, float], p: float) 
 
 def verdict(claim: Claim, found: Sequence[Finding], adjusted: Sequence[float | None]) -> Verdict:
     """The verdict: supported where every stratum holds, refuted where none does and some fail."""
+    if claim.reason:
+        return Verdict(word=NOT_TESTABLE, condition=claim.reason, answers=())
     answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
     if set(answers) == {HOLDS}:
         return Verdict(word=SUPPORTED, condition="", answers=answers)
@@ -143,6 +147,8 @@ def _condition(joined: Sequence[tuple[Key, str]]) -> str:
 
 def rule(claim: Claim) -> str:
     """A claim's rule in a sentence."""
+    if claim.reason:
+        return ""
     every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""
     if claim.within is not None:
         return f"the 95 % interval of the paired difference lies within ±{claim.within:g}{every}"

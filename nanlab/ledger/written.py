@@ -24,7 +24,8 @@ def _rows(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
     return [
         (
             each.claim.id, each.claim.says, each.verdict.word, each.verdict.condition,
-            effect_text(each), str(len(each.findings[0].stratum.values)),
+            effect_text(each),
+            str(len(each.findings[0].stratum.values)) if each.findings else "",
         )
         for each in judged
     ]  # fmt: skip

@@ -54,7 +54,7 @@ class Analysis:
 def analyse(results: Results) -> Analysis:
     """Compute all that is told of a study."""
     runs = results.runs
-    layout = layout_of(runs)
+    layout = layout_of(runs, results.finer)
     criticals = criticals_of(runs, layout)
     if all(each.value is None for each in criticals):
         criticals = []  # no row of any map changes from stable to unstable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -92,8 +92,13 @@ def parameters_of(runs: pl.DataFrame) -> list[str]:
     return [*runs.columns[2 : runs.columns.index("outcome")], "steps"]
 
 
-def layout_of(runs: pl.DataFrame) -> Layout:
+def layout_of(runs: pl.DataFrame, finer: Collection[str] = ()) -> Layout:
     """Choose the main axes, the maps and what is pooled.
+
+    Args:
+        runs: the table.
+        finer: axes that were made finer where the outcome changes; these come first, and are drawn
+            to scale however near to each other some of their values are.
 
     The horizontal axis is a learning rate where one is varied; the vertical one the next number
     with three values or more, or else a choice. The rest make maps, the least telling of them
@@ -103,7 +108,7 @@ def layout_of(runs: pl.DataFrame) -> Layout:
     tied = _tied(runs, varying)
     varying = [name for name in varying if name not in tied]
     numbers = [name for name in varying if _is_number(runs, name)]
-    numbers.sort(key=lambda name: _rank(runs, name), reverse=True)
+    numbers.sort(key=lambda name: (name in finer, *_rank(runs, name)), reverse=True)
     long = [name for name in numbers if runs[name].n_unique() >= 3]
     choices = sorted(
         (name for name in varying if name not in numbers),
@@ -121,8 +126,8 @@ def layout_of(runs: pl.DataFrame) -> Layout:
     panels = runs.select(facets).unique(maintain_order=True).rows() if facets else [()]
     rows = [*facets, y_name] if y_name else list(facets)
     return Layout(
-        x=_axis(runs, x_name, rows, tied) if x_name else NO_AXIS,
-        y=_axis(runs, y_name, facets, tied) if y_name else NO_AXIS,
+        x=_axis(runs, x_name, rows, tied, even=x_name not in finer) if x_name else NO_AXIS,
+        y=_axis(runs, y_name, facets, tied, even=y_name not in finer) if y_name else NO_AXIS,
         facets=tuple(facets),
         panels=tuple(panels),
         pooled=tuple(pooled),
@@ -186,12 +191,19 @@ def information(runs: pl.DataFrame, name: str) -> float:
     return float((joint[told] * np.log2(joint[told] / apart[told])).sum())
 
 
-def _axis(runs: pl.DataFrame, name: str, rows: Sequence[str], tied: Mapping[str, str]) -> Axis:
+def _axis(
+    runs: pl.DataFrame,
+    name: str,
+    rows: Sequence[str],
+    tied: Mapping[str, str],
+    *,
+    even: bool,
+) -> Axis:
     values = runs[name].unique(maintain_order=True).to_list()
     scale: Scale = "ordinal"
     if _is_number(runs, name):
         values.sort()
-        scale = _scale(runs, name, values, rows)
+        scale = _scale(runs, name, values, rows, EVEN if even else 0.0)
     labels = [exact(value) for value in values]
     for other in [other for other, standing in tied.items() if standing == name]:
         pairs = dict(runs.select(name, other).unique().rows())
@@ -202,7 +214,9 @@ def _axis(runs: pl.DataFrame, name: str, rows: Sequence[str], tied: Mapping[str,
     return Axis(name=name, values=tuple(values), scale=scale, labels=tuple(labels))
 
 
-def _scale(runs: pl.DataFrame, name: str, values: Sequence[Any], rows: Sequence[str]) -> Scale:
+def _scale(
+    runs: pl.DataFrame, name: str, values: Sequence[Any], rows: Sequence[str], least: float
+) -> Scale:
     if len(values) < 3:
         return "ordinal"
     is_log = values[0] > 0 and values[-1] / values[0] >= LOG_FROM
@@ -212,6 +226,6 @@ def _scale(runs: pl.DataFrame, name: str, values: Sequence[Any], rows: Sequence[
     gaps = np.concatenate([np.diff(np.sort(frame["at"].to_numpy())) for frame in by_row])
     places = apart["at"].to_numpy()
     span = float(places.max() - places.min())
-    if not len(gaps) or gaps.min() < EVEN * span / (len(values) - 1):
+    if not len(gaps) or gaps.min() < least * span / (len(values) - 1):
         return "ordinal"
     return "log" if is_log else "linear"

@@ -70,6 +70,12 @@ class Results:
         return str(self.asked.get("title") or self.manifest.get("title") or self.name)
 
     @property
+    def finer(self) -> tuple[str, ...]:
+        """The axes that were made finer where the outcome changes, the first one first."""
+        table = {**self.asked.get("search", {}), **self.asked.get("refine", {})}
+        return tuple(table.get("axes", ())) or tuple(filter(None, [table.get("axis")]))
+
+    @property
     def missing(self) -> int:
         """How many runs are not there yet."""
         return self.planned - self.runs.height
