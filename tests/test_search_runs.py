@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab import chunks_bench, verify
+from nanlab import chunks_bench, chunks_local, verify
 from nanlab.engines import GroupWorker
 from nanlab.grid import load_grid
 from nanlab.plan import make_plan
 from nanlab.replay import replay_run
-from nanlab.store import Store
+from nanlab.study import Study
 from nanlab.sweep import DONE, WRONG, main
 from nanlab.terminal import Watcher
 
@@ -63,6 +63,8 @@ class Counted(GroupWorker):
 def counted(monkeypatch):
     monkeypatch.setattr(chunks_bench, "GroupWorker", Counted)
     monkeypatch.setattr(Counted, "asked", [])
+    # Group after group, so that the order of what happens is known.
+    monkeypatch.setattr(chunks_local, "AT_ONCE", 1)
 
 
 def sweep(text, *arguments, out="results/x", name="grid.toml"):
@@ -139,7 +141,7 @@ def test_each_group_is_compiled_once_for_all_rounds(searched, capsys):
 
 
 def test_a_search_holds_the_programs_of_all_its_groups(monkeypatch):
-    monkeypatch.setattr(study, "WORKERS_KEPT", 1)
+    monkeypatch.setattr(chunks_bench, "WORKERS_KEPT", 1)
     assert sweep(GRID) == DONE
     assert len(Counted.asked) == 3
     assert sweep(FULL.replace("201", "2"), "--force") == DONE
@@ -154,12 +156,15 @@ def test_a_search_among_runs_that_are_there_makes_none(
     for path in full.iterdir():
         (there / path.name).write_bytes(path.read_bytes())
 
-    def refuse(self, rows, curves=None):
+    def refuse(self, lanes, *, curves=False):
         raise AssertionError("a run is made again")
 
-    monkeypatch.setattr(Store, "keep", refuse)
-    assert sweep(GRID) == DONE
-    assert bytes_of("results/x") == bytes_of(searched)
+    monkeypatch.setattr(Counted, "run", refuse)
+    assert sweep(GRID + "\n[exec]\nwitnesses = 0\n") == DONE
+    for name in ("runs.parquet", "boundaries.parquet"):
+        kept, made = (pl.read_parquet(Path(at, name)) for at in ("results/x", searched))
+        told = [column for column in kept.columns if column != "witness"]
+        assert kept.select(told).equals(made.select(told))
     assert "45 of 45 runs are there already" in capsys.readouterr().err
 
 
@@ -192,7 +197,7 @@ def test_killed_in_any_round_the_same_command_ends_in_the_same_bytes(number, sea
 def test_one_device_smaller_chunks_and_force_make_the_same_bytes(searched, capsys):
     grid = load_grid(searched.parent / "grid.toml", sets=["exec.chunk_runs=1"])
     with Watcher() as watcher:
-        study.Study(
+        Study(
             grid=grid, plan=make_plan(grid), folder=Path("results/one"),
             devices=jax.devices()[:1], listener=watcher,
         ).run()  # fmt: skip
