@@ -108,6 +108,17 @@ def test_a_map_with_very_many_cells_puts_neighbors_together_and_loses_no_run():
     assert sum(cell.runs for cell in maps.cells) == side * side
 
 
+def test_where_an_axis_was_made_finer_no_gap_is_left_between_its_values():
+    rates = [0.1, 1.0, 1.5, 1.6, 1.7, 2.0, 10.0]
+    runs = runs_with(lr=rates, outcome=["trained"] * 4 + ["nan"] * 3, steps=[5] * 7).with_columns(
+        fault_step=pl.lit(None, pl.Int64), blame_id=pl.lit(None, pl.String)
+    )
+    plain, finer = layout_of(runs), layout_of(runs, ["lr"])
+    assert (plain.x.scale, finer.x.scale) == ("ordinal", "log")
+    cells = maps_of(runs, finer).cells
+    assert all(a.right == pytest.approx(b.left) for a, b in pairwise(cells))
+
+
 # ---- theory ----
 
 

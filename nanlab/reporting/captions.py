@@ -68,6 +68,8 @@ def _outcomes(analysis: Analysis) -> str:
     if analysis.maps.together != (1, 1):
         x, y = analysis.maps.together
         sentences.append(f"A cell holds {x} x {y} neighboring values.")
+    if layout.x.name in layout.finer:
+        sentences.append("Cells meet halfway between the values that were tried.")
     told = [f"{p.label} ({p.source})" for b in analysis.boundaries for p in b.predictions]
     if told:
         sentences.append(f"Dashed: theory, {listed(list(dict.fromkeys(told)))}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,8 +123,10 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
         pl.col("run_id").first().alias("example"),
     )
     blames = _blames(frame, where)
+    # Between the values of a finer axis the outcome is that of the neighbors: no gap is left.
+    widest = math.inf if layout.x.name in layout.finer else WIDEST
     across = {
-        key: _edges([_position(layout.x, c, together[0]) for c in sorted(columns)])
+        key: _edges([_position(layout.x, c, together[0]) for c in sorted(columns)], widest)
         for key, columns in _columns(counted).items()
     }
     rows = sorted(counted["_row"].unique())
@@ -182,13 +185,13 @@ def _columns(counted: pl.DataFrame) -> dict[tuple[int, int], list[int]]:
     return held
 
 
-def _edges(places: Sequence[float]) -> list[tuple[float, float]]:
+def _edges(places: Sequence[float], widest: float = WIDEST) -> list[tuple[float, float]]:
     """Where neighbors meet, halfway; at a gap and at the ends a cell is as wide as is usual."""
     if len(places) == 1:
         return [(places[0] - 0.5, places[0] + 0.5)]
     halves = np.diff(np.asarray(places)) / 2
     usual = float(np.median(halves))
-    capped = np.minimum(halves, WIDEST * usual)
+    capped = np.minimum(halves, widest * usual)
     first, last = min(capped[0], usual), min(capped[-1], usual)
     left = np.concatenate([[first], capped])
     right = np.concatenate([capped, [last]])

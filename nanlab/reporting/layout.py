@@ -67,6 +67,7 @@ class Layout:
         facets: the parameters whose combinations each have a map of their own.
         panels: these combinations, in the grid's order.
         pooled: varying parameters that are put together in every map, the seed apart.
+        finer: axes that were made finer where the outcome changes.
         tied: parameters that vary with another of the same number of values, and so say nothing
             more: tied parameter -> the one that stands for it.
     """
@@ -76,6 +77,7 @@ class Layout:
     facets: tuple[str, ...]
     panels: tuple[tuple[Any, ...], ...]
     pooled: tuple[str, ...]
+    finer: tuple[str, ...]
     tied: dict[str, str]
 
     def panel_label(self, panel: Sequence[Any]) -> str:
@@ -131,6 +133,7 @@ def layout_of(runs: pl.DataFrame, finer: Collection[str] = ()) -> Layout:
         facets=tuple(facets),
         panels=tuple(panels),
         pooled=tuple(pooled),
+        finer=tuple(finer),
         tied=tied,
     )
 

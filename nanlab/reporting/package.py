@@ -12,6 +12,10 @@ from nanlab.provenance import file_hash
 from nanlab.reporting.dictionary import field_of
 from nanlab.reporting.read import Results
 
+SEARCHED = {
+    "boundaries": "A row for each point of a search: where along its axis the outcome changes.",
+    "cells": "A row for each cell of a refined plane.",
+}
 AUTHORS = "The authors of this study"
 """Stands in CITATION.cff until a person puts names in its place."""
 
@@ -28,6 +32,11 @@ def data_package(results: Results) -> dict[str, Any]:
             path = results.folder / f"{name}.{ending}"
             if path.is_file():
                 resources.append(_resource(path, name, frame, said))
+    for name, said in SEARCHED.items():
+        for ending in ("csv", "parquet"):
+            path = results.folder / f"{name}.{ending}"
+            if path.is_file():
+                resources.append(_file(path, name, said))
     manifest = results.manifest
     made = {"created": manifest["finished"]} if "finished" in manifest else {}
     return {
@@ -40,25 +49,29 @@ def data_package(results: Results) -> dict[str, Any]:
     }
 
 
-def _resource(path: Path, name: str, frame: pl.DataFrame, said: str) -> dict[str, Any]:
-    fields = [field_of(column, kind) for column, kind in frame.schema.items()]
+def _file(path: Path, name: str, said: str) -> dict[str, Any]:
+    """A file of which a reader can check that it is this one."""
     ending = path.suffix.removeprefix(".")
-    common: dict[str, Any] = {
+    return {
         "name": f"{name}-{ending}",
         "path": path.name,
         "description": said,
         "format": ending,
         "bytes": path.stat().st_size,
         "hash": f"sha256:{file_hash(path)}",
+        "type": "file",
+        "mediatype": "text/csv" if ending == "csv" else "application/vnd.apache.parquet",
     }
-    if ending == "parquet":
-        # A reader that knows no Parquet still checks that the file is this one.
-        return {**common, "type": "file", "mediatype": "application/vnd.apache.parquet",
-                "columns": fields}  # fmt: skip
+
+
+def _resource(path: Path, name: str, frame: pl.DataFrame, said: str) -> dict[str, Any]:
+    fields = [field_of(column, kind) for column, kind in frame.schema.items()]
+    told = _file(path, name, said)
+    if path.suffix == ".parquet":
+        return {**told, "columns": fields}
     return {
-        **common,
+        **told,
         "type": "table",
-        "mediatype": "text/csv",
         "encoding": "utf-8",
         # In the CSV files an empty text is quoted; to Frictionless both are missing.
         "schema": {"fields": fields, "missingValues": [""],

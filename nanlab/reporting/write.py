@@ -18,7 +18,9 @@ from nanlab.reporting.sheets import latex, markdown, sheets_of, tex
 from nanlab.reporting.text import text
 from nanlab.tables import write_atomically
 
-TABLES = ("runs.parquet", "runs.csv", "blames.csv", "curves.parquet")
+TABLES = (
+    "runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv", "cells.csv",
+)  # fmt: skip
 ASKED = ("grid.resolved.toml", "manifest.json")
 
 
