@@ -179,6 +179,9 @@ class Study:
         run_ids, curves = self.plan.run_ids, self.grid.exec.curves
         if not force:
             self.store.unpack(run_ids, curves=curves)
+        with writing(self.folder):
+            # A study that is running can be looked at: what it asks stands among its chunks.
+            prepare(self.folder, self.grid.resolved_toml())
         done = self.store.kept(run_ids, curves=curves).done
         many, reused = len(self.plan), int(done.sum())
         if rounds.number:

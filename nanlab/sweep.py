@@ -43,6 +43,8 @@ class Arguments:
     """run everything again, even what is finished"""
     dry_run: bool = False
     """say what would run, and stop"""
+    no_report: bool = False
+    """leave out the report; python -m nanlab.report makes it later"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,7 +144,7 @@ def _run(
         with Watcher() as watcher:
             study = Study(
                 grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher,
-                arguments=given,
+                arguments=[each for each in given if each != "--no-report"],
             )  # fmt: skip
             with closing(study):
                 if study.is_finished() and not force:
@@ -167,6 +169,8 @@ def _run(
         print(f"{grid.path}: {error}", file=sys.stderr)
         return WRONG
     show_summary(result, study.plan)
+    if not arguments.no_report:
+        _report(folder)
     if result.manifest["crashed"]:
         print(
             f"{result.manifest['crashed']:,} runs crashed, see {folder / CRASHES}; "
@@ -175,6 +179,29 @@ def _run(
         )
         return CRASHED
     return DONE
+
+
+def _report(folder: Path) -> None:
+    """Write the report, unless there is one of these tables; whatever comes of it is told only."""
+    from nanlab.reporting.read import ReportError
+    from nanlab.reporting.write import is_reported, write_report
+
+    if is_reported(folder):
+        return
+    try:
+        report = write_report(folder)
+    except ReportError as error:
+        print(error, file=sys.stderr)
+    except Exception as error:  # the study is done and kept, and the report can be made again
+        print(
+            f"the report could not be written: {type(error).__name__}: {error}; "
+            f"python -m nanlab.report {folder} tries again",
+            file=sys.stderr,
+        )
+    else:
+        for note in report.notes:
+            print(note, file=sys.stderr)
+        print(f"report in {report.page}")
 
 
 def _tell_workers(folder: Path, plan: Plan, grid: Grid) -> int:

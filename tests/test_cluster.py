@@ -100,7 +100,9 @@ def undisturbed(tmp_path_factory):
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["grid.toml", "--out", "x", "--set", 'exec.engine="local"']) == DONE
+        assert (
+            main(["grid.toml", "--out", "x", "--no-report", "--set", 'exec.engine="local"']) == DONE
+        )
     return bytes_of(folder / "x")
 
 
@@ -109,7 +111,7 @@ def act(what, *, order=2):
 
 
 def sweep(*flags, out="x"):
-    return main(["grid.toml", "--out", out, *flags])
+    return main(["grid.toml", "--out", out, "--no-report", *flags])
 
 
 def bytes_of(folder):

@@ -32,7 +32,10 @@ devices = 2
 
 def sweep(folder, text, *flags):
     (folder / "grid.toml").write_text(text, encoding="utf-8")
-    assert main([str(folder / "grid.toml"), "--out", str(folder / "out"), *flags]) == DONE
+    assert (
+        main([str(folder / "grid.toml"), "--out", str(folder / "out"), "--no-report", *flags])
+        == DONE
+    )
     return pl.read_parquet(folder / "out" / "runs.parquet")
 
 

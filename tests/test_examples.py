@@ -19,7 +19,7 @@ def at_the_root(monkeypatch):
 
 
 def sweep(name, folder, *flags):
-    assert main([f"examples/{name}.toml", "--out", str(folder), *flags]) == DONE
+    assert main([f"examples/{name}.toml", "--out", str(folder), "--no-report", *flags]) == DONE
     return pl.read_parquet(folder / "runs.parquet")
 
 

@@ -61,7 +61,7 @@ ORDER = [
     "ledger",
     "terminal",
     "interruptible",
-    "figures",
+    "reporting",
     # The commands: thin, on top, and strangers to each other.
     "replay",
     "sweep",

@@ -148,7 +148,7 @@ def folder(tmp_path, monkeypatch):
 def sweep(text, *flags):
     with open("grid.toml", "w", encoding="utf-8") as file:
         file.write(text)
-    return main(["grid.toml", *flags])
+    return main(["grid.toml", "--no-report", *flags])
 
 
 def grid(name, rest="[axes]\nseed = [0, 1]\n"):

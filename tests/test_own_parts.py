@@ -104,7 +104,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 def sweep(run, axes="seed = [0]", *flags):
     text = f"[run]\nsteps = 60\nlr = 0.1\n{run}\n[axes]\n{axes}\n"
     Path("grid.toml").write_text(text, encoding="utf-8")
-    return main(["grid.toml", *flags])
+    return main(["grid.toml", "--no-report", *flags])
 
 
 def runs():

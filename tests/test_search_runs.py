@@ -69,7 +69,7 @@ def counted(monkeypatch):
 
 def sweep(text, *arguments, out="results/x", name="grid.toml"):
     Path(name).write_text(text, encoding="utf-8")
-    return main([name, "--out", out, *arguments])
+    return main([name, "--out", out, "--no-report", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def searched(tmp_path_factory):
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks_bench, "GroupWorker", Counted)
-        assert main([str(folder / "grid.toml"), "--out", str(folder / "x")]) == DONE
+        assert main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == DONE
     return folder / "x"
 
 
@@ -90,7 +90,7 @@ def full(tmp_path_factory):
     (folder / "grid.toml").write_text(FULL, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks_bench, "GroupWorker", Counted)
-        assert main([str(folder / "grid.toml"), "--out", str(folder / "x")]) == DONE
+        assert main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == DONE
     return folder / "x"
 
 
@@ -231,7 +231,7 @@ def test_a_crashed_chunk_of_a_round_is_told_and_only_it_is_run_again(searched, m
 def test_what_is_printed_speaks_of_rounds_and_of_all_runs(searched, capsys):
     many = manifest_of(searched)["runs"]
     grid = searched.parent / "grid.toml"
-    assert main([str(grid), "--out", str(searched)]) == DONE
+    assert main([str(grid), "--out", str(searched), "--no-report"]) == DONE
     said = capsys.readouterr().out
     assert f"is finished, all {many:,} runs;" in said and f"{many:,} runs in " in said
     assert sweep(GRID, "--dry-run") == DONE

@@ -58,13 +58,13 @@ def undisturbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks_bench, "GroupWorker", Remembered)
         local = ["--set", 'exec.engine="local"', "--out", str(folder / "x")]
-        assert main([str(folder / "grid.toml"), *local]) == DONE
+        assert main([str(folder / "grid.toml"), "--no-report", *local]) == DONE
     return folder / "x"
 
 
 def sweep(*flags, text=GRID):
     Path("grid.toml").write_text(text, encoding="utf-8")
-    return main(["grid.toml", "--out", "x", *flags])
+    return main(["grid.toml", "--out", "x", "--no-report", *flags])
 
 
 def work(shard):

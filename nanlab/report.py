@@ -1,0 +1,48 @@
+"""Results folder -> report: `python -m nanlab.report results/X`, from the tables alone.
+
+Exit status: 0 done, 2 there is nothing to report on, or a flag is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+DONE, WRONG = 0, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write what people read and cite of a study, finished or running: pages, figures, tables."""
+
+    results: Annotated[Path, tyro.conf.Positional]
+    """the folder of the study, for example results/quickstart"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    arguments = tyro.cli(
+        Arguments, prog="python -m nanlab.report", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    from nanlab.reporting.read import ReportError
+    from nanlab.reporting.write import write_report
+
+    try:
+        report = write_report(arguments.results)
+    except ReportError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    for note in report.notes:
+        print(note, file=sys.stderr)
+    missing = report.planned - report.runs
+    there = f"{report.runs:,} of {report.planned:,} runs, {missing:,} are missing"
+    print(f"{there if missing else f'{report.runs:,} runs'}: {report.page}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

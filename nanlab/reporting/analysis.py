@@ -1,0 +1,73 @@
+"""Results -> Analysis: all that a report tells, computed once from the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from nanlab.reporting.causes import ROLES, Cause, Role, causes_of
+from nanlab.reporting.cells import Maps, maps_of
+from nanlab.reporting.critical import Critical, criticals_of
+from nanlab.reporting.depth import Growth, Layer, growths_of, layers_of
+from nanlab.reporting.instructive import Instructive, instructive_of
+from nanlab.reporting.layout import Layout, layout_of
+from nanlab.reporting.lines import Boundary, Steps, boundaries_of, steps_of
+from nanlab.reporting.read import Results
+from nanlab.reporting.survival import Survival, survivals_of
+from nanlab.reporting.words import OUTCOMES_SEEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A study as it is told; each part may be empty where the study has nothing of the kind."""
+
+    results: Results
+    layout: Layout
+    maps: Maps
+    boundaries: list[Boundary]
+    survivals: list[Survival]
+    steps: list[Steps]
+    criticals: list[Critical]
+    causes: dict[Role, list[Cause]]
+    layers: list[Layer]
+    growths: list[Growth]
+    instructive: list[Instructive]
+
+    @property
+    def runs(self) -> pl.DataFrame:
+        """The runs that are there."""
+        return self.results.runs
+
+    def outcomes(self) -> dict[str, int]:
+        """Outcome -> runs, of those that occur, from well to ill."""
+        column = self.runs["outcome"]
+        counted = {outcome: int((column == outcome).sum()) for outcome in OUTCOMES_SEEN}
+        return {outcome: n for outcome, n in counted.items() if n}
+
+    @property
+    def faults(self) -> int:
+        """How many runs had a fault."""
+        return int(self.runs["fault_step"].is_not_null().sum())
+
+
+def analyse(results: Results) -> Analysis:
+    """Compute all that is told of a study."""
+    runs = results.runs
+    layout = layout_of(runs, results.finer)
+    criticals = criticals_of(runs, layout)
+    if all(each.value is None for each in criticals):
+        criticals = []  # no row of any map changes from stable to unstable
+    return Analysis(
+        results=results,
+        layout=layout,
+        maps=maps_of(runs, layout),
+        boundaries=boundaries_of(runs, layout),
+        survivals=survivals_of(runs, layout),
+        steps=steps_of(runs, layout),
+        criticals=criticals,
+        causes={role: causes_of(runs, role) for role in ROLES},
+        layers=layers_of(runs, layout),
+        growths=growths_of(runs, results.curves, layout),
+        instructive=instructive_of(runs, results.blames, layout),
+    )

@@ -1,0 +1,145 @@
+"""Runs and curves -> depth: in which layer faults begin, and whether gradients grow with depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from nanlab.reporting.groups import divided
+from nanlab.reporting.layout import Axis, Layout
+from nanlab.reporting.theory import DEEP, Prediction, overflow_layer, predicted
+
+SETTLED = 4
+"""Layers before this one are left out: the activations come to their fixed point there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """In which hidden layer, counted from 0, the first inf or NaN of some runs was made.
+
+    Attributes:
+        label: the runs' settings.
+        median, lowest, highest: over the runs that name a layer.
+        runs: how many of these there are.
+        theory: where theory expects it.
+    """
+
+    label: str
+    median: float
+    lowest: float
+    highest: float
+    runs: int
+    theory: Prediction | None
+
+
+def layers_of(runs: pl.DataFrame, layout: Layout) -> list[Layer]:
+    """For each place of the maps; nothing where most networks have fewer than DEEP layers."""
+    if "depth" not in runs.columns or "origin_module" not in runs.columns:
+        return []
+    number = pl.col("origin_module").str.extract(r"Dense_(\d+)$").cast(pl.Int64)
+    told = runs.with_columns(number.alias("_layer")).filter(pl.col("_layer").is_not_null())
+    told = told.filter(pl.col("depth") >= DEEP)
+    if not told.height or 2 * told.height < runs["origin_module"].drop_nulls().len():
+        return []
+    axes = [axis for axis in (layout.y, layout.x) if axis.name]
+    names = [*layout.facets, *(axis.name for axis in axes)]
+    if told.select(names).n_unique() > 24 or not names:
+        return []
+    layers: list[Layer] = []
+    for key, frame in told.group_by(names, maintain_order=True):
+        labels = [_value(axis, v) for axis, v in zip(axes, key[len(layout.facets) :], strict=True)]
+        panel = layout.panel_label(key[: len(layout.facets)])
+        found = frame["_layer"].to_numpy()
+        layers.append(
+            Layer(
+                label=", ".join(part for part in (panel, *labels) if part),
+                median=float(np.median(found)), lowest=float(found.min()),
+                highest=float(found.max()), runs=frame.height,
+                theory=overflow_layer(frame.row(0, named=True)),
+            )
+        )  # fmt: skip
+    return layers
+
+
+def _value(axis: Axis, value: Any) -> str:
+    label = axis.labels[axis.values.index(value)]
+    return f"{axis.name.rpartition('.')[2]} = {label}" if axis.is_number else label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How gradients change with depth, for one value of the vertical axis.
+
+    Attributes:
+        panel: number of the map.
+        row: value of the vertical axis; None where there is none.
+        values: of the horizontal axis.
+        rates: ln of the factor by which the biases' gradient norm grows in a layer towards the
+            output, mean over seeds, for each of `values`.
+        low, high: the smallest and largest of the seeds'.
+        crossing: where the rate is 0, by a straight line through the means; None if not within.
+        theory: where it is 0 in theory.
+    """
+
+    panel: int
+    row: Any
+    values: np.ndarray
+    rates: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    crossing: float | None
+    theory: Prediction | None
+
+
+def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list[Growth]:
+    """For each map and row of a study of deep networks whose gradients were recorded at step 0."""
+    rates = _rates(curves)
+    x, y = layout.x, layout.y
+    if not rates.height or not x.is_number or len(x.values) < 3:
+        return []
+    told = runs.join(rates, on="run_id", how="inner")
+    names = [*layout.facets, *([y.name] if y.name else [])]
+    panels = {panel: i for i, panel in enumerate(layout.panels)}
+    growths: list[Growth] = []
+    for key, frame in divided(told, names):
+        by_value = frame.group_by(x.name).agg(
+            pl.col("_rate").mean().alias("mean"), pl.col("_rate").min().alias("low"),
+            pl.col("_rate").max().alias("high"),
+        ).sort(x.name)  # fmt: skip
+        values, means = by_value[x.name].to_numpy(), by_value["mean"].to_numpy()
+        row = key[len(layout.facets)] if y.name else None
+        growths.append(
+            Growth(
+                panel=panels[key[: len(layout.facets)]], row=row,
+                values=values, rates=means, low=by_value["low"].to_numpy(),
+                high=by_value["high"].to_numpy(), crossing=_crossing(values, means),
+                theory=predicted(x.name, frame.row(0, named=True)),
+            )
+        )  # fmt: skip
+    order = {value: i for i, value in enumerate(y.values)}
+    return sorted(growths, key=lambda each: (each.panel, order.get(each.row, 0)))
+
+
+def _rates(curves: pl.DataFrame) -> pl.DataFrame:
+    """run_id and the slope of ln(gradient norm) over the layers, where there are DEEP or more."""
+    number = pl.col("layer").str.extract(r"^Dense_(\d+)/bias$").cast(pl.Int64)
+    norms = curves.filter((pl.col("step") == 0) & (pl.col("observable") == "gradient_norm"))
+    norms = norms.with_columns(number.alias("at")).filter(
+        (pl.col("at") >= SETTLED) & (pl.col("value") > 0)
+    )
+    if not norms.height or norms["at"].n_unique() < DEEP:
+        return pl.DataFrame(schema={"run_id": pl.String, "_rate": pl.Float64})
+    # The last one is the output's, whose width is another.
+    norms = norms.filter(pl.col("at") < pl.col("at").max().over("run_id"))
+    # The slope of a straight line is the covariance over the variance.
+    slope = pl.cov("at", pl.col("value").log()) / pl.col("at").var()
+    return norms.group_by("run_id").agg(slope.alias("_rate"))
+
+
+def _crossing(values: np.ndarray, rates: np.ndarray) -> float | None:
+    if rates.min() > 0 or rates.max() < 0:
+        return None
+    return float(np.polyval(np.polyfit(rates, values, 1), 0.0))

@@ -1,0 +1,115 @@
+"""Results -> datapackage.json, CITATION.cff: what the tables mean, and how they are cited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nanlab.provenance import file_hash
+from nanlab.reporting.dictionary import field_of
+from nanlab.reporting.read import Results
+
+SEARCHED = {
+    "boundaries": "A row for each point of a search: where along its axis the outcome changes.",
+    "cells": "A row for each cell of a refined plane.",
+}
+AUTHORS = "The authors of this study"
+"""Stands in CITATION.cff until a person puts names in its place."""
+
+
+def data_package(results: Results) -> dict[str, Any]:
+    """The tables as a Frictionless data package: every column with type, unit and meaning."""
+    resources: list[dict[str, Any]] = []
+    for name, frame, said in (
+        ("runs", results.runs, "A row for each run."),
+        ("blames", results.blames, "A row for each distinct blame."),
+        ("curves", results.curves, "A row for each run, step, observable and layer."),
+    ):
+        for ending in ("csv", "parquet"):
+            path = results.folder / f"{name}.{ending}"
+            if path.is_file():
+                resources.append(_resource(path, name, frame, said))
+    for name, said in SEARCHED.items():
+        for ending in ("csv", "parquet"):
+            path = results.folder / f"{name}.{ending}"
+            if path.is_file():
+                resources.append(_file(path, name, said))
+    manifest = results.manifest
+    made = {"created": manifest["finished"]} if "finished" in manifest else {}
+    return {
+        "name": results.study_id.lower().replace("_", "-"),
+        "title": results.title,
+        "profile": "data-package",
+        **made,
+        "keywords": ["numerical stability", "NaN", "overflow", "neural networks"],
+        "resources": resources,
+    }
+
+
+def _file(path: Path, name: str, said: str) -> dict[str, Any]:
+    """A file of which a reader can check that it is this one."""
+    ending = path.suffix.removeprefix(".")
+    return {
+        "name": f"{name}-{ending}",
+        "path": path.name,
+        "description": said,
+        "format": ending,
+        "bytes": path.stat().st_size,
+        "hash": f"sha256:{file_hash(path)}",
+        "type": "file",
+        "mediatype": "text/csv" if ending == "csv" else "application/vnd.apache.parquet",
+    }
+
+
+def _resource(path: Path, name: str, frame: pl.DataFrame, said: str) -> dict[str, Any]:
+    fields = [field_of(column, kind) for column, kind in frame.schema.items()]
+    told = _file(path, name, said)
+    if path.suffix == ".parquet":
+        return {**told, "columns": fields}
+    return {
+        **told,
+        "type": "table",
+        "encoding": "utf-8",
+        # In the CSV files an empty text is quoted; to Frictionless both are missing.
+        "schema": {"fields": fields, "missingValues": [""],
+                   "primaryKey": ["run_id" if name == "runs" else "blame_id"]},
+    }  # fmt: skip
+
+
+def citation(results: Results) -> str:
+    """CITATION.cff, version 1.2.0, for the data of this study."""
+    manifest = results.manifest
+    version = manifest.get("environment", {}).get("nanlab")
+    commit = manifest.get("git", {}).get("commit")
+    lines = [
+        "cff-version: 1.2.0",
+        "message: If you use these results, please cite them, and nanlab, which made them.",
+        "type: dataset",
+        f"title: {json.dumps(results.title, ensure_ascii=False)}",
+        "authors:",
+        f"  - name: {json.dumps(AUTHORS)}",
+        f"version: {json.dumps(results.study_id)}",
+    ]
+    if "finished" in manifest:
+        lines.append(f"date-released: {manifest['finished'][:10]}")
+    lines += [
+        "keywords:",
+        *(f"  - {word}" for word in ("numerical stability", "NaN", "overflow", "JAX")),
+        "references:",
+        "  - type: software",
+        "    title: nanlab",
+        "    authors:",
+        '      - name: "nanlab\'s maintainers"',
+        "    license: Apache-2.0",
+        *([f"    version: {json.dumps(version)}"] if version else []),
+        *([f"    commit: {commit}"] if commit else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def may_replace_citation(path: Path) -> bool:
+    """Whether nobody has put names into CITATION.cff yet."""
+    return not path.is_file() or AUTHORS in path.read_text(encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Numbers and names -> what is printed: one way to write each, in text, tables and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+OUTCOMES_SEEN = ("trained", "stalled", "diverged", "recovered", "inf", "nan", "crashed")
+"""In the order of pictures and tables: from well to ill."""
+
+MEANING = {
+    "trained": "finite, and better than the best constant predictor",
+    "stalled": "finite, and not better than it",
+    "diverged": "finite, and the loss grew",
+    "recovered": "a fault, but finite at the end",
+    "inf": "not finite at the end, without a NaN",
+    "nan": "a NaN came",
+    "crashed": "the software failed",
+}
+
+COLORS = {
+    "trained": "#56b4e9",
+    "stalled": "#dcdcdc",
+    "diverged": "#f0c000",
+    "recovered": "#009e73",
+    "inf": "#cc79a7",
+    "nan": "#8c1c13",
+    "crashed": "#000000",
+}
+"""Told apart by people with any color blindness, and most of them in gray (a test holds that)."""
+
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c1c13")
+"""Colors of lines; all but the last two are of Okabe and Ito (2008)."""
+
+PHASE_COLORS = {
+    "init": "#999999",
+    "data": "#e69f00",
+    "forward": "#0072b2",
+    "backward": "#d55e00",
+    "update": "#009e73",
+    "": "#cccccc",
+}
+
+NICE_NAMES = {
+    "lr": "learning rate",
+    "init_scale": "initial weights' scale",
+    "bias_scale": "initial biases' scale",
+    "input_scale": "inputs' scale",
+    "batch_size": "batch size",
+}
+
+
+def name_of(parameter: str) -> str:
+    """A parameter's name as an axis has it: in words, then the column's name."""
+    nice = NICE_NAMES.get(parameter)
+    return f"{nice} ({parameter})" if nice else parameter
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """`0.00316`, `1,200`, `1e38`: a number to so many significant digits."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1e-3 <= abs(value) < 1e5:
+        rounded = float(f"{value:.{digits}g}")
+        return f"{rounded:,.0f}" if abs(rounded) >= 10**digits else f"{rounded:g}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{mantissa}e{int(exponent)}"
+
+
+def exact(value: Any) -> str:
+    """A parameter's value as a grid file would have it, short where that loses nothing."""
+    if isinstance(value, float):
+        short = f"{value:.6g}"
+        return number(value, 6) if float(short) == value else number(value, 4)
+    return number(value)
+
+
+def percent(part: int, whole: int) -> str:
+    """`26 %`; never 0 % of something, nor 100 % of less than all."""
+    if not whole:
+        return "0 %"
+    share = 100 * part / whole
+    if 0 < share < 1:
+        return "under 1 %"
+    if 99 < share < 100:
+        return "over 99 %"
+    return f"{share:.0f} %"
+
+
+def count(n: int, word: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{n:,} {word if n == 1 else word + 's'}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(items) < 2:
+        return "".join(items)
+    return ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def setting(parameter: str, value: Any) -> str:
+    """`relu` for a choice's name, `depth = 3` for what a value alone would not tell."""
+    if isinstance(value, str) and value not in ("none", "same", "default", "full"):
+        return value
+    return f"{parameter.rpartition('.')[2]} = {exact(value)}"

@@ -1,0 +1,403 @@
+"""What a report tells of a study, beside closed forms, SciPy, plain loops and counts by hand."""
+
+import csv
+import math
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from nanlab.ledger.statistics import interval
+from nanlab.reporting.analysis import analyse
+from nanlab.reporting.answer import answer_of
+from nanlab.reporting.cells import maps_of
+from nanlab.reporting.critical import criticals_of
+from nanlab.reporting.layout import layout_of
+from nanlab.reporting.read import ReportError, read_results
+from nanlab.reporting.survival import survivals_of
+from nanlab.reporting.theory import (
+    critical_variance,
+    overflow_layer,
+    predicted,
+    predicted_fault_step,
+)
+from nanlab.reporting.ticks import linear_ticks, log_ticks
+from nanlab.reporting.words import COLORS, OUTCOMES_SEEN, exact, listed, number, percent
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+STUDIES = sorted(path.parent for path in RESULTS.glob("**/manifest.json"))
+each_study = pytest.mark.parametrize(
+    "folder", STUDIES, ids=[str(path.relative_to(RESULTS)) for path in STUDIES]
+)
+
+
+@cache
+def study(name):
+    return analyse(read_results(RESULTS / name))
+
+
+def rows_of(name):
+    with (RESULTS / name / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- how a study is looked at ----
+
+
+@pytest.mark.parametrize(
+    "name, x, y, facets",
+    [
+        ("quickstart", ("lr", "log"), ("init_scale", "log"), ("activation",)),
+        ("relu_vs_tanh", ("lr", "log"), ("init_scale", "log"), ("activation", "loss")),
+        ("stable_learning_rate", ("lr", "linear"), ("optimizer", "ordinal"), ()),
+        ("gradient_descent", ("lr", "ordinal"), ("", "ordinal"), ()),
+        ("tanh_critical_line", ("init_scale", "linear"), ("bias_scale", "linear"), ()),
+        ("deep_relu", ("init_scale", "ordinal"), ("precision", "ordinal"), ()),
+    ],
+)
+def test_the_main_axes_are_those_that_a_person_would_choose(name, x, y, facets):
+    layout = layout_of(pl.read_parquet(RESULTS / name / "runs.parquet"))
+    assert (layout.x.name, layout.x.scale) == x
+    assert (layout.y.name, layout.y.scale) == y
+    assert layout.facets == facets
+
+
+@each_study
+def test_every_run_is_in_one_cell_and_cells_do_not_overlap(folder):
+    runs, layout, maps = (study(folder).runs, study(folder).layout, study(folder).maps)
+    assert sum((Counter(cell.counts) for cell in maps.cells), Counter()) == Counter(
+        runs["outcome"].to_list()
+    )
+    assert 1 <= len(layout.panels) <= 12
+    for panel in range(len(layout.panels)):
+        cells = sorted(maps.of_panel(panel), key=lambda c: (c.bottom, c.left))
+        for a, b in pairwise(cells):
+            assert a.right <= b.left + 1e-9 or a.top <= b.bottom + 1e-9 or b.bottom > a.bottom
+        covered = sum(
+            (right - left) * (top - bottom)
+            for boxes in maps.boxes(panel).values()
+            for left, right, bottom, top in boxes
+        )
+        held = sum((c.right - c.left) * (c.top - c.bottom) for c in cells)
+        assert covered == pytest.approx(held), "slices cover their cells and nothing else"
+
+
+def test_a_map_with_very_many_cells_puts_neighbors_together_and_loses_no_run():
+    side = 200
+    runs = pl.DataFrame(
+        {
+            "run_id": [f"{i:012x}" for i in range(side * side)],
+            "group_id": "g",
+            "lr": np.repeat(np.logspace(-3, 3, side), side),
+            "init_scale": np.tile(np.logspace(-1, 1, side), side),
+            "outcome": ["nan", "trained"] * (side * side // 2),
+            "fault_step": None,
+            "steps": 1,
+            "blame_id": None,
+        },
+        schema_overrides={"fault_step": pl.Int64, "blame_id": pl.String},
+    )
+    maps = maps_of(runs, layout_of(runs))
+    assert maps.together != (1, 1)
+    assert len(maps.cells) <= 9000
+    assert sum(cell.runs for cell in maps.cells) == side * side
+
+
+def test_where_an_axis_was_made_finer_no_gap_is_left_between_its_values():
+    rates = [0.1, 1.0, 1.5, 1.6, 1.7, 2.0, 10.0]
+    runs = runs_with(lr=rates, outcome=["trained"] * 4 + ["nan"] * 3, steps=[5] * 7).with_columns(
+        fault_step=pl.lit(None, pl.Int64), blame_id=pl.lit(None, pl.String)
+    )
+    plain, finer = layout_of(runs), layout_of(runs, ["lr"])
+    assert (plain.x.scale, finer.x.scale) == ("ordinal", "log")
+    cells = maps_of(runs, finer).cells
+    assert all(a.right == pytest.approx(b.left) for a, b in pairwise(cells))
+
+
+# ---- theory ----
+
+
+# DESIGN section 7: Poole et al. 2016, Schoenholz et al. 2017.
+@pytest.mark.parametrize(
+    "bias, weight", [(0.0, 1.0), (0.05, 1.761), (0.1, 1.986), (0.5, 2.843), (1.0, 3.443)]
+)
+def test_the_critical_line_of_tanh_is_that_of_the_literature(bias, weight):
+    assert critical_variance(bias) == pytest.approx(weight, abs=6e-4)
+
+
+QUADRATIC = {"problem": "quadratic", "optimizer": "sgd", "precision": "float32", "curvature": 1.0,
+             "x0": 1.0, "schedule": "constant", "clip": "none", "momentum": 0.9}  # fmt: skip
+
+
+@pytest.mark.parametrize("lr", [2.01, 2.5, 3.0, 5.0, 11.0, 100.0])
+def test_the_predicted_fault_step_is_that_of_a_plain_loop(lr):
+    x, step = np.float32(1.0), 0
+    with np.errstate(over="ignore"):
+        while np.isfinite(np.float32(0.5) * x * x):
+            x, step = x - np.float32(lr) * x, step + 1
+    predicted_step = predicted_fault_step({**QUADRATIC, "lr": lr})
+    assert predicted_step == pytest.approx(step, abs=1 + 1e-3 * step)
+    assert predicted_fault_step({**QUADRATIC, "lr": 2.0}) is None, "it never overflows"
+
+
+@pytest.mark.parametrize(
+    "optimizer, critical", [("sgd", 2.0), ("momentum", 3.8), ("nesterov", 3.8 / 2.8)]
+)
+def test_the_largest_stable_rate_scales_with_the_curvature(optimizer, critical):
+    for curvature in (0.5, 4.0):
+        fixed = {**QUADRATIC, "optimizer": optimizer, "curvature": curvature}
+        assert predicted("lr", fixed).value == pytest.approx(critical / curvature)
+    assert predicted("lr", {**QUADRATIC, "optimizer": "adam"}) is None
+    assert predicted("lr", {**QUADRATIC, "clip": "value"}) is None
+    assert predicted("lr", {**QUADRATIC, "problem": "training"}) is None
+
+
+def test_theory_of_deep_relu_is_told_of_plain_deep_relu_only():
+    fixed = {"model": "mlp", "activation": "relu", "initializer": "he_normal", "norm": "none",
+             "residual": False, "precision": "float16", "init_scale": 2.0, "depth": 20}  # fmt: skip
+    assert overflow_layer(fixed).value == pytest.approx(math.log(65504) / math.log(2))
+    assert predicted("init_scale", fixed).value == pytest.approx(65504 ** (1 / 20))
+    for other in ({"activation": "tanh"}, {"norm": "layer"}, {"residual": True},
+                  {"initializer": "orthogonal"}, {"init_scale": 1.0}):  # fmt: skip
+        assert overflow_layer({**fixed, **other}) is None
+
+
+# ---- survival and critical values ----
+
+
+def runs_with(**columns):
+    n = len(next(iter(columns.values())))
+    frame = pl.DataFrame({"run_id": [f"{i:012x}" for i in range(n)], "group_id": ["g"] * n})
+    return frame.with_columns(
+        **{name: pl.Series(values, strict=False) for name, values in columns.items()}
+    )
+
+
+def test_survival_is_what_kaplan_and_meier_count_by_hand():
+    # Of 6 runs one fails in its 1st step; of the 5 left one is censored after 2 steps; of 4 two
+    # fail in their 4th; of 2 one is censored after 5; the last fails in its 8th.
+    fault = [0, None, 3, 3, None, 7]
+    runs = runs_with(
+        outcome=["nan" if step is not None else "stalled" for step in fault],
+        fault_step=pl.Series(fault, dtype=pl.Int64), steps=[10, 2, 10, 10, 5, 10],
+    )  # fmt: skip
+    # Runs of two steps are too short for a curve; here they are wanted.
+    runs = runs.with_columns(pl.col("steps").replace(2, 3))
+    (curve,) = survivals_of(runs, layout_of(runs))
+    assert curve.steps.tolist() == [1, 4, 8]
+    expected = [5 / 6, 5 / 6 * 2 / 4, 0.0]
+    assert curve.share.tolist() == pytest.approx(expected)
+    # Greenwood's variance under the log-log transform, at the first drop.
+    share, variance = 5 / 6, 1 / (6 * 5)
+    bound = stats.norm.ppf(0.975) * math.sqrt(variance) / math.log(share)
+    low, high = sorted((share ** math.exp(-bound), share ** math.exp(bound)))
+    assert (curve.low[0], curve.high[0]) == pytest.approx((low, high))
+    assert (curve.runs, curve.faults) == (6, 4)
+
+
+def test_critical_values_are_geometric_means_with_the_bootstrap_of_the_ledger():
+    rates = [0.01, 0.1, 1.0, 10.0]
+    first_bad = {0: 0.1, 1: 1.0, 2: 1.0, 3: 10.0}
+    rows = [(seed, lr, lr < first_bad[seed]) for seed in first_bad for lr in rates]
+    runs = runs_with(
+        seed=[seed for seed, _, _ in rows], lr=[lr for _, lr, _ in rows],
+        outcome=["trained" if good else "nan" for _, _, good in rows], steps=[5] * len(rows),
+    )  # fmt: skip
+    (found,) = criticals_of(runs, layout_of(runs))
+    firsts = np.log(list(first_bad.values()))
+    lasts = firsts - math.log(10)
+    assert found.value == pytest.approx(math.exp((firsts + lasts).mean() / 2))
+    assert found.low == pytest.approx(math.exp(interval(lasts)[0]))
+    assert found.high == pytest.approx(math.exp(interval(firsts)[1]))
+    assert (found.seeds, found.mixed) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    "outcome, side, bound", [("trained", "above", 10.0), ("nan", "below", 0.1)]
+)
+def test_a_critical_value_that_was_not_tried_is_said_to_be_beyond(outcome, side, bound):
+    runs = runs_with(lr=[0.1, 1.0, 10.0], outcome=[outcome] * 3, steps=[5] * 3)
+    (found,) = criticals_of(runs, layout_of(runs))
+    assert (found.value, found.side, found.bound) == (None, side, bound)
+
+
+def test_a_run_that_is_stable_again_is_counted_and_diverging_is_not_stable():
+    outcomes = ["stalled", "diverged", "trained", "nan"]
+    runs = runs_with(lr=[0.1, 1.0, 10.0, 100.0], outcome=outcomes, steps=[5] * 4)
+    (found,) = criticals_of(runs, layout_of(runs))
+    assert (found.low, found.high, found.mixed) == (0.1, 1.0, 1)
+
+
+def test_measured_critical_values_hold_the_theory_of_the_quadratic():
+    found = study("stable_learning_rate").criticals
+    assert {each.row for each in found} == {"sgd", "momentum", "nesterov"}
+    for each in found:
+        assert each.low <= each.theory.value * (1 + 1e-9), each
+        assert each.theory.value <= each.high * (1 + 1e-9), each
+
+
+# ---- the answer ----
+
+
+def test_the_quickstarts_answer_is_made_of_numbers_that_can_be_counted_by_hand():
+    rows = rows_of("quickstart")
+    bad = {row["run_id"] for row in rows if row["fault_step"]}
+    nan = sum(row["outcome"] == "nan" for row in rows)
+    pairs = {}
+    for row in rows:
+        key = (row["seed"], row["lr"], row["init_scale"])
+        pairs.setdefault(key, {})[row["activation"]] = row["run_id"] in bad
+    both = sum(pair["relu"] and pair["tanh"] for pair in pairs.values())
+    relu = sum(pair["relu"] and not pair["tanh"] for pair in pairs.values())
+    tanh = sum(pair["tanh"] and not pair["relu"] for pair in pairs.values())
+    what, how = answer_of(study("quickstart"))
+    assert f"{len(bad)} of 720 runs (26 %) came to an inf or a NaN, {nan} of them to a NaN" in what
+    assert f"both fail in {both}, only relu in {relu} and only tanh in {tanh}" in what
+    origins = Counter(
+        (row["origin_mechanism"], row["origin_primitive"])
+        for row in rows
+        if row["origin_mechanism"]
+    )
+    (mechanism, primitive), n = origins.most_common(1)[0]
+    told = f"{mechanism} in {primitive} ({round(100 * n / origins.total())} %)"
+    assert f"The first inf or NaN of a run is most often {told}" in how
+
+
+def test_studies_with_a_theory_are_answered_beside_it():
+    what, _ = answer_of(study("tanh_critical_line"))
+    assert "theory says 1, 1.327, 1.409, 1.686 and 1.856" in what
+    what, how = answer_of(study("gradient_descent"))
+    assert "stable with lr up to 2 and no longer at 2.01, where theory says 2" in what
+    assert "overflow in mul, in the forward pass" in how
+    assert "inf-inf in add, in the update" in how
+    what, _ = answer_of(study("deep_relu"))
+    assert "All 40 runs came to a NaN" in what
+    assert "14 for float16, depth 20, init_scale = 2 (median, 13 to 15 over 10 runs" in what
+    what, _ = answer_of(study("stable_learning_rate"))
+    assert "up to 3.79 and no longer at 3.8 for momentum" in what
+
+
+@each_study
+def test_every_study_is_answered_in_two_whole_sentences(folder):
+    for sentence in answer_of(study(folder)):
+        assert sentence[0].isupper() or sentence[0].isdigit()
+        assert sentence.endswith(".")
+        assert "  " not in sentence and "None" not in sentence.replace("None of", "")
+
+
+@each_study
+def test_instructive_runs_are_ten_different_ones_at_most_and_are_of_the_study(folder):
+    analysis = study(folder)
+    ids = [each.row["run_id"] for each in analysis.instructive]
+    assert len(set(ids)) == len(ids) <= 10
+    assert set(ids) <= set(analysis.runs["run_id"])
+    assert all(each.why.endswith(".") for each in analysis.instructive)
+
+
+def test_the_edge_is_two_runs_one_step_of_the_axis_apart():
+    edge, other = study("quickstart").instructive[:2]
+    assert (edge.row["outcome"], other.row["outcome"]) == ("trained", "nan")
+    rates = sorted(study("quickstart").runs["lr"].unique())
+    assert rates.index(other.row["lr"]) == rates.index(edge.row["lr"]) + 1
+    assert all(edge.row[name] == other.row[name] for name in ("seed", "init_scale", "activation"))
+
+
+# ---- words, ticks, colors ----
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [(0.0031622776, "0.00316"), (1e38, "1e38"), (2.5e-7, "2.5e-7"), (1200, "1,200"), (True, "true"),
+     (0.0, "0"), (-1000.0, "-1,000"), (12345.0, "12,300"), ("relu", "relu"), (None, "none")],
+)  # fmt: skip
+def test_numbers_are_written_in_one_way(value, told):
+    assert number(value) == told
+
+
+def test_shares_are_never_rounded_to_none_or_all():
+    assert [percent(k, 1000) for k in (0, 1, 255, 999, 1000)] == [
+        "0 %", "under 1 %", "26 %", "over 99 %", "100 %",
+    ]  # fmt: skip
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert exact(3.1622776601683795) == "3.162"
+
+
+@pytest.mark.parametrize(
+    "low, high", [(-3.0, 1.0), (-4.0, 2.0), (0.0, 0.85), (0.0, 38.0), (-0.2, 0.35)]
+)
+def test_ticks_of_a_logarithmic_axis_stand_where_their_labels_say(low, high):
+    found = log_ticks(low, high, 6)
+    assert 2 <= len(found) <= 7
+    for at, label in found:
+        assert low - 1e-9 <= at <= high + 1e-9
+        assert math.log10(float(label)) == pytest.approx(at)
+
+
+def test_ticks_of_a_linear_axis_stand_where_their_labels_say():
+    assert linear_ticks(0.0, 1.0, 6) == [
+        (0.0, "0"), (0.2, "0.2"), (0.4, "0.4"), (pytest.approx(0.6), "0.6"), (0.8, "0.8"),
+        (1.0, "1"),
+    ]  # fmt: skip
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
+def lab(color, blindness):
+    """CIE 1976 L*a*b* of a color as it is seen, D65."""
+    parts = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.asarray(BLINDNESS[blindness]) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = xyz @ seen / np.array([0.9505, 1.0, 1.089])
+    f = [np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z)]
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_outcomes_are_told_apart_by_people_with_any_color_blindness(blindness):
+    seen = {name: lab(COLORS[name], blindness) for name in OUTCOMES_SEEN}
+    for i, a in enumerate(OUTCOMES_SEEN):
+        for b in OUTCOMES_SEEN[i + 1 :]:
+            # 2.3 is a difference that is just noticed; patches side by side want much more.
+            assert np.linalg.norm(seen[a] - seen[b]) > 16, (a, b)
+
+
+# ---- folders that hold nothing to report on ----
+
+
+def test_a_folder_without_results_is_answered_with_a_sentence(tmp_path):
+    with pytest.raises(ReportError, match=r"nowhere: there is no such folder"):
+        read_results(tmp_path / "nowhere")
+    with pytest.raises(ReportError, match=r"this is no folder of results"):
+        read_results(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ReportError, match=r"manifest.json: it cannot be read"):
+        read_results(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"files": {}}')
+    with pytest.raises(ReportError, match=r"a table cannot be read: "):
+        read_results(tmp_path)
+
+
+def test_tables_that_somebody_changed_are_told_of(tmp_path):
+    for path in (RESULTS / "gradient_descent").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert read_results(tmp_path).notes == ()
+    runs = pl.read_parquet(tmp_path / "runs.parquet")
+    runs.head(20).write_parquet(tmp_path / "runs.parquet")
+    (note,) = read_results(tmp_path).notes
+    assert note.startswith("runs.parquet is not the file that manifest.json tells of")
