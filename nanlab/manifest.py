@@ -56,9 +56,7 @@ def write_manifest(
         "runs": ends.height,
         **about["search"],
         "groups": about["groups"],
-        "outcomes": _counts(ends, "outcome"),
-        "crashed": ends.filter(pl.col("outcome") == "crashed").height,
-        "blame_status": _counts(ends, "blame_status"),
+        **_ends(ends),
         "distinct_blames": blames.height,
         "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
         "files": {name: file_hash(folder / name) for name in sorted(files)},
@@ -68,6 +66,14 @@ def write_manifest(
     text = json.dumps(manifest, indent=1) + "\n"
     write_atomically(folder / "manifest.json", lambda p: p.write_text(text, encoding="utf-8"))
     return manifest
+
+
+def _ends(ends: pl.DataFrame) -> dict[str, Any]:
+    return {
+        "outcomes": _counts(ends, "outcome"),
+        "crashed": ends.filter(pl.col("outcome") == "crashed").height,
+        "blame_status": _counts(ends, "blame_status"),
+    }
 
 
 def _heard(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, Any]:
