@@ -76,6 +76,7 @@ class LocalEngine:
                 chunk = chunk_of(plan, plan.groups[piece.group], piece.runs, piece.largest)
                 told.put(self._bench.run(chunk))
         except BaseException as error:
+            stop.set()
             told.put(error)
         finally:
             told.put(None)

@@ -319,6 +319,7 @@ def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, m
         return GroupWorker.run(self, lanes, curves=curves)
 
     with monkeypatch.context() as patch:
+        patch.setattr(chunks_local, "AT_ONCE", 1)
         patch.setattr(Remembered, "run", run)
         assert sweep() == CRASHED
     said = capsys.readouterr()
