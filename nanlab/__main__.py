@@ -4,6 +4,8 @@ COMMANDS = {
     "nanlab.sweep": "train every run that a grid file asks for; say what made each NaN",
     "nanlab.worker": "run a share of a sweep on another machine",
     "nanlab.report": "write what people read and cite of a study: pages, figures, tables",
+    "nanlab.verify": "run a study again, whole or a sample; say what reproduces",
+    "nanlab.diff": "tell which runs of two studies ended otherwise, or failed otherwise",
     "nanlab.claims": "settle published claims about NaN by measurement; list the verdicts",
     "nanlab.replay": "bring a failed run back to its failing step",
     "nanlab.debug": "run a script of yours; say what made its first inf or NaN",
