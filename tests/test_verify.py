@@ -27,7 +27,6 @@ lr = { logspace = [0.01, 1000.0], num = 6 }
 seed = { range = 3 }
 
 [exec]
-devices = 1
 witnesses = 0
 """
 
