@@ -63,6 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = tyro.cli(Arguments, prog="python -m nanlab.verify", args=argv)
     worst = DONE
+    if arguments.sample is not None and arguments.sample < 1:
+        print(f"--sample {arguments.sample}: must be 1 or more", file=sys.stderr)
+        return WRONG
+    for flag, share in (("agree", arguments.agree), ("agree-blames", arguments.agree_blames)):
+        if not 0.0 <= share <= 1.0:
+            print(f"--{flag} {share:g}: must be a share, from 0 to 1", file=sys.stderr)
+            return WRONG
     try:
         for folder in arguments.results:
             worst = max(worst, _verify(folder, arguments))
@@ -77,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _verify(folder: Path, arguments: Arguments) -> int:
     grid, manifest = _study_of(folder)
-    for sentence in _untrue(folder, manifest):
-        print(f"{folder}: {sentence}")
+    if untrue := _untrue(folder, manifest):
+        print("\n".join(f"{folder}: {sentence}" for sentence in untrue))
         return DIFFERS
     import polars as pl
 

@@ -358,7 +358,7 @@ WRONG = {
     "wrong settings": (
         '[exec]\nengine = "spark"\ndevices = 0\nchunk_runs = 1.5\nwitnesses = -1',
         [
-            'exec.engine = "spark" (line 2): must be "local", "files" or "ray"',
+            'exec.engine = "spark" (line 2): must be one of "local", "files", "ray"',
             "exec.devices = 0 (line 3): must be 1 or more",
             "exec.chunk_runs = 1.5 (line 4): must be a whole number",
             "exec.witnesses = -1 (line 5): must be 0 or more",

@@ -9,6 +9,7 @@ import pytest
 
 from nanlab import diff, sweep, verify
 from nanlab.compare import compare
+from nanlab.plan import make_plan
 from nanlab.provenance import file_hash
 
 GRID = """
@@ -73,7 +74,7 @@ def test_a_study_reproduces_to_the_bit_where_it_was_made(study, capsys):
 
 def test_a_sample_is_the_same_runs_each_time_and_has_failing_ones(study, capsys):
     runs = pl.read_parquet(study / "runs.parquet")
-    plan = verify.make_plan(verify._study_of(study)[0])
+    plan = make_plan(verify._study_of(study)[0])
     one, two = (verify._sample(plan, runs, 8) for _ in range(2))
     assert one.run_ids.tolist() == two.run_ids.tolist()
     assert len(one) == 8 and len(one.groups) == 1
@@ -126,6 +127,14 @@ def test_a_file_that_was_changed_after_the_study_is_told_at_once(study, capsys):
     (study / "blames.csv").unlink()
     assert verify.main([str(study)]) == verify.DIFFERS
     assert "blames.csv is not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("sample", "0"), ("agree", "1.5"), ("agree-blames", "-1")]
+)
+def test_a_number_that_cannot_be_is_told(flag, value, study, capsys):
+    assert verify.main([str(study), f"--{flag}", value]) == verify.WRONG
+    assert f"--{flag} {value}: must be" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_study_is_told(tmp_path, capsys):
