@@ -31,7 +31,7 @@ _WORTH_KEEPING_S = 0.05
 """How long a program takes to compile that is kept; a chunk's launches take seconds."""
 
 
-def configure_lab(devices: int | None = None) -> None:
+def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> None:
     """Set this process up for the lab: 64-bit types on, as many CPU devices as cores.
 
     Compiled programs are kept for this user, unless a cache of JAX's is set already
@@ -40,6 +40,7 @@ def configure_lab(devices: int | None = None) -> None:
 
     Args:
         devices: CPU devices wanted; None for one a core.
+        keep_programs: whether to; not in a process that is a person's own.
 
     Raises:
         RuntimeError: JAX has already started with another number of CPU devices.
@@ -48,7 +49,7 @@ def configure_lab(devices: int | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jax.config.update("jax_num_cpu_devices", devices or cores or 1)
     set_already = getattr(jax.config, "jax_compilation_cache_dir", None)
-    if set_already is None and (folder := programs_folder()):
+    if keep_programs and set_already is None and (folder := programs_folder()):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", PROGRAMS_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_S)

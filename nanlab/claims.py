@@ -138,16 +138,16 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Argumen
             rules = {
                 e.claim.id: rules_of(e.claim, folder) for e in entries if e.claim.study_stem == stem
             }
-            study = Study(
-                grid=grid, plan=plans[stem], folder=folder, devices=list(jax.devices()),
-                listener=watcher, arguments=[grid.path], rules=rules,
-            )  # fmt: skip
-            if study.is_finished() and not arguments.force:
-                study.store.forget_chunks()
-                watcher.started(len(plans[stem]), len(plans[stem]))
-                continue
-            watcher.say(f"{watcher.about}: {grid.title}")
             try:
+                study = Study(
+                    grid=grid, plan=plans[stem], folder=folder, devices=list(jax.devices()),
+                    listener=watcher, arguments=[grid.path], engine="local", rules=rules,
+                )  # fmt: skip
+                if study.is_finished() and not arguments.force:
+                    study.store.forget_chunks()
+                    watcher.started(len(plans[stem]), len(plans[stem]))
+                    continue
+                watcher.say(f"{watcher.about}: {grid.title}")
                 result = run_interruptibly(study, watcher, force=arguments.force)
             except (StoreError, MemoryError) as error:
                 watcher.say(f"{grid.path}: {error}")

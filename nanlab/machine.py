@@ -42,10 +42,10 @@ def programs_folder() -> Path | None:
     It is this user's alone, as a program that somebody else has put there would be run; and a
     home that several machines share has a folder for each kind of processor.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     kind = hashlib.sha256(processor().encode()).hexdigest()[:8]
-    folder = Path(caches) / "nanlab" / f"programs-{kind}"
     try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "nanlab" / f"programs-{kind}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         told = folder.stat()
     except (OSError, RuntimeError):

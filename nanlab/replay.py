@@ -79,7 +79,7 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
 
     # A person's JAX has long begun, with its own number of devices: any number gives the same bits.
     with contextlib.suppress(RuntimeError):
-        configure_lab()
+        configure_lab(keep_programs=False)
     worker, lanes, outcome = _run_again(plan, group, number)
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan
     name = str(plan.run_ids[number])

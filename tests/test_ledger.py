@@ -346,6 +346,14 @@ def test_a_claim_that_is_wrong_is_told_by_its_key(name, tmp_path, capsys):
     assert "Traceback" not in told
 
 
+def test_a_folder_that_cannot_be_is_told(tmp_path, capsys):
+    (tmp_path / "A01.toml").write_text(TRUE + STUDY, encoding="utf-8")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    flags = ["A1", "--sweeps", str(tmp_path), "--out", str(tmp_path / "file/out")]
+    assert claims.main(flags) == claims.CRASHED
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_a_claim_that_is_not_there_is_told(capsys, tmp_path):
     (tmp_path / "A01.toml").write_text(TRUE + STUDY, encoding="utf-8")
     assert claims.main(["A9", "--sweeps", str(tmp_path), "--out", str(tmp_path)]) == claims.WRONG

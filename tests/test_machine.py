@@ -79,6 +79,15 @@ def test_without_a_folder_that_can_be_made_nothing_is_kept(tmp_path, monkeypatch
     assert machine.programs_folder() is None
 
 
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(machine.Path, "home", homeless)
+    assert machine.programs_folder() is None
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="Linux tells it there")
 def test_a_processor_is_told_with_what_its_bits_may_depend_on():
     told = machine.processor()

@@ -138,8 +138,6 @@ def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Comp
         )
         if failed.height and not beside.height:
             raise LedgerError(f"claim {claim.id}: placebo {words} leaves the grid for every run")
-        # A run that fails without the cure may stand beside several cures.
-        beside = beside.with_columns(pl.col("run_id").alias("run_id_without"))
         found += [Comparison(*part, words) for part in _parts(claim, beside, every=pairs)]
     return found
 
