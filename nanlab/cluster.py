@@ -234,7 +234,7 @@ def _resilient(ray: Any, function: Any, *arguments: Any) -> Any:
     for tries in range(1, TRIES + 1):
         try:
             return _landed(ray, function.remote(*arguments))
-        except LostError:
+        except LostError as error:
             if tries == TRIES:
-                raise
+                raise ClusterError(f"{error}, {TRIES} times one after another") from error
     raise AssertionError("it has returned or raised")

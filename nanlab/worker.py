@@ -19,9 +19,10 @@ from typing import Annotated
 import tyro
 
 from nanlab.grid import Grid, GridError, load_grid
+from nanlab.interruptible import STOPPED
 from nanlab.plan import Plan, make_plan
 
-DONE, CRASHED, WRONG, STOPPED = 0, 1, 2, 130
+DONE, CRASHED, WRONG = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)

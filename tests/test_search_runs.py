@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
+from remembered import Remembered
 
 from nanlab import chunks_bench, chunks_local, verify
 from nanlab.engines import GroupWorker
@@ -43,20 +44,15 @@ STABLE = {"sgd": 2.0, "momentum": 2 * 1.9, "nesterov": (2 + 1.8) / (1 + 1.8)}
 TABLES = ("runs.parquet", "runs.csv", "blames.csv", "boundaries.parquet", "boundaries.csv")
 
 
-class Counted(GroupWorker):
-    """A worker that is made once for each group and size; counts what is asked of it."""
+class Counted(Remembered):
+    """Counts what is asked of it too."""
 
     made: ClassVar = {}
     asked: ClassVar = []
 
     def __new__(cls, statics, *, blocks=None, devices=None):
-        at = (tuple(sorted(statics.items())), blocks, tuple(devices))
-        cls.asked.append(at)
-        return cls.made.setdefault(at, super().__new__(cls))
-
-    def __init__(self, statics, *, blocks=None, devices=None):
-        if not hasattr(self, "lanes"):
-            super().__init__(statics, blocks=blocks, devices=devices)
+        cls.asked.append((tuple(sorted(statics.items())), blocks, tuple(devices)))
+        return super().__new__(cls, statics, blocks=blocks, devices=devices)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import killing
 from remembered import Remembered
 
 from nanlab import chunks_bench, memory, worker
@@ -172,23 +173,9 @@ def test_every_run_is_in_just_one_chunk_of_just_one_shard(sizes, chunk_runs, man
 
 # ---- killed ----
 
-# The worker kills itself after so many files have been flushed to the disk.
-KILLED = """
-import os, signal, sys
-from nanlab.worker import main
-flush, left = os.fsync, [int(sys.argv.pop(1))]
-def fsync(file):
-    flush(file)
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-os.fsync = fsync
-main(sys.argv[1:])
-"""
-
 
 def killed(flushes, shard):
-    command = [sys.executable, "-c", KILLED, str(flushes), "x", "--shard", shard]
+    command = [sys.executable, "-c", killing("nanlab.worker"), str(flushes), "x", "--shard", shard]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == -signal.SIGKILL, done.stderr
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from killing import killing
 
 from nanlab.sweep import STOPPED, main
 
@@ -285,21 +286,6 @@ def test_results_that_cannot_be_written_there_are_a_sentence_and_2(out, capsys):
     assert Path("in_the_way").read_text() == "mine"
 
 
-# The process kills itself after so many files have been flushed to the disk.
-KILLED = """
-import os, signal, sys
-from nanlab.sweep import main
-flush, left = os.fsync, [int(sys.argv.pop(1))]
-def fsync(file):
-    flush(file)
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-os.fsync = fsync
-main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize(
     "flushes, reused",
     [
@@ -312,7 +298,7 @@ main(sys.argv[1:])
 def test_killed_by_the_system_the_same_command_finishes_the_rest(flushes, reused):
     write(LONGER)
     assert main(["grid.toml", "--out", "undisturbed", "--no-report"]) == 0
-    killed = run("-c", KILLED, str(flushes), "grid.toml", "--out", "killed")
+    killed = run("-c", killing("nanlab.sweep"), str(flushes), "grid.toml", "--out", "killed")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert list(Path("killed").rglob("*.partial")), "it was killed between a file and its place"
     done = sweep("grid.toml", "--out", "killed", COLUMNS="200")
