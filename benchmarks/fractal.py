@@ -24,9 +24,11 @@ from sides import Timed
 from throughput import machine
 
 from nanlab._jax import configure_lab
+from nanlab.block import block_of
 from nanlab.engines import GroupWorker
 from nanlab.grid import Exec
-from nanlab.lanes import NEVER, Lanes, block_of, init_key
+from nanlab.keys import init_key
+from nanlab.lanes import NEVER, Lanes
 from nanlab.plan import chunks
 
 BATCH = 50_000

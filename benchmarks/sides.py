@@ -22,9 +22,11 @@ from flax import linen as nn
 from jax import Array, lax
 
 from nanlab import keys, problems
+from nanlab.block import block_of
 from nanlab.engines import ChunkOutcome, GroupWorker
 from nanlab.grid import Exec
-from nanlab.lanes import NEVER, Lanes, block_of, init_key, step_key
+from nanlab.keys import init_key, step_key
+from nanlab.lanes import NEVER, Lanes
 from nanlab.parts.tasks import Examples
 from nanlab.plan import chunks
 from nanlab.training import make_training

@@ -127,7 +127,8 @@ class Bench:
         if at not in self._workers:
             try:
                 worker = GroupWorker(chunk.statics, blocks=blocks, devices=self._devices)
-                need = launch_need(worker.problem, block=self._block, devices=len(self._devices))
+                at_once = worker.program.block * len(self._devices)
+                need = launch_need(worker.problem, at_once=at_once)
             except MemoryError:
                 raise
             except Exception as error:  # so it would be with every chunk of the group

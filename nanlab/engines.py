@@ -12,6 +12,7 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.blame.judge import Finding
+from nanlab.block import block_of
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.curves import Observed, is_log_step, log_steps
 from nanlab.faults import Endings
@@ -56,7 +57,7 @@ class GroupWorker:
 
     Args:
         statics: the group's static parameters.
-        blocks: blocks in a launch, a multiple of the number of devices.
+        blocks: blocks of the widest in a launch, a multiple of the number of devices.
         devices: those to use; None for all.
 
     Attributes:
@@ -76,7 +77,7 @@ class GroupWorker:
         self.problem = problem_of(statics)
         self.program = LaneProgram(self.problem, self._devices)
         blocks = blocks or len(self._devices)
-        self.lanes = blocks * self.program.block
+        self.lanes = blocks * block_of(self._devices[0])
 
     @cached_property
     def forensics(self) -> Forensics:

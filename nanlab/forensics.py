@@ -14,7 +14,8 @@ from nanlab.blame.blocks import BlockProbe
 from nanlab.blame.judge import Blame, Judge
 from nanlab.blame.reading import Point, Reading
 from nanlab.codes import FINITE, NAN
-from nanlab.lanes import Lanes, init_key, step_key
+from nanlab.keys import init_key, step_key
+from nanlab.lanes import Lanes
 from nanlab.problem import Problem, State
 
 

@@ -23,18 +23,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nanlab import keys
 from nanlab._jax import Device
+from nanlab.block import block_for
 from nanlab.codes import FINITE, INF, NAN, array_code
+from nanlab.keys import init_key, step_key
 from nanlab.problem import AnyArray, Knobs, Metrics, Problem, State
-
-BLOCK = {"cpu": 64, "gpu": 1024, "tpu": 1024}
-"""The vmap's width for each kind of accelerator. 64 is measured (it fits a core's cache); those
-of GPU and TPU are not yet."""
-
-
-def block_of(device: Device) -> int:
-    """The block's width on such a device."""
-    return BLOCK.get(device.platform, BLOCK["gpu"])
-
 
 # The random draws of `init` run once and compile long: at LLVM's level 1 in a quarter of the time
 # (1.1 s against 4.7 s for two dense layers), to the same bits.
@@ -122,7 +114,7 @@ class LaneProgram:
     def __init__(self, problem: Problem, devices: list[Device] | None = None) -> None:
         devices = devices or jax.devices()
         self.problem = problem
-        self.block = block_of(devices[0])
+        self.block = block_for(problem, devices[0])
         self._on_cpu = devices[0].platform == "cpu"
         self.devices = len(devices)
         self.traces: Counter[str] = Counter()
@@ -265,16 +257,6 @@ class LaneProgram:
             state_code=jnp.where(live, state_code, trace.state_code),
             **_observe(trace, metrics, live, once),
         )
-
-
-def init_key(seed: Array) -> Array:
-    """The key that a run's `init` gets."""
-    return keys.for_purpose(keys.run_key(seed), "init")
-
-
-def step_key(seed: Array) -> Array:
-    """The key of which a run's steps' keys are made, by `keys.for_step`."""
-    return keys.for_purpose(keys.run_key(seed), "step")
 
 
 def _observe(trace: Trace, metrics: Metrics, live: Array, once: Array) -> dict[str, Array]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from nanlab import _jax
 from nanlab._jax import Device
-from nanlab.lanes import init_key
+from nanlab.block import array_bytes, key_shape, state_bytes, state_shape
 from nanlab.problem import Problem
 
 COPIES = 3
@@ -54,7 +53,7 @@ def way_out(lanes: int, *, smallest: int) -> str:
     )
 
 
-def launch_need(problem: Problem, *, block: int, devices: int) -> Need:
+def launch_need(problem: Problem, *, at_once: int) -> Need:
     """About how much memory launches need.
 
     For each lane its state, and on each device the arrays of one block's step: all of them,
@@ -62,22 +61,13 @@ def launch_need(problem: Problem, *, block: int, devices: int) -> Need:
 
     Args:
         problem: what runs.
-        block: lanes that run at once on a device.
-        devices: that share the launch.
+        at_once: lanes that run at once: a block on each device.
     """
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
-    key = jax.eval_shape(init_key, jax.ShapeDtypeStruct((), np.int64))
-    state = jax.eval_shape(problem.init, knobs, key)
-    jaxpr, constants, _ = _jax.trace(problem.step, state, knobs, key)
-    step = sum(_bytes(v.aval) for eqn in jaxpr.eqns for v in eqn.outvars)
-    data = sum(_bytes(constant) for constant in constants)
-    states = sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
-    return Need(max(1, COPIES * states), step * block * devices + data)
-
-
-def _bytes(array: Any) -> int:
-    shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
-    return math.prod(shape) * getattr(dtype, "itemsize", 8)
+    jaxpr, constants, _ = _jax.trace(problem.step, state_shape(problem), knobs, key_shape())
+    step = sum(array_bytes(v.aval) for eqn in jaxpr.eqns for v in eqn.outvars)
+    data = sum(array_bytes(constant) for constant in constants)
+    return Need(max(1, COPIES * state_bytes(problem)), step * at_once + data)
 
 
 def available_bytes(device: Device) -> int | None:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from nanlab._jax import Device
-from nanlab.lanes import block_of
+from nanlab.block import block_of
 from nanlab.machine import processor
 
 _PACKAGE = Path(__file__).parent

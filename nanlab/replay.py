@@ -117,7 +117,7 @@ def _replay(
     import jax.numpy as jnp
 
     from nanlab import keys
-    from nanlab.lanes import step_key
+    from nanlab.keys import step_key
 
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan
     step = int(frozen.step[0])

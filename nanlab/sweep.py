@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,28 +100,36 @@ def _devices(grid: Grid) -> list[Device]:
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
 
 
+def _range(numbers: Iterable[int]) -> str:
+    """8, or 8 to 64."""
+    least, most = min(numbers, default=0), max(numbers, default=0)
+    return f"{most}" if least == most else f"{least} to {most}"
+
+
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    from nanlab.lanes import block_of
+    from nanlab.block import block_for, block_of
     from nanlab.memory import available_bytes, in_words, launch_need
     from nanlab.problems import problem_of
     from nanlab.search import bounds
 
-    block = block_of(devices[0])
-    largest, n_blocks, n_chunks = 0, 0, 0
+    largest, n_blocks, n_chunks, widths = 0, 0, 0, set[int]()
     for group in plan.groups:
         blocks, pieces = chunks(
-            len(group.runs), block=block, devices=len(devices), chunk_runs=grid.exec.chunk_runs
-        )
+            len(group.runs), block=block_of(devices[0]), devices=len(devices),
+            chunk_runs=grid.exec.chunk_runs,
+        )  # fmt: skip
         problem = problem_of(group.statics)
-        need = launch_need(problem, block=block, devices=len(devices))
-        largest = max(largest, need.launch(blocks * block))
-        n_blocks += sum(-(-(piece.stop - piece.start) // block) for piece in pieces)
+        width = block_for(problem, devices[0])
+        need = launch_need(problem, at_once=width * len(devices))
+        largest = max(largest, need.launch(blocks * block_of(devices[0])))
+        n_blocks += sum(-(-(piece.stop - piece.start) // width) for piece in pieces)
         n_chunks += len(pieces)
+        widths.add(width)
     free = available_bytes(devices[0])
     print(f"{grid.path}: {grid.title}")
     print(f"  runs    {len(plan):,}")
     print(f"  groups  {len(plan.groups):,} (each is compiled once)")
-    print(f"  blocks  {n_blocks:,} of {block} lanes, on {len(devices)} devices")
+    print(f"  blocks  {n_blocks:,} of {_range(widths)} lanes, on {len(devices)} devices")
     print(f"  chunks  {n_chunks:,}")
     for line in bounds(grid):
         print(f"  {line}")

@@ -12,7 +12,8 @@ from corpus import op_by_op
 
 from nanlab import keys
 from nanlab.engines import GroupWorker
-from nanlab.lanes import NEVER, Lanes, step_key
+from nanlab.keys import step_key
+from nanlab.lanes import NEVER, Lanes
 from nanlab.parameters import PARAMETERS
 
 STATICS = {

@@ -35,6 +35,7 @@ ORDER = [
     "grid",
     "plan",
     "problem",
+    "block",
     "own",
     "quadratic",
     "training",

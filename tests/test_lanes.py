@@ -10,9 +10,11 @@ import optax
 import pytest
 
 from nanlab import faults, keys, problems
+from nanlab.block import block_for
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.engines import GroupWorker
-from nanlab.lanes import NEVER, LaneProgram, Lanes, init_key, step_key
+from nanlab.keys import init_key, step_key
+from nanlab.lanes import NEVER, LaneProgram, Lanes
 from nanlab.launches import spread, taken
 from nanlab.parameters import PARAMETERS
 from nanlab.problem import Metrics, Problem
@@ -119,6 +121,27 @@ def test_a_lane_is_the_same_beside_a_nan(tiny, alone, lr):
     assert [beside] == alone_too
     if np.isfinite(np.asarray(weights)[0]).all():
         assert beside == alone[row]
+
+
+def test_the_lanes_of_a_wide_network_share_narrow_blocks_and_are_the_same_in_any_place():
+    wide = TINY | {"width": 64, "optimizer": "sgd"}
+    several, single = (LaneProgram(make_training(wide), jax.devices()[:n]) for n in (2, 1))
+    # 64 * 64 + 64 + 64 * 10 + 10 weights of 4 bytes: 27 of them fit 512 KiB.
+    assert (several.block, single.block) == (16, 16)
+    lanes = lanes_of(several.problem, STEPS, lr=LRS)
+    _, first = run(several, lanes, range(len(LRS)), total=64)
+    places = np.random.default_rng(0).permutation(64)[: len(LRS)]
+    assert run(several, lanes, places, total=64)[1] == first
+    assert run(single, lanes, places, total=64)[1] == first
+
+
+@pytest.mark.parametrize(
+    ("width", "optimizer", "block"),
+    [(8, "sgd", 64), (8, "adam", 64), (64, "adam", 8), (256, "sgd", 8), (64, "sgd", 16)],
+)
+def test_a_blocks_width_follows_from_the_states_size(width, optimizer, block):
+    problem = make_training(TINY | {"width": width, "optimizer": optimizer})
+    assert block_for(problem, jax.devices()[0]) == block
 
 
 def test_a_lane_is_the_same_on_one_device(lanes, alone):

@@ -23,7 +23,7 @@ MLP = '[run]\ntask = "breast_cancer"\ndepth = 1\nwidth = {width}\n[axes]\nlr = [
 
 @pytest.mark.parametrize("width", [4, 64])
 def test_a_lanes_state_is_counted_three_times_to_the_byte(width, tmp_path):
-    need = launch_need(problem_of(MLP.format(width=width), tmp_path), block=64, devices=1)
+    need = launch_need(problem_of(MLP.format(width=width), tmp_path), at_once=64)
     # Breast cancer has 30 features and 2 classes; float32.
     weights = 30 * width + width + width * 2 + 2
     assert need.each_lane == 3 * 4 * weights
@@ -32,7 +32,7 @@ def test_a_lanes_state_is_counted_three_times_to_the_byte(width, tmp_path):
 def test_an_optimizer_that_remembers_needs_more_and_half_precision_less(tmp_path):
     def bytes_of(more):
         text = MLP.format(width=64).replace("depth", f"{more}\ndepth")
-        return launch_need(problem_of(text, tmp_path), block=64, devices=1).each_lane
+        return launch_need(problem_of(text, tmp_path), at_once=64).each_lane
 
     plain = bytes_of("")
     assert bytes_of('precision = "float64"') == 2 * plain
@@ -43,18 +43,14 @@ def test_an_optimizer_that_remembers_needs_more_and_half_precision_less(tmp_path
 
 def test_the_fixed_part_grows_with_the_blocks_that_run_at_once(tmp_path):
     problem = problem_of(MLP.format(width=16), tmp_path)
-    one, two, wide = (
-        launch_need(problem, block=block, devices=devices).fixed
-        for block, devices in ((64, 1), (64, 2), (128, 1))
-    )
-    assert two == wide
+    one, two = (launch_need(problem, at_once=lanes).fixed for lanes in (64, 128))
     data = 2 * one - two
     assert 0 <= data < one, "the data set is held once"
 
 
 def test_the_estimate_is_large_enough_and_of_the_right_order(tmp_path):
     problem = problem_of(MLP.format(width=64), tmp_path)
-    need = launch_need(problem, block=64, devices=1)
+    need = launch_need(problem, at_once=64)
     knobs = {name: np.ones(64) for name in problem.knobs}
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 64)
     states = jax.vmap(problem.init)(knobs, keys)

@@ -346,11 +346,11 @@ def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
     real = chunks_bench.launch_need
     needs = []
 
-    def broken(problem, *, block, devices):
+    def broken(problem, *, at_once):
         needs.append(problem)
         if len(needs) == 1:
             raise TypeError("this step does not trace")
-        return real(problem, block=block, devices=devices)
+        return real(problem, at_once=at_once)
 
     with monkeypatch.context() as patch:
         patch.setattr(chunks_bench, "launch_need", broken)
