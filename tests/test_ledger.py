@@ -219,6 +219,24 @@ def test_with_fewer_than_twenty_seeds_a_stratum_stays_open():
         assert rules.answer(claim, found, found.p) == word
 
 
+@pytest.mark.parametrize(
+    ("least", "without", "word"),
+    [(0.3, 0.71, rules.OPEN), (0.3, 0.70, rules.FAILS), (-0.3, 0.29, rules.OPEN),
+     (-0.3, 0.30, rules.FAILS)],
+)  # fmt: skip
+def test_where_the_other_side_leaves_no_room_for_the_effect_a_stratum_stays_open(
+    least, without, word
+):
+    # Of 71 % that fail without it, no factor makes 30 % more fail.
+    text = TRUE.replace("at_least = 0.3", f"at_least = {least}")
+    claim = Claim.model_validate(tomllib.loads(text)["claim"])
+    stratum = pairs.Stratum(
+        key={}, values=np.zeros(20), with_=without, without=without, runs_with=20, runs_without=20
+    )
+    found = rules.finding(claim, stratum)
+    assert rules.answer(claim, found, found.p) == word
+
+
 def test_a_claim_that_fails_in_a_stratum_and_holds_in_none_is_refuted():
     claim = Claim.model_validate(tomllib.loads(TRUE)["claim"])
     strata = [

@@ -21,7 +21,8 @@ HOW_TO_READ = (
     "over the whole ledger (Holm). The effect told is that of the stratum that lies furthest from "
     "the claim. A claim is *supported* where every declared stratum meets its rule, *refuted* "
     "where some fail it and none meets it, *conditional* where they differ, and *open* where too "
-    "few seeds say anything (fewer than 20, or none that fails without a cure)."
+    "few seeds say anything (fewer than 20, or none that fails without a cure), or where the other "
+    "side leaves no room: what all fail, cannot fail more often."
 )
 
 

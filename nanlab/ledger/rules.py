@@ -80,6 +80,8 @@ def answer(claim: Claim, found: Finding, adjusted: float | None) -> str:
     if claim.within is not None:
         return _equivalent(claim.within, found.low, found.high)
     if claim.contrast is not None:
+        if _leaves_no_room(claim.contrast.at_least, found.stratum.without):
+            return OPEN
         p = 1.0 if adjusted is None else adjusted
         return _moved(claim.contrast.at_least, found.effect, (found.low, found.high), p)
     assert claim.share_at_least is not None
@@ -92,6 +94,14 @@ def _equivalent(within: float, low: float, high: float) -> str:
     if -within < low and high < within:
         return HOLDS
     return FAILS if low > within or high < -within else OPEN
+
+
+def _leaves_no_room(least: float, without: float | None) -> bool:
+    """Whether no effect can be as large as is asked: what all fail, cannot fail more often."""
+    if without is None:
+        return False
+    room = 1.0 - without if least >= 0.0 else without
+    return room < abs(least) - 1e-9
 
 
 def _moved(least: float, effect: float, between: tuple[float, float], p: float) -> str:
