@@ -63,6 +63,7 @@ ORDER = [
     "terminal",
     "interruptible",
     "reporting",
+    "loading",
     # The commands: thin, on top, and strangers to each other.
     "replay",
     "sweep",

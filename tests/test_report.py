@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
+import nanlab
 from nanlab import sweep
 from nanlab.report import DONE, WRONG, main
 from nanlab.reporting.dictionary import meaning_of
@@ -343,11 +344,16 @@ def test_a_study_that_is_running_can_be_looked_at(tmp_path, undrawn, monkeypatch
     assert sentence in Path("x/report.html").read_text()
     assert sentence in Path("x/report.md").read_text()
     assert "The study is not finished" in Path("x/REPRODUCE.md").read_text()
+    with pytest.warns(UserWarning, match=f"x: {300 - kept[0]} of 300 runs are missing"):
+        assert nanlab.load("x").height == kept[0]
+    with pytest.raises(nanlab.LoadError, match="still running, and has no cells yet"):
+        nanlab.load("x", "cells")
     # The same command goes on, and its report is of all runs.
     assert sweep.main(["grid.toml", "--out", "x"]) == DONE
     assert "report in x/report.html" in capsys.readouterr().out
     assert "not finished" not in Path("x/report.html").read_text()
     assert "300 runs, 1 seed." in Path("x/report.md").read_text()
+    assert nanlab.load("x").height == 300
 
 
 def test_a_study_of_which_nothing_is_there_yet_is_answered_with_a_sentence(

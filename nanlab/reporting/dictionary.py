@@ -8,6 +8,7 @@ import polars as pl
 
 from nanlab.faults import OUTCOMES
 from nanlab.parameters import PARAMETERS, is_own
+from nanlab.search_tables import BOUNDARIES, CELLS, ENDS
 
 _SITE = {
     "primitive": "the operation (JAX primitive)",
@@ -54,8 +55,20 @@ _MEANING: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def meaning_of(column: str) -> tuple[str, str]:
-    """A sentence on what a column of the tables means, and its unit ("" for none)."""
+_OF_THE_AXIS = ("value", "lower", "upper", "coarse_lower", "coarse_upper")
+"""Columns of `boundaries` that hold values of the axis that was searched."""
+
+
+def meaning_of(column: str, table: str = "runs") -> tuple[str, str]:
+    """A sentence on what a column of a table means, and its unit ("" for none)."""
+    if table == "boundaries" and column in BOUNDARIES:
+        return BOUNDARIES[column][1], "as the axis" if column in _OF_THE_AXIS else ""
+    if table == "cells":
+        axis, _, end = column.rpartition("_")
+        if axis and end in ENDS:
+            return ENDS[end], f"as {axis}"
+        if column in CELLS:
+            return CELLS[column][1], ""
     if column in _MEANING:
         return _MEANING[column]
     role, _, rest = column.partition("_")
@@ -66,9 +79,9 @@ def meaning_of(column: str) -> tuple[str, str]:
     return "", ""
 
 
-def field_of(column: str, kind: Any) -> dict[str, Any]:
+def field_of(column: str, kind: Any, table: str) -> dict[str, Any]:
     """A column as Frictionless describes it: name, type, unit, meaning, constraints."""
-    description, unit = meaning_of(column)
+    description, unit = meaning_of(column, table)
     field: dict[str, Any] = {"name": column, "type": type_of(kind), "description": description}
     if unit:
         field["unit"] = unit

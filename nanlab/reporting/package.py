@@ -16,6 +16,7 @@ SEARCHED = {
     "boundaries": "A row for each point of a search: where along its axis the outcome changes.",
     "cells": "A row for each cell of a refined plane.",
 }
+KEYS = {"runs": {"primaryKey": ["run_id"]}, "blames": {"primaryKey": ["blame_id"]}}
 AUTHORS = "The authors of this study"
 """Stands in CITATION.cff until a person puts names in its place."""
 
@@ -33,10 +34,11 @@ def data_package(results: Results) -> dict[str, Any]:
             if path.is_file():
                 resources.append(_resource(path, name, frame, said))
     for name, said in SEARCHED.items():
+        parquet = results.folder / f"{name}.parquet"
         for ending in ("csv", "parquet"):
             path = results.folder / f"{name}.{ending}"
             if path.is_file():
-                resources.append(_file(path, name, said))
+                resources.append(_resource(path, name, pl.read_parquet(parquet), said))
     manifest = results.manifest
     made = {"created": manifest["finished"]} if "finished" in manifest else {}
     return {
@@ -65,7 +67,7 @@ def _file(path: Path, name: str, said: str) -> dict[str, Any]:
 
 
 def _resource(path: Path, name: str, frame: pl.DataFrame, said: str) -> dict[str, Any]:
-    fields = [field_of(column, kind) for column, kind in frame.schema.items()]
+    fields = [field_of(column, kind, name) for column, kind in frame.schema.items()]
     told = _file(path, name, said)
     if path.suffix == ".parquet":
         return {**told, "columns": fields}
@@ -74,8 +76,7 @@ def _resource(path: Path, name: str, frame: pl.DataFrame, said: str) -> dict[str
         "type": "table",
         "encoding": "utf-8",
         # In the CSV files an empty text is quoted; to Frictionless both are missing.
-        "schema": {"fields": fields, "missingValues": [""],
-                   "primaryKey": ["run_id" if name == "runs" else "blame_id"]},
+        "schema": {"fields": fields, "missingValues": [""], **KEYS.get(name, {})},
     }  # fmt: skip
 
 
