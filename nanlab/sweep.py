@@ -44,6 +44,8 @@ class Arguments:
     """run everything again, even what is finished"""
     dry_run: bool = False
     """say what would run, and stop"""
+    tune: bool = False
+    """time the widths of blocks on this machine with the largest group, suggest one, and stop"""
     no_report: bool = False
     """leave out the report; python -m nanlab.report makes it later"""
 
@@ -77,6 +79,8 @@ def _main(argv: list[str] | None) -> int:
         return WRONG
     if arguments.dry_run:
         return _dry_run(grid, plan, devices)
+    if arguments.tune:
+        return _tune(plan, devices)
     return _run(grid, plan, devices, arguments, given)
 
 
@@ -98,6 +102,22 @@ def _devices(grid: Grid) -> list[Device]:
 
     is_elsewhere = grid.exec.engine == "ray"
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
+
+
+def _tune(plan: Plan, devices: list[Device]) -> int:
+    from nanlab.launches import lanes_of
+    from nanlab.problems import problem_of
+    from nanlab.tuning import suggestion, tune
+
+    group = max(plan.groups, key=lambda group: len(group.runs))
+    problem = problem_of(group.statics)
+    print(f"the largest group of {len(plan.groups):,}, {len(group.runs):,} runs")
+    print("block   first launch   steps of runs per second")
+    timings = tune(problem, lanes_of(plan, problem, group.runs), devices)
+    for each in timings:
+        print(f"{each.block:5,} {each.compile_s:11.1f} s {each.steps_per_s:26,.0f}")
+    print(suggestion(problem, devices[0], timings))
+    return DONE
 
 
 def _range(numbers: Iterable[int]) -> str:
