@@ -1,0 +1,50 @@
+"""Every benchmark runs, small; what it measures is nobody's business here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+NO_SCRIPTS = {"sides", "torch_sides"}
+
+SMALL = {
+    "detective": ("--only", "log_of_zero"),
+    "fractal": ("--pixels", "4", "--steps", "20", "--rounds", "1"),
+    "growth": ("--axes", "runs", "groups", "--most", "1000", "--figure", "growth.svg"),
+    "limit": ("--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8"),
+    "peers": (
+        "--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8", "--serial-runs", "2",
+    ),
+    "startup": ("--rounds", "1", "--grid", "grid.toml"),
+    "throughput": ("--runs", "128", "--steps", "8", "--rounds", "1", "--widths", "8"),
+    "transformer": ("--width", "12", "--length", "4", "--batch", "2", "--rounds", "1"),
+}  # fmt: skip
+LONG = {"search": "its full grid takes minutes, and it has no smaller one"}
+GRID = """\
+[run]
+problem = "quadratic"
+steps = 5
+
+[axes]
+lr = { logspace = [0.1, 1e38], num = 9 }
+"""
+
+
+def test_every_benchmark_is_run_or_says_why_not():
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == set(SMALL) | set(LONG) | NO_SCRIPTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_runs(name, tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", *SMALL[name]],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "\u2502" in done.stdout or "|" in done.stdout, "a table"
+    if name == "growth":
+        assert (tmp_path / "growth.svg").stat().st_size > 1000
