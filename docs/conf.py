@@ -1,0 +1,19 @@
+"""docs/*.md -> a site: `sphinx-build -W docs docs/_build`."""
+
+import nanlab
+
+project = "nanlab"
+author = "nanlab's maintainers"
+copyright = "nanlab's maintainers, Apache-2.0"
+release = nanlab.__version__
+
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+# What has no reader here: a grid file is shown as it is.
+highlight_language = "text"
+
+html_theme = "furo"
+html_title = f"nanlab {release}"
+html_copy_source = False
+html_show_sphinx = False
