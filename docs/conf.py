@@ -1,5 +1,7 @@
 """docs/*.md -> a site: `sphinx-build -W docs docs/_build`."""
 
+import re
+
 import nanlab
 
 project = "nanlab"
@@ -17,3 +19,14 @@ html_theme = "furo"
 html_title = f"nanlab {release}"
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app):
+    """A link to Markdown outside docs/ leads to that file as it is, which is no page of the site."""
+
+    def outside(app, page, source):
+        depth = page.count("/") + 1
+        up = re.escape("../" * depth)
+        source[0] = re.sub(rf"\]\(({up}[^)]+\.md)\)", r"](path:\1)", source[0])
+
+    app.connect("source-read", outside)

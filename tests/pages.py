@@ -112,6 +112,7 @@ def _write(block: Block) -> None:
         (old,) = [node for node in ast.parse("".join(lines)).body
                   if getattr(node, "name", None) == replaced]  # fmt: skip
         text = "".join([*lines[: old.lineno - 1], text, *lines[old.end_lineno :]])
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
