@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LANGUAGES = ("python", "sh", "toml")
 _FENCE = re.compile(
     r"^(?:<!-- (?P<word>file|exit status|not run|slow): (?P<said>[^\n]*) -->\n+)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -161,7 +160,7 @@ def is_as_shown(shown: str, output: str) -> bool:
     )
 
 
-def runnable(block: Block) -> bool:
+def is_runnable(block: Block) -> bool:
     """Whether it is a block to run or to write, and not one that says why it cannot be."""
     if block.word in ("not run", "slow"):
         return False
@@ -174,7 +173,7 @@ if __name__ == "__main__" and len(sys.argv) == 1:
     print(json.dumps(its_outputs), end="")
 elif __name__ == "__main__":
     this = Path(sys.argv[1]).resolve()
-    to_run = [block for block in blocks_of(this) if runnable(block)]
+    to_run = [block for block in blocks_of(this) if is_runnable(block)]
     with tempfile.TemporaryDirectory() as scratch:
         set_the_scene(Path(scratch))
         for one, its_output in zip(to_run, run(this, to_run, Path(scratch)), strict=True):
