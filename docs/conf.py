@@ -17,6 +17,8 @@ highlight_language = "text"
 
 html_theme = "furo"
 html_title = f"nanlab {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
