@@ -24,7 +24,7 @@ html_show_sphinx = False
 
 
 def setup(app):
-    """A link to Markdown outside docs/ leads to that file as it is, which is no page of the site."""
+    """A link to Markdown outside docs/ leads to that file itself, which is no page here."""
 
     def outside(app, page, source):
         depth = page.count("/") + 1

@@ -21,10 +21,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+QUICK, SLOW = ("", "file", "exit status"), ("file", "slow")
 _FENCE = re.compile(
     r"^(?:<!-- (?P<word>file|exit status|not run|slow): (?P<said>[^\n]*) -->\n+)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -83,6 +85,16 @@ def run(page: Path, blocks: list[Block], folder: Path) -> list[str]:
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.rpartition("\n")[2])
+
+
+def check(page: Path, folder: Path, words: Collection[str] = QUICK) -> None:
+    """Run the blocks of a page that have one of these words above them, and see what they say."""
+    blocks = [b for b in blocks_of(page) if b.word in words and is_runnable(b)]
+    set_the_scene(folder)
+    for block, output in zip(blocks, run(page, blocks, folder), strict=True):
+        if block.shown is not None:
+            where = f"{page.relative_to(ROOT)}:{block.line}"
+            assert is_as_shown(block.shown, output), f"{where} says\n{output}"
 
 
 def _run_here(page: str, blocks: list[dict]) -> list[str]:
@@ -161,9 +173,7 @@ def is_as_shown(shown: str, output: str) -> bool:
 
 
 def is_runnable(block: Block) -> bool:
-    """Whether it is a block to run or to write, and not one that says why it cannot be."""
-    if block.word in ("not run", "slow"):
-        return False
+    """Whether it is code, or a file to write."""
     return block.language in ("python", "sh") or block.word == "file"
 
 
@@ -173,7 +183,7 @@ if __name__ == "__main__" and len(sys.argv) == 1:
     print(json.dumps(its_outputs), end="")
 elif __name__ == "__main__":
     this = Path(sys.argv[1]).resolve()
-    to_run = [block for block in blocks_of(this) if is_runnable(block)]
+    to_run = [block for block in blocks_of(this) if block.word in QUICK and is_runnable(block)]
     with tempfile.TemporaryDirectory() as scratch:
         set_the_scene(Path(scratch))
         for one, its_output in zip(to_run, run(this, to_run, Path(scratch)), strict=True):

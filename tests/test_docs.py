@@ -1,4 +1,4 @@
-"""docs/ and README: their blocks are run, what they show is what comes, and links lead somewhere."""
+"""docs/, README: blocks are run, what they show is what comes, and links lead somewhere."""
 
 import re
 import subprocess
@@ -23,6 +23,7 @@ NOT_RUN = {
     "README.md": [
         "makes a virtual environment, as .ci/run does",
         "runs these tests, as .ci/run does",
+        "docs/how-to/debug-a-script.md runs it, and tests/test_debug.py what it shows",
         "train_step stands for a function of yours",
         "a study of 720 runs; docs/how-to/many-machines.md runs a small one",
         "starts a Ray cluster, which has tests of its own",
@@ -46,34 +47,8 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run(page: Path, blocks: list[pages.Block], folder: Path) -> None:
-    pages.set_the_scene(folder)
-    for block, output in zip(blocks, pages.run(page, blocks, folder), strict=True):
-        where = f"{name_of(page)}:{block.line}"
-        if block.shown is not None:
-            assert pages.is_as_shown(block.shown, output), f"{where} says\n{output}"
-
-
-each_page = pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(map(pages.is_runnable, BLOCKS[page]))],
-    ids=name_of,
-)
-
-
-@each_page
-def test_the_blocks_of_a_page_run_and_say_what_it_shows(page, tmp_path):
-    run(page, [block for block in BLOCKS[page] if pages.is_runnable(block)], tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(block.word == "slow" for block in BLOCKS[page])],
-    ids=name_of,
-)
-def test_the_blocks_that_take_long_run_too(page, tmp_path):
-    run(page, [b for b in BLOCKS[page] if b.word in ("file", "slow")], tmp_path)
+def test_the_tutorial_runs_and_shows_what_comes(tmp_path):
+    pages.check(ROOT / "docs/tutorial.md", tmp_path)
 
 
 def test_no_block_is_left_out_but_for_a_reason_that_is_told():
@@ -112,18 +87,6 @@ def test_every_fence_of_a_page_is_seen_and_of_a_known_language():
 )
 def test_what_is_shown_is_held_against_what_came(shown, output, same):
     assert pages.is_as_shown(shown, output) is same
-
-
-def test_a_block_that_fails_or_ends_otherwise_is_seen(tmp_path):
-    page = tmp_path / "page.md"
-    for text, said in (
-        ("```sh\nfalse\n```\n", "exit status 1"),
-        ("<!-- exit status: 3 -->\n```sh\ntrue\n```\n", "exit status 0"),
-        ("```python\n1 / 0\n```\n", "page.md\", line 2"),
-    ):  # fmt: skip
-        page.write_text(text)
-        with pytest.raises(AssertionError, match=said):
-            pages.run(page, pages.blocks_of(page), tmp_path)
 
 
 def test_the_dictionary_is_what_the_command_writes():
