@@ -38,7 +38,8 @@ class Arguments:
     now: Annotated[Path, tyro.conf.Positional]
     """the folder of the study that it is compared with"""
     out: Path | None = None
-    """write the tables here: changed.csv, outcomes.csv, blames.csv, diff.md"""
+    """write the tables here: changed.csv, outcomes.csv, blames.csv, diff.md, and a figure of the
+    outcomes"""
 
 
 class DiffError(Exception):
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
         if arguments.out is not None:
             _write(arguments.out, found, text)
+            _draw(arguments.out, found, (arguments.before, arguments.now))
             print(f"written to {arguments.out}")
     except DiffError as error:
         print(error, file=sys.stderr)
@@ -220,6 +222,20 @@ def _write(folder: Path, found: Difference, text: str) -> None:
     tables = {"changed": _changed(found), "outcomes": _outcomes(found), "blames": _blames(found)}
     for name, table in tables.items():
         (folder / f"{name}.csv").write_text(table.write_csv(), encoding="utf-8")
+
+
+def _draw(folder: Path, found: Difference, studies: tuple[Path, Path]) -> None:
+    from nanlab.reporting.changes import write_changes
+    from nanlab.reporting.figures import NoMatplotlib
+
+    table = _outcomes(found)
+    counts = table.drop("outcome").to_numpy()
+    before, now = (study.resolve().name for study in studies)
+    names = (before, now) if before != now else tuple(map(str, studies))
+    try:
+        write_changes(folder, table["outcome"].to_list(), counts, (names[0], names[1]))
+    except NoMatplotlib as error:
+        print(error, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -111,10 +111,12 @@ class LaneProgram:
         watched: (leaves,) bool, after `start`: the leaves in which an inf is a fault.
     """
 
-    def __init__(self, problem: Problem, devices: list[Device] | None = None) -> None:
+    def __init__(
+        self, problem: Problem, devices: list[Device] | None = None, *, block: int | None = None
+    ) -> None:
         devices = devices or jax.devices()
         self.problem = problem
-        self.block = block_for(problem, devices[0])
+        self.block = block or block_for(problem, devices[0])
         self._on_cpu = devices[0].platform == "cpu"
         self.devices = len(devices)
         self.traces: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """results/X -> does it reproduce?  `python -m nanlab.verify results/X` runs it again and says.
 
 On the processor and versions that made the study every number must come out to the bit; elsewhere
-outcomes and blames must agree in a stated share of the runs.
+outcomes and blames must agree in a stated share of the runs, of several studies in all together.
 
 Exit status: 0 it reproduces, 2 there is no such study or it cannot be run here, 3 it does not
 reproduce, 130 stopped by Ctrl-C.
@@ -55,6 +55,25 @@ class Arguments:
     were measured to agree, and 99.9 % of the outcomes"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Of the runs that were made elsewhere: how many agree, in what."""
+
+    runs: int = 0
+    same_outcome: int = 0
+    failed: int = 0
+    same_blame: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(
+            runs=self.runs + other.runs,
+            same_outcome=self.same_outcome + other.same_outcome,
+            failed=self.failed + other.failed,
+            same_blame=self.same_blame + other.same_blame,
+        )
+
+
 class VerifyError(Exception):
     """A study cannot be verified; the message is a sentence for a person."""
 
@@ -62,7 +81,7 @@ class VerifyError(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = tyro.cli(Arguments, prog="python -m nanlab.verify", args=argv)
-    worst = DONE
+    worst, elsewhere = DONE, Tally()
     if arguments.sample is not None and arguments.sample < 1:
         print(f"--sample {arguments.sample}: must be 1 or more", file=sys.stderr)
         return WRONG
@@ -72,7 +91,11 @@ def main(argv: list[str] | None = None) -> int:
             return WRONG
     try:
         for folder in arguments.results:
-            worst = max(worst, _verify(folder, arguments))
+            status, tally = _verify(folder, arguments)
+            worst, elsewhere = max(worst, status), elsewhere.plus(tally)
+        if elsewhere.runs:
+            holds = _tell_elsewhere(elsewhere, arguments)
+            worst = worst if holds else DIFFERS
     except (VerifyError, GridError) as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -82,11 +105,12 @@ def main(argv: list[str] | None = None) -> int:
     return worst
 
 
-def _verify(folder: Path, arguments: Arguments) -> int:
+def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
+    """The status of one study, and what is left to be judged with the other studies."""
     grid, manifest = _study_of(folder)
     if untrue := _untrue(folder, manifest):
         print("\n".join(f"{folder}: {sentence}" for sentence in untrue))
-        return DIFFERS
+        return DIFFERS, Tally()
     import polars as pl
 
     from nanlab.search import finished_plan
@@ -112,9 +136,15 @@ def _verify(folder: Path, arguments: Arguments) -> int:
         if made.get(k) != environment.get(k)
     ]
     print(f"{folder}: {chosen.run_ids.size:,} of {len(plan):,} runs run again")
-    holds = _tell(found, elsewhere, arguments)
-    print("  it reproduces" if holds else "  it does NOT reproduce")
-    return DONE if holds else DIFFERS
+    tally = _tell(found)
+    if elsewhere:
+        print(f"  made elsewhere: {', '.join(elsewhere)}")
+        _tell_runs(found.differing("outcome"))
+        return DONE, tally
+    different = found.differing("outcome", "numbers", "blame")
+    _tell_runs(different)
+    print("  it does NOT reproduce" if different.height else "  it reproduces")
+    return (DIFFERS if different.height else DONE), Tally()
 
 
 def _study_of(folder: Path) -> tuple[Grid, dict[str, Any]]:
@@ -190,8 +220,8 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]
 
 
-def _tell(found: Comparison, elsewhere: list[str], arguments: Arguments) -> bool:
-    """Say what reproduced; whether that is enough."""
+def _tell(found: Comparison) -> Tally:
+    """Say what reproduced."""
     from nanlab.compare import failing
 
     many, failed = found.pairs.height, failing(found.pairs)
@@ -204,20 +234,24 @@ def _tell(found: Comparison, elsewhere: list[str], arguments: Arguments) -> bool
     )
     if moved := many - found.same("lines"):
         print(f"  {moved:,} name another line or file, which does not count")
-    if elsewhere:
-        print(f"  made elsewhere: {', '.join(elsewhere)}")
-        print(
-            f"  so {arguments.agree:.0%} of the outcomes and {arguments.agree_blames:.0%} of the "
-            "blames must agree, and no bits"
-        )
-        _tell_runs(found.differing("outcome"))
-        return (
-            found.same("outcome") >= arguments.agree * many
-            and same_blames >= arguments.agree_blames * failed.height
-        )
-    different = found.differing("outcome", "numbers", "blame")
-    _tell_runs(different)
-    return not different.height
+    return Tally(
+        runs=many, same_outcome=found.same("outcome"), failed=failed.height, same_blame=same_blames
+    )
+
+
+def _tell_elsewhere(tally: Tally, arguments: Arguments) -> bool:
+    """Say whether enough of what was made elsewhere reproduced."""
+    print(
+        f"of what was made elsewhere {tally.same_outcome:,} of {tally.runs:,} outcomes and "
+        f"{tally.same_blame:,} of {tally.failed:,} blames agree; {arguments.agree:.0%} and "
+        f"{arguments.agree_blames:.0%} must, and no bits"
+    )
+    holds = (
+        tally.same_outcome >= arguments.agree * tally.runs
+        and tally.same_blame >= arguments.agree_blames * tally.failed
+    )
+    print("it reproduces" if holds else "it does NOT reproduce")
+    return holds
 
 
 def _tell_runs(different: pl.DataFrame) -> None:

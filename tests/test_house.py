@@ -42,6 +42,7 @@ ORDER = [
     "problems",
     "lanes",
     "launches",
+    "tuning",
     "faults",
     "curves",
     "forensics",

@@ -378,6 +378,14 @@ def test_a_study_of_which_nothing_is_there_yet_is_answered_with_a_sentence(
 SMALL = GRID.replace("num = 300", "num = 9")
 
 
+def test_of_very_many_runs_a_sweep_writes_no_report_by_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "MOST_REPORTED", 8)
+    (tmp_path / "grid.toml").write_text(SMALL)
+    assert sweep.main(["grid.toml", "--out", "x"]) == DONE
+    assert "python -m nanlab.report x writes it" in capsys.readouterr().out
+    assert not Path("x/report.html").exists()
+
+
 def test_a_sweep_ends_with_its_report_and_the_manifest_does_not_depend_on_it(
     tmp_path, monkeypatch, capsys
 ):

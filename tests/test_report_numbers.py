@@ -16,7 +16,7 @@ from nanlab.ledger.statistics import interval
 from nanlab.reporting.analysis import analyse
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.cells import maps_of
-from nanlab.reporting.critical import criticals_of
+from nanlab.reporting.critical import MOST_ROWS, criticals_of
 from nanlab.reporting.layout import layout_of
 from nanlab.reporting.read import ReportError, read_results
 from nanlab.reporting.survival import survivals_of
@@ -231,6 +231,21 @@ def test_a_run_that_is_stable_again_is_counted_and_diverging_is_not_stable():
     runs = runs_with(lr=[0.1, 1.0, 10.0, 100.0], outcome=outcomes, steps=[5] * 4)
     (found,) = criticals_of(runs, layout_of(runs))
     assert (found.low, found.high, found.mixed) == (0.1, 1.0, 1)
+
+
+def test_of_very_many_rows_some_are_looked_at_evenly_and_the_ends_among_them():
+    scales, rates = [float(i) for i in range(1, 502)], [0.1, 1.0, 10.0]
+    rows = [(scale, rate) for scale in scales for rate in rates]
+    runs = runs_with(
+        init_scale=[scale for scale, _ in rows], lr=[rate for _, rate in rows],
+        outcome=["trained" if rate < 1 else "nan" for _, rate in rows], steps=[5] * len(rows),
+    )  # fmt: skip
+    layout = layout_of(runs)
+    assert (layout.x.name, layout.y.name) == ("lr", "init_scale")
+    looked_at = [each.row for each in criticals_of(runs, layout)]
+    assert len(looked_at) == MOST_ROWS
+    assert (looked_at[0], looked_at[-1]) == (1.0, 501.0)
+    assert set(np.diff(looked_at)) == {2.0, 3.0}
 
 
 def test_measured_critical_values_hold_the_theory_of_the_quadratic():

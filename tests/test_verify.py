@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import jax
 import polars as pl
 import pytest
 
@@ -38,7 +40,9 @@ def studies(tmp_path_factory):
     for precision in ("float32", "float16"):
         grid = folder / f"{precision}.toml"
         grid.write_text(GRID.replace("PRECISION", precision), encoding="utf-8")
-        assert sweep.main([str(grid), "--out", str(folder / precision)]) == sweep.DONE
+        assert (
+            sweep.main([str(grid), "--out", str(folder / precision), "--no-report"]) == sweep.DONE
+        )
     return folder
 
 
@@ -62,6 +66,14 @@ def change(study, environment=(), **values):
     manifest["environment"] |= dict(environment)
     (study / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return first
+
+
+@pytest.fixture
+def run_before(studies, monkeypatch):
+    """What running it again gives, without the waiting: that it does is tested on its own."""
+    runs = pl.read_parquet(studies / "float32/runs.parquet")
+    manifest = json.loads((studies / "float32/manifest.json").read_text("utf-8"))
+    monkeypatch.setattr(verify, "_run_again", lambda *_: (runs, manifest["environment"]))
 
 
 def test_a_study_reproduces_to_the_bit_where_it_was_made(study, capsys):
@@ -95,7 +107,9 @@ def test_a_sample_is_the_same_runs_each_time_and_has_failing_ones(study, capsys)
         ({"origin_mechanism": "pole"}, "origin_mechanism pole -> "),
     ],
 )
-def test_what_does_not_come_out_is_told_by_run_and_exits_3(values, sentence, study, capsys):
+def test_what_does_not_come_out_is_told_by_run_and_exits_3(
+    values, sentence, study, run_before, capsys
+):
     run_id = change(study, **values)
     assert verify.main([str(study)]) == verify.DIFFERS == 3
     told = capsys.readouterr().out
@@ -103,13 +117,13 @@ def test_what_does_not_come_out_is_told_by_run_and_exits_3(values, sentence, stu
     assert told.strip().endswith("it does NOT reproduce")
 
 
-def test_a_line_that_has_moved_is_information_and_no_difference(study, capsys):
+def test_a_line_that_has_moved_is_information_and_no_difference(study, run_before, capsys):
     change(study, origin_source="nanlab/parts/losses.py:1")
     assert verify.main([str(study)]) == verify.DONE
     assert "1 name another line or file, which does not count" in capsys.readouterr().out
 
 
-def test_elsewhere_outcomes_and_blames_count_and_no_bits(study, capsys):
+def test_elsewhere_outcomes_and_blames_count_and_no_bits(study, run_before, capsys):
     change(study, {"jax": "0.9.0"}, final_loss=0.123)
     assert verify.main([str(study)]) == verify.DONE
     assert "made elsewhere: jax 0.9.0 -> " in capsys.readouterr().out
@@ -118,6 +132,21 @@ def test_elsewhere_outcomes_and_blames_count_and_no_bits(study, capsys):
     assert verify.main([str(study), "--agree", "0.99"]) == verify.DIFFERS
     change(study, origin_mechanism="pole")
     assert verify.main([str(study), "--agree-blames", "1.0"]) == verify.DIFFERS
+
+
+def test_studies_of_elsewhere_are_judged_together_and_those_of_here_each(
+    study, studies, run_before, capsys
+):
+    change(study, {"jax": "0.9.0"}, outcome="trained", origin_mechanism="pole")
+    strict = ["--agree", "0.98", "--agree-blames", "0"]
+    # 35 of 36 are not 98 %; with the same study once more, 71 of 72 are.
+    assert verify.main([str(study), *strict]) == verify.DIFFERS
+    other = Path(shutil.copytree(studies / "float32", study.parent / "other"))
+    change(other, {"jax": "0.9.0"})
+    assert verify.main([str(study), str(other), *strict]) == verify.DONE
+    assert "of what was made elsewhere 71 of 72 outcomes" in capsys.readouterr().out
+    change(other, {"jax": jax.__version__}, outcome="trained")
+    assert verify.main([str(study), str(other), *strict]) == verify.DIFFERS
 
 
 def test_a_file_that_was_changed_after_the_study_is_told_at_once(study, capsys):
@@ -160,6 +189,21 @@ def test_two_studies_of_the_same_grid_are_matched_run_by_run(studies, study, cap
     assert outcomes.select(pl.exclude("outcome")).sum_horizontal().sum() == 36
     assert pl.read_csv(out / "blames.csv")["runs"].to_list() == [1]
     assert (out / "diff.md").read_text("utf-8").strip() in told
+    figures = [(out / f"outcomes-1col.{kind}").read_bytes() for kind in ("svg", "pdf")]
+    assert b"1 of 36 runs have another outcome" in figures[0]
+    assert diff.main(flags) == diff.DONE
+    assert [(out / f"outcomes-1col.{kind}").read_bytes() for kind in ("svg", "pdf")] == figures
+
+
+def test_without_matplotlib_the_tables_are_written_and_the_figure_is_told_missing(
+    studies, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    both = [str(studies / "float32")] * 2
+    assert diff.main([*both, "--out", str(tmp_path / "out")]) == diff.DONE
+    assert "the figure was not written, since Matplotlib" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"changed.csv", "outcomes.csv", "blames.csv", "diff.md"}
 
 
 def test_two_precisions_are_matched_by_everything_else(studies, capsys):

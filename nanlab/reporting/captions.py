@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nanlab.reporting.analysis import Analysis
+from nanlab.reporting.critical import MOST_ROWS, is_thinned
 from nanlab.reporting.layout import is_learning_rate
 from nanlab.reporting.words import count, listed, name_of
 
@@ -91,9 +92,15 @@ def _critical_table(analysis: Analysis) -> str:
         else "Intervals: from the last stable value to the first unstable one."
     )
     mean = ", mean over seeds" if seeds else ""
+    y = analysis.layout.y
+    some = (
+        f" Of the {len(y.values):,} values of {y.name}, {MOST_ROWS} are shown, evenly spaced."
+        if is_thinned(analysis.layout)
+        else ""
+    )
     return (
         f"The {critical_name(analysis)}: the middle between the last value at which a run stays "
-        f"finite without diverging and the first at which it does not{mean}. {intervals}"
+        f"finite without diverging and the first at which it does not{mean}. {intervals}{some}"
     )
 
 

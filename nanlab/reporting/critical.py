@@ -19,6 +19,9 @@ from nanlab.reporting.theory import Prediction, predicted
 STABLE = ("trained", "stalled")
 """Finite, and the loss did not grow beyond the factor."""
 
+MOST_ROWS = 200
+"""With more values on the vertical axis so many of them are looked at, evenly spaced."""
+
 Side = Literal["between", "above", "below"]
 
 
@@ -58,12 +61,18 @@ class Critical:
 def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
     """One for each map and row; nothing where the horizontal axis has no numbers to speak of.
 
+    Of more than MOST_ROWS rows a map has so many, the first and the last among them.
+
     What is pooled in the maps makes paths of its own, so that a path has one run at each value.
     """
     x = layout.x
     if not x.name or not x.is_number or len(x.values) < 3:
         return []
     ran = runs.filter(pl.col("outcome") != "crashed")
+    if is_thinned(layout):
+        places = np.linspace(0, len(layout.y.values) - 1, MOST_ROWS).round().astype(int)
+        kept = [layout.y.values[place] for place in places]
+        ran = ran.filter(pl.col(layout.y.name).is_in(kept))
     names = [*layout.facets, *([layout.y.name] if layout.y.name else [])]
     paths = [*(["seed"] if "seed" in runs.columns else []), *layout.pooled]
     panels = {panel: i for i, panel in enumerate(layout.panels)}
@@ -80,6 +89,11 @@ def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
             )
         )  # fmt: skip
     return sorted(found, key=lambda each: (each.panel, rows.get(each.row, 0)))
+
+
+def is_thinned(layout: Layout) -> bool:
+    """Whether there are more rows than are looked at."""
+    return bool(layout.y.name) and len(layout.y.values) > MOST_ROWS
 
 
 def _critical(

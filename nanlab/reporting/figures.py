@@ -52,14 +52,7 @@ def write_figures(folder: Path, analysis: Analysis) -> list[str]:
     Raises:
         NoMatplotlib: it is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise NoMatplotlib(
-            "figures/ was not written, since Matplotlib is not installed: "
-            "pip install 'nanlab[report]' brings it, then python -m nanlab.report draws them"
-        ) from error
+    rc_context, Figure = matplotlib_or_say("figures/", "python -m nanlab.report draws them")
     folder.mkdir(exist_ok=True)
     names = figures_of(analysis)
     for name in names:
@@ -70,11 +63,29 @@ def write_figures(folder: Path, analysis: Analysis) -> list[str]:
                 # Laid out once: as it stands it is written in both formats.
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")
-                _save(figure, folder / f"{name}-{columns}", analysis, name)
+                title = f"{analysis.results.title} {HEADINGS[name]}."
+                save(figure, folder / f"{name}-{columns}", title, caption(analysis, name))
     for path in sorted(folder.glob("*-?col.*")):
         if path.stem.rpartition("-")[0] not in names:
             path.unlink()  # of an earlier report, which had more to show
     return names
+
+
+def matplotlib_or_say(what: str, then: str = "the same command draws it") -> tuple[Any, Any]:
+    """Matplotlib's `rc_context` and `Figure`.
+
+    Raises:
+        NoMatplotlib: it is not installed, so `what` was not written.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise NoMatplotlib(
+            f"{what} was not written, since Matplotlib is not installed: "
+            f"pip install 'nanlab[report]' brings it, then {then}"
+        ) from error
+    return rc_context, Figure
 
 
 def _draw(figure: Figure, analysis: Analysis, name: str) -> None:
@@ -86,15 +97,14 @@ def _draw(figure: Figure, analysis: Analysis, name: str) -> None:
         draw_outcomes(figure, analysis)
 
 
-def _save(figure: Figure, stem: Path, analysis: Analysis, name: str) -> None:
-    title = f"{analysis.results.title} {HEADINGS[name]}."
-    said = caption(analysis, name)
+def save(figure: Figure, stem: Path, title: str, said: str) -> None:
+    """Write a figure as SVG and PDF, with its title and what it shows; no dates in them."""
     for kind, metadata in {
         "svg": {"Title": title, "Description": said, "Date": None},
         "pdf": {"Title": title, "Subject": said, "CreationDate": None},
     }.items():
 
-        def save(path: Path, kind: str = kind, metadata: Any = metadata) -> None:
+        def write(path: Path, kind: str = kind, metadata: Any = metadata) -> None:
             figure.savefig(path, format=kind, metadata=metadata)
 
-        write_atomically(stem.with_suffix(f".{kind}"), save)
+        write_atomically(stem.with_suffix(f".{kind}"), write)

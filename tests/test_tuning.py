@@ -1,0 +1,76 @@
+"""`--tune`: every width is timed on all steps of all lanes, and what is said follows from it."""
+
+import jax
+import numpy as np
+import pytest
+
+from nanlab import sweep, tuning
+from nanlab.block import block_for
+from nanlab.lanes import LaneProgram, Lanes
+from nanlab.problems import problem_of
+from nanlab.tuning import Timing, suggestion, tune, widths
+
+GRID = """
+[run]
+problem = "quadratic"
+steps = 5
+
+[axes]
+lr = { logspace = [0.1, 1e38], num = 9 }
+"""
+
+
+def test_every_width_takes_every_lane_through_every_step(monkeypatch):
+    problem = problem_of({"problem": "quadratic"})
+    took, run = [], LaneProgram.run
+
+    def watched(self, trace, lanes, *, stop_at):
+        ended = run(self, trace, lanes, stop_at=stop_at)
+        took.append((self.block, np.asarray(ended.step), np.asarray(lanes.steps)))
+        return ended
+
+    monkeypatch.setattr(LaneProgram, "run", watched)
+    # The second overflows in its first step, and goes on all the same.
+    knobs = {name: np.array([0.1, 1e38]) for name in problem.knobs}
+    lanes = Lanes(knobs, np.arange(2), np.full(2, 3, np.int32))
+    told = []
+    timings = tune(problem, lanes, jax.devices(), told.append)
+    assert (
+        [each.block for each in timings] == told == widths(jax.devices()[0]) == [8, 16, 32, 64, 128]
+    )
+    assert block_for(problem, jax.devices()[0]) in told
+    assert all(each.steps_per_s > 0 and each.compile_s > 0 for each in timings)
+    rounds = [block for block, _, _ in took]
+    assert rounds[-2 * len(told) :] == told * 2, "they take turns"
+    for _, steps, asked in took:
+        assert len(steps) == 128 * len(jax.devices())
+        assert (steps == asked).all()
+
+
+@pytest.mark.parametrize(
+    ("speeds", "words"),
+    [
+        ({32: 90, 64: 100, 128: 50}, "blocks of 64 lanes are used, and none is faster by 5%"),
+        ({32: 104, 64: 100}, "blocks of 64 lanes are used, and none is faster by 5%"),
+        ({16: 150, 64: 100}, "blocks of 64 lanes are used; 16 would be 1.50 times as fast here."),
+    ],
+)
+def test_a_width_is_suggested_where_it_is_faster(speeds, words):
+    problem = problem_of({"problem": "quadratic"})
+    timings = [Timing(block=b, compile_s=1.0, steps_per_s=float(v)) for b, v in speeds.items()]
+    assert suggestion(problem, jax.devices()[0], timings).startswith(words)
+
+
+def test_the_command_prints_a_table_and_a_suggestion_and_writes_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tuning, "TARGET_S", 0.01)
+    monkeypatch.setattr(tuning, "ROUNDS", 1)
+    (tmp_path / "grid.toml").write_text(GRID)
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["grid.toml", "--tune"]) == sweep.DONE
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "the largest group of 1, 9 runs"
+    assert [line.split()[0] for line in said[2:7]] == ["8", "16", "32", "64", "128"]
+    assert said[7].startswith("blocks of 64 lanes are used")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.toml"]
