@@ -1,0 +1,6 @@
+"""Data dictionary -> docs/tables.md: `python -m nanlab.reporting` writes it to its output."""
+
+from nanlab.reporting.columns import as_markdown
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")
