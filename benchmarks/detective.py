@@ -165,6 +165,8 @@ def main(options: Options) -> None:
     sys.path.insert(0, str(TESTS))
     every: dict[str, Case] = import_module("corpus").CASES
     cases = {name: case for name, case in every.items() if options.only in name}
+    if not cases:
+        sys.exit(f"--only {options.only}: no program has that in its name")
     console = Console()
     scores = {side: Score() for side in SIDES}
     times: dict[str, list[float]] = {side: [] for side in SIDES}

@@ -54,7 +54,7 @@ lr = {{ logspace = [1e-4, 0.1], num = {runs} }}
 [exec]
 witnesses = 0
 """
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "elu", "leaky_relu", "softplus", "swish")
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "elu", "leaky_relu", "softplus", "silu")
 SIZES = {
     "runs": (1_000, 10_000, 100_000, 1_000_000),
     "steps": (1_000, 10_000, 100_000),

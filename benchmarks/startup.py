@@ -90,7 +90,7 @@ def main(options: Options) -> None:
     for kind in (*COMPILING, "compiling", "all"):
         a, b = (median(each[kind] for each in side) for side in (first, second))
         target = "0.25" if kind == "compiling" else ""
-        shown.add_row(kind, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}", target)
+        shown.add_row(kind, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}" if a else "", target)
     Console().print(shown)
 
 

@@ -33,12 +33,17 @@ def block_of(device: Device) -> int:
     return BLOCK.get(device.platform, BLOCK["gpu"])
 
 
+def block_bytes(device: Device) -> int | None:
+    """Into how many bytes the states of a block should fit; None where no width follows from it."""
+    return CACHE_BYTES if device.platform == "cpu" else None
+
+
 def block_for(problem: Problem, device: Device) -> int:
     """How many lanes of this problem a block has on such a device; it divides `block_of`."""
-    widest = block_of(device)
-    if device.platform != "cpu":
+    widest, room = block_of(device), block_bytes(device)
+    if room is None:
         return widest
-    fit = CACHE_BYTES // max(1, state_bytes(problem))
+    fit = room // max(1, state_bytes(problem))
     return min(widest, max(NARROWEST, 1 << max(0, fit.bit_length() - 1)))
 
 

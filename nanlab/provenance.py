@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from nanlab._jax import Device
-from nanlab.block import block_of
+from nanlab.block import block_bytes, block_of
 from nanlab.machine import processor
 
 _PACKAGE = Path(__file__).parent
@@ -35,6 +35,7 @@ def environment(devices: list[Device]) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "devices": len(devices),
         "block": block_of(device),
+        "block_bytes": block_bytes(device),
         "x64": bool(jax.config.read("jax_enable_x64")),
         "flushes_subnormals": flushes_subnormals(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -7,7 +7,7 @@ nanlab/block.py is changed on purpose or not at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -49,12 +49,7 @@ def widths(device: Device) -> list[int]:
     return [widest // 8, widest // 4, widest // 2, widest, widest * 2]
 
 
-def tune(
-    problem: Problem,
-    lanes: Lanes,
-    devices: Sequence[Device],
-    told: Callable[[int], None] = lambda _: None,
-) -> list[Timing]:
+def tune(problem: Problem, lanes: Lanes, devices: Sequence[Device]) -> list[Timing]:
     """Time the same runs in blocks of each width, by turns.
 
     No lane stops, however bad it becomes: early ends would be the runs' doing and not the width's.
@@ -63,7 +58,6 @@ def tune(
         problem: what runs.
         lanes: what is asked of some of its runs; they are repeated until they fill the launch.
         devices: those that share it.
-        told: called with each width before it is compiled.
 
     Returns:
         A timing for each of `widths`, in their order.
@@ -73,7 +67,6 @@ def tune(
     filled = jax.tree.map(lambda x: np.resize(x, many), lanes)
     compiled: dict[int, tuple[LaneProgram, float]] = {}
     for block in tried:
-        told(block)
         began = time.perf_counter()
         program = LaneProgram(problem, list(devices), block=block)
         _launch(program, filled, FEW_STEPS)

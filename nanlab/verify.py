@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DONE, WRONG, DIFFERS = 0, 2, 3
 BITS_DEPEND_ON = (
     "jax", "jaxlib", "flax", "optax", "numpy", "system", "processor", "platform", "device_kind",
-    "block", "x64", "flushes_subnormals", "xla_flags", "own_code_sha256",
+    "block", "block_bytes", "x64", "flushes_subnormals", "xla_flags", "own_code_sha256",
 )  # fmt: skip
 """What must be the same for a run's bits to be: entries of a manifest's environment."""
 SHOWN = 5

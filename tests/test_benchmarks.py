@@ -10,7 +10,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NO_SCRIPTS = {"sides", "torch_sides"}
 
 SMALL = {
-    "detective": ("--only", "log_of_zero"),
+    "detective": ("--only", "logdet_by_product"),
     "fractal": ("--pixels", "4", "--steps", "20", "--rounds", "1"),
     "growth": ("--axes", "runs", "groups", "--most", "1000", "--figure", "growth.svg"),
     "limit": ("--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8"),

@@ -114,7 +114,6 @@ def test_every_column_of_the_dictionary_has_a_meaning():
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
-    pytest.importorskip("sphinx")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E"]
     built = subprocess.run(
         [*command, "-d", str(tmp_path / "trees"), str(ROOT / "docs"), str(tmp_path / "site")],

@@ -9,7 +9,7 @@ import polars as pl
 
 from nanlab.curves import CURVES
 from nanlab.parameters import PARAMETERS, Parameter
-from nanlab.reporting.dictionary import meaning_of, type_of
+from nanlab.reporting.dictionary import TABLES, meaning_of, type_of
 from nanlab.search_tables import BOUNDARIES, CELLS, ENDS
 from nanlab.tables import BLAME, ENDING
 
@@ -42,18 +42,14 @@ COLUMNS: Mapping[str, Mapping[str, Any]] = {
 }
 """Table -> its columns in their order, parameters left out; `AXIS` stands for a refined axis."""
 
-_SAID = {
-    "runs": "A row for each run. The parameters stand between `group_id` and `outcome`; `device` "
-    "is there with `[exec] mixed_devices = true` alone.",
-    "blames": "A row for each distinct blame, most frequent first: the runs that failed for the "
-    "same reason.",
-    "curves": "With `[exec] curves = true`: a row for each run, step, observable and layer.",
-    "boundaries": "With `[search]`: a row for each point of the other axes and each value at which "
-    "training begins or ceases. A column for each other axis comes first.",
-    "cells": "With `[refine]`: a row for each cell of the plane. A column for each other axis "
-    "comes first.",
+_MORE = {
+    "runs": "The parameters stand between `group_id` and `outcome`; `device` is there with "
+    "`[exec] mixed_devices = true` alone.",
+    "blames": "The most frequent comes first.",
+    "curves": "It is there with `[exec] curves = true`.",
+    "boundaries": "It is there with `[search]`; a column for each other axis comes first.",
+    "cells": "It is there with `[refine]`; a column for each other axis comes first.",
 }
-_BESIDE = {"device": "What the run was computed on."}
 
 _HEAD = """\
 # The tables
@@ -77,7 +73,13 @@ def as_markdown() -> str:
     """The page: a section for each table, and one for the parameters."""
     blocks = [_HEAD]
     for table, columns in COLUMNS.items():
-        head = [f"## {table}", "", _SAID[table], "", "| column | type | unit | meaning |"]
+        head = [
+            f"## {table}",
+            "",
+            f"{TABLES[table]} {_MORE[table]}",
+            "",
+            "| column | type | unit | meaning |",
+        ]
         blocks.append("\n".join([*head, "|---|---|---|---|", *_rows(table, columns)]))
         if table == "runs":
             blocks.append("\n".join([_PARAMETERS, *_parameters(PARAMETERS.values())]))
@@ -87,7 +89,7 @@ def as_markdown() -> str:
 def _rows(table: str, columns: Mapping[str, Any]) -> Iterator[str]:
     for name, kind in columns.items():
         meaning, unit = meaning_of(name, table)
-        yield _row(f"`{name}`", type_of(kind()), unit, _BESIDE.get(name, meaning))
+        yield _row(f"`{name}`", type_of(kind()), unit, meaning)
 
 
 def _parameters(parameters: Iterable[Parameter]) -> Iterator[str]:

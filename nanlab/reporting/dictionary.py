@@ -26,6 +26,16 @@ _ROLE = {
     "culprit": "The first site that makes a NaN from inputs without one",
 }
 
+TABLES = {
+    "runs": "A row for each run.",
+    "blames": "A row for each distinct blame.",
+    "curves": "A row for each run, step, observable and layer.",
+    "boundaries": "A row for each point of a search and each value at which training begins or "
+    "ceases.",
+    "cells": "A row for each cell of a refined plane.",
+}
+"""What the tables hold."""
+
 _MEANING: dict[str, tuple[str, str]] = {
     "run_id": ("The run: a hash of its parameters.", ""),
     "group_id": ("The runs that share one compiled program.", ""),
@@ -48,6 +58,7 @@ _MEANING: dict[str, tuple[str, str]] = {
     "runs": ("How many runs share the blame.", "runs"),
     "reproduced": ("How many of them the instrumented step reproduces.", "runs"),
     "example_run": ("The first of these runs in the grid's order.", ""),
+    "device": ("What the run was computed on.", ""),
     "step": ("The step that the run would take next.", "step, counted from 0"),
     "observable": ("What was measured.", ""),
     "layer": ("The array of parameters or the layer it was measured on.", ""),

@@ -9,13 +9,9 @@ from typing import Any
 import polars as pl
 
 from nanlab.provenance import file_hash
-from nanlab.reporting.dictionary import field_of
+from nanlab.reporting.dictionary import TABLES, field_of
 from nanlab.reporting.read import Results
 
-SEARCHED = {
-    "boundaries": "A row for each point of a search: where along its axis the outcome changes.",
-    "cells": "A row for each cell of a refined plane.",
-}
 KEYS = {"runs": {"primaryKey": ["run_id"]}, "blames": {"primaryKey": ["blame_id"]}}
 AUTHORS = "The authors of this study"
 """Stands in CITATION.cff until a person puts names in its place."""
@@ -24,21 +20,14 @@ AUTHORS = "The authors of this study"
 def data_package(results: Results) -> dict[str, Any]:
     """The tables as a Frictionless data package: every column with type, unit and meaning."""
     resources: list[dict[str, Any]] = []
-    for name, frame, said in (
-        ("runs", results.runs, "A row for each run."),
-        ("blames", results.blames, "A row for each distinct blame."),
-        ("curves", results.curves, "A row for each run, step, observable and layer."),
-    ):
+    frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
+    for name, said in TABLES.items():
         for ending in ("csv", "parquet"):
             path = results.folder / f"{name}.{ending}"
             if path.is_file():
-                resources.append(_resource(path, name, frame, said))
-    for name, said in SEARCHED.items():
-        parquet = results.folder / f"{name}.parquet"
-        for ending in ("csv", "parquet"):
-            path = results.folder / f"{name}.{ending}"
-            if path.is_file():
-                resources.append(_resource(path, name, pl.read_parquet(parquet), said))
+                if name not in frames:
+                    frames[name] = pl.read_parquet(path.with_suffix(".parquet"))
+                resources.append(_resource(path, name, frames[name], said))
     manifest = results.manifest
     made = {"created": manifest["finished"]} if "finished" in manifest else {}
     return {
