@@ -96,7 +96,7 @@ def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
     by_id = {entry.claim.id: entry for entry in entries}
     unknown = [name for name in arguments.claims if name not in by_id]
     if unknown:
-        known = ", ".join(by_id)
+        known = ", ".join(by_id) or "no claim's file, such as A01.toml"
         told = [Complaint(key=name, sentence="is no claim of the ledger") for name in unknown]
         told.append(Complaint(sentence=f"it has {known}"))
         raise GridError(str(arguments.sweeps), told)

@@ -85,6 +85,7 @@ move = { lr = -1 }
 of_failed = true
 at_least = 0.3
 placebos = [{ input_scale = 1 }]
+random_of = [{ input_scale = 1 }, { input_scale = -1 }, { lr = -1 }]
 """
 NOTHING_FAILS = """
 [claim]
@@ -187,7 +188,28 @@ def test_a_claim_has_either_a_rule_or_a_reason(text, sentence, tmp_path, capsys)
 
 def test_a_cure_is_held_against_each_of_its_placebos(ledger):
     strata = pl.read_csv(ledger[0] / "out/strata.csv").filter(pl.col("id") == "A4")
-    assert strata["placebo"].to_list() == ["a fresh seed", "input_scale +1"]
+    told = ["a fresh seed", "input_scale +1", "a random direction"]
+    assert strata["placebo"].to_list() == told
+
+
+def test_a_random_direction_is_one_move_of_each_run(ledger):
+    # Counted over in a loop: of each failing run the moves that the grid has, one of them drawn.
+    runs = pl.read_parquet(ledger[0] / "out/A01/runs.parquet").filter(pl.col("init_scale") == 1.0)
+    by_place = {(r["lr"], r["input_scale"], r["seed"]): r for r in runs.iter_rows(named=True)}
+    scales = sorted({scale for _, scale, _ in by_place})
+    finite = []
+    for (lr, scale, seed), run in by_place.items():
+        if lr != 100.0 or run["outcome"] not in pairs.FAILED:
+            continue
+        other = scales[1 - scales.index(scale)]
+        possible = [(lr, other, seed), (0.01, scale, seed)]
+        drawn = by_place[possible[int(run["run_id"][:8], 16) % 2]]
+        finite.append(drawn["outcome"] not in pairs.FAILED)
+    assert 0.2 < sum(finite) / len(finite) < 0.8
+    strata = pl.read_csv(ledger[0] / "out/strata.csv").filter(pl.col("id") == "A4")
+    row = strata.row(by_predicate=pl.col("placebo") == "a random direction", named=True)
+    assert row["runs_without"] == len(finite)
+    assert row["finite_without"] == pytest.approx(sum(finite) / len(finite), abs=1e-6)
 
 
 def test_where_nothing_fails_a_cure_has_a_row_and_stays_open(ledger):

@@ -66,6 +66,8 @@ class Contrast(_Table):
             where it says that something becomes rarer.
         of_failed: a cure, tried on the runs whose side `without` had a fault.
         placebos: moves that a cure must beat, beside a fresh seed.
+        random_of: moves as long as the cure's, of which each run gets one, drawn: a cure must beat
+            them as well.
     """
 
     with_: Values = Field({}, alias="with")
@@ -74,6 +76,7 @@ class Contrast(_Table):
     at_least: float
     of_failed: bool = False
     placebos: tuple[dict[str, int], ...] = ()
+    random_of: tuple[dict[str, int], ...] = ()
 
 
 class Claim(_Table):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -149,6 +149,8 @@ def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]
     for move in contrast.placebos:
         words = ", ".join(f"{name} {steps:+d}" for name, steps in move.items())
         placebos[words] = _moved(side, move)
+    if contrast.random_of:
+        placebos["a random direction"] = _drawn(side, contrast.random_of)
     told = [pl.col(name).alias(f"{name}_without") for name in ("_true", "_failed")]
     return {words: tried.select("run_id", *told) for words, tried in placebos.items()}
 
@@ -203,6 +205,19 @@ def _moved(runs: pl.DataFrame, move: Mapping[str, int], *, keep_all: bool = Fals
     on = [*rest, *(f"_at_{name}" for name in axes)]
     pairs = places.join(start, on=on, how="inner", suffix="_without", nulls_equal=True)
     return pairs if keep_all else pairs.with_columns(pl.col("run_id_without").alias("run_id"))
+
+
+def _drawn(side: pl.DataFrame, moves: Sequence[Mapping[str, int]]) -> pl.DataFrame:
+    """Of each run one of the moves that stay in the grid.
+
+    It is drawn by the run's name, a hash: the same each time, and independent of how runs end.
+    """
+    tried = pl.concat(
+        _moved(side, move).select("run_id", "_true", "_failed", pl.lit(number).alias("_move"))
+        for number, move in enumerate(moves)
+    ).sort("run_id", "_move")
+    drawn = pl.col("run_id").str.slice(0, 8).str.to_integer(base=16) % pl.len().over("run_id")
+    return tried.filter(pl.col("_move").rank("ordinal").over("run_id") - 1 == drawn)
 
 
 def _with_fresh_seed(side: pl.DataFrame) -> pl.DataFrame:
