@@ -6,7 +6,6 @@
     <!-- file: train.py, in place of loss -->   it takes that function's place in the file
     <!-- exit status: 3 -->      what its last command ends with, if not 0
     <!-- not run: why -->        it needs what is not here
-    <!-- slow: why -->           it is run with `-m slow` alone
 """
 
 import ast
@@ -21,14 +20,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK, SLOW = ("", "file", "exit status"), ("file", "slow")
+RUN = ("", "file", "exit status")
+"""The words above a block that is run, or written."""
 _FENCE = re.compile(
-    r"^(?:<!-- (?P<word>file|exit status|not run|slow): (?P<said>[^\n]*) -->\n+)?"
+    r"^(?:<!-- (?P<word>file|exit status|not run): (?P<said>[^\n]*) -->\n+)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -87,9 +86,9 @@ def run(page: Path, blocks: list[Block], folder: Path) -> list[str]:
     return json.loads(done.stdout.rpartition("\n")[2])
 
 
-def check(page: Path, folder: Path, words: Collection[str] = QUICK) -> None:
-    """Run the blocks of a page that have one of these words above them, and see what they say."""
-    blocks = [b for b in blocks_of(page) if b.word in words and is_runnable(b)]
+def check(page: Path, folder: Path) -> None:
+    """Run the blocks of a page, and see whether they say what it shows."""
+    blocks = [block for block in blocks_of(page) if is_run(block)]
     set_the_scene(folder)
     for block, output in zip(blocks, run(page, blocks, folder), strict=True):
         if block.shown is not None:
@@ -172,9 +171,10 @@ def is_as_shown(shown: str, output: str) -> bool:
     )
 
 
-def is_runnable(block: Block) -> bool:
-    """Whether it is code, or a file to write."""
-    return block.language in ("python", "sh") or block.word == "file"
+def is_run(block: Block) -> bool:
+    """Whether it is code that is run, or a file to write."""
+    is_code = block.language in ("python", "sh")
+    return block.word in RUN and (is_code or block.word == "file")
 
 
 if __name__ == "__main__" and len(sys.argv) == 1:
@@ -183,7 +183,7 @@ if __name__ == "__main__" and len(sys.argv) == 1:
     print(json.dumps(its_outputs), end="")
 elif __name__ == "__main__":
     this = Path(sys.argv[1]).resolve()
-    to_run = [block for block in blocks_of(this) if block.word in QUICK and is_runnable(block)]
+    to_run = [block for block in blocks_of(this) if is_run(block)]
     with tempfile.TemporaryDirectory() as scratch:
         set_the_scene(Path(scratch))
         for one, its_output in zip(to_run, run(this, to_run, Path(scratch)), strict=True):

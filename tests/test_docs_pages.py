@@ -1,4 +1,4 @@
-"""The how-to pages and the others: their blocks are run, and what they show is what comes."""
+"""The pages of documentation: their blocks are run, and what they show is what comes."""
 
 import re
 from pathlib import Path
@@ -10,28 +10,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), ROOT / "README.md"])
 
 
-def with_blocks(words):
-    """The pages that have such blocks to run; the tutorial is in tests/test_docs.py."""
-    return [
-        pytest.param(page, id=str(page.relative_to(ROOT)))
-        for page in PAGES
-        if page.stem != "tutorial"
-        and any(
-            block.word in words and block.word != "file" and pages.is_runnable(block)
-            for block in pages.blocks_of(page)
-        )
-    ]
-
-
-@pytest.mark.parametrize("page", with_blocks(pages.QUICK))
-def test_the_blocks_of_a_page_run_and_say_what_it_shows(page, tmp_path):
-    pages.check(page, tmp_path)
+WITH_CODE = [
+    pytest.param(page, id=str(page.relative_to(ROOT)))
+    for page in PAGES
+    if any(pages.is_run(block) and block.word != "file" for block in pages.blocks_of(page))
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", with_blocks(pages.SLOW))
-def test_the_blocks_that_take_long_run_too(page, tmp_path):
-    pages.check(page, tmp_path, pages.SLOW)
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_blocks_of_a_page_run_and_say_what_it_shows(page, tmp_path):
+    pages.check(page, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_a_squashed_gaussian_fails_in_the_naive_form_alone(tmp_path):
     assert failed.filter(pl.col("knobs.spread") > 20).height == 8
 
 
+@pytest.mark.slow
 def test_three_frameworks_train_and_fail_alike(tmp_path):
     runs = sweep("modules", tmp_path)
     assert runs["problem"].n_unique() == 3

@@ -48,6 +48,7 @@ def started(caches, out, enabled="true"):
     return told["told"], tables
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_that_is_kept_and_writes_the_same_bytes(tmp_path):
     (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
     caches = tmp_path / "caches"
