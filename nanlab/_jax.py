@@ -39,7 +39,8 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
     JAX computes anything; `nanlab.pinpoint` in a user's process never does.
 
     Args:
-        devices: CPU devices wanted; None for one a core.
+        devices: CPU devices wanted; None for one a core, or for those that there are where JAX has
+            already started.
         keep_programs: whether to; not in a process that is a person's own.
 
     Raises:
@@ -47,7 +48,11 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
     """
     jax.config.update("jax_enable_x64", True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", devices or cores or 1)
+    try:
+        jax.config.update("jax_num_cpu_devices", devices or cores or 1)
+    except RuntimeError:
+        if devices is not None:
+            raise
     set_already = getattr(jax.config, "jax_compilation_cache_dir", None)
     if keep_programs and set_already is None and (folder := programs_folder()):
         jax.config.update("jax_compilation_cache_dir", str(folder))

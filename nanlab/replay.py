@@ -6,7 +6,6 @@ state, the batch and the step function, to go on with.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,8 +77,7 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
     from nanlab._jax import configure_lab
 
     # A person's JAX has long begun, with its own number of devices: any number gives the same bits.
-    with contextlib.suppress(RuntimeError):
-        configure_lab(keep_programs=False)
+    configure_lab(keep_programs=False)
     worker, lanes, outcome = _run_again(plan, group, number)
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan
     name = str(plan.run_ids[number])

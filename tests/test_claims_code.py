@@ -33,6 +33,7 @@ def walked(problem, steps, **knobs):
     return states, told
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing_of_the_training():
     plain = make_training({"depth": 3, "batch_size": 64, "train_examples": 1000})
     knobs = {name: jnp.float64(PARAMETERS[name].default) for name in plain.knobs}
@@ -63,6 +64,7 @@ def test_biases_saturate_the_hidden_units_and_no_others():
     assert not jnp.array_equal(moved["Dense_3"]["kernel"], layers["Dense_3"]["kernel"])
 
 
+@pytest.mark.slow
 def test_the_gradient_is_told_as_a_multiple_of_the_first():
     states, told = walked(of("watched:watched")(told="gradient"), 3)
     plain = make_training({"depth": 3, "batch_size": 64, "train_examples": 1000})
@@ -85,6 +87,7 @@ MONITORED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MONITORED)
 def test_the_monitor_is_right_where_it_warned_before_the_nan(name):
     knobs, loss, comes, right = MONITORED[name]

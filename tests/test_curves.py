@@ -127,12 +127,14 @@ def test_what_is_shown_before_the_first_step_is_numpys(activation, runs, curves)
     assert got["update_ratio", "Dense_0/bias"] is None
 
 
+@pytest.mark.slow
 def test_looking_changes_no_run(folder, runs, tmp_path):
     plain = sweep(tmp_path, GRID)
     assert plain.equals(runs, null_equal=True)
     assert not (tmp_path / "out" / "curves.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_study_without_curves_is_run_again_for_them_and_then_only_read(tmp_path, capsys):
     text = GRID.replace("[5, 12]", "[2]").replace('["tanh", "relu"]', '["tanh"]')
     sweep(tmp_path, text + "curves = true\n")

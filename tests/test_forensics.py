@@ -85,7 +85,11 @@ def group_of():
     return get
 
 
-each_group = pytest.mark.parametrize(("loss", "activation"), GROUPS)
+QUICK = (("mse", "relu"), ("softmax_cross_entropy_naive", "tanh"))
+each_group = pytest.mark.parametrize(
+    ("loss", "activation"),
+    [pytest.param(*group, marks=[pytest.mark.slow] * (group not in QUICK)) for group in GROUPS],
+)
 
 
 @each_group

@@ -123,6 +123,7 @@ def test_a_lane_is_the_same_beside_a_nan(tiny, alone, lr):
         assert beside == alone[row]
 
 
+@pytest.mark.slow
 def test_the_lanes_of_a_wide_network_share_narrow_blocks_and_are_the_same_in_any_place():
     wide = TINY | {"width": 64, "optimizer": "sgd"}
     several, single = (LaneProgram(make_training(wide), jax.devices()[:n]) for n in (2, 1))

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from nanlab import machine
+from nanlab._jax import configure_lab
 
 GRID = """
 [run]
@@ -63,6 +65,16 @@ def test_a_second_start_compiles_nothing_that_is_kept_and_writes_the_same_bytes(
     off, without = started(tmp_path / "none", tmp_path / "three", enabled="false")
     assert hits not in off and without == tables
     assert not list(tmp_path.glob("none/nanlab/programs-*/*-cache"))
+
+
+def test_a_process_whose_jax_has_begun_keeps_its_devices(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5), raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    assert len(jax.devices()) == 2
+    configure_lab()
+    assert len(jax.devices()) == 2
+    with pytest.raises(RuntimeError, match="jax_num_cpu_devices"):
+        configure_lab(3)
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections import Counter
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -104,8 +105,13 @@ def is_general(entry):
     return entry in LOSSES and LOSSES[entry].targets == "any"
 
 
+@cache
 def combinations(precision):
     """As many trainings as the longest table has entries: (statics, options, their values)."""
+    return list(combined(precision))
+
+
+def combined(precision):
     used, offset = Counter(), list(PRECISIONS).index(precision)
     for number in range(max(map(len, PARTS.values()))):
         chosen = tables_of(number, offset, precision, used)
@@ -194,5 +200,5 @@ def test_a_training_of_data_that_are_nan_has_a_loss_that_is_nan():
     problem = make_training({**SIZES, "task": "wine", "nan_fraction": True})
     knobs = {name: jnp.float64(PARAMETERS[name].default) for name in problem.knobs}
     knobs["nan_fraction"] = jnp.float64(0.5)
-    state = problem.init(knobs, keys.run_key(0))
-    assert np.isnan(float(problem.step(state, knobs, keys.run_key(0))[1].loss))
+    state = jax.jit(problem.init)(knobs, keys.run_key(0))
+    assert np.isnan(float(jax.jit(problem.step)(state, knobs, keys.run_key(0))[1].loss))

@@ -95,7 +95,13 @@ def test_a_neuron_on_more_than_two_classes_is_refused_with_the_way_out():
         problem.init(knobs, jax.random.key(0))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] * (p in ("float64", "bfloat16")))
+        for p in PRECISIONS
+    ],
+)
 def test_a_training_lowers_the_loss(precision):
     statics = {"problem": "training", "precision": precision, "width": 8, "batch_size": "full"}
     worker = GroupWorker(statics, devices=jax.devices()[:1])
@@ -108,8 +114,8 @@ def test_a_training_lowers_the_loss(precision):
 def test_a_neuron_is_normalized_over_its_own_unit(norm):
     problem = make_training({"task": "breast_cancer", "model": "neuron", "norm": norm})
     knobs = {name: jnp.float64(PARAMETERS[name].default) for name in problem.knobs}
-    state = problem.init(knobs, jax.random.key(0))
-    after, metrics = problem.step(state, knobs, jax.random.key(1))
+    state = jax.jit(problem.init)(knobs, jax.random.key(0))
+    after, metrics = jax.jit(problem.step)(state, knobs, jax.random.key(1))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert np.isfinite(metrics.loss)
 

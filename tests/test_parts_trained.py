@@ -1,8 +1,10 @@
-"""Every entry of every table, trained for a few steps in float32."""
+"""Every entry of every table, trained for a few steps in each type of number."""
 
+import pytest
 from test_parts_combinations import check_training, trainings_in
 
 
-@trainings_in("float32")
+@pytest.mark.slow
+@trainings_in("float32", "float64", "bfloat16", "float16")
 def test_a_few_steps_of_training_stay_finite(statics, options):
     check_training(statics, options)

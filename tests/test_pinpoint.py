@@ -25,10 +25,13 @@ def verdict_on(name):
     return nanlab.pinpoint(FAULTS[name].function, *FAULTS[name].faulty)
 
 
-def table(wrong, names=FAULTS):
-    """The names of a table's rows; `wrong` are told wrongly, and why."""
+def table(wrong, names=FAULTS, every=1):
+    """The names of a table's rows; `wrong` are told wrongly, and why; quick is one of `every`."""
     marks = {n: [pytest.mark.xfail(strict=True, reason=why)] for n, why in wrong.items()}
-    rows = [pytest.param(name, marks=marks.get(name, [])) for name in names]
+    rows = [
+        pytest.param(name, marks=marks.get(name, []) + [pytest.mark.slow] * (i % every > 0))
+        for i, name in enumerate(names)
+    ]
     return pytest.mark.parametrize("name", rows)
 
 
@@ -125,7 +128,7 @@ def test_every_verdict_can_be_written_down(name):
     assert f"{Path(site.file).name}:{site.line}" in text
 
 
-@table({})
+@table({}, every=4)
 def test_a_program_too_large_to_keep_gets_the_same_verdict(name, monkeypatch):
     small = verdict_on(name)
     monkeypatch.setattr(keeper, "LIMIT_BYTES", -1)
@@ -133,7 +136,7 @@ def test_a_program_too_large_to_keep_gets_the_same_verdict(name, monkeypatch):
     agree(small, large)
 
 
-@table({}, names=PLANTED)
+@table({}, names=PLANTED, every=4)
 def test_a_planted_fault_is_told_the_same_small_and_large(name, monkeypatch):
     planted = PLANTED[name]
     small = nanlab.pinpoint(planted.function, *planted.faulty)

@@ -87,7 +87,10 @@ def leaves_of(*objects):
     return [np.asarray(leaf).copy() for leaf in jax.tree.leaves(nnx.state(objects))]
 
 
-@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "nnx.jit"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [pytest.param(False, id="plain", marks=pytest.mark.slow), pytest.param(True, id="nnx.jit")],
+)
 def test_nnx_objects_are_read_and_are_not_changed(wrapped):
     model = Net(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -163,6 +164,7 @@ def test_a_fault_in_a_program_made_by_chance_is_found(before, after, fault, wrap
     assert [*map(plain, jitted.chain)] == [*map(plain, verdict.chain)]
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(before=chains(differentiable, PLAIN, 3), fault=faults, wrap=differentiable, x=vectors)
 def test_a_fault_is_found_under_a_gradient(before, fault, wrap, x):
@@ -189,6 +191,7 @@ def test_a_program_made_by_chance_without_a_fault_is_silent(names, x):
         assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status="clean")
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(names=chains(differentiable, PLAIN, 4), x=vectors)
 def test_its_gradient_is_silent_too(names, x):

@@ -350,7 +350,8 @@ def mandelbrot(lr, curvature):
 
 
 @pytest.mark.parametrize(
-    "kind_of, fewer, same", [(line, 70, 1.0), (bent, 40, 1.0), (mandelbrot, 10, 0.999)]
+    "kind_of, fewer, same",
+    [(line, 70, 1.0), (bent, 40, 1.0), pytest.param(mandelbrot, 10, 0.999, marks=pytest.mark.slow)],
 )
 def test_the_cells_tell_the_full_grids_map_at_a_tenth_of_its_runs(kind_of, fewer, same):
     def word_of(point):

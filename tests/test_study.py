@@ -118,7 +118,12 @@ def die(monkeypatch, number, moment):
 
 @pytest.mark.parametrize(
     "number, moment",
-    [(number, when) for number in range(1, WRITES + 1) for when in ("before", "after")]
+    [
+        # Every third of them among the quick tests.
+        pytest.param(number, when, marks=[pytest.mark.slow] * (number % 3 != 1))
+        for number in range(1, WRITES + 1)
+        for when in ("before", "after")
+    ]
     + [(number, "removing") for number in (1, CHUNKS)],
 )
 def test_killed_at_any_write_the_same_command_ends_in_the_same_bytes(

@@ -163,9 +163,8 @@ lr = { logspace = [1e-3, 1e38], num = 520 }
 """
 
 
-@pytest.mark.parametrize(
-    "text", [QUADRATIC, pytest.param(TRAINING, marks=pytest.mark.slow)], ids=["numbers", "training"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [QUADRATIC, TRAINING], ids=["numbers", "training"])
 def test_lanes_over_eight_devices_of_one_process_make_the_bytes_of_two(text):
     eight = sweep(write(text), "--out", "eight", "--set", "exec.devices=8")
     assert eight.returncode == 0, eight.stderr
@@ -290,7 +289,9 @@ def test_results_that_cannot_be_written_there_are_a_sentence_and_2(out, capsys):
     "flushes, reused",
     [
         pytest.param(2, None, marks=pytest.mark.slow, id="before the first chunk is in its place"),
-        pytest.param(4, 200, id="when two chunks of three are in their places"),
+        pytest.param(
+            4, 200, marks=pytest.mark.slow, id="when two chunks of three are in their places"
+        ),
         pytest.param(6, 300, marks=pytest.mark.slow, id="when the tables are half written"),
         pytest.param(9, 300, marks=pytest.mark.slow, id="before the manifest is in its place"),
     ],

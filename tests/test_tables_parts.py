@@ -83,6 +83,7 @@ witnesses = 1
 """
 
 
+@pytest.mark.slow
 def test_a_study_whose_tables_are_made_in_parts_has_the_same_bytes(own_folder, monkeypatch):
     Path("grid.toml").write_text(GRID, encoding="utf-8")
     assert main(["grid.toml", "--out", "whole", "--no-report"]) == DONE
