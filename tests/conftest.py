@@ -25,6 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from nanlab._jax import configure_lab
 
         configure_lab(devices=2)
+        import jax
+
+        # JAX starts here, so that no test that asks for a device a core gets another number.
+        jax.devices()
 
 
 _connect = socket.socket.connect

@@ -121,6 +121,7 @@ def test_an_own_network_equal_to_the_mlp_trains_to_the_same_losses():
     np.testing.assert_allclose(theirs["final_loss"], ours["final_loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_statistics_dropout_and_the_natural_shape_are_handed_to_an_own_network():
     assert sweep('model = "mine.py:Picture"', 'precision = ["float32", "float16"]') == DONE
     assert runs().filter(pl.col("precision") == "float32")["outcome"].to_list() == ["trained"]
@@ -208,6 +209,7 @@ def test_what_is_wrong_with_an_own_part_is_told_before_anything_runs(name, capsy
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_replay_says_that_an_own_network_is_gone(capsys):
     assert sweep('model = "mine.py:Plain"', "init_scale = [1e30]") == DONE
     (run_id,) = runs()["run_id"]

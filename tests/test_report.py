@@ -447,3 +447,17 @@ def test_looking_for_help_does_not_import_jax_or_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == 0
+
+
+def test_the_committed_report_is_what_its_tables_say(repository, tmp_path):
+    committed, again = repository / "results/quickstart", tmp_path / "quickstart"
+    again.mkdir()
+    for name in ("manifest.json", "grid.resolved.toml", "runs.parquet", "blames.csv", "runs.csv"):
+        shutil.copy(committed / name, again)
+    assert main([str(again)]) == DONE
+    # Pictures' bytes are those of one version of Matplotlib.
+    said = [*committed.glob("*.md"), *committed.glob("tables/*"), committed / "CITATION.cff"]
+    assert len(said) > 10
+    for path in said:
+        name = path.relative_to(committed)
+        assert (again / name).read_text("utf-8") == path.read_text("utf-8"), name

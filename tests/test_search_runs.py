@@ -291,6 +291,7 @@ def plane(num):
             "--set", f"axes.knobs.lr_output={axis}"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_fractals_map_is_that_of_the_full_grid(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     file = "examples/fractal.toml"

@@ -20,6 +20,7 @@ lr = { logspace = [0.1, 1e38], num = 9 }
 """
 
 
+@pytest.mark.slow
 def test_every_width_takes_every_lane_through_every_step(monkeypatch):
     problem = problem_of({"problem": "quadratic"})
     took, run = [], LaneProgram.run
