@@ -5,7 +5,6 @@ Two lines of JAX are supported: 0.10 (Python 3.11) and 0.12 (Python 3.12 and lat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,7 +19,7 @@ from jax._src.lax.lax import (
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from nanlab.machine import PROGRAMS_BYTES, programs_folder
+from nanlab.machine import PROGRAMS_BYTES, cores, programs_folder
 
 Aval = Any
 Value = Any
@@ -47,9 +46,8 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
         RuntimeError: JAX has already started with another number of CPU devices.
     """
     jax.config.update("jax_enable_x64", True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        jax.config.update("jax_num_cpu_devices", devices or cores or 1)
+        jax.config.update("jax_num_cpu_devices", devices or cores())
     except RuntimeError:
         if devices is not None:
             raise

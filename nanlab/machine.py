@@ -36,6 +36,12 @@ def processor() -> str:
     return ", ".join(part for part in parts if part)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
+
+
 def programs_folder() -> Path | None:
     """The folder of this user's compiled programs, made if need be; None if there can be none.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.block import block_bytes, block_of
-from nanlab.machine import processor
+from nanlab.machine import cores, processor
 
 _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
@@ -34,6 +34,7 @@ def environment(devices: list[Device]) -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "devices": len(devices),
+        "threads": threads(device),
         "block": block_of(device),
         "block_bytes": block_bytes(device),
         "x64": bool(jax.config.read("jax_enable_x64")),
@@ -43,9 +44,19 @@ def environment(devices: list[Device]) -> dict[str, Any]:
     }
 
 
+IRRELEVANT = ("devices", "threads", "polars")
+"""What hardly a run's bits depend on: of all the ledger's studies one group of one (a CNN whose
+gradient is clipped by its norm) rounds otherwise with one thread than with two."""
+
+
+def threads(device: Device) -> int | None:
+    """How many threads XLA splits a CPU's programs for, the larger of cores and devices."""
+    return max(cores(), jax.local_device_count()) if device.platform == "cpu" else None
+
+
 def fingerprint(environment: dict[str, Any]) -> str:
-    """A hash of what a run's bits may depend on; the number of devices is not among it."""
-    relevant = {k: v for k, v in environment.items() if k not in ("devices", "polars")}
+    """A hash of what a run's bits may depend on, but for what is IRRELEVANT."""
+    relevant = {k: v for k, v in environment.items() if k not in IRRELEVANT}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 

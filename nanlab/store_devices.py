@@ -13,16 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanlab.provenance import fingerprint
+from nanlab.provenance import IRRELEVANT, fingerprint
 from nanlab.tables import partial_of, write_atomically
 
 Environment = Mapping[str, Any]
 
 KIND = ("platform", "device_kind", "processor", "system", "block", "flushes_subnormals")
 """What may differ between the devices of a study that is allowed to have several kinds."""
-
-IRRELEVANT = ("devices", "polars")
-"""What a run's bits do not depend on; `provenance.fingerprint` leaves it out too."""
 
 FIRST = "devices.json"
 

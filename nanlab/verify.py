@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DONE, WRONG, DIFFERS = 0, 2, 3
 BITS_DEPEND_ON = (
     "jax", "jaxlib", "flax", "optax", "numpy", "system", "processor", "platform", "device_kind",
-    "block", "block_bytes", "x64", "flushes_subnormals", "xla_flags", "own_code_sha256",
+    "threads", "block", "block_bytes", "x64", "flushes_subnormals", "xla_flags", "own_code_sha256",
 )  # fmt: skip
 """What must be the same for a run's bits to be: entries of a manifest's environment."""
 SHOWN = 5
@@ -129,7 +129,8 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     from nanlab.compare import compare
 
     found = compare(asked, now, on=["run_id"])
-    made = manifest["environment"]
+    # Manifests without it are of studies that had a thread for each of their devices.
+    made = {"threads": manifest["environment"].get("devices"), **manifest["environment"]}
     elsewhere = [
         f"{k} {made.get(k)} -> {environment.get(k)}"
         for k in BITS_DEPEND_ON
