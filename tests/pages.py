@@ -156,14 +156,15 @@ _NUMBER = r"-?\d+\.\d{3,}(?:e[-+]\d+)?"
 
 
 def is_as_shown(shown: str, output: str) -> bool:
-    """Whether an output is what the page shows, in which ... stands for anything.
+    """Whether an output is what the page shows, in which ... stands for anything, or for nothing.
 
     Numbers with three decimals or more may differ by a hundredth: another machine rounds
     differently.
     """
     wanted, made = (" ".join(text.split()) for text in (shown, output))
     numbers = re.findall(_NUMBER, wanted)
-    pattern = re.escape(re.sub(_NUMBER, "NUMBER", wanted)).replace(r"\.\.\.", ".*?")
+    pattern = re.escape(re.sub(_NUMBER, "NUMBER", wanted))
+    pattern = pattern.replace(r"\ \.\.\.\ ", r"\ (?:.*?\ )?").replace(r"\.\.\.", ".*?")
     found = re.fullmatch(pattern.replace("NUMBER", f"({_NUMBER})"), made)
     return found is not None and all(
         math.isclose(float(a), float(b), rel_tol=0.01)

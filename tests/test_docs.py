@@ -72,6 +72,8 @@ def test_every_fence_of_a_page_is_seen_and_of_a_known_language():
         ("a\nb", "a\nb\n", True),
         ("a  b", "a    b\n", True),
         ("a\n...\nd", "a\nb\nc\nd\n", True),
+        ("a\n...\nd", "a\nd\n", True),
+        ("a\n...\nd", "a\nb\nc\n", False),
         ("a\n...", "b\na\n", False),
         ("a", "a\nb\n", False),
         ("loss 1.2345", "loss 1.2346\n", True),
