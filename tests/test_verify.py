@@ -84,6 +84,16 @@ def test_a_study_reproduces_to_the_bit_where_it_was_made(study, capsys):
     assert told.strip().endswith("it reproduces")
 
 
+def test_studies_of_other_numbers_of_devices_are_run_again_in_one_process(study, capsys):
+    other = Path(shutil.copytree(study, study.parent / "other"))
+    grid = (other / "grid.resolved.toml").read_text("utf-8")
+    assert "[exec]\n" in grid
+    grid = grid.replace("[exec]\n", "[exec]\ndevices = 1\n")
+    (other / "grid.resolved.toml").write_text(grid, encoding="utf-8")
+    assert verify.main([str(study), str(other), "--sample", "2"]) == verify.DONE
+    assert capsys.readouterr().out.count("it reproduces") == 2
+
+
 def test_a_sample_is_the_same_runs_each_time_and_has_failing_ones(study, capsys):
     runs = pl.read_parquet(study / "runs.parquet")
     plan = make_plan(verify._study_of(study)[0])
