@@ -94,13 +94,17 @@ def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
     if arguments.all:
         return list(entries)
     by_id = {entry.claim.id: entry for entry in entries}
-    unknown = [name for name in arguments.claims if name not in by_id]
+    # Its file's and its study's name, E08, is taken for E8.
+    names = [name[:1].upper() + name[1:].lstrip("0") for name in arguments.claims]
+    unknown = [
+        asked for asked, name in zip(arguments.claims, names, strict=True) if name not in by_id
+    ]
     if unknown:
         known = ", ".join(by_id) or "no claim's file, such as A01.toml"
         told = [Complaint(key=name, sentence="is no claim of the ledger") for name in unknown]
         told.append(Complaint(sentence=f"it has {known}"))
         raise GridError(str(arguments.sweeps), told)
-    return [by_id[name] for name in dict.fromkeys(arguments.claims)]
+    return [by_id[name] for name in dict.fromkeys(names)]
 
 
 def _studies(entries: Sequence[Entry]) -> list[str]:

@@ -45,8 +45,8 @@ def environment(devices: list[Device]) -> dict[str, Any]:
 
 
 IRRELEVANT = ("devices", "threads", "polars")
-"""What hardly a run's bits depend on: of all the ledger's studies one group of one (a CNN whose
-gradient is clipped by its norm) rounds otherwise with one thread than with two."""
+"""What a run's bits hardly depend on. With one thread in place of two the large operations of a few
+programs round otherwise (full batches of 1,000, one CNN): the groups of two of 28 studies."""
 
 
 def threads(device: Device) -> int | None:

@@ -29,7 +29,7 @@ NOT_RUN = {
         "starts a Ray cluster, which has tests of its own",
         "starts a Ray cluster, which has tests of its own",
         "RUN_ID stands for a run of yours",
-        "it takes hours",
+        "it takes an hour",
         "tests/test_docs.py builds it into a folder of its own",
     ],
     "docs/how-to/many-machines.md": [
@@ -38,7 +38,7 @@ NOT_RUN = {
         "starts a Ray cluster, which has tests of its own",
     ],
     "docs/how-to/replay-a-run.md": ["it computes again what the blocks above have computed"],
-    "docs/ledger.md": ["it takes hours"],
+    "docs/ledger.md": ["it takes an hour"],
 }
 """Why a block is not run, by page: none is left out that is not told here."""
 

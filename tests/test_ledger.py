@@ -482,3 +482,9 @@ def _is_supported(claim, strata, rng):
         if rules.answer(claim, found, found.p) != rules.HOLDS:
             return False
     return True
+
+
+@pytest.mark.parametrize("name", ["A1", "A01", "a1"])
+def test_a_claim_may_be_called_as_its_study_is(name, capsys):
+    assert claims.main([name, "--dry-run", "--sweeps", str(ROOT / "sweeps/claims")]) == claims.DONE
+    assert capsys.readouterr().out.startswith("A01 ")
