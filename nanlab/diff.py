@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DONE, WRONG = 0, 2
 SHOWN = 12
 """How many kinds of change are printed."""
-OF_THE_MACHINE = ("devices", "threads", "polars", "code_sha256", "own_code_sha256")
+OF_THE_MACHINE = ("devices", "polars", "code_sha256", "own_code_sha256")
 """Entries of the environment that are not told: no run depends on them, or they are hashes."""
 
 

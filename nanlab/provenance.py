@@ -44,18 +44,21 @@ def environment(devices: list[Device]) -> dict[str, Any]:
     }
 
 
-IRRELEVANT = ("devices", "threads", "polars")
-"""What a run's bits hardly depend on. With one thread in place of two the large operations of a few
-programs round otherwise (full batches of 1,000, one CNN): the groups of two of 28 studies."""
+IRRELEVANT = ("devices", "polars")
+"""What a run's bits do not depend on."""
 
 
 def threads(device: Device) -> int | None:
-    """How many threads XLA splits a CPU's programs for, the larger of cores and devices."""
+    """How many threads XLA splits a CPU's programs for, the larger of cores and devices.
+
+    Large operations are split, and then round otherwise: with one thread in place of two those of
+    full batches of 1,000, and of a CNN clipped by its norm (two of 28 studies of the ledger).
+    """
     return max(cores(), jax.local_device_count()) if device.platform == "cpu" else None
 
 
 def fingerprint(environment: dict[str, Any]) -> str:
-    """A hash of what a run's bits may depend on, but for what is IRRELEVANT."""
+    """A hash of what a run's bits may depend on."""
     relevant = {k: v for k, v in environment.items() if k not in IRRELEVANT}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -76,7 +76,7 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
     group = next(group for group in plan.groups if number in group.runs)
     from nanlab._jax import configure_lab
 
-    # A person's JAX has long begun, with its own number of devices: any number gives the same bits.
+    # A person's JAX has long begun, and keeps its own number of devices.
     configure_lab(keep_programs=False)
     worker, lanes, outcome = _run_again(plan, group, number)
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan

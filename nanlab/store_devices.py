@@ -18,7 +18,10 @@ from nanlab.tables import partial_of, write_atomically
 
 Environment = Mapping[str, Any]
 
-KIND = ("platform", "device_kind", "processor", "system", "block", "flushes_subnormals")
+KIND = (
+    "platform", "device_kind", "processor", "threads", "system", "block", "block_bytes",
+    "flushes_subnormals",
+)  # fmt: skip
 """What may differ between the devices of a study that is allowed to have several kinds."""
 
 FIRST = "devices.json"
@@ -29,9 +32,10 @@ class DevicesError(Exception):
 
 
 def device_name(environment: Environment) -> str:
-    """What a person calls the kind of device: its processor's or its accelerator's name."""
-    is_cpu = environment["platform"] == "cpu"
-    return str(environment["processor"] if is_cpu else environment["device_kind"])
+    """What a person calls the kind of device: its accelerator's name, or processor and threads."""
+    if environment["platform"] != "cpu":
+        return str(environment["device_kind"])
+    return f"{environment['processor']} ({environment.get('threads')} threads)"
 
 
 def is_same_software(one: Environment, other: Environment) -> bool:

@@ -222,12 +222,12 @@ def test_workers_of_another_kind_are_refused_unless_they_are_allowed(
     there = cluster_task.environment_there
     monkeypatch.setattr(cluster, "environment_there", lambda j: there(j) | {"processor": "Abacus"})
     assert sweep() == WRONG
-    assert "this study is computed on Abacus, and this machine has" in capsys.readouterr().err
+    assert "this study is computed on Abacus (" in capsys.readouterr().err
     assert not Path("x/runs.parquet").exists()
     assert sweep("--set", "exec.mixed_devices=true") == DONE
     runs = pl.read_parquet("x/runs.parquet")
     (device,) = set(runs["device"])
-    assert device not in (None, "Abacus")
+    assert device is not None and not device.startswith("Abacus")
     assert runs.drop("device").write_csv() == undisturbed["runs.csv"].decode()
 
 

@@ -278,7 +278,9 @@ def computed_with(monkeypatch):
     real = chunks_bench.environment
 
     def changed(**said):
-        monkeypatch.setattr(chunks_bench, "environment", lambda devices: real(devices) | said)
+        monkeypatch.setattr(
+            chunks_bench, "environment", lambda devices: real(devices) | {"threads": 2} | said
+        )
 
     return changed
 
@@ -289,10 +291,13 @@ def test_another_kind_of_device_is_refused_and_the_first_one_goes_on(computed_wi
     before = chunk_bytes()
     computed_with(processor="Abacus 2")
     assert work("1/2") == WRONG
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "x: this study is computed on Abacus 1, and this machine has Abacus 2, which may round "
-        "differently; exec.mixed_devices = true allows both, and the table of runs then says "
-        "which run was computed on which"
+    told = capsys.readouterr().err.splitlines()[-1]
+    computed_with(processor="Abacus 1", threads=8)
+    assert work("1/2") == WRONG and "has Abacus 1 (8 threads)" in capsys.readouterr().err
+    assert told == (
+        "x: this study is computed on Abacus 1 (2 threads), and this machine has Abacus 2 "
+        "(2 threads), which may round differently; exec.mixed_devices = true allows both, and the "
+        "table of runs then says which run was computed on which"
     )
     assert chunk_bytes() == before
     computed_with(processor="Abacus 1")
@@ -308,10 +313,10 @@ def test_kinds_of_devices_that_are_allowed_are_recorded_row_by_row(
 ):
     computed_with(processor="Abacus 1")
     assert (sweep(text=MIXED), work("0/2")) == (DONE, DONE)
-    computed_with(platform="gpu", device_kind="Slide Rule")
+    computed_with(platform="gpu", device_kind="Slide Rule", threads=None, block_bytes=None)
     assert (work("1/2"), sweep(text=MIXED)) == (DONE, DONE)
     runs = pl.read_parquet("x/runs.parquet")
-    kinds = ["Abacus 1"] * 20 + ["Slide Rule"] * 20
+    kinds = ["Abacus 1 (2 threads)"] * 20 + ["Slide Rule"] * 20
     assert runs["device"].to_list() == kinds * 3
     # Both are this processor, so all else is as one process makes it.
     expected = pl.read_parquet(undisturbed / "runs.parquet")
@@ -329,7 +334,7 @@ def test_kinds_of_devices_that_are_allowed_are_recorded_row_by_row(
     assert (sweep(text=longer), work("0/1"), sweep(text=longer)) == (DONE, DONE, DONE)
     assert "120 of 121 runs are there already" in capsys.readouterr().err
     again = pl.read_parquet("x/runs.parquet")
-    assert again["device"].to_list() == [*kinds * 3, "Abacus 1"]
+    assert again["device"].to_list() == [*kinds * 3, "Abacus 1 (2 threads)"]
 
 
 def test_rows_of_another_kind_are_not_taken_once_they_are_no_longer_allowed(computed_with, capsys):

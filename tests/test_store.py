@@ -254,7 +254,7 @@ def test_polars_own_refusal_to_write_is_a_sentence_too(own_folder):
 def test_the_fingerprint_is_of_all_that_a_runs_bits_depend_on_and_of_nothing_else():
     here = {"jax": "0.10.2", "block": 64, "code_sha256": "ab", "devices": 2, "polars": "2.1.0"}
     same = [{"devices": 1}, {"polars": "3.0.0"}, {"devices": 8, "polars": "9"}]
-    other = [{"jax": "0.12.0"}, {"block": 128}, {"code_sha256": "ac"}, {"x64": False}]
+    other = [{"jax": "0.12.0"}, {"block": 128}, {"code_sha256": "ac"}, {"threads": 2}]
     assert {fingerprint(here | change) for change in same} == {fingerprint(here)}
     assert len({fingerprint(here | change) for change in other} | {fingerprint(here)}) == 5
     assert fingerprint(dict(reversed(here.items()))) == fingerprint(here)
