@@ -262,7 +262,7 @@ def machine() -> str:
     return (
         f"{os.cpu_count()} cores ({platform.machine()}), {jax.device_count()} {device.platform} "
         f"devices ({device.device_kind}), JAX {jax.__version__}, Python "
-        f"{platform.python_version()}, block {block_of(device)}"
+        f"{platform.python_version()}, blocks of up to {block_of(device)}"
     )
 
 

@@ -18,7 +18,18 @@ from nanlab.curves import Observed, is_log_step, log_steps
 from nanlab.faults import Endings
 from nanlab.forensics import Forensics, Replay
 from nanlab.lanes import NEVER, LaneProgram, Lanes, Trace
-from nanlab.launches import Frozen, fresh, joined, on_host, slots, spread, subset, taken
+from nanlab.launches import (
+    Frozen,
+    fresh,
+    joined,
+    on_host,
+    packed,
+    packing_steps,
+    slots,
+    spread,
+    subset,
+    taken,
+)
 from nanlab.problem import State
 from nanlab.problems import problem_of
 
@@ -97,14 +108,7 @@ class GroupWorker:
             lanes: what is asked of each run, on the host, at most as many as a launch holds.
             curves: whether to look at the runs at log-spaced steps and before their faults.
         """
-        places = self._slots(len(lanes.seed))
-        placed = spread(lanes, places, self.lanes)
-        trace, observed = self.program.start(placed), list[Observed]()
-        for step in log_steps(np.asarray(lanes.steps)) if curves else ():
-            until = placed._replace(steps=np.minimum(placed.steps, step))
-            trace = self.program.run(trace, until, stop_at=INF)
-            observed += self._observed(trace, lanes, placed, places, step)
-        trace = self.program.run(trace, placed, stop_at=INF)
+        trace, places, observed = self._to_the_end(lanes, curves=curves)
         first = on_host(trace, places)
         failed = np.flatnonzero(first.stop_step != NEVER)
         at_fault = Frozen(
@@ -124,6 +128,30 @@ class GroupWorker:
             at_nan=joined(subset(at_fault, is_nan), at_nan),
             observed=(*observed, *(self._before_faults(lanes, at_fault) if curves else ())),
         )
+
+    def _to_the_end(
+        self, lanes: Lanes, *, curves: bool
+    ) -> tuple[Trace, np.ndarray, list[Observed]]:
+        """Run all lanes to their ends or faults; on the way, those that go on are packed.
+
+        Returns:
+            Their trace, the place in it of each run, and what they showed on the way.
+        """
+        places = self._slots(len(lanes.seed))
+        placed = spread(lanes, places, self.lanes)
+        trace, observed = self.program.start(placed), list[Observed]()
+        steps = np.asarray(lanes.steps)
+        for step in log_steps(steps) if curves else packing_steps(steps):
+            until = placed._replace(steps=np.minimum(placed.steps, step))
+            trace = self.program.run(trace, until, stop_at=INF)
+            if curves:
+                observed += self._observed(trace, lanes, placed, places, step)
+            live = (np.asarray(trace.stop_step)[places] == NEVER) & (steps > step)
+            moved = packed(places, live, **self._launch)
+            if moved is not None:
+                trace = spread(taken(trace, places), moved, self.lanes)
+                places, placed = moved, spread(lanes, moved, self.lanes)
+        return self.program.run(trace, placed, stop_at=INF), places, observed
 
     def _observed(
         self, trace: Trace, lanes: Lanes, placed: Lanes, places: np.ndarray, step: int
@@ -175,7 +203,13 @@ class GroupWorker:
         return taken(trace.state, places), loss
 
     def _slots(self, count: int) -> np.ndarray:
-        return slots(count, block=self.program.block, devices=len(self._devices), lanes=self.lanes)
+        return slots(count, **self._launch)
+
+    @property
+    def _launch(self) -> dict[str, int]:
+        """The layout of a launch."""
+        devices = len(self._devices)
+        return {"block": self.program.block, "devices": devices, "lanes": self.lanes}
 
     def _follow(
         self, lanes: Lanes, first: Trace, at_fault: Frozen, rows: np.ndarray
