@@ -141,7 +141,7 @@ class GroupWorker:
         placed = spread(lanes, places, self.lanes)
         trace, observed = self.program.start(placed), list[Observed]()
         steps = np.asarray(lanes.steps)
-        for step in log_steps(steps) if curves else packing_steps(steps):
+        for step in log_steps(steps) if curves else self._packing_steps(steps):
             until = placed._replace(steps=np.minimum(placed.steps, step))
             trace = self.program.run(trace, until, stop_at=INF)
             if curves:
@@ -152,6 +152,10 @@ class GroupWorker:
                 trace = spread(taken(trace, places), moved, self.lanes)
                 places, placed = moved, spread(lanes, moved, self.lanes)
         return self.program.run(trace, placed, stop_at=INF), places, observed
+
+    def _packing_steps(self, steps: np.ndarray) -> list[int]:
+        one_block_each = self.lanes == self.program.block * len(self._devices)
+        return [] if one_block_each else packing_steps(steps)
 
     def _observed(
         self, trace: Trace, lanes: Lanes, placed: Lanes, places: np.ndarray, step: int

@@ -14,6 +14,14 @@ from nanlab.lanes import NEVER, Lanes, Trace
 from nanlab.plan import Plan
 from nanlab.problem import Problem, State
 
+PACKED_AFTER = (8, 2)
+"""Lanes are packed after this part of the longest run's steps: an eighth, and half. Told from the
+steps that this project's studies fail at, that saves a tenth of the steps of blocks of 64 lanes
+(up to 0.3); four times save a hundredth more (benchmarks/README.md)."""
+
+FEWEST_STEPS = 32
+"""Shorter runs are not worth a further launch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
@@ -36,15 +44,6 @@ def slots(count: int, *, block: int, devices: int, lanes: int) -> np.ndarray:
     number, offset = lane // block, lane % block
     per_device = lanes // devices
     return (number % devices) * per_device + (number // devices) * block + offset
-
-
-PACKED_AFTER = (8, 2)
-"""Lanes are packed after this part of the longest run's steps: an eighth, and half. Told from the
-steps that this project's studies fail at, that saves a tenth of the steps of blocks of 64 lanes
-(up to 0.3), and four times a hundredth more (benchmarks/README.md)."""
-
-FEWEST_STEPS = 32
-"""A launch costs about a millisecond: shorter runs are not worth a further one."""
 
 
 def packing_steps(steps: np.ndarray) -> list[int]:

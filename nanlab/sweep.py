@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.grid import Grid, GridError, load_grid, split_arguments
 from nanlab.interruptible import STOPPED, run_interruptibly
-from nanlab.plan import Plan, chunks, make_plan
 
 if TYPE_CHECKING:
     from nanlab._jax import Device
+    from nanlab.grid import Grid, GridError
+    from nanlab.plan import Plan
 
 DONE, CRASHED, WRONG = 0, 1, 2
 
@@ -66,10 +66,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(given):
+        _parsed(["--help"])  # nobody waits for a grid's modules to read how the command is called
+    from nanlab.grid import GridError, load_grid, split_arguments
+    from nanlab.plan import make_plan
+
     rest, overrides = split_arguments(given)
-    arguments = tyro.cli(
-        Arguments, prog="python -m nanlab.sweep", args=rest, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    arguments = _parsed(rest)
     try:
         grid = load_grid(arguments.grid, overrides=overrides, sets=arguments.set)
         plan = make_plan(grid)
@@ -89,8 +92,15 @@ def _main(argv: list[str] | None) -> int:
     return _run(grid, plan, devices, arguments, given)
 
 
+def _parsed(rest: list[str]) -> Arguments:
+    return tyro.cli(
+        Arguments, prog="python -m nanlab.sweep", args=rest, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+
+
 def _own_error(grid: Grid, plan: Plan) -> GridError | None:
     """What is wrong with a person's own code, tried before anything runs."""
+    from nanlab.grid import GridError
     from nanlab.own import OwnCodeError
     from nanlab.problems import check_own_groups
 
@@ -134,6 +144,7 @@ def _range(numbers: Iterable[int]) -> str:
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     from nanlab.block import block_for, block_of
     from nanlab.memory import available_bytes, in_words, launch_need
+    from nanlab.plan import chunks
     from nanlab.problems import problem_of
     from nanlab.search import bounds
 
@@ -167,6 +178,7 @@ def _run(
     grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
 ) -> int:
     from nanlab.cluster import ClusterError
+    from nanlab.grid import GridError
     from nanlab.shards import Unfinished
     from nanlab.store import FolderError, StoreError
     from nanlab.store_devices import DevicesError

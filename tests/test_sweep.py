@@ -360,7 +360,7 @@ def test_ctrl_c_before_anything_has_begun_is_a_sentence_too(monkeypatch, capsys)
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nanlab.sweep.load_grid", interrupted)
+    monkeypatch.setattr("nanlab.grid.load_grid", interrupted)
     assert main([write(GRID)]) == STOPPED
     assert capsys.readouterr().err == "\nstopped; the same command goes on from there\n"
 
