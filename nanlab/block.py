@@ -1,18 +1,20 @@
 """(problem, device) -> the block's width: how many lanes one vmap takes.
 
 A lane's bits depend on its block's width and on nothing else of the launch, so the width follows
-from the shapes of the problem's state and the kind of accelerator alone: it is the same on every
-machine, in a replay, and for any number of runs.
+from the shapes of the problem's state and step and the kind of accelerator alone: it is the same
+on every machine, in a replay, and for any number of runs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from nanlab import _jax
 from nanlab._jax import Device
 from nanlab.keys import init_key
 from nanlab.problem import Problem, State
@@ -22,10 +24,11 @@ BLOCK = {"cpu": 64, "gpu": 1024, "tpu": 1024}
 those of GPU and TPU are not yet."""
 
 NARROWEST, CACHE_BYTES = 8, 512 * 1024
-"""On a CPU the states of a block fit a core's second cache, as far as 8 lanes do. Measured with
-networks of 3 layers on a core with 512 KiB (benchmarks/README.md): 64 lanes are the fastest, or no
-slower, at 16 and 32 units a layer; 8 and 16 lanes take 0.79 of the time of 64 at 64 units, and 8
-take 0.69 at 128."""
+"""On a CPU what a block's lanes work on fits a core's second cache, as far as 8 lanes do: their
+states, and the largest array of their step. Measured on a core with 512 KiB
+(benchmarks/README.md): 64 lanes are the fastest, or no slower, of MLPs of 16 and 32 units a layer;
+8 lanes take 0.79 of the time of 64 at 64 units, and 0.69 at 128; 0.7 where 272 examples go through
+16 units, 0.5 of a CNN."""
 
 
 def block_of(device: Device) -> int:
@@ -34,7 +37,7 @@ def block_of(device: Device) -> int:
 
 
 def block_bytes(device: Device) -> int | None:
-    """Into how many bytes the states of a block should fit; None where no width follows from it."""
+    """What a block's states, and each array of its step, should fit; None: no width follows."""
     return CACHE_BYTES if device.platform == "cpu" else None
 
 
@@ -43,7 +46,7 @@ def block_for(problem: Problem, device: Device) -> int:
     widest, room = block_of(device), block_bytes(device)
     if room is None:
         return widest
-    fit = room // max(1, state_bytes(problem))
+    fit = room // max(1, state_bytes(problem), *map(array_bytes, step_arrays(problem)[0]))
     return min(widest, max(NARROWEST, 1 << max(0, fit.bit_length() - 1)))
 
 
@@ -51,6 +54,13 @@ def state_shape(problem: Problem) -> State:
     """The shapes and types of one lane's state; nothing is computed."""
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
     return jax.eval_shape(problem.init, knobs, key_shape())
+
+
+def step_arrays(problem: Problem) -> tuple[list[Any], Sequence[Any]]:
+    """What one lane's step computes, as shapes and types, and the constants that it reads."""
+    knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
+    jaxpr, constants, _ = _jax.trace(problem.step, state_shape(problem), knobs, key_shape())
+    return [v.aval for eqn in jaxpr.eqns for v in eqn.outvars], constants
 
 
 def key_shape() -> Any:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
-from nanlab import _jax
 from nanlab._jax import Device
-from nanlab.block import array_bytes, key_shape, state_bytes, state_shape
+from nanlab.block import array_bytes, state_bytes, step_arrays
 from nanlab.problem import Problem
 
 COPIES = 3
@@ -63,10 +59,8 @@ def launch_need(problem: Problem, *, at_once: int) -> Need:
         problem: what runs.
         at_once: lanes that run at once: a block on each device.
     """
-    knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
-    jaxpr, constants, _ = _jax.trace(problem.step, state_shape(problem), knobs, key_shape())
-    step = sum(array_bytes(v.aval) for eqn in jaxpr.eqns for v in eqn.outvars)
-    data = sum(array_bytes(constant) for constant in constants)
+    arrays, constants = step_arrays(problem)
+    step, data = (sum(map(array_bytes, each)) for each in (arrays, constants))
     return Need(max(1, COPIES * state_bytes(problem)), step * at_once + data)
 
 

@@ -145,6 +145,13 @@ def test_a_blocks_width_follows_from_the_states_size(width, optimizer, block):
     assert block_for(problem, jax.devices()[0]) == block
 
 
+@pytest.mark.parametrize(("batch", "block"), [(16, 64), (128, 16), ("full", 8)])
+def test_a_blocks_width_follows_from_the_steps_arrays_too(batch, block):
+    # The batch is the largest: 64 inputs of 4 bytes for each example.
+    problem = make_training(TINY | {"optimizer": "sgd", "batch_size": batch})
+    assert block_for(problem, jax.devices()[0]) == block
+
+
 def test_a_lane_is_the_same_on_one_device(lanes, alone):
     program = LaneProgram(make_training(TINY), jax.devices()[:1])
     assert len(jax.devices()) == 2
