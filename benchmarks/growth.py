@@ -57,7 +57,7 @@ witnesses = 0
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "elu", "leaky_relu", "softplus", "silu")
 SIZES = {
     "runs": (1_000, 10_000, 100_000, 1_000_000),
-    "steps": (1_000, 10_000, 100_000),
+    "steps": (1_000, 10_000, 100_000, 1_000_000),
     "width": (16, 32, 64, 128, 256),
     "groups": (1, 2, 4, 8),
 }
@@ -132,15 +132,20 @@ def slopes(found: dict[int, Measured]) -> list[str]:
 
 def draw(path: Path, measured: dict[str, dict[int, Measured]]) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, NullFormatter
 
-    figure = Figure(figsize=(2.4 * len(measured), 4), layout="constrained")
-    axes = figure.subplots(2, len(measured), squeeze=False, sharex="col")
+    figure = Figure(figsize=(2.8 * len(measured), 4), layout="constrained")
+    axes = figure.subplots(2, len(measured), squeeze=False, sharex="col", sharey="row")
     for column, (axis, found) in enumerate(measured.items()):
-        sizes = list(found)
-        axes[0, column].loglog(sizes, [m.wall_s for m in found.values()], "o-")
-        axes[1, column].semilogx(sizes, [m.peak / 2**20 for m in found.values()], "o-")
-        axes[1, column].set_ylim(bottom=0)
-        axes[1, column].set_xlabel(axis)
+        sizes, (seconds, peak) = list(found), axes[:, column]
+        seconds.loglog(sizes, [m.wall_s for m in found.values()], "o-")
+        peak.semilogx(sizes, [m.peak / 2**20 for m in found.values()], "o-")
+        seconds.yaxis.set_major_formatter(EngFormatter(sep=""))
+        for each in (seconds.xaxis, seconds.yaxis):
+            each.set_minor_formatter(NullFormatter())
+        peak.set_xticks(sizes, labels=[EngFormatter(sep="")(size) for size in sizes])
+        peak.set_xlabel(axis)
+    axes[1, 0].set_ylim(bottom=0)  # of the whole row
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak, MiB")
     figure.savefig(path, format="svg")

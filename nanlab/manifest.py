@@ -41,7 +41,7 @@ def write_manifest(
         said: what the witnesses said, by blame_id.
         files: the tables' names, to be hashed.
     """
-    ends = runs.select("outcome", "blame_status").collect()
+    outcomes = _counts(runs, "outcome")
     path = folder / "grid.resolved.toml"
     write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
     manifest = {
@@ -53,10 +53,12 @@ def write_manifest(
         "environment": environment,
         **({"environments": environments} if len(environments) > 1 else {}),
         "git": git_state(),
-        "runs": ends.height,
+        "runs": runs.select(pl.len()).collect().item(),
         **about["search"],
         "groups": about["groups"],
-        **_ends(ends),
+        "outcomes": outcomes,
+        "crashed": outcomes.get("crashed", 0),
+        "blame_status": _counts(runs, "blame_status"),
         "distinct_blames": blames.height,
         "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
         "files": {name: file_hash(folder / name) for name in sorted(files)},
@@ -68,18 +70,10 @@ def write_manifest(
     return manifest
 
 
-def _ends(ends: pl.DataFrame) -> dict[str, Any]:
-    return {
-        "outcomes": _counts(ends, "outcome"),
-        "crashed": ends.filter(pl.col("outcome") == "crashed").height,
-        "blame_status": _counts(ends, "blame_status"),
-    }
-
-
 def _heard(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, Any]:
     return {
         "asked": len(testimonies),
-        "said": _counts(blames, "witness"),
+        "said": _counts(blames.lazy(), "witness"),
         "finite_before": sum(t.finite_before is True for t in testimonies),
         "before_asked": sum(t.finite_before is not None for t in testimonies),
         "bad_after": sum(t.bad_after for t in testimonies),
@@ -99,6 +93,7 @@ def _without_folders(argument: str) -> str:
     return (path.relative_to(here) if path.is_relative_to(here) else Path(path.name)).as_posix()
 
 
-def _counts(frame: pl.DataFrame, name: str) -> dict[str, int]:
-    counted = frame.get_column(name).drop_nulls().value_counts(sort=True, name="n")
+def _counts(table: pl.LazyFrame, name: str) -> dict[str, int]:
+    """How often each value of a column comes, the most frequent first; never all rows at once."""
+    counted = table.select(name).drop_nulls().group_by(name).len("n").collect(engine="streaming")
     return dict(sorted(counted.rows(), key=lambda row: (-row[1], row[0])))
