@@ -41,7 +41,6 @@ def write_manifest(
         said: what the witnesses said, by blame_id.
         files: the tables' names, to be hashed.
     """
-    outcomes = _counts(runs, "outcome")
     path = folder / "grid.resolved.toml"
     write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
     manifest = {
@@ -53,12 +52,10 @@ def write_manifest(
         "environment": environment,
         **({"environments": environments} if len(environments) > 1 else {}),
         "git": git_state(),
-        "runs": runs.select(pl.len()).collect().item(),
+        "runs": _rows(runs),
         **about["search"],
         "groups": about["groups"],
-        "outcomes": outcomes,
-        "crashed": outcomes.get("crashed", 0),
-        "blame_status": _counts(runs, "blame_status"),
+        **_ends(runs),
         "distinct_blames": blames.height,
         "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
         "files": {name: file_hash(folder / name) for name in sorted(files)},
@@ -68,6 +65,19 @@ def write_manifest(
     text = json.dumps(manifest, indent=1) + "\n"
     write_atomically(folder / "manifest.json", lambda p: p.write_text(text, encoding="utf-8"))
     return manifest
+
+
+def _rows(table: pl.LazyFrame) -> int:
+    return table.select(pl.len()).collect().item()
+
+
+def _ends(runs: pl.LazyFrame) -> dict[str, Any]:
+    outcomes = _counts(runs, "outcome")
+    return {
+        "outcomes": outcomes,
+        "crashed": outcomes.get("crashed", 0),
+        "blame_status": _counts(runs, "blame_status"),
+    }
 
 
 def _heard(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, Any]:

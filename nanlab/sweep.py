@@ -217,12 +217,9 @@ def _run(
     show_summary(result, study.plan)
     if not arguments.no_report:
         _report(folder, len(plan))
-    if result.manifest["crashed"]:
-        print(
-            f"{result.manifest['crashed']:,} runs crashed, see {folder / CRASHES}; "
-            "the same command runs them again",
-            file=sys.stderr,
-        )
+    if crashed := result.manifest["crashed"]:
+        where = f"{crashed:,} runs crashed, see {folder / CRASHES}"
+        print(f"{where}; the same command runs them again", file=sys.stderr)
         return CRASHED
     return DONE
 
