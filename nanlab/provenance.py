@@ -52,7 +52,7 @@ def threads(device: Device) -> int | None:
     """How many threads XLA splits a CPU's programs for, the larger of cores and devices.
 
     Large operations are split, and then round otherwise: with one thread in place of two those of
-    full batches of 1,000, and of a CNN clipped by its norm (two of 28 studies of the ledger).
+    full batches of 1,000 (one of the 38 studies of the ledger).
     """
     return max(cores(), jax.local_device_count()) if device.platform == "cpu" else None
 

@@ -16,7 +16,7 @@ from nanlab.tables import csv_text, write_atomically, write_parquet
 SLICE = 16_384
 """Rows of `runs` that are made at a time."""
 
-ROW_GROUP = 65_536
+ROW_GROUP = 32_768
 """Rows in a group of `runs.parquet`."""
 
 CURVES_SLICE = 1_024
