@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counted import counted_problem
 
 from nanlab import faults, keys, problems
 from nanlab.block import block_for
@@ -216,26 +217,9 @@ def test_a_frozen_lane_holds_the_state_before_the_step_that_fails(tiny, lanes):
         assert not is_faulty(step, one_earlier, knobs, keys.for_step(key, int(stop[row]) - 1))
 
 
-class Counted(NamedTuple):
-    """A number that grows by a factor, and how often any lane's step has run."""
-
-    problem: Problem
-    calls: Counter
-
-
 @pytest.fixture
 def counted():
-    """A problem that counts its steps, wherever and however they are executed."""
-    calls = Counter()
-
-    def init(knobs, key):
-        return jnp.float32(1.0)
-
-    def step(x, knobs, key):
-        jax.debug.callback(lambda _: calls.update(steps=1), x)
-        return x * knobs["factor"].astype(jnp.float32), Metrics(x)
-
-    return Counted(Problem(init=init, step=step, knobs=("factor",)), calls)
+    return counted_problem()
 
 
 # factors of two lanes -> the step where each stops, steps that their block executes of 100.

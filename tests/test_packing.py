@@ -1,17 +1,14 @@
 """Live lanes are packed on their way, which no run notices."""
 
-from collections import Counter
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from counted import counted_problem
 
 from nanlab import problems
 from nanlab.engines import GroupWorker
 from nanlab.lanes import NEVER, Lanes
 from nanlab.launches import packed, packing_steps, slots
-from nanlab.problem import Metrics, Problem
 
 STATICS = {"problem": "training", "task": "digits", "depth": 2, "width": 8, "activation": "relu",
            "loss": "mse", "optimizer": "sgd", "precision": "float32", "batch_size": 8}  # fmt: skip
@@ -55,16 +52,8 @@ def worker_of(problem):
 
 
 def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
-    calls = Counter()
-
-    def init(knobs, key):
-        return jnp.float32(1.0)
-
-    def step(x, knobs, key):
-        jax.debug.callback(lambda _: calls.update(steps=1), x)
-        return x * knobs["factor"].astype(jnp.float32), Metrics(x)
-
-    worker = worker_of(Problem(init=init, step=step, knobs=("factor",)))
+    problem, calls = counted_problem()
+    worker = worker_of(problem)
     factors = np.tile([1e10, 1.0], 128)
     asked = Lanes({"factor": factors}, np.arange(256), np.full(256, 100, np.int32))
 
