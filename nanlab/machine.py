@@ -58,3 +58,24 @@ def programs_folder() -> Path | None:
         return None
     mine = not hasattr(os, "getuid") or told.st_uid == os.getuid()
     return folder if mine and not told.st_mode & 0o022 else None
+
+
+def drop_oldest(folder: Path, most: int) -> None:
+    """Delete the files of a folder that were used longest ago, until the rest fit in `most` bytes.
+
+    JAX would do this too, at each program that it keeps: with a thousand programs that takes 0.1 s
+    each time. A file that another process deletes meanwhile, or has not whole yet, is compiled.
+    """
+    found: list[tuple[float, int, str]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in files:
+            with contextlib.suppress(OSError):
+                told = file.stat()
+                # Some systems do not say when a file was read.
+                found.append((max(told.st_atime, told.st_mtime), told.st_size, file.path))
+    room = most
+    for _, size, path in sorted(found, reverse=True):
+        room -= size
+        if room < 0:
+            with contextlib.suppress(OSError):
+                os.unlink(path)

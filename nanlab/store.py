@@ -18,7 +18,7 @@ import polars as pl
 
 from nanlab.provenance import file_hash
 from nanlab.store_devices import Environment, device_name, is_same_software, sign, signed
-from nanlab.store_kept import Kept, curves_beside
+from nanlab.store_kept import Kept, curves_beside, in_bytes
 from nanlab.tables import (
     is_left_behind,
     partial_of,
@@ -147,7 +147,7 @@ class Store:
         }
         ours = {maker: each for maker, each in made.items() if self._is_ours(maker, each)}
         blames = read_blames(self.folder / "blames.csv")
-        asked = run_ids.astype("S")
+        asked = in_bytes(run_ids)
         for runs in in_slices(self.folder / "runs.parquet", CURVES_SLICE if curves else SLICE):
             held = np.array(runs.get_column("run_id").to_list(), "S")
             wanted = runs.filter(np.isin(held, asked)).filter(pl.col("outcome") != "crashed")

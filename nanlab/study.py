@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from nanlab import tables
@@ -248,7 +247,7 @@ class Study:
         if asked:
             self.listener.asking(len(asked))
         blame_of = {run_id: blame_id for blame_id, run_id in asked}
-        is_asked = np.isin(self.plan.run_ids, np.array(list(blame_of), str))
+        is_asked = self.plan.is_among(blame_of)
         said: dict[str, Testimony] = {}
         for group in self.plan.groups:
             some = group.runs[is_asked[group.runs]]

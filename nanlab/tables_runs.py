@@ -69,8 +69,7 @@ def _values(column: np.ndarray) -> list[Any]:
         return column[:1].tolist()
     if column.dtype == object:
         return list(dict.fromkeys(column))
-    values, first = np.unique(column, return_index=True)
-    return values[np.argsort(first)].tolist()
+    return pl.Series(column).unique(maintain_order=True).to_list()
 
 
 def _is_told(name: str, held: dict[str, list[Any]]) -> bool:

@@ -181,7 +181,7 @@ def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
 
     rng = np.random.Generator(np.random.PCG64(int(str(plan.run_ids[0]), 16)))
     failed = runs.select("run_id", "fault_step").drop_nulls().get_column("run_id").to_list()
-    fails = np.isin(plan.run_ids, np.array(failed, str))
+    fails = plan.is_among(failed)
     groups = [plan.groups[i] for i in rng.permutation(len(plan.groups))]
     taken: list[int] = []
     for group in groups:

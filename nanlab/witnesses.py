@@ -81,14 +81,13 @@ def _word(
         worst = NAN if finding.mechanism in NAN_MAKING else INF
     row = frozen.rows[place]
     knobs, seed = {k: v[row] for k, v in lanes.knobs.items()}, lanes.seed[row]
-    arguments = jax.tree.map(jnp.asarray, (knobs, seed))
+    asked: tuple[Any, ...] = (knobs, seed)
     if frozen.step[place] >= 0:
-        state = _lane(frozen.state, place)
-        step = frozen.step[place]
-        arguments = jax.tree.map(jnp.asarray, (state, knobs, seed, step))
+        asked = (_lane(frozen.state, place), *asked, frozen.step[place])
     probe = worker.forensics.probe(is_init=bool(frozen.step[place] < 0))
+    arguments = jax.tree.map(jnp.asarray, asked)
     seen = sighting(probe.function, arguments, worst)
-    (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], arguments))
+    (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], asked))
     return compare(seen, finding, reading, lambda: probe.read_op_by_op(*arguments), worst)
 
 

@@ -86,6 +86,17 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
     assert machine.programs_folder() is None
 
 
+def test_what_was_used_longest_ago_makes_room(tmp_path):
+    for name, used in {"old": 1, "read": 3, "new": 2, "newest": 4}.items():
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (used, 0))
+    machine.drop_oldest(tmp_path, 250)
+    assert {path.name for path in tmp_path.iterdir()} == {"read", "newest"}
+    machine.drop_oldest(tmp_path, 250)
+    assert len(list(tmp_path.iterdir())) == 2
+    machine.drop_oldest(tmp_path / "nowhere", 0)
+
+
 def test_without_a_folder_that_can_be_made_nothing_is_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
