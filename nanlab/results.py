@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from nanlab import tables
-from nanlab.engines import ChunkOutcome
+from nanlab.engines import Attribution, ChunkOutcome
 from nanlab.faults import outcomes
 from nanlab.lanes import NEVER, Lanes
 from nanlab.plan import Plan
@@ -36,17 +35,20 @@ def rows_of(plan: Plan, problem: Problem, lanes: Lanes, outcome: ChunkOutcome) -
     rows: dict[str, Any] = {k: v for k, v in endings._asdict().items() if k in tables.ENDING}
     for name in ("fault_step", "nan_step"):
         rows[name] = [None if step == NEVER else int(step) for step in rows[name]]
-    told: list[Mapping[str, Any]] = []
-    for row in range(len(plan)):
-        blame = outcome.attributions.get(row)
-        told.append(
-            {
-                **tables.finding_columns("origin", blame.origin if blame else None),
-                **tables.finding_columns("culprit", blame.culprit if blame else None),
-                "blame_status": blame.status if blame else None,
-            }
-        )
-    names = [*tables.BLAME, "blame_status"]
-    rows |= {name: [row[name] for row in told] for name in names}
+    # Of a million failing runs few have a blame of their own.
+    distinct: dict[Attribution | None, int] = {}
+    blames = map(outcome.attributions.get, range(len(plan)))
+    which = [distinct.setdefault(blame, len(distinct)) for blame in blames]
+    told = [_told(blame) for blame in distinct]
+    rows |= {name: [told[place][name] for place in which] for name in told[0]}
     rows |= {"run_id": plan.run_ids.tolist(), "outcome": words.tolist()}
     return tables.result_frame(rows)
+
+
+def _told(blame: Attribution | None) -> dict[str, str | None]:
+    """An attribution as columns."""
+    return {
+        **tables.finding_columns("origin", blame.origin if blame else None),
+        **tables.finding_columns("culprit", blame.culprit if blame else None),
+        "blame_status": blame.status if blame else None,
+    }

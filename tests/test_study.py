@@ -348,17 +348,15 @@ def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, m
 def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
     undisturbed, monkeypatch, capsys
 ):
-    real = chunks_bench.launch_need
-    needs = []
+    real = chunks_bench.GroupWorker
 
-    def broken(problem, *, at_once):
-        needs.append(problem)
-        if len(needs) == 1:
+    def broken(statics, **how):
+        if statics["optimizer"] == "sgd":
             raise TypeError("this step does not trace")
-        return real(problem, at_once=at_once)
+        return real(statics, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks_bench, "launch_need", broken)
+        patch.setattr(chunks_bench, "GroupWorker", broken)
         assert sweep() == CRASHED
     assert "crashed: TypeError: this step does not trace" in capsys.readouterr().err
     runs = pl.read_parquet("results/x/runs.parquet")

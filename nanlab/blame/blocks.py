@@ -71,7 +71,12 @@ class BlockProbe:
             codes_only, mesh=self._mesh, in_specs=specs, out_specs=lanes, check_vma=False
         )
         on_cpu = self._mesh.devices.flat[0].platform == "cpu"
-        return jax.jit(sharded, compiler_options=_QUICK_COMPILE if on_cpu else None)
+        # jit places a block's dozen leaves in less than half the time that device_put takes.
+        return jax.jit(
+            sharded,
+            in_shardings=NamedSharding(self._mesh, lanes),
+            compiler_options=_QUICK_COMPILE if on_cpu else None,
+        )
 
     def read_op_by_op(self, *arguments: Any) -> Reading:
         """The reading of one lane's arguments with every equation run alone, nothing compiled."""
@@ -85,13 +90,11 @@ class BlockProbe:
             *arguments: as the function's, each leaf with a leading axis of lanes, on the host.
         """
         count = len(jax.tree.leaves(arguments)[0])
-        sharding = NamedSharding(self._mesh, PartitionSpec("lanes"))
         parts: list[dict[str, np.ndarray]] = []
         for start in range(0, count, self._width):
             lanes = np.arange(start, start + self._width)
             chosen = np.where(lanes < count, lanes, start)
-            block = jax.tree.map(lambda x, c=chosen: jax.device_put(x[c], sharding), arguments)
-            codes = self._compiled(*block)
+            codes = self._compiled(*jax.tree.map(lambda x, c=chosen: x[c], arguments))
             parts.append({k: np.asarray(v)[: count - start] for k, v in codes.items()})
         names = sorted(parts[0])
         whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
