@@ -197,21 +197,12 @@ def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
-def bind(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
-    """Run one equation on `operands`; the results as a sequence."""
-    parameters = eqn.primitive.get_bind_params(eqn.params)
+def bind(eqn: JaxprEqn, operands: Sequence[Value], **changed: Any) -> Sequence[Value]:
+    """Run one equation on `operands`, some parameters changed; the results as a sequence."""
+    parameters = eqn.primitive.get_bind_params({**eqn.params, **changed})
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **parameters)
     return list(results) if eqn.primitive.multiple_results else [results]
-
-
-def bind_callback(
-    eqn: JaxprEqn, callback: Callable[..., Any], operands: Sequence[Value]
-) -> Sequence[Value]:
-    """Run an `io_callback` equation with another function on the host."""
-    parameters = eqn.primitive.get_bind_params(eqn.params) | {"callback": callback}
-    with eqn.ctx.manager:
-        return list(eqn.primitive.bind(*operands, **parameters))
 
 
 def run_sharded(
@@ -249,8 +240,23 @@ def run_sharded(
     return list(results), records
 
 
-def run_jaxpr(jaxpr: Jaxpr, constants: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
-    """Run a jaxpr as it is, equation by equation, in the enclosing trace."""
+def bind_loop(
+    eqn: JaxprEqn, body: Callable[..., Sequence[Value]], operands: Sequence[Value]
+) -> Sequence[Value]:
+    """Run a scan or a while loop with another program of the same types in its body's place."""
+    name = {"scan": "jaxpr", "while": "body_jaxpr"}[eqn.primitive.name]
+    avals: list[Aval] = eqn.params[name].in_avals
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
+    return bind(eqn, operands, **{name: jax.make_jaxpr(body)(*shapes)})
+
+
+def run_jaxpr(
+    jaxpr: Jaxpr,
+    constants: Sequence[Value],
+    arguments: Sequence[Value],
+    bind: Callable[[JaxprEqn, Sequence[Value]], Sequence[Value]] = bind,
+) -> list[Value]:
+    """Run a jaxpr equation by equation, each by `bind`, in the enclosing trace."""
     env: dict[Var, Value] = dict(
         zip(argument_variables(jaxpr), (*constants, *arguments), strict=True)
     )

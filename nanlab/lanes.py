@@ -27,6 +27,7 @@ from nanlab.block import block_for
 from nanlab.codes import FINITE, INF, NAN, array_code
 from nanlab.keys import init_key, step_key
 from nanlab.problem import AnyArray, Knobs, Metrics, Problem, State
+from nanlab.products import laid_out
 
 # The random draws of `init` run once and compile long: at LLVM's level 1 in a quarter of the time
 # (1.1 s against 4.7 s for two dense layers), to the same bits.
@@ -231,6 +232,8 @@ class LaneProgram:
 
         base = jax.vmap(step_key)(lanes.seed)
         advance = jax.vmap(self._advance, in_axes=(0, 0, 0, None, None))
+        if self._on_cpu:
+            advance = laid_out(advance)
         return lax.while_loop(live, lambda t: advance(t, lanes, base, watched, stop_at), trace)
 
     def _advance(

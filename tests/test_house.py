@@ -40,6 +40,7 @@ ORDER = [
     "quadratic",
     "training",
     "problems",
+    "products",
     "lanes",
     "launches",
     "tuning",
@@ -85,6 +86,7 @@ STANDS_ON = {
     "codes": set(),
     "blame": {"_jax", "codes"},
     "parts": {"_jax", "_lazy", "keys"},
+    "products": {"_jax"},
 }
 NOBODY_IMPORTS = {
     "sweep",

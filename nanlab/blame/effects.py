@@ -62,7 +62,7 @@ class Effects:
             def again(*_: Any) -> list[np.ndarray]:
                 return queue.popleft()
 
-            return _jax.bind_callback(site.eqn, again, operands)
+            return _jax.bind(site.eqn, operands, callback=again)
 
         return replayed
 
@@ -77,4 +77,4 @@ class Effects:
             returned.append(results)
             return results
 
-        return _jax.bind_callback(site.eqn, kept, operands)
+        return _jax.bind(site.eqn, operands, callback=kept)

@@ -1,0 +1,104 @@
+"""A block's step -> the same step, its matrix products laid out as XLA's CPU library takes them.
+
+The gradient of a layer's weights sums over the examples, and JAX asks for it as a product whose
+left side has its examples first. XLA hands small batched products to its fast library (YNN) only
+where that axis is the left side's last, and else makes them two to three times slower. So such a
+product is asked for transposed; sums are made in another order, and round otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import Array, lax
+
+from nanlab import _jax
+from nanlab._jax import Jaxpr, JaxprEqn
+
+_Axes = tuple[int, ...]
+
+
+def laid_out(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of arrays in any pytree, its products laid out anew."""
+
+    def run(*arguments: Any) -> Any:
+        jaxpr, constants, shapes = _jax.trace(function, *arguments)
+        results = _jax.run_jaxpr(jaxpr, constants, jax.tree.leaves(arguments), _bound)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return run
+
+
+def _is_slow(eqn: JaxprEqn) -> bool:
+    if eqn.primitive.name != "dot_general":
+        return False
+    (summed, _), (batch, _) = eqn.params["dimension_numbers"]
+    left: _jax.Aval = eqn.invars[0].aval
+    axes = left.ndim
+    return bool(batch) and tuple(summed) != tuple(range(axes - len(summed), axes))
+
+
+def _holds_slow(jaxpr: Jaxpr) -> bool:
+    return any(_is_slow(eqn) or _opens_slow(eqn) for eqn in jaxpr.eqns)
+
+
+def _opens_slow(eqn: JaxprEqn) -> bool:
+    opened = _jax.open_equation(eqn)
+    return opened is not None and any(_holds_slow(body) for body, _ in opened.bodies)
+
+
+def _bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
+    if _is_slow(eqn):
+        return [_product(*operands, **eqn.params)]
+    opened = _jax.open_equation(eqn)
+    if opened is not None and _opens_slow(eqn):
+        (body, constants), *others = opened.bodies
+
+        def run(*arguments: Any) -> list[Any]:
+            return _jax.run_jaxpr(body, constants, arguments, _bound)
+
+        if opened.kind == "call":
+            return run(*(operands[place] for place in opened.operands[0]))
+        if opened.kind in ("scan", "while") and not others:
+            return _jax.bind_loop(eqn, run, operands)
+    return _jax.bind(eqn, operands)
+
+
+def _product(
+    left: Array, right: Array, *, dimension_numbers: Any, precision: Any,
+    preferred_element_type: Any, **_: Any,
+) -> Array:  # fmt: skip
+    """`lax.dot_general` as right times left: (batch, free, summed) by (batch, summed, free)."""
+    (left_summed, right_summed), (left_batch, right_batch) = dimension_numbers
+    left_free = _free(left, left_summed, left_batch)
+    right_free = _free(right, right_summed, right_batch)
+    batch = tuple(range(len(left_batch)))
+    last = len(batch) + 1
+    turned = lax.dot_general(
+        _in_order(right, right_batch, right_free, right_summed),
+        _in_order(left, left_batch, left_summed, left_free),
+        (((last,), (last - 1,)), (batch, batch)),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    shape = [left.shape[axis] for axis in (*left_batch, *left_free)]
+    shape += [right.shape[axis] for axis in right_free]
+    return lax.transpose(turned, (*batch, last, last - 1)).reshape(shape)
+
+
+def _free(x: Array, summed: _Axes, batch: _Axes) -> _Axes:
+    return tuple(axis for axis in range(x.ndim) if axis not in (*summed, *batch))
+
+
+def _in_order(x: Array, batch: _Axes, first: _Axes, second: _Axes) -> Array:
+    """Axes in this order, those of `first` and those of `second` as one each."""
+    order = (*batch, *first, *second)
+    sizes = [math.prod(x.shape[axis] for axis in axes) for axes in (first, second)]
+    shape = (*(x.shape[axis] for axis in batch), *sizes)
+    if order != tuple(range(x.ndim)):
+        # Without a barrier XLA takes the transposition back into the product.
+        x = lax.optimization_barrier(lax.transpose(x, order))
+    return x.reshape(shape)

@@ -1,0 +1,149 @@
+"""Products laid out anew: the same numbers, in every loop, and none left that XLA is slow at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from nanlab._jax import open_equation, split_constants
+from nanlab.products import laid_out
+
+LANES, EXAMPLES, WIDTH = 4, 6, 5
+
+
+def arrays(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape)) for shape in shapes]
+
+
+def products(jaxpr):
+    """Every product in a jaxpr and in what is inside it: (left side's axes, batch, summed)."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (summed, _), (batch, _) = eqn.params["dimension_numbers"]
+            found.append((eqn.invars[0].aval.ndim, tuple(batch), tuple(summed)))
+        opened = open_equation(eqn)
+        for body, _ in opened.bodies if opened else ():
+            found += products(body)
+    return found
+
+
+def slow(function, *arguments):
+    jaxpr, _ = split_constants(jax.make_jaxpr(function)(*arguments))
+    return [
+        (axes, batch, summed)
+        for axes, batch, summed in products(jaxpr)
+        if batch and summed != tuple(range(axes - len(summed), axes))
+    ]
+
+
+def loss(weights, x):
+    for w in weights:
+        x = jnp.tanh(x @ w)
+    return jnp.sum(x**2)
+
+
+def by_scan(weights, x):
+    def layer(x, w):
+        return jnp.tanh(x @ w), None
+
+    return jnp.sum(lax.scan(layer, x, jnp.stack(weights))[0] ** 2)
+
+
+def jitted(weights, x):
+    return jax.jit(loss)(weights, x)
+
+
+def remembered(weights, x):
+    return jax.checkpoint(loss)(weights, x)
+
+
+def twice(weights, x):
+    """A while loop that takes gradient steps."""
+
+    def step(carry):
+        count, weights = carry
+        grads = jax.grad(loss)(weights, x)
+        return count + 1, jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
+
+    return lax.while_loop(lambda carry: carry[0] < 2, step, (0, weights))[1]
+
+
+@pytest.mark.parametrize("function", [loss, by_scan, jitted, remembered])
+def test_gradients_are_the_same_numbers_and_no_slow_product_is_left(function):
+    x, *weights = arrays((LANES, EXAMPLES, WIDTH), *[(LANES, WIDTH, WIDTH)] * 3)
+    gradient = jax.vmap(jax.grad(function))
+    assert slow(gradient, weights, x)
+    assert not slow(laid_out(gradient), weights, x)
+    expected, found = gradient(weights, x), laid_out(gradient)(weights, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
+
+
+def test_a_loop_of_steps_is_opened():
+    x, *weights = arrays((LANES, EXAMPLES, WIDTH), *[(LANES, WIDTH, WIDTH)] * 2)
+    steps = jax.vmap(twice)
+    assert slow(steps, weights, x)
+    assert not slow(laid_out(steps), weights, x)
+    expected, found = steps(weights, x), laid_out(steps)(weights, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
+
+
+@st.composite
+def contractions(draw):
+    """Shapes and dimension numbers of a product, its axes in any order."""
+    sizes = st.integers(1, 4)
+    batch = draw(st.lists(sizes, min_size=1, max_size=2))
+    summed = draw(st.lists(sizes, min_size=1, max_size=2))
+    sides = []
+    for _ in range(2):
+        free = draw(st.lists(sizes, max_size=2))
+        named = [("b", i) for i in range(len(batch))] + [("s", i) for i in range(len(summed))]
+        order = draw(st.permutations(named + [("f", i) for i in range(len(free))]))
+        known = {"b": batch, "s": summed, "f": free}
+        shape = tuple(known[kind][i] for kind, i in order)
+        where = [
+            tuple(order.index((kind, i)) for i in range(len(known[kind]))) for kind in ("s", "b")
+        ]
+        sides.append((shape, where))
+    (left, (left_summed, left_batch)), (right, (right_summed, right_batch)) = sides
+    return left, right, ((left_summed, right_summed), (left_batch, right_batch))
+
+
+@settings(deadline=None, max_examples=60)
+@given(contractions(), st.sampled_from(["float32", "int32"]))
+def test_every_product_is_the_one_that_was_asked_for(asked, dtype):
+    left_shape, right_shape, numbers = asked
+    rng = np.random.default_rng(0)
+    left, right = (
+        jnp.asarray(rng.integers(-3, 4, shape), dtype) for shape in (left_shape, right_shape)
+    )
+
+    def product(left, right):
+        return lax.dot_general(left, right, numbers, preferred_element_type="float32")
+
+    expected, found = product(left, right), laid_out(product)(left, right)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    # NumPy knows nothing of JAX's order of axes.
+    letters = iter("abcdefghijklmnop")
+    names = {("b", i): next(letters) for i in range(len(numbers[1][0]))}
+    names |= {("s", i): next(letters) for i in range(len(numbers[0][0]))}
+    sides, free = [], []
+    for array, summed, batch in zip((left, right), *numbers, strict=True):
+        word = ""
+        for axis in range(array.ndim):
+            if axis in batch:
+                word += names["b", batch.index(axis)]
+            elif axis in summed:
+                word += names["s", summed.index(axis)]
+            else:
+                free.append(next(letters))
+                word += free[-1]
+        sides.append(word)
+    out = "".join(names["b", i] for i in range(len(numbers[1][0]))) + "".join(free)
+    by_numpy = np.einsum(f"{sides[0]},{sides[1]}->{out}", np.float64(left), np.float64(right))
+    np.testing.assert_array_equal(found, by_numpy)
