@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from nanlab import _jax
 from nanlab._jax import Jaxpr, JaxprEqn
+from nanlab.patches import convolution, is_worth_it
 
 _Axes = tuple[int, ...]
 
@@ -33,6 +34,9 @@ def laid_out(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_slow(eqn: JaxprEqn) -> bool:
+    if eqn.primitive.name == "conv_general_dilated":
+        inputs, filters = (v.aval for v in eqn.invars)
+        return is_worth_it(inputs, filters, eqn.params)
     if eqn.primitive.name != "dot_general":
         return False
     (summed, _), (batch, _) = eqn.params["dimension_numbers"]
@@ -52,7 +56,8 @@ def _opens_slow(eqn: JaxprEqn) -> bool:
 
 def _bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
     if _is_slow(eqn):
-        return [_product(*operands, **eqn.params)]
+        is_product = eqn.primitive.name == "dot_general"
+        return [(_product if is_product else convolution)(*operands, **eqn.params)]
     opened = _jax.open_equation(eqn)
     if opened is not None and _opens_slow(eqn):
         (body, constants), *others = opened.bodies

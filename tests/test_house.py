@@ -40,6 +40,7 @@ ORDER = [
     "quadratic",
     "training",
     "problems",
+    "patches",
     "products",
     "lanes",
     "launches",
@@ -86,7 +87,8 @@ STANDS_ON = {
     "codes": set(),
     "blame": {"_jax", "codes"},
     "parts": {"_jax", "_lazy", "keys"},
-    "products": {"_jax"},
+    "patches": set(),
+    "products": {"_jax", "patches"},
 }
 NOBODY_IMPORTS = {
     "sweep",
