@@ -56,8 +56,8 @@ def _opens_slow(eqn: JaxprEqn) -> bool:
 
 def _bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
     if _is_slow(eqn):
-        is_product = eqn.primitive.name == "dot_general"
-        return [(_product if is_product else convolution)(*operands, **eqn.params)]
+        anew = {"dot_general": _product, "conv_general_dilated": convolution}
+        return [anew[eqn.primitive.name](*operands, **eqn.params)]
     opened = _jax.open_equation(eqn)
     if opened is not None and _opens_slow(eqn):
         (body, constants), *others = opened.bodies
