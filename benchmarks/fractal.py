@@ -24,9 +24,8 @@ from sides import Timed
 from throughput import machine
 
 from nanlab._jax import configure_lab
-from nanlab.block import block_of
+from nanlab.block import launch_runs
 from nanlab.engines import GroupWorker
-from nanlab.grid import Exec
 from nanlab.keys import init_key
 from nanlab.lanes import NEVER, Lanes
 from nanlab.plan import chunks
@@ -64,11 +63,9 @@ class Sweep:
 
     def __init__(self, knobs: dict[str, np.ndarray], steps: int) -> None:
         count = len(knobs["knobs.lr_hidden"])
-        blocks, self._pieces = chunks(
-            count, block=block_of(jax.devices()[0]), devices=jax.device_count(),
-            chunk_runs=Exec().chunk_runs,
-        )  # fmt: skip
-        self._worker = GroupWorker({"problem": SPEC}, blocks=blocks)
+        self._pieces = chunks(count, chunk_runs=launch_runs(jax.devices()[0]))
+        largest = max(piece.stop - piece.start for piece in self._pieces)
+        self._worker = GroupWorker({"problem": SPEC}, runs=largest)
         zeros = np.zeros(count, np.int64)
         self._lanes = Lanes(knobs, zeros, np.full(count, steps, np.int32))
         # A run of its own compiles the forensics too.

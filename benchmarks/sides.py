@@ -22,9 +22,8 @@ from flax import linen as nn
 from jax import Array, lax
 
 from nanlab import keys, problems
-from nanlab.block import block_of
+from nanlab.block import launch_runs
 from nanlab.engines import ChunkOutcome, GroupWorker
-from nanlab.grid import Exec
 from nanlab.keys import init_key, step_key
 from nanlab.lanes import NEVER, Lanes
 from nanlab.parts.tasks import Examples
@@ -165,14 +164,10 @@ class Engine:
             "optimizer": "sgd", "precision": "float32", "batch_size": BATCH,
         }  # fmt: skip
         problems.PROBLEMS["made"] = partial(make_training, examples=task.examples())
-        blocks, self.pieces = chunks(
-            task.runs,
-            block=block_of(jax.devices()[0]),
-            devices=jax.device_count(),
-            chunk_runs=Exec().chunk_runs,
-        )
+        self.pieces = chunks(task.runs, chunk_runs=launch_runs(jax.devices()[0]))
+        largest = max(piece.stop - piece.start for piece in self.pieces)
         with Timed() as self.compiling:
-            self.worker = GroupWorker(statics, blocks=blocks)
+            self.worker = GroupWorker(statics, runs=largest)
             # Lanes that have no steps: both programs are compiled, and hardly run.
             none = np.zeros(self.pieces[0].stop, np.int32)
             self.worker.run(self._lanes(task.healthy_lr(), self.seeds, none, self.pieces[0]))

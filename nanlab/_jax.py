@@ -70,7 +70,7 @@ def is_small_float(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.kind != "f"
 
 
-def is_key(array: Array) -> bool:
+def is_key(array: Any) -> bool:
     """Whether it holds typed random keys."""
     return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
 

@@ -19,26 +19,35 @@ from nanlab._jax import Device
 from nanlab.keys import init_key
 from nanlab.problem import Problem, State
 
-BLOCK = {"cpu": 64, "gpu": 1024, "tpu": 1024}
-"""The widest block for each kind of accelerator, of which a launch is a multiple. 64 is measured;
-those of GPU and TPU are not yet."""
+BLOCK = {"cpu": 64, "gpu": 4096, "tpu": 1024}
+"""The widest block for each kind of accelerator. CPU and GPU are measured; a TPU's is not yet."""
 
-NARROWEST, CACHE_BYTES = 8, 512 * 1024
-"""On a CPU what a block's lanes work on fits a core's second cache, as far as 8 lanes do: their
-states, and the largest array of their step. Measured on a core with 512 KiB
-(benchmarks/README.md): 64 lanes are the fastest, or no slower, of MLPs of 16 and 32 units a layer;
-8 lanes take 0.79 of the time of 64 at 64 units, and 0.69 at 128; 0.7 where 272 examples go through
-16 units, 0.5 of a CNN."""
+LAUNCH_RUNS = {"cpu": 1024, "gpu": 4096, "tpu": 1024}
+"""About how many runs one process launches at a time on each device's kind if nobody says."""
+
+NARROWEST = 8
+
+ROOM = {"cpu": 512 * 1024, "gpu": 128 * 1024**2}
+"""What a block's lanes work on fits in so many bytes, as far as 8 lanes do: their states, and the
+largest array of their step (benchmarks/README.md). On a CPU it is a core's second cache: 64 lanes
+are the fastest, or no slower, of MLPs of 16 and 32 units a layer; 8 lanes take 0.79 of the time of
+64 at 64 units, and 0.69 at 128; 0.7 where 272 examples go through 16 units, 0.5 of a CNN. A GPU
+gains little by more, once a block fills it."""
 
 
 def block_of(device: Device) -> int:
     """The widest block on such a device."""
-    return BLOCK.get(device.platform, BLOCK["gpu"])
+    return BLOCK.get(device.platform, BLOCK["tpu"])
+
+
+def launch_runs(device: Device) -> int:
+    """About how many runs to launch at a time on such a device, if nobody says."""
+    return LAUNCH_RUNS.get(device.platform, LAUNCH_RUNS["tpu"])
 
 
 def block_bytes(device: Device) -> int | None:
     """What a block's states, and each array of its step, should fit; None: no width follows."""
-    return CACHE_BYTES if device.platform == "cpu" else None
+    return ROOM.get(device.platform)
 
 
 def block_for(problem: Problem, device: Device) -> int:

@@ -17,6 +17,9 @@ from nanlab import plan as plans
 from nanlab.parameters_types import Value
 from nanlab.plan import Group, Plan
 
+CHUNK_RUNS = 1024
+"""About how many runs a chunk has where nobody says, and machines of any kind share a study."""
+
 
 class Piece(NamedTuple):
     """Which runs of a plan make a chunk.
@@ -79,20 +82,19 @@ def cut(
     plan: Plan,
     asked: np.ndarray,
     *,
-    chunk_runs: int,
-    block: int = 1,
-    devices: int = 1,
+    chunk_runs: int | None,
+    unit: int = 1,
     held: Mapping[str, int] | None = None,
 ) -> list[Piece]:
     """The runs that are asked for, as chunks, group by group.
 
-    Where several machines share a study, `block` and `devices` are left out: the chunks must not
-    depend on who runs them.
+    Where several machines share a study, `unit` is left out: the chunks must not depend on who
+    runs them.
 
     Args:
         plan: what is asked.
         asked: (runs,) bool.
-        chunk_runs, block, devices: as `plan.chunks` has them.
+        chunk_runs, unit: as `plan.chunks` has them; None for CHUNK_RUNS.
         held: how many lanes a launch of a group has whose program is held; another number would
             be another program.
     """
@@ -100,8 +102,8 @@ def cut(
     for number, group in enumerate(plan.groups):
         runs = group.runs[asked[group.runs]]
         lanes = (held or {}).get(group.group_id)
-        _, parts = plans.chunks(
-            len(runs), block=block, devices=devices, chunk_runs=lanes or chunk_runs
+        parts = plans.chunks(
+            len(runs), chunk_runs=lanes or chunk_runs or CHUNK_RUNS, unit=1 if lanes else unit
         )
         largest = lanes or max((part.stop - part.start for part in parts), default=0)
         pieces += [Piece(number, runs[part], largest) for part in parts]

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from nanlab._jax import Device
+from nanlab.block import NARROWEST, launch_runs
 from nanlab.chunks import Chunk, Crash, Done, Piece, crash_of, cut
 from nanlab.curves import curves_frame
 from nanlab.engines import GroupWorker
@@ -52,23 +53,20 @@ class Bench:
         holds: how many groups' compiled programs are held at most.
     """
 
-    def __init__(self, store: Store, devices: Sequence[Device], block: int, *, curves: bool):
+    def __init__(self, store: Store, devices: Sequence[Device], *, curves: bool):
         self._store, self._devices, self._curves = store, list(devices), curves
-        self._block, self.holds = block, WORKERS_KEPT
+        self.holds = WORKERS_KEPT
         self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
         self._broken: dict[str, Exception] = {}
         self._at_work, self._changed = 0, Condition()
 
-    @property
-    def smallest(self) -> int:
-        """How many lanes a launch has at least: a block on each device."""
-        return self._block * len(self._devices)
-
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The runs that are asked for, as chunks that fill this process's launches."""
         held = {name: worker.lanes for (name, _), worker in self._workers.items()}
-        many = len(self._devices)
-        return cut(plan, asked, chunk_runs=chunk_runs, block=self._block, devices=many, held=held)
+        return cut(
+            plan, asked, chunk_runs=chunk_runs or launch_runs(self._devices[0]),
+            unit=NARROWEST * len(self._devices), held=held,
+        )  # fmt: skip
 
     def run(self, chunk: Chunk) -> Done | Crash:
         """Run a chunk and keep its rows.
@@ -79,12 +77,13 @@ class Bench:
         """
         began = time.perf_counter()
         plan, count = chunk.plan, len(chunk.run_ids)
+        worker: GroupWorker | None = None
         try:
             with self._working(chunk) as worker:
                 lanes = lanes_of(plan, worker.problem, plan.groups[0].runs)
                 outcome = worker.run(lanes, curves=self._curves)
         except Exception as error:
-            self._check_memory(error, chunk)
+            _check_memory(error, worker)
             return crash_of(count, error)
         rows = rows_of(plan, worker.problem, lanes, outcome)
         curves = curves_frame(plan.run_ids.tolist(), outcome.observed) if self._curves else None
@@ -120,50 +119,50 @@ class Bench:
                 self._changed.notify_all()
 
     def _worker(self, chunk: Chunk) -> GroupWorker:
-        blocks = self._blocks(chunk)
-        at = (chunk.group_id, blocks)
+        for (name, _), held in self._workers.items():
+            if name == chunk.group_id and held.lanes == held.lanes_for(chunk.largest):
+                return held
         if chunk.group_id in self._broken:
             raise self._broken[chunk.group_id]
-        if at not in self._workers:
-            try:
-                worker = GroupWorker(chunk.statics, blocks=blocks, devices=self._devices)
-                at_once = worker.program.block * len(self._devices)
-                need = launch_need(worker.problem, at_once=at_once)
-            except MemoryError:
-                raise
-            except Exception as error:  # so it would be with every chunk of the group
-                self._broken[chunk.group_id] = error
-                raise
-            self._await_memory(need, worker.lanes)
-            self._workers[at] = worker
-            while len(self._workers) > self.holds:
-                self._workers.popitem(last=False)
-        return self._workers[at]
+        try:
+            worker = GroupWorker(chunk.statics, runs=chunk.largest, devices=self._devices)
+            need = launch_need(worker.problem, at_once=worker.smallest)
+        except MemoryError:
+            raise
+        except Exception as error:  # so it would be with every chunk of the group
+            self._broken[chunk.group_id] = error
+            raise
+        self._await_memory(need, worker)
+        self._workers[chunk.group_id, worker.lanes] = worker
+        while len(self._workers) > self.holds:
+            self._workers.popitem(last=False)
+        return worker
 
-    def _await_memory(self, need: Need, lanes: int) -> None:
+    def _await_memory(self, need: Need, worker: GroupWorker) -> None:
         """Raise a MemoryError if a launch does not fit, even when no other chunk is at work."""
         while True:
+            free = available_bytes(self._devices[0])
             try:
-                need.check(lanes, available_bytes(self._devices[0]), smallest=self.smallest)
+                need.check(worker.lanes, free, smallest=worker.smallest)
                 return
             except MemoryError:
                 if not self._at_work:
                     raise
                 self._changed.wait()
 
-    def _blocks(self, chunk: Chunk) -> int:
-        return -(-chunk.largest // self.smallest) * len(self._devices)
 
-    def _check_memory(self, error: Exception, chunk: Chunk) -> None:
-        """Raise a MemoryError with what may fit, if that is what `error` is about."""
-        if isinstance(error, MemoryError) and "--set" in str(error):
-            raise error
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            lanes = self._blocks(chunk) * self._block
-            raise MemoryError(
-                f"a launch of {lanes:,} lanes does not fit the memory; "
-                f"{way_out(lanes // 2, smallest=self.smallest)}"
-            ) from error
+def _check_memory(error: Exception, worker: GroupWorker | None) -> None:
+    """Raise a MemoryError with what may fit, if that is what `error` is about."""
+    if isinstance(error, MemoryError) and "--set" in str(error):
+        raise error
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        return
+    if worker is None:
+        raise MemoryError("a group's model and data do not fit the memory; make them smaller")
+    raise MemoryError(
+        f"a launch of {worker.lanes:,} lanes does not fit the memory; "
+        f"{way_out(worker.lanes // 2, smallest=worker.smallest)}"
+    ) from error
 
 
 def bench_at(
@@ -182,7 +181,7 @@ def bench_at(
     """
     made = study_environment(devices, own)
     store = Store(folder, fingerprint(made), mixed=made if mixed else None)
-    return Bench(store, devices, made["block"], curves=curves), store, made
+    return Bench(store, devices, curves=curves), store, made
 
 
 @runtime_checkable
@@ -194,8 +193,8 @@ class Engine(Protocol):
         """What they are computed with, as `study_environment` has it."""
         ...
 
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
-        """The runs that are asked for as chunks."""
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
+        """The runs that are asked for as chunks; None: of as many as suit where they run."""
         ...
 
     def run(

@@ -34,7 +34,7 @@ class LocalEngine:
     def __init__(self, bench: Bench, environment: dict[str, Any]) -> None:
         self._bench, self.environment = bench, environment
 
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The runs that are asked for as chunks."""
         return self._bench.cut(plan, asked, chunk_runs)
 

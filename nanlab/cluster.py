@@ -129,7 +129,7 @@ class RayEngine:
         assert job.first is not None
         self.environment = job.first
 
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The runs that are asked for as chunks, the same whoever runs them."""
         return cut(plan, asked, chunk_runs=chunk_runs)
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.blame.judge import Finding
-from nanlab.block import block_of
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.curves import Observed, is_log_step, log_steps
 from nanlab.faults import Endings
@@ -68,7 +67,7 @@ class GroupWorker:
 
     Args:
         statics: the group's static parameters.
-        blocks: blocks of the widest in a launch, a multiple of the number of devices.
+        runs: how many runs a launch has to hold; None for a block on each device.
         devices: those to use; None for all.
 
     Attributes:
@@ -81,14 +80,22 @@ class GroupWorker:
         self,
         statics: Mapping[str, Any],
         *,
-        blocks: int | None = None,
+        runs: int | None = None,
         devices: Sequence[Device] | None = None,
     ) -> None:
         self._devices = list(devices or jax.devices())
         self.problem = problem_of(statics)
         self.program = LaneProgram(self.problem, self._devices)
-        blocks = blocks or len(self._devices)
-        self.lanes = blocks * block_of(self._devices[0])
+        self.lanes = self.lanes_for(runs or 1)
+
+    @property
+    def smallest(self) -> int:
+        """How many lanes a launch has at least: a block on each device."""
+        return self.program.block * len(self._devices)
+
+    def lanes_for(self, runs: int) -> int:
+        """How many lanes a launch has that holds so many runs: whole blocks, on each device."""
+        return -(-runs // self.smallest) * self.smallest
 
     @cached_property
     def forensics(self) -> Forensics:
@@ -154,8 +161,7 @@ class GroupWorker:
         return self.program.run(trace, placed, stop_at=INF), places, observed
 
     def _packing_steps(self, steps: np.ndarray) -> list[int]:
-        one_block_each = self.lanes == self.program.block * len(self._devices)
-        return [] if one_block_each else packing_steps(steps)
+        return [] if self.lanes == self.smallest else packing_steps(steps)
 
     def _observed(
         self, trace: Trace, lanes: Lanes, placed: Lanes, places: np.ndarray, step: int

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from nanlab import _jax
 from nanlab.lanes import NEVER, Lanes, Trace
 from nanlab.plan import Plan
 from nanlab.problem import Problem, State
@@ -106,9 +106,14 @@ def taken(tree: Any, rows: np.ndarray) -> Any:
     """Some rows of every leaf, on the host (typed keys stay JAX arrays)."""
 
     def take(x: Any) -> Any:
-        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return x[rows] if is_key else np.asarray(x)[rows]
+        if _jax.is_key(x):
+            return x[rows]
+        # Nothing is copied from an accelerator for no rows, and what is, all at once.
+        return np.asarray(x)[rows] if len(rows) else np.zeros((0, *x.shape[1:]), x.dtype)
 
+    for x in jax.tree.leaves(tree) if len(rows) else ():
+        if isinstance(x, jax.Array) and not _jax.is_key(x):
+            x.copy_to_host_async()
     return jax.tree.map(take, tree)
 
 

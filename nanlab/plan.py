@@ -206,38 +206,29 @@ def _groups(plan: Plan, statics: Sequence[str], keys: Ints) -> tuple[Group, ...]
     return tuple(groups)
 
 
-def chunks(n_runs: int, *, block: int, devices: int, chunk_runs: int) -> tuple[int, list[slice]]:
-    """Cuts a group of `n_runs` into launches of about `chunk_runs`.
-
-    A launch has the same number of blocks throughout a group, so that it is compiled once, and
-    as many on each device.  The chunks are as even as can be; a group of at most `chunk_runs` is
-    one chunk, in as few blocks as it needs.
+def chunks(n_runs: int, *, chunk_runs: int, unit: int = 1) -> list[slice]:
+    """Cuts a group of `n_runs` into chunks of about `chunk_runs`, as even as can be.
 
     Args:
         n_runs: how many runs there are.
-        block: lanes in a block.
-        devices: how many devices share a launch.
-        chunk_runs: about how many runs a launch should hold; rounded up to whole blocks on
-            every device.
+        chunk_runs: about how many runs a chunk should hold.
+        unit: `chunk_runs` is rounded up to a multiple of it.
 
     Returns:
-        The blocks in a launch, a multiple of `devices`, and the chunks as slices of the group's
-        runs, in order; (0, []) where there are no runs.
+        The chunks as slices of the group's runs, in order.
 
     Raises:
         ValueError: a number is less than 1, or `n_runs` less than 0.
     """
-    if n_runs < 0 or min(block, devices, chunk_runs) < 1:
+    if n_runs < 0 or min(unit, chunk_runs) < 1:
         raise ValueError(
-            f"must be 1 or more: block {block}, devices {devices}, chunk_runs {chunk_runs}; "
-            f"and 0 or more: n_runs {n_runs}"
+            f"must be 1 or more: unit {unit}, chunk_runs {chunk_runs}; and 0 or more: "
+            f"n_runs {n_runs}"
         )
     if n_runs == 0:
-        return 0, []
-    lanes = block * devices  # the smallest launch
-    n_chunks = -(-n_runs // (-(-chunk_runs // lanes) * lanes))
+        return []
+    n_chunks = -(-n_runs // (-(-chunk_runs // unit) * unit))
     small, larger = divmod(n_runs, n_chunks)
     sizes = [small + 1] * larger + [small] * (n_chunks - larger)
     stops = list(accumulate(sizes, initial=0))
-    blocks = -(-sizes[0] // lanes) * devices
-    return blocks, [slice(start, stop) for start, stop in pairwise(stops)]
+    return [slice(start, stop) for start, stop in pairwise(stops)]

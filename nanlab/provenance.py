@@ -7,11 +7,13 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nanlab._jax import Device
@@ -39,6 +41,7 @@ def environment(devices: list[Device]) -> dict[str, Any]:
         "block_bytes": block_bytes(device),
         "x64": bool(jax.config.read("jax_enable_x64")),
         "flushes_subnormals": flushes_subnormals(),
+        "product_bits": product_bits(device),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "code_sha256": code_hash(),
     }
@@ -76,6 +79,27 @@ def flushes_subnormals() -> bool:
     """Whether the device takes a subnormal float32 for zero; XLA on the CPU does."""
     tiny = np.float32(1e-40)
     return bool(np.asarray(jax.numpy.asarray(tiny) * np.float32(2.0)) == 0)
+
+
+def product_bits(device: Device, multiply: Callable[[Any, Any], Any] = jnp.matmul) -> int | None:
+    """How many significant bits of its float32 factors a matrix product keeps, as it is by default.
+
+    All 24, or 11 of them (TF32, on NVIDIA's GPUs since Ampere) or 8 (bfloat16, on TPUs), unless
+    JAX_DEFAULT_MATMUL_PRECISION asks for more; measured. None on a CPU, which keeps all.
+
+    Args:
+        device: that it is asked of.
+        multiply: the product.
+    """
+    if device.platform == "cpu":
+        return None
+    size, bits = 128, 23
+    factors = 1 + 2.0 ** -np.arange(1, bits + 1)
+    left = np.zeros((size, size), np.float32)
+    left[:bits, :bits] = np.diag(factors)
+    product = multiply(jnp.asarray(left), jnp.eye(size, dtype=np.float32))
+    kept = np.diagonal(np.asarray(product))[:bits] == factors.astype(np.float32)
+    return 1 + int(np.flatnonzero(kept).max(initial=-1)) + 1
 
 
 def git_state() -> dict[str, Any]:

@@ -54,7 +54,7 @@ def prepare(folder: Path, resolved: str) -> bool:
     return True
 
 
-def pieces_of(plan: Plan, chunk_runs: int) -> list[Piece]:
+def pieces_of(plan: Plan, chunk_runs: int | None) -> list[Piece]:
     """All chunks of a study, whatever is done of it already."""
     return cut(plan, np.ones(len(plan), bool), chunk_runs=chunk_runs)
 
@@ -108,7 +108,7 @@ class ShardsEngine:
     def __init__(self, bench: Bench, environment: dict[str, Any], folder: Path) -> None:
         self._bench, self.environment, self._folder = bench, environment, folder
 
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int) -> list[Piece]:
+    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The chunks of which something is missing, with what is missing of them."""
         left = (p._replace(runs=p.runs[asked[p.runs]]) for p in pieces_of(plan, chunk_runs))
         return [piece for piece in left if len(piece.runs)]

@@ -20,7 +20,7 @@ Environment = Mapping[str, Any]
 
 KIND = (
     "platform", "device_kind", "processor", "threads", "system", "block", "block_bytes",
-    "flushes_subnormals",
+    "flushes_subnormals", "product_bits",
 )  # fmt: skip
 """What may differ between the devices of a study that is allowed to have several kinds."""
 

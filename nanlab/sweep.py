@@ -142,22 +142,22 @@ def _range(numbers: Iterable[int]) -> str:
 
 
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    from nanlab.block import block_for, block_of
+    from nanlab.block import NARROWEST, block_for, launch_runs
     from nanlab.memory import available_bytes, in_words, launch_need
     from nanlab.plan import chunks
     from nanlab.problems import problem_of
     from nanlab.search import bounds
 
     largest, n_blocks, n_chunks, widths = 0, 0, 0, set[int]()
+    chunk_runs = grid.exec.chunk_runs or launch_runs(devices[0])
     for group in plan.groups:
-        blocks, pieces = chunks(
-            len(group.runs), block=block_of(devices[0]), devices=len(devices),
-            chunk_runs=grid.exec.chunk_runs,
-        )  # fmt: skip
+        pieces = chunks(len(group.runs), chunk_runs=chunk_runs, unit=NARROWEST * len(devices))
         problem = problem_of(group.statics)
         width = block_for(problem, devices[0])
-        need = launch_need(problem, at_once=width * len(devices))
-        largest = max(largest, need.launch(blocks * block_of(devices[0])))
+        at_once = width * len(devices)
+        need = launch_need(problem, at_once=at_once)
+        launched = max((piece.stop - piece.start for piece in pieces), default=0)
+        largest = max(largest, need.launch(-(-launched // at_once) * at_once))
         n_blocks += sum(-(-(piece.stop - piece.start) // width) for piece in pieces)
         n_chunks += len(pieces)
         widths.add(width)

@@ -10,10 +10,10 @@ class Remembered(GroupWorker):
 
     made: ClassVar = {}
 
-    def __new__(cls, statics, *, blocks=None, devices=None):
-        at = (tuple(sorted(statics.items())), blocks, tuple(devices))
+    def __new__(cls, statics, *, runs=None, devices=None):
+        at = (tuple(sorted(statics.items())), runs, tuple(devices))
         return cls.made.setdefault(at, super().__new__(cls))
 
-    def __init__(self, statics, *, blocks=None, devices=None):
+    def __init__(self, statics, *, runs=None, devices=None):
         if not hasattr(self, "lanes"):
-            super().__init__(statics, blocks=blocks, devices=devices)
+            super().__init__(statics, runs=runs, devices=devices)

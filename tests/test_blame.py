@@ -423,6 +423,15 @@ def test_a_source_file_is_written_from_its_packages_root(file, wanted):
     assert re.fullmatch(wanted, places.written(file))
 
 
+def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
+    # As pip --target does; a folder of a person's own code has no *.dist-info.
+    for folder in ("libs/some/deep", "libs/some-1.0.dist-info", "own/some/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    library, own = (str(tmp_path / name / "some/deep/module.py") for name in ("libs", "own"))
+    assert (places.is_installed(library), places.is_installed(own)) == (True, False)
+    assert places.written(library) == "some/deep/module.py"
+
+
 def test_a_culprit_in_a_library_is_told_with_the_line_that_called_it():
     def step(weight):
         clip = optax.clip_by_global_norm(0.0)

@@ -210,8 +210,8 @@ def test_a_launch_that_does_not_fit_says_what_does(two_workers, capsys):
     # 2^34 numbers in float32 are 64 GiB a lane; nothing of that size is ever made.
     assert sweep("--set", "run.static.size=17179869184") == WRONG
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("grid.toml: a launch of 64 lanes needs about ")
-    assert "not even the smallest launch, of 64 lanes, fits" in said
+    assert said.startswith("grid.toml: a launch of 24 lanes needs about ")
+    assert "not even the smallest launch, of 8 lanes, fits" in said
     assert not Path("x/runs.parquet").exists()
 
 

@@ -1,6 +1,7 @@
 """Lanes: whose bits depend on nothing but themselves, and which freeze at a fault and only then."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -153,6 +154,21 @@ def test_a_blocks_width_follows_from_the_steps_arrays_too(batch, block):
     assert block_for(problem, jax.devices()[0]) == block
 
 
+@pytest.mark.parametrize(
+    ("width", "batch", "block"), [(8, 16, 4096), (256, 16, 1024), (256, 1024, 128), (4096, 16, 64)]
+)
+def test_a_gpus_blocks_are_as_wide_as_fit_128_mib(width, batch, block):
+    # (64 + 1 + 10) * width + 10 weights of 4 bytes; a batch has 64 inputs or `width` outputs each.
+    problem = make_training(TINY | {"width": width, "optimizer": "sgd", "batch_size": batch})
+    assert block_for(problem, SimpleNamespace(platform="gpu")) == block
+
+
+def test_a_launch_has_whole_blocks_on_each_device_and_no_more():
+    problem = {"problem": "training", "task": "digits"} | TINY | {"width": 64, "optimizer": "sgd"}
+    lanes = [GroupWorker(problem, runs=runs).lanes for runs in (1, 32, 33)]
+    assert lanes == [32, 32, 64]
+
+
 def test_a_lane_is_the_same_on_one_device(lanes, alone):
     program = LaneProgram(make_training(TINY), jax.devices()[:1])
     assert len(jax.devices()) == 2
@@ -177,9 +193,8 @@ def test_nothing_is_compiled_again_for_other_knobs_seeds_steps_or_aims(tiny, lan
 
 
 def test_a_second_shape_is_refused_because_it_would_be_a_second_compile(tiny, lanes):
-    with pytest.raises(RuntimeError, match="_start_block was traced twice"):
+    with pytest.raises(TypeError, match="Argument types differ"):
         run(tiny, lanes, range(len(LRS)), total=2 * LANES)
-    tiny.traces["_start_block"] = 1
 
 
 # ---- freezing ------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_short_runs_are_not_interrupted():
 def worker_of(problem):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(problems.PROBLEMS, "by hand", lambda statics: problem)
-        return GroupWorker({"problem": "by hand"}, blocks=4, devices=jax.devices()[:1])
+        return GroupWorker({"problem": "by hand"}, runs=256, devices=jax.devices()[:1])
 
 
 def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
@@ -73,7 +73,7 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
 
 @pytest.mark.parametrize("curves", [False, True])
 def test_every_run_is_the_same_with_and_without(curves, monkeypatch):
-    worker = GroupWorker(STATICS, blocks=8)
+    worker = GroupWorker(STATICS, runs=RUNS)
     rng = np.random.default_rng(0)
     count = len(jax.devices()) * RUNS // 2
     knobs = {name: np.ones(count) for name in worker.problem.knobs}

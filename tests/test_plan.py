@@ -353,46 +353,43 @@ def test_resolved_toml_asks_for_the_same_plan_and_resolves_to_itself(tree):
 
 
 CHUNKS = {
-    "fewer than a chunk": (100, 64, 2, 1024, 2, [100]),
-    "one run": (1, 64, 2, 1024, 2, [1]),
-    "just a chunk": (1024, 64, 2, 1024, 16, [1024]),
-    "one more than a chunk": (1025, 64, 2, 1024, 10, [513, 512]),
-    "three even chunks": (3000, 64, 1, 1024, 16, [1000, 1000, 1000]),
-    "a chunk less than a block": (130, 64, 1, 1, 1, [44, 43, 43]),
-    "more devices than blocks": (64, 64, 8, 1024, 8, [64]),
-    "nothing": (0, 64, 2, 1024, 0, []),
+    "fewer than a chunk": (100, 1024, 16, [100]),
+    "one run": (1, 1024, 16, [1]),
+    "just a chunk": (1024, 1024, 16, [1024]),
+    "one more than a chunk": (1025, 1024, 16, [513, 512]),
+    "three even chunks": (3000, 1024, 8, [1000, 1000, 1000]),
+    "a chunk less than a unit": (20, 1, 8, [7, 7, 6]),
+    "no multiple of the unit": (2000, 1000, 16, [1000, 1000]),
+    "a run each": (3, 1, 1, [1, 1, 1]),
+    "nothing": (0, 1024, 16, []),
 }
 
 
 @pytest.mark.parametrize("name", CHUNKS)
 def test_a_group_is_cut_into(name):
-    n_runs, block, devices, chunk_runs, blocks, sizes = CHUNKS[name]
-    launched, slices = chunks(n_runs, block=block, devices=devices, chunk_runs=chunk_runs)
-    assert launched == blocks
+    n_runs, chunk_runs, unit, sizes = CHUNKS[name]
+    slices = chunks(n_runs, chunk_runs=chunk_runs, unit=unit)
     assert [each.stop - each.start for each in slices] == sizes
 
 
 SMALL = st.integers(1, 70)
 
 
-@given(n_runs=st.integers(1, 5000), block=SMALL, devices=st.integers(1, 8), chunk_runs=SMALL)
-def test_chunks_hold_every_run_once_evenly_and_in_as_few_blocks_as_they_need(
-    n_runs, block, devices, chunk_runs
-):
+@given(n_runs=st.integers(1, 5000), unit=SMALL, chunk_runs=SMALL)
+def test_chunks_hold_every_run_once_evenly_and_are_as_few_as_can_be(n_runs, unit, chunk_runs):
     chunk_runs *= 20
-    blocks, slices = chunks(n_runs, block=block, devices=devices, chunk_runs=chunk_runs)
+    slices = chunks(n_runs, chunk_runs=chunk_runs, unit=unit)
     sizes = [each.stop - each.start for each in slices]
     assert [i for each in slices for i in range(n_runs)[each]] == list(range(n_runs))
     assert max(sizes) - min(sizes) <= 1
-    assert blocks % devices == 0
-    assert (blocks - devices) * block < max(sizes) <= blocks * block
-    assert len(sizes) == 1 or n_runs > chunk_runs
-    # Never more than what was asked for, but for the last row of blocks.
-    assert max(sizes) < chunk_runs + block * devices
+    # Never more than what was asked for, but for the rounding.
+    most = -(-chunk_runs // unit) * unit
+    assert max(sizes) <= most < chunk_runs + unit
+    assert len(sizes) == -(-n_runs // most)
 
 
-@pytest.mark.parametrize("wrong", [(-1, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)])
+@pytest.mark.parametrize("wrong", [(-1, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_chunks_of_no_size_are_refused(wrong):
-    n_runs, block, devices, chunk_runs = wrong
+    n_runs, unit, chunk_runs = wrong
     with pytest.raises(ValueError, match="must be 1 or more"):
-        chunks(n_runs, block=block, devices=devices, chunk_runs=chunk_runs)
+        chunks(n_runs, chunk_runs=chunk_runs, unit=unit)

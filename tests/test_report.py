@@ -39,7 +39,7 @@ lr = { logspace = [0.1, 1e38], num = 300 }
 
 [exec]
 devices = 2
-chunk_runs = 1
+chunk_runs = 128
 """
 
 

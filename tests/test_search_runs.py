@@ -50,9 +50,9 @@ class Counted(Remembered):
     made: ClassVar = {}
     asked: ClassVar = []
 
-    def __new__(cls, statics, *, blocks=None, devices=None):
-        cls.asked.append((tuple(sorted(statics.items())), blocks, tuple(devices)))
-        return super().__new__(cls, statics, blocks=blocks, devices=devices)
+    def __new__(cls, statics, *, runs=None, devices=None):
+        cls.asked.append((tuple(sorted(statics.items())), runs, tuple(devices)))
+        return super().__new__(cls, statics, runs=runs, devices=devices)
 
 
 @pytest.fixture(autouse=True)

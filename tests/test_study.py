@@ -47,7 +47,7 @@ lr = { logspace = [0.1, 1e38], num = 280 }
 
 [exec]
 devices = 2
-chunk_runs = 1
+chunk_runs = 128
 witnesses = 2
 """
 CHUNKS, RUNS = 6, 560
@@ -213,7 +213,7 @@ CHANGES = {
     ),
     "a step more": (GRID.replace("steps = 150", "steps = 151"), 0),
     "only the title": (GRID.replace("Which", "What"), 560),
-    "larger chunks": (GRID.replace("chunk_runs = 1", "chunk_runs = 200"), 560),
+    "larger chunks": (GRID.replace("chunk_runs = 128", "chunk_runs = 200"), 560),
 }  # fmt: skip
 
 
@@ -371,7 +371,7 @@ def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
 
 
 def test_a_study_too_large_for_the_memory_says_what_fits_and_that_does(monkeypatch, capsys):
-    large = GRID.replace("chunk_runs = 1\n", "chunk_runs = 1000\n")
+    large = GRID.replace("chunk_runs = 128\n", "chunk_runs = 1000\n")
     # 280 runs are a launch of 384 lanes; there is room for one of some 300, hence for 256.
     grid = "[run]\n" + large.split("[run]\n")[1]
     with monkeypatch.context() as patch:
@@ -396,7 +396,7 @@ def test_a_launch_that_runs_out_of_memory_is_a_sentence_and_no_crash(error, monk
         raise error
 
     monkeypatch.setattr(Remembered, "run", run)
-    assert sweep(GRID.replace("chunk_runs = 1\n", "chunk_runs = 1000\n")) == WRONG
+    assert sweep(GRID.replace("chunk_runs = 128\n", "chunk_runs = 1000\n")) == WRONG
     said = capsys.readouterr()
     assert "a launch of 384 lanes does not fit the memory" in said.err
     assert "exec.chunk_runs" in said.err

@@ -35,7 +35,7 @@ devices = 2
 """
 # Three chunks of at most 128 runs.
 LONGER = GRID.replace("[0.5, 1.0, 2.5, 3.0, 1e38]", "{ logspace = [0.1, 1e38], num = 300 }")
-LONGER = LONGER.replace(', "float64"', "").replace("chunk_runs = 1024", "chunk_runs = 1")
+LONGER = LONGER.replace(', "float64"', "").replace("chunk_runs = 1024", "chunk_runs = 128")
 
 
 def environment(**changes):

@@ -144,6 +144,21 @@ def test_elsewhere_outcomes_and_blames_count_and_no_bits(study, run_before, caps
     assert verify.main([str(study), "--agree-blames", "1.0"]) == verify.DIFFERS
 
 
+def test_on_a_gpu_outcomes_and_blames_count_and_no_bits(study, run_before, monkeypatch, capsys):
+    again = verify._run_again
+
+    def on_a_gpu(grid, plan):
+        runs, environment = again(grid, plan)
+        return runs, environment | {"platform": "gpu"}
+
+    monkeypatch.setattr(verify, "_run_again", on_a_gpu)
+    change(study, {"platform": "gpu"}, final_loss=0.123)
+    assert verify.main([str(study)]) == verify.DONE
+    assert "on a gpu, whose numbers to the bit are not claimed" in capsys.readouterr().out
+    change(study, outcome="trained")
+    assert verify.main([str(study), "--agree", "0.99"]) == verify.DIFFERS
+
+
 def test_studies_of_elsewhere_are_judged_together_and_those_of_here_each(
     study, studies, run_before, capsys
 ):

@@ -99,10 +99,11 @@ def _quick(lowered: Any) -> Any:
     Nor is it simplified, so that it computes as the program does op by op: XLA makes a product
     with a mask a selection, and 0 * inf is then no NaN.
     """
-    if jax.default_backend() != "cpu":
-        return lowered.compile()
-    options = {"xla_backend_optimization_level": "0", "xla_disable_hlo_passes": "algsimp"}
-    return lowered.compile(options)
+    options = {"xla_disable_hlo_passes": "algsimp"}
+    if jax.default_backend() == "cpu":
+        options["xla_backend_optimization_level"] = "0"
+    # What a TPU's compiler takes is untried.
+    return lowered.compile(options if jax.default_backend() in ("cpu", "gpu") else None)
 
 
 def _records(codes: Any) -> dict[str, np.ndarray]:

@@ -178,13 +178,24 @@ def is_installed(file: str) -> bool:
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
         return _is_own_plumbing(path)
-    parts = path.parts
     return (
         file.startswith("<frozen")
-        or "site-packages" in parts
-        or "dist-packages" in parts
+        or _library_folder(path) is not None
         or str(path).startswith(_INSTALLED)
     )
+
+
+def _library_folder(path: Path) -> Path | None:
+    """The innermost folder around a file in which libraries are installed, if there is one."""
+    folders = path.parents if path.is_absolute() else ()
+    return next((folder for folder in folders if _holds_libraries(folder)), None)
+
+
+@cache
+def _holds_libraries(folder: Path) -> bool:
+    # pip --target installs into a folder of any name, and says there what it has installed.
+    usual = folder.name in ("site-packages", "dist-packages")
+    return usual or any(folder.glob("*.dist-info"))
 
 
 @cache
@@ -199,19 +210,17 @@ def _is_own_plumbing(path: Path) -> bool:
 
 @cache
 def _is_standard(file: str) -> bool:
-    path = Path(file).resolve()
-    return "site-packages" not in path.parts and "dist-packages" not in path.parts
+    return _library_folder(Path(file).resolve()) is None
 
 
 @cache
 def written(file: str) -> str:
     """A source file as it is written in tables: from its package's root, with slashes."""
     path = Path(file)
-    folders = path.parts[:-1]
-    for library in ("site-packages", "dist-packages"):
-        if library in folders:
-            # Not every folder of a package has an __init__.py: optax/_src has none.
-            return "/".join(path.parts[len(folders) - folders[::-1].index(library) :])
+    library = _library_folder(path)
+    if library is not None:
+        # Not every folder of a package has an __init__.py: optax/_src has none.
+        return path.relative_to(library).as_posix()
     root = path.parent
     while (root / "__init__.py").exists() and root.parent != root:
         root = root.parent

@@ -75,8 +75,12 @@ class Exec(BaseModel, frozen=True, extra="forbid"):
         Field(description="Whether to write curves.parquet: what runs show at log-spaced steps."),
     ] = False
     chunk_runs: Annotated[
-        Count, Field(description="About how many runs are launched at a time.")
-    ] = 1024
+        Count | None,
+        Field(
+            description="About how many runs are launched at a time; 1,024 where left out, and "
+            "4,096 in a process of its own on a GPU."
+        ),
+    ] = None
     witnesses: Annotated[
         Whole,
         Field(ge=0, description="How many distinct blames are replayed under jax.debug_nans."),

@@ -95,7 +95,9 @@ def _device(environment: Mapping[str, Any]) -> str:
     if environment.get("platform") == "cpu":
         cpu = environment.get("processor") or environment.get("system", "")
         return f"{count(n, 'CPU device')} ({cpu})"
-    return f"{n} x {kind} ({environment.get('platform')})"
+    bits = environment.get("product_bits") or 24
+    kept = f", which keeps {bits} of a float32's 24 bits in products" if bits < 24 else ""
+    return f"{n} x {kind} ({environment.get('platform')}){kept}"
 
 
 def _time(seconds: float) -> str:
