@@ -37,6 +37,7 @@ NOT_RUN = {
         "installs a package",
         "starts a Ray cluster, which has tests of its own",
     ],
+    "docs/how-to/on-a-gpu.md": ["needs a GPU"],
     "docs/how-to/replay-a-run.md": ["it computes again what the blocks above have computed"],
     "docs/ledger.md": ["it takes an hour"],
 }
