@@ -3,7 +3,8 @@
 The gradient of a layer's weights sums over the examples, and JAX asks for it as a product whose
 left side has its examples first. XLA hands small batched products to its fast library (YNN) only
 where that axis is the left side's last, and else makes them two to three times slower. So such a
-product is asked for transposed; sums are made in another order, and round otherwise.
+product is asked for transposed, and one with a matrix that all lanes share as if each had its own;
+sums are made in another order, and round otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jax import Array, lax
 
 from nanlab import _jax
 from nanlab._jax import Jaxpr, JaxprEqn
-from nanlab.patches import convolution, is_worth_it
+from nanlab.patches import MOST_BYTES, convolution, is_worth_it
 
 _Axes = tuple[int, ...]
 
@@ -33,20 +34,35 @@ def laid_out(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _is_slow(eqn: JaxprEqn) -> bool:
+def _anew(eqn: JaxprEqn) -> Callable[..., Array] | None:
+    """What is asked for in an equation's place; None if it stays."""
     if eqn.primitive.name == "conv_general_dilated":
         inputs, filters = (v.aval for v in eqn.invars)
-        return is_worth_it(inputs, filters, eqn.params)
+        return convolution if is_worth_it(inputs, filters, eqn.params) else None
     if eqn.primitive.name != "dot_general":
-        return False
+        return None
     (summed, _), (batch, _) = eqn.params["dimension_numbers"]
+    if not batch:
+        return _shared_product if _shares_a_matrix(eqn) else None
     left: _jax.Aval = eqn.invars[0].aval
     axes = left.ndim
-    return bool(batch) and tuple(summed) != tuple(range(axes - len(summed), axes))
+    return _product if tuple(summed) != tuple(range(axes - len(summed), axes)) else None
+
+
+def _shares_a_matrix(eqn: JaxprEqn) -> bool:
+    """Whether it multiplies one matrix by (lanes, summed, free), and copies of it fit the cache."""
+    summed, _ = eqn.params["dimension_numbers"]
+    sides: list[_jax.Aval] = [v.aval for v in eqn.invars]
+    if sorted(side.ndim for side in sides) != [2, 3]:
+        return False
+    lanes = 0 if sides[0].ndim == 3 else 1
+    one: _jax.Aval = sides[1 - lanes]
+    copies = sides[lanes].shape[0] * math.prod(one.shape) * one.dtype.itemsize
+    return tuple(summed[lanes]) == (1,) and copies <= MOST_BYTES
 
 
 def _holds_slow(jaxpr: Jaxpr) -> bool:
-    return any(_is_slow(eqn) or _opens_slow(eqn) for eqn in jaxpr.eqns)
+    return any(_anew(eqn) is not None or _opens_slow(eqn) for eqn in jaxpr.eqns)
 
 
 def _opens_slow(eqn: JaxprEqn) -> bool:
@@ -55,9 +71,9 @@ def _opens_slow(eqn: JaxprEqn) -> bool:
 
 
 def _bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    if _is_slow(eqn):
-        anew = {"dot_general": _product, "conv_general_dilated": convolution}
-        return [anew[eqn.primitive.name](*operands, **eqn.params)]
+    anew = _anew(eqn)
+    if anew is not None:
+        return [anew(*operands, **eqn.params)]
     opened = _jax.open_equation(eqn)
     if opened is not None and _opens_slow(eqn):
         (body, constants), *others = opened.bodies
@@ -92,6 +108,25 @@ def _product(
     shape = [left.shape[axis] for axis in (*left_batch, *left_free)]
     shape += [right.shape[axis] for axis in right_free]
     return lax.transpose(turned, (*batch, last, last - 1)).reshape(shape)
+
+
+def _shared_product(
+    left: Array, right: Array, *, dimension_numbers: Any, precision: Any,
+    preferred_element_type: Any, **_: Any,
+) -> Array:  # fmt: skip
+    """`lax.dot_general` with a copy of the shared matrix for each lane, its summed axis last."""
+    (left_summed, right_summed), _ = dimension_numbers
+    is_left = left.ndim == 2
+    shared, axes, lanes = (left, left_summed, right) if is_left else (right, right_summed, left)
+    if tuple(axes) == (0,):
+        shared = lax.transpose(shared, (1, 0))
+    # Without a barrier XLA takes the copies back into the product.
+    copies = lax.optimization_barrier(lax.broadcast(shared, lanes.shape[:1]))
+    product = lax.dot_general(
+        copies, lanes, (((2,), (1,)), ((0,), (0,))),
+        precision=precision, preferred_element_type=preferred_element_type,
+    )  # fmt: skip
+    return lax.transpose(product, (1, 0, 2) if is_left else (0, 2, 1))
 
 
 def _free(x: Array, summed: _Axes, batch: _Axes) -> _Axes:

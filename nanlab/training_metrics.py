@@ -12,11 +12,19 @@ from nanlab.codes import largest_magnitude
 
 
 def gradient_norm(gradient: Any) -> Array:
-    """The Euclidean norm of all leaves, float64; scaled by the maximum, so that squares fit.
+    """The Euclidean norm of all leaves, summed in float64, in which squares of float32 fit.
 
     NaN where the gradient holds a NaN, inf where it holds an inf and no NaN.
     """
-    leaves = jax.tree.leaves(gradient)
+    leaves: list[Array] = jax.tree.leaves(gradient)
+    if any(leaf.dtype.itemsize == 8 for leaf in leaves):
+        return _scaled_norm(leaves)
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float64))) for leaf in leaves]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))
+
+
+def _scaled_norm(leaves: list[Array]) -> Array:
+    """The norm by way of the leaves' largest entry, so that squares of float64 fit."""
     largest = largest_magnitude(jnp.stack([largest_magnitude(leaf) for leaf in leaves]))
     safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
     # One reciprocal of our own: XLA divides or multiplies by it as it likes, to other bits. It must

@@ -92,6 +92,47 @@ def test_a_loop_of_steps_is_opened():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
 
 
+def test_lanes_that_share_their_examples_have_products_of_their_own():
+    x, *weights = arrays((EXAMPLES, WIDTH), *[(LANES, WIDTH, WIDTH)] * 3)
+    gradient = jax.vmap(jax.grad(loss), in_axes=(0, None))
+    shared = products(split_constants(jax.make_jaxpr(gradient)(weights, x))[0])
+    assert sum(not batch for _, batch, _ in shared) == 2  # forward, and for the first weights
+    laid = products(split_constants(jax.make_jaxpr(laid_out(gradient))(weights, x))[0])
+    assert all(batch for _, batch, _ in laid)
+    expected, found = gradient(weights, x), laid_out(gradient)(weights, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
+
+
+@pytest.mark.parametrize("left_is_shared", [True, False])
+@pytest.mark.parametrize("summed", [0, 1])
+def test_a_product_with_a_shared_matrix_is_the_one_that_was_asked_for(summed, left_is_shared):
+    matrix, lanes = arrays((5, 5), (LANES, 5, 3))
+    sides, axes = (matrix, lanes), ((summed,), (1,))
+    if not left_is_shared:
+        sides, axes = sides[::-1], axes[::-1]
+
+    def product(*sides):
+        return lax.dot_general(*sides, (axes, ((), ())))
+
+    word = {0: "ab", 1: "ba"}[summed], "lac"
+    out = "blc" if left_is_shared else "lcb"
+    expected = np.einsum(f"{word[0]},{word[1]}->{out}", matrix, lanes)
+    np.testing.assert_allclose(laid_out(product)(*sides), expected, rtol=1e-12)
+    assert products(split_constants(jax.make_jaxpr(laid_out(product))(*sides))[0])[0][1] == (0,)
+
+
+def test_a_matrix_that_is_too_large_to_be_copied_and_a_plain_product_stay():
+    def product(x, w):
+        return lax.dot_general(x, w, (((1,), (1,)), ((), ())))
+
+    large = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((70_000, 64), (8, 64, 4))]
+    plain = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((8, 4, 64), (4, 64))]
+    for function, asked in (product, large), (lambda x, w: x @ w.T, plain):
+        before, after = (split_constants(jax.make_jaxpr(f)(*asked))[0]
+                         for f in (function, laid_out(function)))  # fmt: skip
+        assert products(before) == products(after) and not products(after)[0][1]
+
+
 @st.composite
 def contractions(draw):
     """Shapes and dimension numbers of a product, its axes in any order."""
