@@ -63,7 +63,7 @@ class Sweep:
 
     def __init__(self, knobs: dict[str, np.ndarray], steps: int) -> None:
         count = len(knobs["knobs.lr_hidden"])
-        self._pieces = chunks(count, chunk_runs=launch_runs(jax.devices()[0]))
+        self._pieces = chunks(count, chunk_runs=launch_runs(jax.devices()))
         largest = max(piece.stop - piece.start for piece in self._pieces)
         self._worker = GroupWorker({"problem": SPEC}, runs=largest)
         zeros = np.zeros(count, np.int64)

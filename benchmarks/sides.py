@@ -164,7 +164,7 @@ class Engine:
             "optimizer": "sgd", "precision": "float32", "batch_size": BATCH,
         }  # fmt: skip
         problems.PROBLEMS["made"] = partial(make_training, examples=task.examples())
-        self.pieces = chunks(task.runs, chunk_runs=launch_runs(jax.devices()[0]))
+        self.pieces = chunks(task.runs, chunk_runs=launch_runs(jax.devices()))
         largest = max(piece.stop - piece.start for piece in self.pieces)
         with Timed() as self.compiling:
             self.worker = GroupWorker(statics, runs=largest)

@@ -23,7 +23,7 @@ BLOCK = {"cpu": 64, "gpu": 4096, "tpu": 1024}
 """The widest block for each kind of accelerator. CPU and GPU are measured; a TPU's is not yet."""
 
 LAUNCH_RUNS = {"cpu": 1024, "gpu": 4096, "tpu": 1024}
-"""About how many runs one process launches at a time on each device's kind if nobody says."""
+"""About how many runs one process launches at a time if nobody says; a block a device at least."""
 
 NARROWEST = 8
 
@@ -40,9 +40,10 @@ def block_of(device: Device) -> int:
     return BLOCK.get(device.platform, BLOCK["tpu"])
 
 
-def launch_runs(device: Device) -> int:
-    """About how many runs to launch at a time on such a device, if nobody says."""
-    return LAUNCH_RUNS.get(device.platform, LAUNCH_RUNS["tpu"])
+def launch_runs(devices: Sequence[Device]) -> int:
+    """About how many runs to launch at a time on these devices, if nobody says."""
+    usual = LAUNCH_RUNS.get(devices[0].platform, LAUNCH_RUNS["tpu"])
+    return max(usual, block_of(devices[0]) * len(devices))
 
 
 def block_bytes(device: Device) -> int | None:

@@ -20,6 +20,9 @@ from nanlab.plan import Group, Plan
 CHUNK_RUNS = 1024
 """About how many runs a chunk has where nobody says, and machines of any kind share a study."""
 
+WORTH_COMPILING = 8
+"""A round of a search that would take more launches of a held program is worth a wider one."""
+
 
 class Piece(NamedTuple):
     """Which runs of a plan make a chunk.
@@ -96,15 +99,16 @@ def cut(
         asked: (runs,) bool.
         chunk_runs, unit: as `plan.chunks` has them; None for CHUNK_RUNS.
         held: how many lanes a launch of a group has whose program is held; another number would
-            be another program.
+            be another program, which only a few times as many runs are worth.
     """
     pieces: list[Piece] = []
     for number, group in enumerate(plan.groups):
         runs = group.runs[asked[group.runs]]
+        most = chunk_runs or CHUNK_RUNS
         lanes = (held or {}).get(group.group_id)
-        parts = plans.chunks(
-            len(runs), chunk_runs=lanes or chunk_runs or CHUNK_RUNS, unit=1 if lanes else unit
-        )
+        if lanes and min(len(runs), most) > WORTH_COMPILING * lanes:
+            lanes = None
+        parts = plans.chunks(len(runs), chunk_runs=lanes or most, unit=1 if lanes else unit)
         largest = lanes or max((part.stop - part.start for part in parts), default=0)
         pieces += [Piece(number, runs[part], largest) for part in parts]
     return pieces

@@ -64,7 +64,7 @@ class Bench:
         """The runs that are asked for, as chunks that fill this process's launches."""
         held = {name: worker.lanes for (name, _), worker in self._workers.items()}
         return cut(
-            plan, asked, chunk_runs=chunk_runs or launch_runs(self._devices[0]),
+            plan, asked, chunk_runs=chunk_runs or launch_runs(self._devices),
             unit=NARROWEST * len(self._devices), held=held,
         )  # fmt: skip
 
@@ -141,7 +141,7 @@ class Bench:
     def _await_memory(self, need: Need, worker: GroupWorker) -> None:
         """Raise a MemoryError if a launch does not fit, even when no other chunk is at work."""
         while True:
-            free = available_bytes(self._devices[0])
+            free = available_bytes(self._devices)
             try:
                 need.check(worker.lanes, free, smallest=worker.smallest)
                 return
@@ -158,7 +158,9 @@ def _check_memory(error: Exception, worker: GroupWorker | None) -> None:
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
         return
     if worker is None:
-        raise MemoryError("a group's model and data do not fit the memory; make them smaller")
+        raise MemoryError(
+            "a group's model and data do not fit the memory; make them smaller"
+        ) from error
     raise MemoryError(
         f"a launch of {worker.lanes:,} lanes does not fit the memory; "
         f"{way_out(worker.lanes // 2, smallest=worker.smallest)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from nanlab._jax import Device
@@ -64,12 +65,17 @@ def launch_need(problem: Problem, *, at_once: int) -> Need:
     return Need(max(1, COPIES * state_bytes(problem)), step * at_once + data)
 
 
-def available_bytes(device: Device) -> int | None:
-    """The memory that is free for launches now, in bytes; None where nothing tells."""
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        limit = stats.get("bytes_limit")
-        return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
+def available_bytes(devices: Sequence[Device]) -> int | None:
+    """The memory that is free for launches now, of all devices in bytes; None where nothing tells.
+
+    CPU devices share the machine's; of accelerators the fullest counts, since shares are even.
+    """
+    if devices[0].platform != "cpu":
+        told = [device.memory_stats() or {} for device in devices]
+        if any("bytes_limit" not in stats for stats in told):
+            return None
+        free = [int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)) for stats in told]
+        return min(free) * len(devices)
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             fields = dict(line.split(":", 1) for line in lines)

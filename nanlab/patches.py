@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 MOST_BYTES = 16 << 20
-"""Of a block's patches: more would leave every cache, and want much memory."""
+"""Of a block's patches, or copies of a shared matrix: more would leave every cache, and want much
+memory."""
 
 MOST_SLICES = 64
 """A program with more of them compiles for long."""

@@ -50,7 +50,7 @@ def _anew(eqn: JaxprEqn) -> Callable[..., Array] | None:
 
 
 def _shares_a_matrix(eqn: JaxprEqn) -> bool:
-    """Whether it multiplies one matrix by (lanes, summed, free), and copies of it fit the cache."""
+    """Whether it multiplies one matrix, of which copies are small, by (lanes, summed, free)."""
     summed, _ = eqn.params["dimension_numbers"]
     sides: list[_jax.Aval] = [v.aval for v in eqn.invars]
     if sorted(side.ndim for side in sides) != [2, 3]:

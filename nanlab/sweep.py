@@ -143,15 +143,18 @@ def _range(numbers: Iterable[int]) -> str:
 
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     from nanlab.block import NARROWEST, block_for, launch_runs
+    from nanlab.chunks import CHUNK_RUNS
     from nanlab.memory import available_bytes, in_words, launch_need
     from nanlab.plan import chunks
     from nanlab.problems import problem_of
     from nanlab.search import bounds
 
     largest, n_blocks, n_chunks, widths = 0, 0, 0, set[int]()
-    chunk_runs = grid.exec.chunk_runs or launch_runs(devices[0])
+    alone = grid.exec.engine == "local"
+    chunk_runs = grid.exec.chunk_runs or (launch_runs(devices) if alone else CHUNK_RUNS)
+    unit = NARROWEST * len(devices) if alone else 1
     for group in plan.groups:
-        pieces = chunks(len(group.runs), chunk_runs=chunk_runs, unit=NARROWEST * len(devices))
+        pieces = chunks(len(group.runs), chunk_runs=chunk_runs, unit=unit)
         problem = problem_of(group.statics)
         width = block_for(problem, devices[0])
         at_once = width * len(devices)
@@ -161,7 +164,7 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
         n_blocks += sum(-(-(piece.stop - piece.start) // width) for piece in pieces)
         n_chunks += len(pieces)
         widths.add(width)
-    free = available_bytes(devices[0])
+    free = available_bytes(devices)
     print(f"{grid.path}: {grid.title}")
     print(f"  runs    {len(plan):,}")
     print(f"  groups  {len(plan.groups):,} (each is compiled once)")

@@ -43,10 +43,14 @@ class Timing:
     steps_per_s: float
 
 
-def widths(device: Device) -> list[int]:
-    """The widths that are tried: powers of two about the widest block of such a device."""
-    widest = block_of(device)
-    return [widest // 8, widest // 4, widest // 2, widest, widest * 2]
+def widths(problem: Problem, device: Device) -> list[int]:
+    """The widths that are tried: the one that is used, and some about the widest of such a device.
+
+    A width that is many times the one that is used may not fit the memory.
+    """
+    widest, used = block_of(device), block_for(problem, device)
+    tried = {widest // 8, widest // 4, widest // 2, widest, widest * 2}
+    return sorted({used} | {width for width in tried if width <= 16 * used})
 
 
 def tune(problem: Problem, lanes: Lanes, devices: Sequence[Device]) -> list[Timing]:
@@ -62,7 +66,7 @@ def tune(problem: Problem, lanes: Lanes, devices: Sequence[Device]) -> list[Timi
     Returns:
         A timing for each of `widths`, in their order.
     """
-    tried = widths(devices[0])
+    tried = widths(problem, devices[0])
     many = tried[-1] * len(devices)
     filled = jax.tree.map(lambda x: np.resize(x, many), lanes)
     compiled: dict[int, tuple[LaneProgram, float]] = {}

@@ -144,7 +144,7 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
         # A GPU adds in whatever order its threads come, and chooses its kernels by their speed.
         platform = environment["platform"]
         why = ", ".join(elsewhere) or f"on a {platform}, whose numbers to the bit are not claimed"
-        print(f"  made elsewhere: {why}" if elsewhere else f"  made {why}")
+        print(f"  made elsewhere: {why}" if elsewhere else f"  made {why}: judged as if elsewhere")
         _tell_runs(found.differing("outcome"))
         return DONE, tally
     different = found.differing("outcome", "numbers", "blame")

@@ -424,12 +424,14 @@ def test_a_source_file_is_written_from_its_packages_root(file, wanted):
 
 
 def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
-    # As pip --target does; a folder of a person's own code has no *.dist-info.
-    for folder in ("libs/some/deep", "libs/some-1.0.dist-info", "own/some/deep"):
-        (tmp_path / folder).mkdir(parents=True)
-    library, own = (str(tmp_path / name / "some/deep/module.py") for name in ("libs", "own"))
-    assert (places.is_installed(library), places.is_installed(own)) == (True, False)
-    assert places.written(library) == "some/deep/module.py"
+    # As pip --target does, which says what it has installed there; other code is a person's own.
+    record = tmp_path / "libs/some-1.0.dist-info/RECORD"
+    record.parent.mkdir(parents=True)
+    record.write_text("some/deep/module.py,sha256=x,1\nsingle.py,,\n../../bin/some,,\n")
+    files = ("libs/some/deep/module.py", "libs/single.py", "libs/train.py", "some/deep/module.py")
+    found = [places.is_installed(str(tmp_path / file)) for file in files]
+    assert found == [True, True, False, False]
+    assert places.written(str(tmp_path / files[0])) == "some/deep/module.py"
 
 
 def test_a_culprit_in_a_library_is_told_with_the_line_that_called_it():

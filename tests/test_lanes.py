@@ -12,7 +12,7 @@ import pytest
 from counted import counted_problem
 
 from nanlab import faults, keys, problems
-from nanlab.block import block_for
+from nanlab.block import block_for, launch_runs
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.engines import GroupWorker
 from nanlab.keys import init_key, step_key
@@ -161,6 +161,14 @@ def test_a_gpus_blocks_are_as_wide_as_fit_128_mib(width, batch, block):
     # (64 + 1 + 10) * width + 10 weights of 4 bytes; a batch has 64 inputs or `width` outputs each.
     problem = make_training(TINY | {"width": width, "optimizer": "sgd", "batch_size": batch})
     assert block_for(problem, SimpleNamespace(platform="gpu")) == block
+
+
+@pytest.mark.parametrize(
+    ("platform", "many", "runs"),
+    [("cpu", 1, 1024), ("cpu", 64, 4096), ("gpu", 1, 4096), ("gpu", 8, 32768), ("tpu", 4, 4096)],
+)
+def test_a_launch_keeps_every_device_at_work(platform, many, runs):
+    assert launch_runs([SimpleNamespace(platform=platform)] * many) == runs
 
 
 def test_a_launch_has_whole_blocks_on_each_device_and_no_more():

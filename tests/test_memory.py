@@ -103,7 +103,7 @@ def test_the_free_memory_is_what_the_system_says():
     told = Path("/proc/meminfo").read_text(encoding="ascii")
     lines = dict(line.split(":", 1) for line in told.splitlines())
     total = int(lines["MemTotal"].split()[0]) * 1024
-    assert 0 < available_bytes(jax.devices()[0]) <= total
+    assert 0 < available_bytes(jax.devices()) <= total
 
 
 def test_where_proc_is_not_there_the_free_memory_is_guessed_or_unknown(monkeypatch):
@@ -111,7 +111,7 @@ def test_where_proc_is_not_there_the_free_memory_is_guessed_or_unknown(monkeypat
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", nothing)
-    free = available_bytes(jax.devices()[0])
+    free = available_bytes(jax.devices())
     assert free is None or free > 0
 
 
@@ -137,4 +137,6 @@ class Accelerator:
 def test_an_accelerator_is_asked_for_its_own_memory(stats, free):
     # The tests' type checks, where they are on, would ask for a device of JAX's own class.
     unchecked = getattr(available_bytes, "__wrapped__", available_bytes)
-    assert unchecked(Accelerator(stats)) == free
+    assert unchecked([Accelerator(stats)]) == free
+    several = [Accelerator({"bytes_limit": 5000}), Accelerator(stats), Accelerator(stats)]
+    assert unchecked(several) == (None if free is None else 3 * free)

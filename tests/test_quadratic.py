@@ -127,7 +127,7 @@ def worker_of():
     def get(optimizer="sgd", precision="float32"):
         statics = {"problem": "quadratic", "optimizer": optimizer, "precision": precision}
         if (optimizer, precision) not in made:
-            made[optimizer, precision] = GroupWorker(statics, blocks=4)
+            made[optimizer, precision] = GroupWorker(statics, runs=256)
         return made[optimizer, precision]
 
     return get

@@ -44,17 +44,17 @@ witnesses = 1
 
 
 class Remembered(GroupWorker):
-    """A worker that is made once for each group and size, so that tests share what it compiles."""
+    """A worker that is made once for each group, so that tests share what it compiles."""
 
     made: ClassVar = {}
 
-    def __new__(cls, statics, *, blocks=None, devices=None):
-        at = (tuple(sorted(statics.items())), blocks or 2, tuple(devices or jax.devices()))
+    def __new__(cls, statics, *, runs=None, devices=None):
+        at = (tuple(sorted(statics.items())), tuple(devices or jax.devices()))
         return cls.made.setdefault(at, super().__new__(cls))
 
-    def __init__(self, statics, *, blocks=None, devices=None):
+    def __init__(self, statics, *, runs=None, devices=None):
         if not hasattr(self, "lanes"):
-            super().__init__(statics, blocks=blocks, devices=devices)
+            super().__init__(statics, runs=runs, devices=devices)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """`--tune`: every width is timed on all steps of all lanes, and what is said follows from it."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def test_every_width_takes_every_lane_through_every_step(monkeypatch):
     knobs = {name: np.array([0.1, 1e38]) for name in problem.knobs}
     lanes = Lanes(knobs, np.arange(2), np.full(2, 3, np.int32))
     timings = tune(problem, lanes, jax.devices())
-    tried = widths(jax.devices()[0])
+    tried = widths(problem, jax.devices()[0])
     assert [each.block for each in timings] == tried == [8, 16, 32, 64, 128]
     assert block_for(problem, jax.devices()[0]) in tried
     assert all(each.steps_per_s > 0 and each.compile_s > 0 for each in timings)
@@ -44,6 +46,14 @@ def test_every_width_takes_every_lane_through_every_step(monkeypatch):
     for _, steps, asked in took:
         assert len(steps) == 128 * len(jax.devices())
         assert (steps == asked).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "tried"), [(8, [512, 1024, 2048, 4096, 8192]), (4096, [64, 512, 1024])]
+)
+def test_on_a_gpu_the_width_that_is_used_is_tried_and_none_that_is_far_from_it(width, tried):
+    asked = {"problem": "training", "task": "digits", "width": width, "depth": 1, "batch_size": 16}
+    assert widths(problem_of(asked), SimpleNamespace(platform="gpu")) == tried
 
 
 @pytest.mark.parametrize(

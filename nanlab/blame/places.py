@@ -6,6 +6,7 @@ of one machine.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -187,15 +188,23 @@ def is_installed(file: str) -> bool:
 
 def _library_folder(path: Path) -> Path | None:
     """The innermost folder around a file in which libraries are installed, if there is one."""
-    folders = path.parents if path.is_absolute() else ()
-    return next((folder for folder in folders if _holds_libraries(folder)), None)
+    for folder in path.parents:
+        if folder.name in ("site-packages", "dist-packages"):
+            return folder
+        if path.is_absolute() and path.relative_to(folder).parts[0] in _installed_in(folder):
+            return folder
+    return None
 
 
 @cache
-def _holds_libraries(folder: Path) -> bool:
-    # pip --target installs into a folder of any name, and says there what it has installed.
-    usual = folder.name in ("site-packages", "dist-packages")
-    return usual or any(folder.glob("*.dist-info"))
+def _installed_in(folder: Path) -> frozenset[str]:
+    """What pip has installed into a folder; with --target it may be any."""
+    names: set[str] = set()
+    for record in folder.glob("*.dist-info/RECORD"):
+        with contextlib.suppress(OSError):
+            lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
+            names |= {line.split(",")[0].split("/")[0] for line in lines}
+    return frozenset(names - {"..", ""})
 
 
 @cache

@@ -78,7 +78,7 @@ class Exec(BaseModel, frozen=True, extra="forbid"):
         Count | None,
         Field(
             description="About how many runs are launched at a time; 1,024 where left out, and "
-            "4,096 in a process of its own on a GPU."
+            "where one process has GPUs 4,096 for each."
         ),
     ] = None
     witnesses: Annotated[

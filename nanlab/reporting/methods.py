@@ -96,7 +96,7 @@ def _device(environment: Mapping[str, Any]) -> str:
         cpu = environment.get("processor") or environment.get("system", "")
         return f"{count(n, 'CPU device')} ({cpu})"
     bits = environment.get("product_bits") or 24
-    kept = f", which keeps {bits} of a float32's 24 bits in products" if bits < 24 else ""
+    kept = f", whose products keep {bits} of a float32's 24 bits by default" if bits < 24 else ""
     return f"{n} x {kind} ({environment.get('platform')}){kept}"
 
 
