@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from nanlab import _jax
@@ -73,7 +74,7 @@ def _opens_slow(eqn: JaxprEqn) -> bool:
 def _bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
     anew = _anew(eqn)
     if anew is not None:
-        return [anew(*operands, **eqn.params)]
+        return [anew(*map(jnp.asarray, operands), **eqn.params)]
     opened = _jax.open_equation(eqn)
     if opened is not None and _opens_slow(eqn):
         (body, constants), *others = opened.bodies

@@ -48,6 +48,7 @@ def test_watching_changes_nothing_of_the_training():
     assert told == pytest.approx([max(losses[: i + 1]) / losses[0] for i in range(5)], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_hidden_units_are_told_dead_where_their_biases_are_negative_enough():
     problem = of("watched:watched")(told="dead")
     assert walked(problem, 1, hidden_bias=-1000.0)[1] == [1.0]

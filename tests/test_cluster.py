@@ -190,6 +190,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_when_it_is_started_again(two_workers, undisturbed, capsys):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, "grid.toml", "--out", "x"],
@@ -215,6 +216,7 @@ def test_a_launch_that_does_not_fit_says_what_does(two_workers, capsys):
     assert not Path("x/runs.parquet").exists()
 
 
+@pytest.mark.slow
 def test_workers_of_another_kind_are_refused_unless_they_are_allowed(
     two_workers, undisturbed, monkeypatch, capsys
 ):

@@ -81,6 +81,7 @@ def van_der_pol(step_size, stiffness, steps):
     return bool(np.isfinite(x) and np.isfinite(v))
 
 
+@pytest.mark.slow
 def test_the_integrator_blows_up_where_a_plain_loop_does(tmp_path):
     runs = sweep("integrator", tmp_path, "--run.steps", "400")
     euler = runs.filter(pl.col("static.method") == "euler")
@@ -93,6 +94,7 @@ def test_the_integrator_blows_up_where_a_plain_loop_does(tmp_path):
     assert counts["rk4"] < counts["euler"]
 
 
+@pytest.mark.slow
 def test_a_squashed_gaussian_fails_in_the_naive_form_alone(tmp_path):
     runs = sweep("squashed_gaussian", tmp_path, "--axes.knobs.spread.num", "4")
     failed = runs.filter(pl.col("fault_step").is_not_null())

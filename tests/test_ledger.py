@@ -443,6 +443,7 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables():
     assert [each.rule_changed for each in judged] == committed["rule_changed"].to_list()
 
 
+@pytest.mark.slow
 def test_the_whole_ledger_needs_at_most_600_compiles(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert claims.main(["--all", "--dry-run"]) == claims.DONE

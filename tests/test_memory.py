@@ -48,6 +48,7 @@ def test_the_fixed_part_grows_with_the_blocks_that_run_at_once(tmp_path):
     assert 0 <= data < one, "the data set is held once"
 
 
+@pytest.mark.slow
 def test_the_estimate_is_large_enough_and_of_the_right_order(tmp_path):
     problem = problem_of(MLP.format(width=64), tmp_path)
     need = launch_need(problem, at_once=64)

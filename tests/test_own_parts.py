@@ -111,6 +111,7 @@ def runs():
     return pl.read_parquet("results/grid/runs.parquet")
 
 
+@pytest.mark.slow
 def test_an_own_network_equal_to_the_mlp_trains_to_the_same_losses():
     axes = 'model = ["mlp", "mine.py:Plain"]\ninit_scale = [1.0, 50.0]\nseed = { range = 2 }'
     assert sweep('width = 16\nactivation = "tanh"', axes) == DONE
@@ -127,7 +128,15 @@ def test_batch_statistics_dropout_and_the_natural_shape_are_handed_to_an_own_net
     assert runs().filter(pl.col("precision") == "float32")["outcome"].to_list() == ["trained"]
 
 
-@pytest.mark.parametrize("task", ["mine.py:blobs", "mine.py:numbers", "data.npz", "data.parquet"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "mine.py:blobs",
+        "data.parquet",
+        pytest.param("mine.py:numbers", marks=pytest.mark.slow),
+        pytest.param("data.npz", marks=pytest.mark.slow),
+    ],
+)
 def test_own_data_are_learned(task):
     assert sweep(f'task = "{task}"\nloss = "mse"') == DONE
     assert runs()["outcome"].to_list() == ["trained"]
@@ -146,6 +155,7 @@ def test_a_fault_in_an_own_network_is_blamed_on_its_own_line():
     assert row["culprit_module"].startswith("Picture")
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_are_run_again():
     assert sweep('task = "data.npz"') == DONE
     before = runs()["final_loss"].to_list()

@@ -71,7 +71,7 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
     assert steps_taken() - ours == 64 * (4 * 100 - (4 * 12 + 2 * 88))
 
 
-@pytest.mark.parametrize("curves", [False, True])
+@pytest.mark.parametrize("curves", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_run_is_the_same_with_and_without(curves, monkeypatch):
     worker = GroupWorker(STATICS, runs=RUNS)
     rng = np.random.default_rng(0)

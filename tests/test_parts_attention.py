@@ -201,6 +201,7 @@ def test_no_step_sees_a_later_one():
     assert changed.tolist() == [False, False, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_training_hands_the_transformer_what_was_asked_for():
     asked = {**PLAIN, **CASES["all at once"], "activation": "tanh"}
     statics = {name: asked[name] for name in ("norm", "norm_first", "query_key_norm", "activation")}

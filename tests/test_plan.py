@@ -329,7 +329,7 @@ def listed(tree):
     return [point for i, point in enumerate(whole) if point not in whole[:i]]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(trees())
 def test_the_points_are_those_of_plain_loops_in_their_order_each_once(tree):
     plan = plan_of(file_text(tree))
@@ -340,7 +340,7 @@ def test_the_points_are_those_of_plain_loops_in_their_order_each_once(tree):
     assert len({group.group_id for group in plan.groups}) == len(plan.groups)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(trees())
 def test_resolved_toml_asks_for_the_same_plan_and_resolves_to_itself(tree):
     grid = grid_of(file_text(tree))

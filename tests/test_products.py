@@ -154,7 +154,7 @@ def contractions(draw):
     return left, right, ((left_summed, right_summed), (left_batch, right_batch))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(contractions(), st.sampled_from(["float32", "int32"]))
 def test_every_product_is_the_one_that_was_asked_for(asked, dtype):
     left_shape, right_shape, numbers = asked

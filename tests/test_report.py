@@ -125,6 +125,7 @@ def test_how_to_do_it_again_names_command_commit_versions_and_time(quickstart):
         assert f"| {name} | `{digest}` |" in told
 
 
+@pytest.mark.slow
 def test_the_second_time_and_in_another_process_every_byte_is_the_same(quickstart, tmp_path):
     folder = tmp_path / "quickstart"
     shutil.copytree(quickstart, folder)
@@ -318,6 +319,7 @@ class Stopped(BaseException):
     """Stands for a study that is stopped, or still goes on, after its first chunk."""
 
 
+@pytest.mark.slow
 def test_a_study_that_is_running_can_be_looked_at(tmp_path, undrawn, monkeypatch, capsys):
     (tmp_path / "grid.toml").write_text(GRID)
     keep, kept = Store.keep, []

@@ -84,6 +84,7 @@ def test_a_study_reproduces_to_the_bit_where_it_was_made(study, capsys):
     assert told.strip().endswith("it reproduces")
 
 
+@pytest.mark.slow
 def test_studies_of_other_numbers_of_devices_are_run_again_in_one_process(study, capsys):
     other = Path(shutil.copytree(study, study.parent / "other"))
     grid = (other / "grid.resolved.toml").read_text("utf-8")
