@@ -163,7 +163,8 @@ def _dtype(parameter: Parameter) -> type[Any]:
 def _values(parameter: Parameter, part: Rows) -> NDArray[Any]:
     levels = np.array(part.levels(parameter.name), _dtype(parameter))
     codes = part.codes(parameter.name)
-    return np.broadcast_to(levels[0], part.many) if codes is None else levels[codes]
+    # A slice, which keeps the kind "object": one part's 32 beside another's "full" became "32".
+    return np.broadcast_to(levels[:1], part.many) if codes is None else levels[codes]
 
 
 def _group_keys(statics: Sequence[str], parts: Sequence[Rows], chosen: Ints) -> Ints:

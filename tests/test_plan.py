@@ -155,6 +155,12 @@ def test_excludes_may_leave_nothing_but_includes():
     assert columns_of(text, "lr") == [(2.0,), (3.0,)]
 
 
+def test_a_number_and_a_word_of_one_parameter_stay_what_they_are():
+    # Once they were put together as text: 32 became "32".
+    text = '[[include]]\nbatch_size = "full"\n[[include]]\nbatch_size = 8'
+    assert columns_of(text, "batch_size") == [(32,), ("full",), (8,)]
+
+
 def test_an_exclude_that_matches_nothing_is_a_warning():
     warnings = grid_of("[axes]\nseed = [1]\n[[exclude]]\nseed = [2, 3]").warnings
     assert warnings == ("exclude.0 (line 3): matches no point",)
