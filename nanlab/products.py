@@ -47,7 +47,18 @@ def _anew(eqn: JaxprEqn) -> Callable[..., Array] | None:
         return _shared_product if _shares_a_matrix(eqn) else None
     left: _jax.Aval = eqn.invars[0].aval
     axes = left.ndim
-    return _product if tuple(summed) != tuple(range(axes - len(summed), axes)) else None
+    is_last = tuple(summed) == tuple(range(axes - len(summed), axes))
+    # A matrix times a vector is no product to XLA, but a sum that it fuses with what comes before.
+    return None if is_last or _has_a_vector(eqn) else _product
+
+
+def _has_a_vector(eqn: JaxprEqn) -> bool:
+    """Whether one of its sides has, for each lane, nothing but the axes that are summed."""
+    sides: list[_jax.Aval] = [v.aval for v in eqn.invars]
+    return any(
+        math.prod(side.shape[axis] for axis in _free(side, summed, batch)) == 1
+        for side, summed, batch in zip(sides, *eqn.params["dimension_numbers"], strict=True)
+    )
 
 
 def _shares_a_matrix(eqn: JaxprEqn) -> bool:
@@ -130,7 +141,7 @@ def _shared_product(
     return lax.transpose(product, (1, 0, 2) if is_left else (0, 2, 1))
 
 
-def _free(x: Array, summed: _Axes, batch: _Axes) -> _Axes:
+def _free(x: Array | _jax.Aval, summed: _Axes, batch: _Axes) -> _Axes:
     return tuple(axis for axis in range(x.ndim) if axis not in (*summed, *batch))
 
 

@@ -121,6 +121,18 @@ def test_a_product_with_a_shared_matrix_is_the_one_that_was_asked_for(summed, le
     assert products(split_constants(jax.make_jaxpr(laid_out(product))(*sides))[0])[0][1] == (0,)
 
 
+def test_a_product_with_a_vector_stays_as_it_was_asked_for():
+    x, hidden, output = arrays((LANES, EXAMPLES, WIDTH), (LANES, WIDTH, WIDTH), (LANES, WIDTH, 1))
+    gradient = jax.vmap(jax.grad(loss))
+    before, after = (slow(f, [hidden, output], x) for f in (gradient, laid_out(gradient)))
+    assert len(before) == 2
+    assert after == before[:1]  # the output's weights come first
+    # XLA makes sums of them: to the bit what the program as it was written makes.
+    alone = jax.vmap(jax.grad(lambda output, h: jnp.sum((h @ output) ** 2)))
+    found, expected = (jax.jit(f)(output, x) for f in (laid_out(alone), alone))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_matrix_that_is_too_large_to_be_copied_and_a_plain_product_stay():
     def product(x, w):
         return lax.dot_general(x, w, (((1,), (1,)), ((), ())))
