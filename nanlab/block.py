@@ -60,6 +60,12 @@ def block_for(problem: Problem, device: Device) -> int:
     return min(widest, max(NARROWEST, 1 << max(0, fit.bit_length() - 1)))
 
 
+def launch_lanes(runs: int, *, block: int, devices: int) -> int:
+    """How many lanes a launch has that holds so many runs: whole blocks, on each device."""
+    smallest = block * devices
+    return -(-runs // smallest) * smallest
+
+
 def state_shape(problem: Problem) -> State:
     """The shapes and types of one lane's state; nothing is computed."""
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
@@ -41,6 +41,25 @@ def study_environment(devices: Sequence[Device], own: set[str]) -> dict[str, Any
     return environment(list(devices)) | ({"own_code_sha256": hashes} if hashes else {})
 
 
+def cut_here(
+    plan: Plan,
+    asked: np.ndarray,
+    chunk_runs: int | None,
+    devices: Sequence[Device],
+    *,
+    held: Mapping[str, int] | None = None,
+) -> list[Piece]:
+    """The runs that are asked for, as chunks that fill the launches of one process's devices.
+
+    Args:
+        plan, asked, held: as `chunks.cut` has them.
+        chunk_runs: about how many runs a chunk has; None for as many as suit the devices.
+        devices: all that the process uses.
+    """
+    most, unit = chunk_runs or launch_runs(devices), NARROWEST * len(devices)
+    return cut(plan, asked, chunk_runs=most, unit=unit, held=held)
+
+
 class Bench:
     """Runs chunks on this process's devices and keeps what comes of them.
 
@@ -63,10 +82,7 @@ class Bench:
     def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The runs that are asked for, as chunks that fill this process's launches."""
         held = {name: worker.lanes for (name, _), worker in self._workers.items()}
-        return cut(
-            plan, asked, chunk_runs=chunk_runs or launch_runs(self._devices),
-            unit=NARROWEST * len(self._devices), held=held,
-        )  # fmt: skip
+        return cut_here(plan, asked, chunk_runs, self._devices, held=held)
 
     def run(self, chunk: Chunk) -> Done | Crash:
         """Run a chunk and keep its rows.

@@ -12,6 +12,7 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.blame.judge import Finding
+from nanlab.block import launch_lanes
 from nanlab.codes import FINITE, INF, NAN
 from nanlab.curves import Observed, is_log_step, log_steps
 from nanlab.faults import Endings
@@ -91,11 +92,11 @@ class GroupWorker:
     @property
     def smallest(self) -> int:
         """How many lanes a launch has at least: a block on each device."""
-        return self.program.block * len(self._devices)
+        return self.lanes_for(1)
 
     def lanes_for(self, runs: int) -> int:
-        """How many lanes a launch has that holds so many runs: whole blocks, on each device."""
-        return -(-runs // self.smallest) * self.smallest
+        """How many lanes a launch has that holds so many runs."""
+        return launch_lanes(runs, block=self.program.block, devices=len(self._devices))
 
     @cached_property
     def forensics(self) -> Forensics:

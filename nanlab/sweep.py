@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,34 +144,35 @@ def _range(numbers: Iterable[int]) -> str:
 
 
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    from nanlab.block import NARROWEST, block_for, launch_runs
-    from nanlab.chunks import CHUNK_RUNS
+    import numpy as np
+
+    from nanlab.block import block_for, launch_lanes
+    from nanlab.chunks import cut
+    from nanlab.chunks_bench import cut_here
     from nanlab.memory import available_bytes, in_words, launch_need
-    from nanlab.plan import chunks
     from nanlab.problems import problem_of
     from nanlab.search import bounds
 
-    largest, n_blocks, n_chunks, widths = 0, 0, 0, set[int]()
-    alone = grid.exec.engine == "local"
-    chunk_runs = grid.exec.chunk_runs or (launch_runs(devices) if alone else CHUNK_RUNS)
-    unit = NARROWEST * len(devices) if alone else 1
-    for group in plan.groups:
-        pieces = chunks(len(group.runs), chunk_runs=chunk_runs, unit=unit)
-        problem = problem_of(group.statics)
+    asked, chunk_runs = np.ones(len(plan), np.bool_), grid.exec.chunk_runs
+    if grid.exec.engine == "local":
+        pieces = cut_here(plan, asked, chunk_runs, devices)
+    else:
+        pieces = cut(plan, asked, chunk_runs=chunk_runs)
+    largest, n_blocks, widths = 0, 0, set[int]()
+    for number, its in groupby(pieces, attrgetter("group")):
+        problem, sizes = problem_of(plan.groups[number].statics), [len(p.runs) for p in its]
         width = block_for(problem, devices[0])
-        at_once = width * len(devices)
-        need = launch_need(problem, at_once=at_once)
-        launched = max((piece.stop - piece.start for piece in pieces), default=0)
-        largest = max(largest, need.launch(-(-launched // at_once) * at_once))
-        n_blocks += sum(-(-(piece.stop - piece.start) // width) for piece in pieces)
-        n_chunks += len(pieces)
+        need = launch_need(problem, at_once=width * len(devices))
+        lanes = launch_lanes(max(sizes), block=width, devices=len(devices))
+        largest = max(largest, need.launch(lanes))
+        n_blocks += sum(-(-size // width) for size in sizes)
         widths.add(width)
     free = available_bytes(devices)
     print(f"{grid.path}: {grid.title}")
     print(f"  runs    {len(plan):,}")
     print(f"  groups  {len(plan.groups):,} (each is compiled once)")
     print(f"  blocks  {n_blocks:,} of {_range(widths)} lanes, on {len(devices)} devices")
-    print(f"  chunks  {n_chunks:,}")
+    print(f"  chunks  {len(pieces):,}")
     for line in bounds(grid):
         print(f"  {line}")
     print(f"  memory  about {in_words(largest)} for the largest launch", end="")

@@ -59,7 +59,7 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Of the runs that were made elsewhere: how many agree, in what."""
+    """Of the runs whose bits are not claimed: how many agree, in what."""
 
     runs: int = 0
     same_outcome: int = 0
@@ -83,7 +83,7 @@ class VerifyError(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = tyro.cli(Arguments, prog="python -m nanlab.verify", args=argv)
-    worst, elsewhere = DONE, Tally()
+    worst, judged = DONE, Tally()
     if arguments.sample is not None and arguments.sample < 1:
         print(f"--sample {arguments.sample}: must be 1 or more", file=sys.stderr)
         return WRONG
@@ -94,9 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for folder in arguments.results:
             status, tally = _verify(folder, arguments)
-            worst, elsewhere = max(worst, status), elsewhere.plus(tally)
-        if elsewhere.runs:
-            holds = _tell_elsewhere(elsewhere, arguments)
+            worst, judged = max(worst, status), judged.plus(tally)
+        if judged.runs:
+            holds = _tell_shares(judged, arguments)
             worst = worst if holds else DIFFERS
     except (VerifyError, GridError) as error:
         print(error, file=sys.stderr)
@@ -144,7 +144,11 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
         # A GPU adds in whatever order its threads come, and chooses its kernels by their speed.
         platform = environment["platform"]
         why = ", ".join(elsewhere) or f"on a {platform}, whose numbers to the bit are not claimed"
-        print(f"  made elsewhere: {why}" if elsewhere else f"  made {why}: judged as if elsewhere")
+        print(
+            f"  made elsewhere: {why}"
+            if elsewhere
+            else f"  made {why}: judged by outcome and blame"
+        )
         _tell_runs(found.differing("outcome"))
         return DONE, tally
     different = found.differing("outcome", "numbers", "blame")
@@ -246,10 +250,10 @@ def _tell(found: Comparison) -> Tally:
     )
 
 
-def _tell_elsewhere(tally: Tally, arguments: Arguments) -> bool:
-    """Say whether enough of what was made elsewhere reproduced."""
+def _tell_shares(tally: Tally, arguments: Arguments) -> bool:
+    """Say whether enough reproduced of what is not asked for its bits."""
     print(
-        f"of what was made elsewhere {tally.same_outcome:,} of {tally.runs:,} outcomes and "
+        f"judged by outcome and blame: {tally.same_outcome:,} of {tally.runs:,} outcomes and "
         f"{tally.same_blame:,} of {tally.failed:,} blames agree; {arguments.agree:.0%} and "
         f"{arguments.agree_blames:.0%} must, and no bits"
     )

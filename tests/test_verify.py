@@ -170,7 +170,7 @@ def test_studies_of_elsewhere_are_judged_together_and_those_of_here_each(
     other = Path(shutil.copytree(studies / "float32", study.parent / "other"))
     change(other, {"jax": "0.9.0"})
     assert verify.main([str(study), str(other), *strict]) == verify.DONE
-    assert "of what was made elsewhere 71 of 72 outcomes" in capsys.readouterr().out
+    assert "judged by outcome and blame: 71 of 72 outcomes" in capsys.readouterr().out
     change(other, {"jax": jax.__version__}, outcome="trained")
     assert verify.main([str(study), str(other), *strict]) == verify.DIFFERS
 
