@@ -132,7 +132,7 @@ def slopes(found: dict[int, Measured]) -> list[str]:
 
 def draw(path: Path, measured: dict[str, dict[int, Measured]]) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(2.8 * len(measured), 4), layout="constrained")
     axes = figure.subplots(2, len(measured), squeeze=False, sharex="col", sharey="row")
@@ -140,6 +140,7 @@ def draw(path: Path, measured: dict[str, dict[int, Measured]]) -> None:
         sizes, (seconds, peak) = list(found), axes[:, column]
         seconds.loglog(sizes, [m.wall_s for m in found.values()], "o-")
         peak.semilogx(sizes, [m.peak / 2**20 for m in found.values()], "o-")
+        seconds.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         seconds.yaxis.set_major_formatter(EngFormatter(sep=""))
         for each in (seconds.xaxis, seconds.yaxis):
             each.set_minor_formatter(NullFormatter())

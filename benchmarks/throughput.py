@@ -269,6 +269,8 @@ def machine() -> str:
 def main(options: Options) -> None:
     if min(options.runs, options.steps, options.rounds, len(options.widths), *options.widths) < 1:
         sys.exit("--runs, --steps, --rounds and --widths must be 1 or more")
+    # What is compiled here is compiled anew, in the processes that measure memory too.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     console = Console()
     tasks = [
         Task(runs=options.runs, steps=options.steps, width=width, loss=options.loss)
