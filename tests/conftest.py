@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
         # JAX starts here, so that no test that asks for a device a core gets another number.
         jax.devices()
+        # A program that several tests compile is compiled once: kept beside this process alone.
+        programs = tempfile.TemporaryDirectory(prefix="nanlab-tests-")
+        config.add_cleanup(programs.cleanup)
+        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_compilation_cache_dir", programs.name)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 _connect = socket.socket.connect
