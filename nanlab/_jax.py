@@ -19,7 +19,7 @@ from jax._src.lax.lax import (
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from nanlab.machine import PROGRAMS_BYTES, cores, drop_oldest, programs_folder
+from nanlab.machine import PROGRAMS_BYTES, cores, drop_oldest, mend, programs_folder
 
 Aval = Any
 Value = Any
@@ -50,6 +50,7 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
     set_already = getattr(jax.config, "jax_compilation_cache_dir", None)
     if keep_programs and set_already is None and (folder := programs_folder()):
         drop_oldest(folder, PROGRAMS_BYTES)
+        mend(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # The witnesses run a hundred small programs, op by op: 2.6 s to compile, 1.2 to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

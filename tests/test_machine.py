@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import jax
 import pytest
@@ -45,7 +46,7 @@ def started(caches, out, enabled="true"):
         capture_output=True, text=True, env=environment, check=True,
     )  # fmt: skip
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["status"] == 0
+    assert told["status"] == 0 and "Warning" not in done.stderr
     tables = {name: (out / name).read_bytes() for name in ("runs.parquet", "blames.csv")}
     return told["told"], tables
 
@@ -65,6 +66,41 @@ def test_a_second_start_compiles_nothing_that_is_kept_and_writes_the_same_bytes(
     off, without = started(tmp_path / "none", tmp_path / "three", enabled="false")
     assert hits not in off and without == tables
     assert not list(tmp_path.glob("none/nanlab/programs-*/*-cache"))
+
+
+@pytest.mark.slow
+def test_a_program_of_which_a_part_is_kept_is_compiled_and_kept_whole(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
+    _, tables = started(tmp_path, tmp_path / "one")
+    kept = {path: path.stat().st_size for path in tmp_path.glob("nanlab/programs-*/*-cache")}
+    for path in kept:
+        os.truncate(path, 50)
+    _, again = started(tmp_path, tmp_path / "two")
+    assert kept and again == tables
+    assert all(path.stat().st_size > 50 for path in kept)
+
+
+@pytest.mark.parametrize("doing, shown", [("reading", 0), ("writing", 1)])
+def test_what_jax_cannot_read_or_write_is_deleted(tmp_path, recwarn, doing, shown):
+    for name in ("jit_run-1a", "jit_run-2b", "jit_step-3c"):
+        (tmp_path / f"{name}-cache").write_bytes(b"a part")
+        os.utime(tmp_path / f"{name}-cache", (1, 1))
+    before = warnings.showwarning
+    try:
+        machine.mend(tmp_path)
+        (tmp_path / "jit_run-4d-cache").write_bytes(b"since then")
+        words = f"Error {doing} persistent compilation cache entry for 'jit_run': error: cut"
+        for _ in range(2):
+            warnings.warn(words, stacklevel=1)
+    finally:
+        warnings.showwarning = before
+    left = ["jit_run-4d"] if doing == "reading" else ["jit_run-1a", "jit_run-2b"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}-cache" for name in [*left, "jit_step-3c"]
+    }
+    assert len(recwarn) == shown
+    warnings.warn("of something else", stacklevel=1)
+    assert len(recwarn) == shown + 1
 
 
 def test_a_process_whose_jax_has_begun_keeps_its_devices(monkeypatch):
