@@ -18,9 +18,11 @@ from uuid import uuid4
 
 import numpy as np
 
+from nanlab.block import NARROWEST, launch_lanes
 from nanlab.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 from nanlab.cluster_task import Failed, Job, ask_there, environment_there, run_there
 from nanlab.grid import Exec
+from nanlab.memory import way_out
 from nanlab.plan import Plan
 from nanlab.provenance import file_hash, fingerprint
 from nanlab.store import Store, StoreError
@@ -45,6 +47,10 @@ def ray_engine(folder: Path, own: set[str], how: Exec) -> tuple[RayEngine, Store
         folder: of the results.
         own: what the plan calls a person's own code.
         how: [exec].
+
+    Raises:
+        ClusterError: there is no Ray, or no cluster.
+        StoreError: the folder cannot be written to.
     """
     ray, is_mine = _ray()
     try:
@@ -55,8 +61,9 @@ def ray_engine(folder: Path, own: set[str], how: Exec) -> tuple[RayEngine, Store
             begun=uuid4().hex, first=None,
         )  # fmt: skip
         made = _resilient(
-            ray, ray.remote(max_retries=0, max_calls=0, **share)(environment_there), job
-        )
+            ray, ray.remote(max_retries=0, max_calls=0, **share)(environment_there), job,
+            devices=job.devices,
+        )  # fmt: skip
         store = Store(folder, fingerprint(made), mixed=made if how.mixed_devices else None)
         if how.mixed_devices:
             sign(store.chunks, made)
@@ -158,7 +165,7 @@ class RayEngine:
                     return
                 (ready, *_), _ = self._ray.wait(list(flying), num_returns=1)
                 piece, tries = flying.pop(ready)
-                report = self._report(ready, len(piece.runs))
+                report = self._report(ready, piece)
                 if isinstance(report, Crash) and report.is_lost and tries < TRIES:
                     send(piece, tries + 1)
                 else:
@@ -167,10 +174,11 @@ class RayEngine:
             for left in flying:
                 self._ray.cancel(left, force=True)
 
-    def _report(self, ready: Any, runs: int) -> Done | Crash:
+    def _report(self, ready: Any, piece: Piece) -> Done | Crash:
         """What came of a task, once its file is seen here too."""
+        runs = len(piece.runs)
         try:
-            report = _landed(self._ray, ready)
+            report = _landed(self._ray, ready, _less(piece.largest, self._job.devices))
         except LostError as error:
             return Crash(runs, str(error), str(error), is_lost=True)
         if isinstance(report, Done) and not self._arrives(report):
@@ -188,7 +196,10 @@ class RayEngine:
 
     def ask(self, chunk: Chunk) -> list[Testimony]:
         """What the witnesses say of failing runs, on the cluster."""
-        return _resilient(self._ray, self._ask_there, self._job, chunk)
+        devices = self._job.devices
+        return _resilient(
+            self._ray, self._ask_there, self._job, chunk, runs=chunk.largest, devices=devices
+        )
 
     def close(self) -> None:
         """Leave the cluster; one that was begun here ends."""
@@ -200,8 +211,21 @@ class LostError(Exception):
     """A task ended with its worker."""
 
 
-def _landed(ray: Any, ref: Any) -> Any:
-    """What a task returned.
+def _less(runs: int, devices: int) -> str:
+    """What to do where a launch of so many runs used up a machine's memory.
+
+    How many lanes one has at least only the worker knows. A group that fills the memory has large
+    lanes, and so the narrowest blocks.
+    """
+    smallest = NARROWEST * devices
+    half = launch_lanes(runs, block=NARROWEST, devices=devices) // 2
+    # Other workers share the machine, so the smallest launch may fit yet.
+    less = way_out(half, smallest=smallest) if half >= smallest else "make the model smaller"
+    return f"{less}, or give a worker more of its machine (--set exec.devices={2 * devices})"
+
+
+def _landed(ray: Any, ref: Any, less: str) -> Any:
+    """What a task returned; `less` is what to do where the memory was used up.
 
     Raises:
         LostError: its worker died.
@@ -212,8 +236,7 @@ def _landed(ray: Any, ref: Any) -> Any:
         value = ray.get(ref)
     except ray.exceptions.OutOfMemoryError as error:
         raise MemoryError(
-            "a worker used up its machine's memory, and Ray ended it; set exec.chunk_runs to less, "
-            "or give a worker a larger share of its machine (--set exec.devices=2)"
+            f"a worker used up its machine's memory, and Ray ended it; {less}"
         ) from error
     except ray.exceptions.RayTaskError as error:
         first = (str(error.cause).splitlines() or [""])[0]
@@ -222,19 +245,24 @@ def _landed(ray: Any, ref: Any) -> Any:
         ) from error
     except ray.exceptions.RayError as error:
         first = (str(error).splitlines() or [""])[0]
-        raise LostError(f"a worker died: {type(error).__name__}: {first}") from error
+        sentence = f"a worker died: {type(error).__name__}: {first}"
+        if isinstance(error, ray.exceptions.WorkerCrashedError):
+            # The system ends a process, without a word, whose memory is used up.
+            sentence += f"; most likely its machine's memory was used up: {less}"
+        raise LostError(sentence) from error
     if isinstance(value, Failed):
         kinds = {"memory": MemoryError, "devices": DevicesError, "store": StoreError}
         raise kinds[value.kind](value.sentence)
     return value
 
 
-def _resilient(ray: Any, function: Any, *arguments: Any) -> Any:
-    """What a task returns, begun again where its worker dies."""
+def _resilient(ray: Any, function: Any, *arguments: Any, devices: int, runs: int = 1) -> Any:
+    """What a task returns, begun again where its worker dies; `runs` is how many it launches."""
+    less = _less(runs, devices)
     for tries in range(1, TRIES + 1):
         try:
-            return _landed(ray, function.remote(*arguments))
+            return _landed(ray, function.remote(*arguments), less)
         except LostError as error:
             if tries == TRIES:
-                raise ClusterError(f"{error}, {TRIES} times one after another") from error
+                raise ClusterError(f"{TRIES} times one after another {error}") from error
     raise AssertionError("it has returned or raised")

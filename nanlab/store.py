@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import polars as pl
 
 from nanlab.provenance import file_hash
 from nanlab.store_devices import Environment, device_name, is_same_software, sign, signed
+from nanlab.store_errors import StoreError, reason_of, writing
 from nanlab.store_kept import Kept, curves_beside, in_bytes
 from nanlab.tables import (
     is_left_behind,
@@ -36,10 +36,6 @@ DEVICE = "device"
 
 SOURCES = ("runs.parquet", "blames.csv")
 """The tables that a finished study's rows are read back from."""
-
-
-class StoreError(Exception):
-    """The results folder cannot be used; the message is a sentence for a person."""
 
 
 class FolderError(StoreError):
@@ -72,7 +68,7 @@ class Store:
                 if is_left_behind(left):
                     left.unlink(missing_ok=True)
         except OSError as error:
-            sentence = f"cannot write {folder}: {_reason(error)}; --out names another folder"
+            sentence = f"cannot write {folder}: {reason_of(error)}; --out names another folder"
             raise FolderError(sentence) from error
 
     def manifest(self) -> dict[str, Any]:
@@ -203,19 +199,3 @@ class Store:
 def name_of(run_ids: Sequence[str]) -> str:
     """What the chunk of these runs is called: 16 hex digits."""
     return hashlib.sha256("\n".join(run_ids).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def writing(path: Path) -> Generator[None]:
-    """Turn the system's errors on the way to writing `path` into sentences."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {_reason(error)}; what is finished is kept, and the same "
-            f"command goes on from there. --out names another folder"
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nanlab.provenance import IRRELEVANT, fingerprint
+from nanlab.store_errors import reason_of, writing
 from nanlab.tables import partial_of, write_atomically
 
 Environment = Mapping[str, Any]
@@ -25,6 +27,11 @@ KIND = (
 """What may differ between the devices of a study that is allowed to have several kinds."""
 
 FIRST = "devices.json"
+
+WHOLE_S = 30.0
+"""How long the first machine's word may take to be seen whole, on a shared file system."""
+
+_LOOK_S = 0.2
 
 
 class DevicesError(Exception):
@@ -85,10 +92,15 @@ def _shown(environment: Environment, name: str) -> str:
 
 
 def sign(chunks: Path, environment: Environment) -> None:
-    """Leave word among the chunks of what this machine computes with."""
+    """Leave word among the chunks of what this machine computes with.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     path = chunks / f"devices-{fingerprint(dict(environment))}.json"
     text = json.dumps(dict(environment), indent=1)
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    with writing(path):
+        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def signed(chunks: Path) -> dict[str, dict[str, Any]]:
@@ -105,16 +117,83 @@ def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
 
     Raises:
         DevicesError: this machine may not.
+        StoreError: its word cannot be written.
     """
-    path = chunks / FIRST
+    path, text = chunks / FIRST, json.dumps(dict(environment))
+    until = time.monotonic() + WHOLE_S
+    while (first := _first(path)) is None:
+        if _comes_first(path, text):
+            continue
+        if time.monotonic() > until:
+            raise DevicesError(
+                f"{path} is not whole: who began it was stopped. Delete it, and give the same "
+                "command again"
+            )
+        time.sleep(_LOOK_S)
+    check_alike(first, environment, mixed=mixed)
+    sign(chunks, environment)
+
+
+def _first(path: Path) -> dict[str, Any] | None:
+    """The environment of the first machine; None where there is none, or not all of it yet."""
+    try:
+        # The beginning of a JSON object is never JSON: what can be read is whole.
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError as error:
+        raise DevicesError(f"cannot read {path}: {reason_of(error)}") from error
+
+
+def _comes_first(path: Path, text: str) -> bool:
+    """Make this file, unless there is one; whether it was made."""
     partial = partial_of(path)
-    partial.write_text(json.dumps(dict(environment)), encoding="utf-8")
+    with writing(path):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            return _links(partial, path) or _creates(path, text)
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _links(partial: Path, path: Path) -> bool:
+    """Give a whole file its name, unless there is one of that name; False: there are no links.
+
+    Raises:
+        FileExistsError: there is one.
+    """
     try:
         # Unlike a rename, a link never takes the place of another's: there is one first.
         os.link(partial, path)
     except FileExistsError:
-        first = json.loads(path.read_text(encoding="utf-8"))
-        check_alike(first, environment, mixed=mixed)
-    finally:
-        partial.unlink(missing_ok=True)
-    sign(chunks, environment)
+        raise
+    except OSError:
+        # Each file system without hard links has its own error. Was it another, such as a full
+        # disk, then the file cannot be created either, and that says why.
+        return False
+    return True
+
+
+def _creates(path: Path, text: str) -> bool:
+    """Make a file where there are no hard links.
+
+    Of several machines one alone creates it, also beside one that links. A rename would take the
+    place of another's, and a lock would outlive who died with it. The others may see it half
+    written, and wait until it is whole.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    file = path.open("x", encoding="utf-8")
+    try:
+        with file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        # It is this process's own: half a word would keep all the others waiting.
+        path.unlink(missing_ok=True)
+        raise
+    return True

@@ -29,6 +29,7 @@ def engine_of(
 
     Raises:
         FolderError: the folder cannot be made or written to.
+        StoreError: nor can what this machine computes with.
         ClusterError: there is no Ray, or no cluster.
     """
     how, own = grid.exec, own_specs(plan)

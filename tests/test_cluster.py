@@ -12,12 +12,18 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
 from nanlab import cluster, cluster_task
-from nanlab.chunks import Done
+from nanlab.chunks import Crash, Done
+from nanlab.cluster_task import Job
+from nanlab.grid import Exec, load_grid
+from nanlab.plan import make_plan
+from nanlab.store import Store
 from nanlab.sweep import CRASHED, DONE, WRONG, main
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nanlab[ray]'")
@@ -170,6 +176,7 @@ def test_a_chunk_whose_workers_keep_dying_is_recorded_as_crashed(two_workers, ca
     assert sweep("--axes.knobs.lr.num", "2") == CRASHED
     said = capsys.readouterr().err
     assert "a chunk of 2 runs crashed: a worker died: WorkerCrashedError" in said
+    assert "most likely its machine's memory was used up: make the model smaller, or" in said
     runs = pl.read_parquet("x/runs.parquet")
     assert (runs["outcome"] == "crashed").to_list() == [False, False, True, True]
 
@@ -246,3 +253,97 @@ def test_without_ray_a_sentence_says_what_to_install(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == (
         'exec.engine = "ray" needs Ray, which is not installed: pip install "nanlab[ray]"'
     )
+
+
+# ---- memory that a machine has not: Ray's words for it, without a cluster ----
+
+OUT_OF_MEMORY = ray.exceptions.OutOfMemoryError("1 worker was killed due to the node running low")
+
+
+class Ended:
+    """What stands for Ray where every task ends in `error`; counts those that were begun."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self, error):
+        self.error, self.begun = error, 0
+
+    def remote(self, **_):
+        return lambda function: SimpleNamespace(remote=self._begin)
+
+    def _begin(self, *_):
+        self.begun += 1
+        return self.begun
+
+    def wait(self, refs, num_returns):
+        return refs[:num_returns], refs[num_returns:]
+
+    def get(self, ref):
+        raise self.error
+
+    def cancel(self, ref, force):
+        pass
+
+
+def ending(error, *, chunk_runs, devices=1):
+    """Ray, and an engine on it, with a chunk of as many runs of the first group's 60."""
+    text = GRID.replace("own.py:make_problem", "quadratic").replace("knobs.lr", "lr")
+    Path("grid.toml").write_text(text.replace("static.order", "seed"))
+    plan = make_plan(load_grid(Path("grid.toml")))
+    there = Ended(error)
+    job = Job("x", ".", (), devices=devices, curves=False, mixed=False, begun="", first={})
+    engine = cluster.RayEngine(
+        there, job, Store(Path("x"), "0"), {"num_cpus": devices}, 1, is_mine=False
+    )
+    piece, *_ = engine.cut(plan, np.ones(len(plan), bool), chunk_runs)
+    return there, engine, plan, piece
+
+
+@pytest.mark.parametrize(
+    "chunk_runs, devices, way_out",
+    [
+        (20, 1, "set exec.chunk_runs to 8 or less (--set exec.chunk_runs=8), or give a worker"),
+        (60, 1, "set exec.chunk_runs to 32 or less (--set exec.chunk_runs=32), or give a worker"),
+        (60, 2, "set exec.chunk_runs to 32 or less (--set exec.chunk_runs=32), or give a worker"),
+        (8, 1, "make the model smaller, or give a worker"),
+        (20, 2, "set exec.chunk_runs to 16 or less (--set exec.chunk_runs=16), or give a worker"),
+    ],
+)
+def test_a_worker_that_ray_ends_for_memory_is_a_sentence_with_a_size(chunk_runs, devices, way_out):
+    there, engine, plan, piece = ending(OUT_OF_MEMORY, chunk_runs=chunk_runs, devices=devices)
+    with pytest.raises(MemoryError) as raised:
+        list(engine.run(plan, [piece], lambda _: None))
+    assert str(raised.value) == (
+        f"a worker used up its machine's memory, and Ray ended it; {way_out} more of its machine "
+        f"(--set exec.devices={2 * devices})"
+    )
+    assert there.begun == 1, "as it ended once, it would again"
+
+
+def test_a_worker_that_the_system_kills_again_and_again_is_likely_too_large():
+    killed = ray.exceptions.WorkerCrashedError()
+    there, engine, plan, piece = ending(killed, chunk_runs=20)
+    (crash,) = engine.run(plan, [piece], lambda _: None)
+    assert isinstance(crash, Crash) and there.begun == cluster.TRIES
+    assert crash.error.startswith("a worker died: WorkerCrashedError: ")
+    assert crash.error.endswith(
+        "; most likely its machine's memory was used up: set exec.chunk_runs to 8 or less "
+        "(--set exec.chunk_runs=8), or give a worker more of its machine (--set exec.devices=2)"
+    )
+
+
+def test_a_task_that_is_lost_in_another_way_says_nothing_of_memory():
+    lost = ray.exceptions.NodeDiedError("the node is gone")
+    _, engine, plan, piece = ending(lost, chunk_runs=20)
+    (crash,) = engine.run(plan, [piece], lambda _: None)
+    assert isinstance(crash, Crash)
+    assert crash.error == "a worker died: NodeDiedError: the node is gone"
+
+
+def test_a_cluster_on_which_nothing_can_begin_says_that_it_was_tried(monkeypatch):
+    there = Ended(ray.exceptions.WorkerCrashedError())
+    there.cluster_resources = lambda: {"CPU": 2.0}
+    monkeypatch.setattr(cluster, "_ray", lambda: (there, False))
+    with pytest.raises(cluster.ClusterError, match=r"^3 times one after another a worker died: "):
+        cluster.ray_engine(Path("x"), set(), Exec())
+    assert there.begun == 3
