@@ -1,11 +1,12 @@
-"""Study -> results, beside a thread that hears Ctrl-C and says how to go on."""
+"""Work -> what comes of it, beside a thread that hears Ctrl-C and says how to go on."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from nanlab.study import Study, StudyResult
@@ -14,9 +15,45 @@ if TYPE_CHECKING:
 STOPPED = 130
 """The exit status of a command that was stopped by Ctrl-C, as shells have it."""
 
+T = TypeVar("T")
+
+
+def interruptibly(work: Callable[[], T], stopped: Callable[[], str]) -> T:
+    """Do some work beside this thread, which stays free to hear Ctrl-C at once.
+
+    Args:
+        work: what to do.
+        stopped: is called when Ctrl-C comes, for what to say then; the process ends.
+
+    Returns:
+        What `work` does; whatever it raises is raised here.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=run, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{stopped()}\n")
+        sys.stderr.flush()
+        # A launch cannot be called off; what it computes is lost, and nothing else is.
+        os._exit(STOPPED)
+    if errors:
+        raise errors[0]
+    return results[0]
+
 
 def run_interruptibly(study: Study, watcher: Watcher, *, force: bool) -> StudyResult:
-    """Run the study beside this thread, which stays free to hear Ctrl-C at once.
+    """Run a study that Ctrl-C stops at once.
 
     Args:
         study: what to run.
@@ -26,29 +63,12 @@ def run_interruptibly(study: Study, watcher: Watcher, *, force: bool) -> StudyRe
     Raises:
         StoreError, MemoryError: as `Study.run` does.
     """
-    results: list[StudyResult] = []
-    errors: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            results.append(study.run(force=force))
-        except BaseException as error:
-            errors.append(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except KeyboardInterrupt:
+    def stopped() -> str:
         watcher.__exit__()
-        sys.stderr.write(
-            f"\nstopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
-            "the same command goes on from there\n"
+        return (
+            f"stopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
+            "the same command goes on from there"
         )
-        sys.stderr.flush()
-        # A launch cannot be called off; what it computes is lost, and nothing else is.
-        os._exit(STOPPED)
-    if errors:
-        raise errors[0]
-    return results[0]
+
+    return interruptibly(lambda: study.run(force=force), stopped)

@@ -1,13 +1,15 @@
 """Plan -> shards: machines that share nothing but a folder, and know nothing of each other.
 
-The folder holds what is asked. How it is cut into chunks depends on that alone, and every n-th
-chunk is a shard's: so two shards never run the same chunk, and none is left out.
+The folder holds what is asked. How it is cut into chunks depends on that alone, and a shard is a
+stretch of them: so two shards never run the same chunk, and none is left out.
 """
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,15 @@ from nanlab.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 from nanlab.chunks_bench import Bench
 from nanlab.plan import Plan
 from nanlab.store import CHUNKS, Store, name_of, writing
-from nanlab.store_devices import FIRST
+from nanlab.store_devices import FIRST, check_alike
 from nanlab.tables import write_atomically
 from nanlab.witnesses import Testimony
 
 PLAN = "grid.resolved.toml"
 """Among the chunks: what is asked, for the workers."""
+
+TRIES = 3
+"""How often a chunk is begun at which its worker dies."""
 
 
 class Unfinished(Exception):
@@ -59,6 +64,19 @@ def pieces_of(plan: Plan, chunk_runs: int | None) -> list[Piece]:
     return cut(plan, np.ones(len(plan), bool), chunk_runs=chunk_runs)
 
 
+def share(pieces: Sequence[Piece], number: int, of: int) -> Sequence[Piece]:
+    """The chunks of a shard, as many as any other's or one more.
+
+    They stand one after another, and so do those of a group: a worker compiles few groups. With
+    every n-th chunk for it, each worker would compile them all.
+
+    Args:
+        pieces: all chunks of a study.
+        number, of: which shard it is, from 0, of how many.
+    """
+    return pieces[len(pieces) * number // of : len(pieces) * (number + 1) // of]
+
+
 def crash_path(folder: Path, run_ids: Sequence[str]) -> Path:
     """Where it is told that the chunk of these runs crashed."""
     return folder / CHUNKS / f"crash-{name_of(run_ids)}.json"
@@ -84,16 +102,74 @@ def work(
 
 
 def _run(chunk: Chunk, bench: Bench, store: Store) -> Done | Crash:
-    report = bench.run(chunk)
     run_ids = chunk.run_ids.tolist()
     path = crash_path(store.folder, run_ids)
+    if (told := _told(path)) is not None and told.is_lost:
+        # It would kill this worker too, and what comes after it would never run.
+        return told
+    stem = f"begun-{name_of(run_ids)}"
+    notes = [store.chunks / f"{stem}-{tries + 1}" for tries in range(TRIES)]
+    if _begins(notes):
+        try:
+            report = bench.run(chunk)
+        finally:
+            forget_tries()
+    else:
+        report = _lost(len(run_ids), path)
     with writing(path):
         if isinstance(report, Crash):
             text = json.dumps({"run_ids": run_ids, **report._asdict()})
             write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         else:
             path.unlink(missing_ok=True)
+        for note in notes:
+            note.unlink(missing_ok=True)
     return report
+
+
+def _lost(runs: int, path: Path) -> Crash:
+    """What is told of a chunk that kills whoever runs it."""
+    sentence = (
+        f"its worker died {TRIES} times one after another. What kills a worker is the memory "
+        "above all: make exec.chunk_runs smaller, or see the worker's own log. It is not run "
+        f"again unless {path} is deleted, or all begins anew with --force"
+    )
+    return Crash(runs, sentence, sentence, is_lost=True)
+
+
+def _told(path: Path) -> Crash | None:
+    """What is told of a chunk that crashed, if it did."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Crash(told["runs"], told["error"], told["trace"], told["is_lost"])
+
+
+_NOTES = set[Path]()
+"""Of the tries that this process has begun and not ended."""
+
+
+def _begins(notes: Sequence[Path]) -> bool:
+    """Leave a note of a try, which stays only if this process dies; False if all are there.
+
+    A note is an empty file, made by who finds none, so it is there as a whole or not at all, and
+    of two workers at the same chunk each has its own.
+    """
+    for note in notes:
+        with writing(note), suppress(FileExistsError):
+            note.touch(exist_ok=False)
+            _NOTES.add(note)
+            return True
+    return False
+
+
+def forget_tries() -> None:
+    """This process is not killed by its chunk, whatever else ends it: its try does not count."""
+    for note in list(_NOTES):
+        with suppress(OSError):  # then it counts, and no more comes of it
+            note.unlink()
+        _NOTES.discard(note)
 
 
 class ShardsEngine:
@@ -119,19 +195,31 @@ class ShardsEngine:
         """Those of the missing chunks that crashed.
 
         Raises:
+            DevicesError: some are missing, and this machine would not see those of the workers.
             Unfinished: some are missing otherwise.
         """
         crashes, missing = list[Crash](), list[int]()
         for piece in pieces:
-            path = crash_path(self._folder, plan.run_ids[piece.runs].tolist())
-            if not path.is_file():
+            told = _told(crash_path(self._folder, plan.run_ids[piece.runs].tolist()))
+            if told is None:
                 missing.append(len(piece.runs))
-                continue
-            told = json.loads(path.read_text(encoding="utf-8"))
-            crashes.append(Crash(told["runs"], told["error"], told["trace"]))
+            else:
+                crashes.append(told)
         if missing:
+            self._check_devices()
             raise Unfinished(len(missing), sum(missing))
         yield from crashes
+
+    def _check_devices(self) -> None:
+        """See that this machine is of the workers' kind: of another kind's chunks it sees none."""
+        chunks = self._folder / CHUNKS
+        try:
+            first = json.loads((chunks / FIRST).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # no worker has come, or its word is half written
+            return
+        asked = tomllib.loads((chunks / PLAN).read_text(encoding="utf-8"))
+        mixed = asked.get("exec", {}).get("mixed_devices", False)
+        check_alike(first, self.environment, mixed=mixed)
 
     def ask(self, chunk: Chunk) -> list[Testimony]:
         """What the witnesses say of failing runs, in this process."""

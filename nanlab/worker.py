@@ -6,23 +6,28 @@ tables.
 
 Exit status: 0 all chunks of the shard are there, 1 one of them crashed or could not be written,
 2 the study is not prepared, is too large for the memory, or may not be computed here, 130 stopped
-by Ctrl-C.
+by Ctrl-C or SIGTERM. A chunk at which the worker was killed three times is one that crashed.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from nanlab.grid import Grid, GridError, load_grid
-from nanlab.interruptible import STOPPED
+from nanlab.interruptible import STOPPED, interruptibly
 from nanlab.plan import Plan, make_plan
 
+if TYPE_CHECKING:
+    from nanlab.terminal import Watcher
+
 DONE, CRASHED, WRONG = 0, 1, 2
+_STOPPED = "stopped; the same command goes on from there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _main(argv)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        print(f"\n{_STOPPED}", file=sys.stderr)
         return STOPPED
 
 
@@ -58,7 +63,9 @@ def _main(argv: list[str] | None) -> int:
         print(error, file=sys.stderr)
         return WRONG
     except MemoryError as error:
-        print(f"{folder}: {error}", file=sys.stderr)
+        # What is asked is the sweep command's, and this one has no --set.
+        way = "; python -m nanlab.sweep takes that, and prepares the study anew"
+        print(f"{folder}: {error}{way if '--set' in str(error) else ''}", file=sys.stderr)
         return WRONG
 
 
@@ -83,48 +90,69 @@ def _unprepared(folder: Path) -> int:
 
 def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     """Run the shard's chunks, one after another."""
-    from nanlab.chunks import Crash
-    from nanlab.chunks_bench import bench_at
-    from nanlab.lab import lab_devices
     from nanlab.own import OwnCodeError
-    from nanlab.problems import own_specs
-    from nanlab.shards import pieces_of, work
+    from nanlab.shards import forget_tries
     from nanlab.store import FolderError, StoreError
-    from nanlab.store_devices import DevicesError, join
+    from nanlab.store_devices import DevicesError
     from nanlab.terminal import Watcher
 
-    how, (number, of) = grid.exec, shard
-    curves, mixed = how.curves, how.mixed_devices
+    def stopped() -> str:
+        watcher.__exit__()
+        # Who sends SIGTERM may send SIGKILL before a launch ends: the chunk is not to blame.
+        forget_tries()
+        return _STOPPED
+
     try:
-        devices = lab_devices(how.devices)
-        bench, store, made = bench_at(folder, own_specs(plan), devices, curves=curves, mixed=mixed)
-        join(store.chunks, made, mixed=mixed)
-        store.unpack(plan.run_ids, curves=curves)
-        done = store.kept(plan.run_ids, curves=curves).done
-        pieces = pieces_of(plan, how.chunk_runs)[number::of]
-        total = sum(len(piece.runs) for piece in pieces)
-        entered, crashed = set[int](), 0
         with Watcher() as watcher:
-            watcher.started(total, sum(int(done[piece.runs].sum()) for piece in pieces))
-            for piece, run in work(plan, pieces, done, bench, store):
-                if piece.group not in entered:
-                    entered.add(piece.group)
-                    watcher.entered(plan.groups[piece.group], piece.group, len(plan.groups))
-                report = run()
-                if isinstance(report, Crash):
-                    crashed += report.runs
-                    watcher.crashed(report.runs, report.error)
-                else:
-                    watcher.advanced(report.runs, report.failed)
+            return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, watcher), stopped)
     except (DevicesError, FolderError, OwnCodeError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return WRONG
     except StoreError as error:
         print(error, file=sys.stderr)
         return CRASHED
+
+
+def _run_chunks(
+    grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int], watcher: Watcher
+) -> int:
+    from nanlab.chunks import Crash
+    from nanlab.chunks_bench import bench_at
+    from nanlab.lab import lab_devices
+    from nanlab.problems import own_specs
+    from nanlab.shards import pieces_of, share, work
+    from nanlab.store_devices import join
+
+    how, (number, of) = grid.exec, shard
+    every = pieces_of(plan, how.chunk_runs)
+    pieces = share(every, number, of)
+    if not pieces:
+        print(f"shard {number}/{of} of {folder} is empty: the study has {len(every):,} chunks")
+        return DONE
+    curves, mixed = how.curves, how.mixed_devices
+    devices = lab_devices(how.devices)
+    bench, store, made = bench_at(folder, own_specs(plan), devices, curves=curves, mixed=mixed)
+    join(store.chunks, made, mixed=mixed)
+    store.unpack(plan.run_ids, curves=curves)
+    done = store.kept(plan.run_ids, curves=curves).done
+    total = sum(len(piece.runs) for piece in pieces)
+    entered, crashed = set[int](), 0
+    watcher.started(total, sum(int(done[piece.runs].sum()) for piece in pieces))
+    for piece, run in work(plan, pieces, done, bench, store):
+        if piece.group not in entered:
+            entered.add(piece.group)
+            watcher.entered(plan.groups[piece.group], piece.group, len(plan.groups))
+        report = run()
+        if isinstance(report, Crash):
+            crashed += report.runs
+            watcher.crashed(report.runs, report.error)
+        else:
+            watcher.advanced(report.runs, report.failed)
     print(f"shard {number}/{of} of {folder}: {total - crashed:,} of {total:,} runs are there")
     return CRASHED if crashed else DONE
 
 
 if __name__ == "__main__":
+    # What stops a job sends this first; it is as Ctrl-C is, and not as a death.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -33,7 +33,8 @@ NOT_RUN = {
         "tests/test_docs.py builds it into a folder of its own",
     ],
     "docs/how-to/many-machines.md": [
-        "needs Slurm, and a cluster",
+        "needs Slurm",
+        "needs a Kubernetes cluster",
         "installs a package",
         "starts a Ray cluster, which has tests of its own",
     ],

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import polars as pl
 import pytest
 import tyro
 import yaml
 
 from nanlab import sweep, worker
-from nanlab.grid import split_arguments
+from nanlab.grid import load_grid, split_arguments
+from nanlab.plan import make_plan
+from nanlab.shards import pieces_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = """\
@@ -27,6 +30,9 @@ lr = { logspace = [0.1, 1e38], num = 40 }
 chunk_runs = 10
 witnesses = 1
 """
+
+# What a shell would take apart.
+SETS = ["--set", "exec.chunk_runs=8", "--set", 'title="a $b; c"']
 
 # Stands for Slurm's: each task of the array is run at once, and what they say is kept.
 SBATCH = """\
@@ -55,17 +61,18 @@ def test_slurms_script_prepares_runs_and_writes_a_study(own_folder):
     (own_folder / "many.toml").write_text(GRID)
     path = f"{own_folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", ROOT / "examples/slurm.sh", "many.toml", "3"], timeout=300,
+        ["bash", ROOT / "examples/slurm.sh", "many.toml", "3", *SETS], timeout=300,
         capture_output=True, text=True, env=os.environ | {"PATH": path, "PYTHON": sys.executable},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "results/many is prepared: 40 runs in 4 chunks" in done.stdout
+    assert "results/many is prepared: 40 runs in 5 chunks" in done.stdout
     asked = Path("sbatch.log").read_text().splitlines()
     assert "--array=0-2" in asked[0] and "--cpus-per-task=4" in asked[0]
     assert "--dependency=afterany:42" in asked[1]
     said = Path("jobs.log").read_text()
     assert [f"shard {n}/3 of results/many" in said for n in range(3)] == [True] * 3
     assert pl.read_parquet("results/many/runs.parquet").height == 40
+    assert load_grid("results/many/grid.resolved.toml").title == "a $b; c"
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +122,36 @@ def test_both_sweeps_of_kubernetes_ask_the_same_of_a_grid_that_is_there(step, jo
     assert module == "nanlab.sweep"
     rest, overrides = split_arguments(arguments)
     asked = tyro.cli(sweep.Arguments, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
-    assert (asked.set, overrides) == (['exec.engine="files"'], [])
+    assert (asked.set, overrides) == (['exec.engine="files"', "exec.chunk_runs=64"], [])
     assert (ROOT / asked.grid).is_file()
     _, arguments = command_of(jobs["workers"])
     assert tyro.cli(worker.Arguments, args=arguments).results == Path("results") / asked.grid.stem
+    assert chunks_of(asked) >= jobs["workers"]["spec"]["completions"]
+
+
+def chunks_of(asked):
+    """How many chunks a sweep has for its workers."""
+    grid = load_grid(ROOT / asked.grid, sets=asked.set)
+    return len(pieces_of(make_plan(grid), grid.exec.chunk_runs))
+
+
+def words_of_slurm():
+    lines = (ROOT / "examples/slurm.sh").read_text().splitlines()
+    return next(line for line in lines if line.startswith("#     bash ")).removeprefix("#").strip()
 
 
 def test_the_first_lines_of_slurms_script_run_it_as_it_wants_to_be_run():
-    lines = (ROOT / "examples/slurm.sh").read_text().splitlines()
-    shown = next(line for line in lines if line.startswith("#     bash "))
-    bash, script, grid, many = shlex.split(shown.removeprefix("#"))
+    bash, script, grid, many, *rest = shlex.split(words_of_slurm())
     assert (bash, script, int(many)) == ("bash", "examples/slurm.sh", 8)
     assert (ROOT / script).is_file() and (ROOT / grid).is_file()
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    assert chunks_of(tyro.cli(sweep.Arguments, args=[grid, *rest], config=flags)) >= int(many)
+
+
+def test_pages_show_the_commands_that_the_examples_first_lines_do():
+    assert f"`{words_of_slurm()}`" in (ROOT / "README.md").read_text()
+    blocks = pages.blocks_of(ROOT / "docs/how-to/many-machines.md")
+    shown = [block.text.rstrip("\n") for block in blocks if "examples/" in block.text]
+    lines = (ROOT / "examples/kubernetes.yaml").read_text().splitlines()
+    top = [line.removeprefix("#     ") for line in lines if line.startswith("#     ")]
+    assert shown == [words_of_slurm(), "\n".join(top)]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from hypothesis import strategies as st
 from killing import killing
 from remembered import Remembered
 
-from nanlab import chunks_bench, memory, worker
+from nanlab import chunks_bench, memory, shards, worker
 from nanlab.chunks import cut
 from nanlab.engines import GroupWorker
 from nanlab.grid import load_grid
+from nanlab.interruptible import STOPPED
 from nanlab.plan import Group, Plan, make_plan
+from nanlab.shards import share
 from nanlab.sweep import CRASHED, DONE, WRONG, main
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv")
@@ -98,6 +101,8 @@ def test_any_number_of_shards_makes_the_bytes_that_one_process_makes(many, undis
         held[number] = len(set(chunk_bytes()) - before)
     assert sum(held.values()) == CHUNKS
     assert max(held.values()) - min(held.values()) <= 1, "shares are even"
+    empty = [line for line in capsys.readouterr().out.splitlines() if "is empty" in line]
+    assert empty == ["shard 0/7 of x is empty: the study has 6 chunks"] * (many == 7)
     assert sweep() == DONE
     assert bytes_of("x") == bytes_of(undisturbed)
     left = {path.name for path in Path("x").iterdir()}
@@ -164,8 +169,13 @@ def test_every_run_is_in_just_one_chunk_of_just_one_shard(sizes, chunk_runs, man
     ]
     plan = Plan(columns={}, run_ids=np.arange(sum(sizes)).astype(str), groups=tuple(groups))
     pieces = cut(plan, np.ones(len(plan), bool), chunk_runs=chunk_runs)
-    held = [run for n in range(many) for piece in pieces[n::many] for run in piece.runs.tolist()]
+    shares = [share(pieces, n, many) for n in range(many)]
+    held = [run for each in shares for piece in each for run in piece.runs.tolist()]
     assert sorted(held) == list(range(len(plan)))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    # What a group costs is its compile: each is one worker's, but where a share ends within it.
+    compiles = sum(len({piece.group for piece in each}) for each in shares)
+    assert compiles <= len(groups) + many - 1
     for piece in pieces:
         assert set(piece.runs) <= set(plan.groups[piece.group].runs)
         assert len(piece.runs) <= piece.largest <= chunk_runs
@@ -216,6 +226,139 @@ def test_workers_that_run_the_same_shard_at_once_lose_and_double_nothing(undistu
     assert bytes_of("x") == bytes_of(undisturbed)
 
 
+# ---- killed by its chunk ----
+
+# What is traced for the group "deadly" ends a worker, or holds it up; other processes it does not.
+DEADLY = """\
+import os, signal, time
+import jax.numpy as jnp
+import nanlab
+
+def make_problem(kind="calm"):
+    def init(knobs, key):
+        if kind == "deadly" and os.environ.get("DEADLY") == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "deadly" and os.environ.get("DEADLY") == "sleep":
+            time.sleep(100)
+        return jnp.float32(1.0)
+
+    def step(x, knobs, key):
+        x = x * knobs["by"].astype(x.dtype)
+        return x, nanlab.Metrics(loss=x)
+
+    return nanlab.Problem(init=init, step=step, knobs={"by": 1.0})
+"""
+DEADLY_GRID = """\
+[run]
+problem = "deadly.py:make_problem"
+steps = 20
+
+[axes]
+static.kind = ["calm", "deadly", "quiet"]
+knobs.by = [0.5, 0.9, 1e30]
+
+[exec]
+engine = "files"
+witnesses = 0
+"""
+
+
+def prepare_a_deadly_study():
+    Path("deadly.py").write_text(DEADLY, encoding="utf-8")
+    assert sweep(text=DEADLY_GRID) == DONE
+
+
+def deadly_worker(how):
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanlab.worker", "x", "--shard", "0/1"],
+        env=os.environ | {"DEADLY": how}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_chunk_that_kills_its_worker_three_times_has_crashed_and_the_rest_goes_on(capsys):
+    prepare_a_deadly_study()
+    ends = list[int]()
+    while not ends or ends[-1] == -signal.SIGKILL:
+        running = deadly_worker("kill")
+        out, err = running.communicate(timeout=200)
+        ends.append(running.returncode)
+        assert len(ends) < 9, err
+    assert ends == [-signal.SIGKILL] * 3 + [CRASHED]
+    assert "a chunk of 3 runs crashed: its worker died 3 times one after another" in err
+    assert "shard 0/1 of x: 6 of 9 runs are there" in out
+    assert sweep(text=DEADLY_GRID) == CRASHED
+    runs = pl.read_parquet("x/runs.parquet")
+    assert runs.filter(outcome="crashed")["static.kind"].to_list() == ["deadly"] * 3
+    assert len(runs) == 9
+    assert "exec.chunk_runs smaller" in Path("x/crashes.log").read_text()
+
+
+def test_a_worker_that_is_told_to_end_ends_at_once_and_its_chunk_did_not_kill_it():
+    prepare_a_deadly_study()
+    running, until = deadly_worker("sleep"), time.monotonic() + 100
+    while len(chunk_bytes()) < 1 or not notes():
+        assert time.monotonic() < until and running.poll() is None
+        time.sleep(0.05)
+    running.terminate()
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == STOPPED, err
+    assert "the same command goes on from there" in err
+    assert notes() == []
+
+
+def notes():
+    return sorted(path.name for path in Path("x/.chunks").glob("begun-*"))
+
+
+def stopped(*, by_force=False):
+    """A worker that ends in its first chunk; by force: leaving what SIGKILL leaves."""
+
+    def run(self, lanes, *, curves):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Remembered, "run", run)
+        if by_force:
+            patch.setattr(shards, "forget_tries", lambda: None)
+        assert work("0/2") == STOPPED
+    shards._NOTES.clear()
+
+
+def test_a_try_counts_where_the_worker_died_and_what_kills_is_left_to_a_person(undisturbed, capsys):
+    assert sweep() == DONE
+    for _ in range(5):
+        stopped()
+    assert notes() == []
+    for number in range(3):
+        stopped(by_force=True)
+        assert len(notes()) == number + 1
+    stopped_at = {name.split("-")[1] for name in notes()}
+    capsys.readouterr()
+    assert work("0/2") == CRASHED
+    said = capsys.readouterr()
+    assert "a chunk of 20 runs crashed: its worker died 3 times" in said.err
+    assert "shard 0/2 of x: 40 of 60 runs are there" in said.out
+    (crash,) = Path("x/.chunks").glob("crash-*.json")
+    assert notes() == [] and stopped_at == {crash.stem.split("-")[1]}
+    # Another start would die of it again: it is told, and not run.
+    assert work("0/2") == CRASHED
+    assert f"unless {crash} is deleted" in capsys.readouterr().err
+    assert (work("1/2"), sweep()) == (DONE, CRASHED)
+    assert pl.read_parquet("x/runs.parquet").filter(outcome="crashed").height == 20
+    crash.unlink()
+    assert (work("0/2"), sweep()) == (DONE, DONE)
+    assert bytes_of("x") == bytes_of(undisturbed)
+
+
+def test_tries_before_one_that_ends_well_are_forgotten():
+    assert sweep() == DONE
+    stopped(by_force=True)
+    stopped(by_force=True)
+    assert work("0/2") == DONE
+    assert notes() == []
+
+
 # ---- crashed, too large ----
 
 
@@ -244,8 +387,8 @@ def test_a_chunk_that_raises_is_recorded_the_rest_goes_on_and_it_is_tried_again(
     assert sweep() == CRASHED
     assert "20 runs crashed, see x/crashes.log" in capsys.readouterr().err
     runs = pl.read_parquet("x/runs.parquet")
-    # Chunks 0, 2 and 4 are the shard's, of 20 runs each: the second is the third of all.
-    assert np.flatnonzero(runs["outcome"] == "crashed").tolist() == list(range(40, 60))
+    # The first three chunks are the shard's, of 20 runs each.
+    assert np.flatnonzero(runs["outcome"] == "crashed").tolist() == list(range(20, 40))
     assert "went wrong" in Path("x/crashes.log").read_text()
 
     assert work("0/2") == DONE
@@ -265,6 +408,7 @@ def test_a_launch_that_does_not_fit_is_a_sentence_that_says_what_does(monkeypatc
     said = capsys.readouterr().err
     assert "x: a launch of 384 lanes needs about 386.0 KiB, and 302.0 KiB are free" in said
     assert "--set exec.chunk_runs=256" in said
+    assert said.strip().endswith("python -m nanlab.sweep takes that, and prepares the study anew")
     assert sweep("--set", "exec.chunk_runs=256", text=large) == DONE
     assert (work("0/1"), sweep("--set", "exec.chunk_runs=256", text=large)) == (DONE, DONE)
 
@@ -305,6 +449,31 @@ def test_another_kind_of_device_is_refused_and_the_first_one_goes_on(computed_wi
     assert "device" not in pl.read_parquet("x/runs.parquet").columns
 
 
+def test_a_last_sweep_on_another_kind_says_so_and_not_that_chunks_are_missing(
+    computed_with, capsys
+):
+    computed_with(processor="Abacus 1")
+    assert (sweep(), work("0/1")) == (DONE, DONE)
+    computed_with(processor="Abacus 2")
+    assert sweep() == WRONG
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith(
+        "grid.toml: this study is computed on Abacus 1 (2 threads), and this machine has Abacus 2"
+    )
+    assert "missing" not in said
+    computed_with(processor="Abacus 1")
+    assert sweep() == DONE
+    assert "device" not in pl.read_parquet("x/runs.parquet").columns
+
+
+def test_chunks_that_are_missing_are_told_on_any_kind_that_is_allowed(computed_with, capsys):
+    computed_with(processor="Abacus 1")
+    assert (sweep(text=MIXED), work("0/2")) == (DONE, DONE)
+    computed_with(processor="Abacus 2")
+    assert sweep(text=MIXED) == CRASHED
+    assert "3 chunks with 60 runs are missing" in capsys.readouterr().err
+
+
 MIXED = GRID.replace("[exec]", "[exec]\nmixed_devices = true")
 
 
@@ -316,8 +485,8 @@ def test_kinds_of_devices_that_are_allowed_are_recorded_row_by_row(
     computed_with(platform="gpu", device_kind="Slide Rule", threads=None, block_bytes=None)
     assert (work("1/2"), sweep(text=MIXED)) == (DONE, DONE)
     runs = pl.read_parquet("x/runs.parquet")
-    kinds = ["Abacus 1 (2 threads)"] * 20 + ["Slide Rule"] * 20
-    assert runs["device"].to_list() == kinds * 3
+    kinds = ["Abacus 1 (2 threads)"] * 60 + ["Slide Rule"] * 60
+    assert runs["device"].to_list() == kinds
     # Both are this processor, so all else is as one process makes it.
     expected = pl.read_parquet(undisturbed / "runs.parquet")
     assert runs.drop("device").equals(expected)
@@ -334,7 +503,7 @@ def test_kinds_of_devices_that_are_allowed_are_recorded_row_by_row(
     assert (sweep(text=longer), work("0/1"), sweep(text=longer)) == (DONE, DONE, DONE)
     assert "120 of 121 runs are there already" in capsys.readouterr().err
     again = pl.read_parquet("x/runs.parquet")
-    assert again["device"].to_list() == [*kinds * 3, "Abacus 1 (2 threads)"]
+    assert again["device"].to_list() == [*kinds, "Abacus 1 (2 threads)"]
 
 
 def test_rows_of_another_kind_are_not_taken_once_they_are_no_longer_allowed(computed_with, capsys):
