@@ -271,6 +271,7 @@ def main(options: Options) -> None:
         sys.exit("--runs, --steps, --rounds and --widths must be 1 or more")
     # What is compiled here is compiled anew, in the processes that measure memory too.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    jax.config.update("jax_enable_compilation_cache", False)
     console = Console()
     tasks = [
         Task(runs=options.runs, steps=options.steps, width=width, loss=options.loss)

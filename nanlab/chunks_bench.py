@@ -18,7 +18,7 @@ from nanlab.chunks import Chunk, Crash, Done, Piece, crash_of, cut
 from nanlab.curves import curves_frame
 from nanlab.engines import GroupWorker
 from nanlab.launches import lanes_of
-from nanlab.memory import Need, available_bytes, launch_need, way_out
+from nanlab.memory import Need, available_bytes, is_lack_of_memory, launch_need, way_out
 from nanlab.own import own_code_hashes
 from nanlab.plan import Plan
 from nanlab.provenance import environment, fingerprint
@@ -77,7 +77,10 @@ class Bench:
         self.holds = WORKERS_KEPT
         self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
         self._broken: dict[str, Exception] = {}
-        self._at_work, self._changed = 0, Condition()
+        self._needs: dict[tuple[str, int], Need] = {}
+        self._fitted = set[tuple[str, int]]()
+        # What the launches at work need, and what was free before the first of them.
+        self._at_work, self._free, self._changed = list[int](), None, Condition()
 
     def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The runs that are asked for, as chunks that fill this process's launches."""
@@ -126,12 +129,13 @@ class Bench:
         """The chunk's worker; several threads may have one at once."""
         with self._changed:
             worker = self._worker(chunk)
-            self._at_work += 1
+            needed = self._await_memory((chunk.group_id, worker.lanes), worker)
+            self._at_work.append(needed)
         try:
             yield worker
         finally:
             with self._changed:
-                self._at_work -= 1
+                self._at_work.remove(needed)
                 self._changed.notify_all()
 
     def _worker(self, chunk: Chunk) -> GroupWorker:
@@ -148,30 +152,45 @@ class Bench:
         except Exception as error:  # so it would be with every chunk of the group
             self._broken[chunk.group_id] = error
             raise
-        self._await_memory(need, worker)
-        self._workers[chunk.group_id, worker.lanes] = worker
+        key = chunk.group_id, worker.lanes
+        self._workers[key], self._needs[key] = worker, need
         while len(self._workers) > self.holds:
             self._workers.popitem(last=False)
         return worker
 
-    def _await_memory(self, need: Need, worker: GroupWorker) -> None:
-        """Raise a MemoryError if a launch does not fit, even when no other chunk is at work."""
-        while True:
-            free = available_bytes(self._devices)
+    def _await_memory(self, key: tuple[str, int], worker: GroupWorker) -> int:
+        """The bytes of a launch, once it fits beside those at work.
+
+        A program that has been launched before is alone with its memory when no other is at work,
+        most of which this process has kept: nobody else sees that as free.
+
+        Raises:
+            MemoryError: it does not fit, even when no other is at work.
+        """
+        need, is_new = self._needs[key], key not in self._fitted
+        while self._at_work or is_new:
+            free = available_bytes(self._devices) if is_new else self._free
+            if not self._at_work:
+                self._free = free
+            elif free is not None and self._free is not None:
+                # Those at work may not have taken yet what they need.
+                free = min(free, self._free - sum(self._at_work))
             try:
                 need.check(worker.lanes, free, smallest=worker.smallest)
-                return
+                break
             except MemoryError:
                 if not self._at_work:
                     raise
                 self._changed.wait()
+        self._fitted.add(key)
+        return need.launch(worker.lanes)
 
 
 def _check_memory(error: Exception, worker: GroupWorker | None) -> None:
     """Raise a MemoryError with what may fit, if that is what `error` is about."""
     if isinstance(error, MemoryError) and "--set" in str(error):
         raise error
-    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+    if not is_lack_of_memory(error):
         return
     if worker is None:
         raise MemoryError(

@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 from nanlab._jax import Device
 from nanlab.block import array_bytes, state_bytes, step_arrays
+from nanlab.machine import memory_left
 from nanlab.problem import Problem
 
-COPIES = 3
-"""Of each lane's state: the launch's own, its result, and the host's copy of the failed."""
+COPIES = 6
+"""Of each lane's state: the launch's own and its result, the host's copy of those that failed, and
+these three again as they are followed from their inf to their NaN. Where all of a launch fails 5
+were measured, where none does 2."""
 
 
 class Need(NamedTuple):
@@ -50,6 +53,11 @@ def way_out(lanes: int, *, smallest: int) -> str:
     )
 
 
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether it says that memory was not enough: Python's own, or XLA's by its words."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def launch_need(problem: Problem, *, at_once: int) -> Need:
     """About how much memory launches need.
 
@@ -68,7 +76,8 @@ def launch_need(problem: Problem, *, at_once: int) -> Need:
 def available_bytes(devices: Sequence[Device]) -> int | None:
     """The memory that is free for launches now, of all devices in bytes; None where nothing tells.
 
-    CPU devices share the machine's; of accelerators the fullest counts, since shares are even.
+    CPU devices share the machine's, or what its container or job may take; of accelerators the
+    fullest counts, since shares are even.
     """
     if devices[0].platform != "cpu":
         told = [device.memory_stats() or {} for device in devices]
@@ -76,6 +85,11 @@ def available_bytes(devices: Sequence[Device]) -> int | None:
             return None
         free = [int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)) for stats in told]
         return min(free) * len(devices)
+    known = [each for each in (_system_bytes(), memory_left()) if each is not None]
+    return min(known) if known else None
+
+
+def _system_bytes() -> int | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             fields = dict(line.split(":", 1) for line in lines)

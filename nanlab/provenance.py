@@ -18,7 +18,7 @@ import numpy as np
 
 from nanlab._jax import Device
 from nanlab.block import block_bytes, block_of
-from nanlab.machine import cores, processor
+from nanlab.machine import processor, schedulable_cores
 
 _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
@@ -57,7 +57,7 @@ def threads(device: Device) -> int | None:
     Large operations are split, and then round otherwise: with one thread in place of two those of
     full batches of 1,000 (one of the 38 studies of the ledger).
     """
-    return max(cores(), jax.local_device_count()) if device.platform == "cpu" else None
+    return max(schedulable_cores(), jax.local_device_count()) if device.platform == "cpu" else None
 
 
 def fingerprint(environment: dict[str, Any]) -> str:

@@ -90,7 +90,7 @@ def _main(argv: list[str] | None) -> int:
     if arguments.dry_run:
         return _dry_run(grid, plan, devices)
     if arguments.tune:
-        return _tune(plan, devices)
+        return _tune(grid, plan, devices)
     return _run(grid, plan, devices, arguments, given)
 
 
@@ -121,8 +121,9 @@ def _devices(grid: Grid) -> list[Device]:
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
 
 
-def _tune(plan: Plan, devices: list[Device]) -> int:
+def _tune(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     from nanlab.launches import lanes_of
+    from nanlab.memory import is_lack_of_memory
     from nanlab.problems import problem_of
     from nanlab.tuning import suggestion, tune
 
@@ -130,7 +131,13 @@ def _tune(plan: Plan, devices: list[Device]) -> int:
     problem = problem_of(group.statics)
     print(f"the largest group of {len(plan.groups):,}, {len(group.runs):,} runs")
     print("block   first launch   steps of runs per second")
-    timings = tune(problem, lanes_of(plan, problem, group.runs), devices)
+    try:
+        timings = tune(problem, lanes_of(plan, problem, group.runs), devices)
+    except Exception as error:
+        if not is_lack_of_memory(error):
+            raise
+        print(f"{grid.path}: a width does not fit the memory: {error}", file=sys.stderr)
+        return WRONG
     for each in timings:
         print(f"{each.block:5,} {each.compile_s:11.1f} s {each.steps_per_s:26,.0f}")
     print(suggestion(problem, devices[0], timings))
@@ -225,7 +232,8 @@ def _run(
         _report(folder, len(plan))
     if crashed := result.manifest["crashed"]:
         where = f"{crashed:,} runs crashed, see {folder / CRASHES}"
-        print(f"{where}; the same command runs them again", file=sys.stderr)
+        again = "workers run" if grid.exec.engine == "files" else "the same command runs"
+        print(f"{where}; {again} them again", file=sys.stderr)
         return CRASHED
     return DONE
 

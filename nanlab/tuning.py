@@ -18,6 +18,7 @@ from nanlab._jax import Device
 from nanlab.block import block_for, block_of
 from nanlab.codes import NAN
 from nanlab.lanes import NEVER, LaneProgram, Lanes
+from nanlab.memory import available_bytes, launch_need
 from nanlab.problem import Problem
 
 ROUNDS = 3
@@ -53,6 +54,19 @@ def widths(problem: Problem, device: Device) -> list[int]:
     return sorted({used} | {width for width in tried if width <= 16 * used})
 
 
+def _fitting(problem: Problem, devices: Sequence[Device]) -> list[int]:
+    """The widths of which a block on each device fits the memory."""
+    free, used, fitting = available_bytes(devices), block_for(problem, devices[0]), list[int]()
+    for width in widths(problem, devices[0]):
+        lanes = width * len(devices)
+        need = launch_need(problem, at_once=lanes)
+        if width == used:
+            need.check(lanes, free, smallest=lanes)
+        if free is None or need.launch(lanes) <= free:
+            fitting.append(width)
+    return fitting
+
+
 def tune(problem: Problem, lanes: Lanes, devices: Sequence[Device]) -> list[Timing]:
     """Time the same runs in blocks of each width, by turns.
 
@@ -64,9 +78,12 @@ def tune(problem: Problem, lanes: Lanes, devices: Sequence[Device]) -> list[Timi
         devices: those that share it.
 
     Returns:
-        A timing for each of `widths`, in their order.
+        A timing for each of `widths` whose launch fits the memory, in their order.
+
+    Raises:
+        MemoryError: not even the width that is used does.
     """
-    tried = widths(problem, devices[0])
+    tried = _fitting(problem, devices)
     many = tried[-1] * len(devices)
     filled = jax.tree.map(lambda x: np.resize(x, many), lanes)
     compiled: dict[int, tuple[LaneProgram, float]] = {}

@@ -11,6 +11,7 @@ import pytest
 
 from nanlab import machine
 from nanlab._jax import configure_lab
+from nanlab.memory import available_bytes
 
 GRID = """
 [run]
@@ -89,6 +90,7 @@ def test_what_jax_cannot_read_or_write_is_deleted(tmp_path, recwarn, doing, show
     try:
         machine.mend(tmp_path)
         (tmp_path / "jit_run-4d-cache").write_bytes(b"since then")
+        os.utime(tmp_path / "jit_run-4d-cache", (2e9, 2e9))
         words = f"Error {doing} persistent compilation cache entry for 'jit_run': error: cut"
         for _ in range(2):
             warnings.warn(words, stacklevel=1)
@@ -157,3 +159,54 @@ def test_a_processor_is_told_with_what_its_bits_may_depend_on():
         if vectors in flags:
             assert told.endswith(vectors)
             break
+
+
+GROUPS = {
+    "version 2": (
+        "0::/job/step\n",
+        {
+            "job/cpu.max": "150000 100000", "job/step/cpu.max": "max 100000",
+            "job/memory.max": "8000", "job/memory.current": "3000",
+            "job/memory.stat": "anon 1\ninactive_file 500\n",
+            "job/step/memory.max": "max", "job/step/memory.current": "10",
+        },
+    ),
+    "version 1": (
+        "4:memory:/pod\n2:cpu,cpuacct:/pod\n0::/\n",
+        {
+            "cpu/pod/cpu.cfs_quota_us": "150000", "cpu/pod/cpu.cfs_period_us": "100000",
+            "cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
+            "memory/pod/memory.limit_in_bytes": "8000", "memory/pod/memory.usage_in_bytes": "3000",
+            "memory/pod/memory.stat": "inactive_file 1\ntotal_inactive_file 500\n",
+        },
+    ),
+    "a container that sees its own group as the root": (
+        "4:memory:/kubepods/a\n2:cpu:/kubepods/a\n",
+        {
+            "cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": "8000", "memory/memory.usage_in_bytes": "2500",
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_containers_limits_are_seen(name, tmp_path, monkeypatch):
+    own, files = GROUPS[name]
+    (tmp_path / "own").write_text(own, encoding="utf-8")
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    assert machine.cores() == 2
+    assert machine.schedulable_cores() == 64
+    assert machine.memory_left() == 5500
+    assert available_bytes(jax.devices()) == 5500
+
+
+def test_without_limits_none_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+    assert machine.memory_left() is None
+    assert machine.cores() == machine.schedulable_cores()

@@ -13,8 +13,10 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import jax
 import numpy as np
@@ -401,6 +403,30 @@ def test_a_launch_that_runs_out_of_memory_is_a_sentence_and_no_crash(error, monk
     assert "a launch of 384 lanes does not fit the memory" in said.err
     assert "exec.chunk_runs" in said.err
     assert not Path("results/x/runs.parquet").exists()
+
+
+@pytest.mark.parametrize("free, many", [(1_000_000, 1), (1_300_000, 2), (None, 2)])
+def test_launches_are_at_work_together_only_where_both_fit(free, many, monkeypatch):
+    run, together, at_work, most = Remembered.run, Barrier(2), Counter(), [0]
+
+    def watched(self, lanes, *, curves):
+        at_work["now"] += 1
+        most[0] = max(most[0], at_work["now"])
+        # Where two may be at work each waits for the other.
+        with suppress(BrokenBarrierError):
+            together.wait(timeout=0.2 if many == 1 else 60)
+        try:
+            return run(self, lanes, curves=curves)
+        finally:
+            at_work["now"] -= 1
+
+    monkeypatch.setattr(Remembered, "run", watched)
+    monkeypatch.setattr(chunks_bench, "launch_need", lambda *_, **__: memory.Need(1, 600_000))
+    # What is at work has not taken its memory yet.
+    monkeypatch.setattr(chunks_bench, "available_bytes", lambda _: free)
+    alone = GRID.replace("chunk_runs = 128\nwitnesses = 2\n", "chunk_runs = 1000\nwitnesses = 0\n")
+    assert sweep(alone) == DONE
+    assert most[0] == many
 
 
 # ---- what is left in the folder ----

@@ -9,6 +9,7 @@ import pytest
 from nanlab import sweep, tuning
 from nanlab.block import block_for
 from nanlab.lanes import LaneProgram, Lanes
+from nanlab.memory import launch_need
 from nanlab.problems import problem_of
 from nanlab.tuning import Timing, suggestion, tune, widths
 
@@ -54,6 +55,24 @@ def test_every_width_takes_every_lane_through_every_step(monkeypatch):
 def test_on_a_gpu_the_width_that_is_used_is_tried_and_none_that_is_far_from_it(width, tried):
     asked = {"problem": "training", "task": "digits", "width": width, "depth": 1, "batch_size": 16}
     assert widths(problem_of(asked), SimpleNamespace(platform="gpu")) == tried
+
+
+def test_widths_that_do_not_fit_are_left_out_and_none_that_fits_is_a_sentence(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
+    problem = problem_of({"problem": "quadratic"})
+    lanes = 32 * len(jax.devices())
+    room = launch_need(problem, at_once=lanes).launch(lanes)
+    monkeypatch.setattr(tuning, "available_bytes", lambda _: room)
+    monkeypatch.setattr(tuning, "block_for", lambda *_: 8)
+    monkeypatch.setattr(tuning, "TARGET_S", 0.001)
+    knobs = {name: np.array([0.1]) for name in problem.knobs}
+    asked = Lanes(knobs, np.arange(1), np.full(1, 3, np.int32))
+    assert [each.block for each in tune(problem, asked, jax.devices())] == [8, 16, 32]
+    monkeypatch.setattr(tuning, "available_bytes", lambda _: 10)
+    assert sweep.main(["grid.toml", "--tune"]) == sweep.WRONG
+    assert "not even the smallest launch, of 16 lanes, fits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
