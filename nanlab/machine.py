@@ -1,4 +1,4 @@
-"""This machine -> its processor, and where programs that are compiled on it are kept."""
+"""This machine -> its processor, what this process may use of it, and where programs are kept."""
 
 from __future__ import annotations
 
