@@ -7,7 +7,6 @@ stretch of them: so two shards never run the same chunk, and none is left out.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from nanlab.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 from nanlab.chunks_bench import Bench
 from nanlab.plan import Plan
 from nanlab.store import CHUNKS, Store, name_of, writing
-from nanlab.store_devices import FIRST, check_alike
+from nanlab.store_devices import FIRST, check_alike, first_environment
 from nanlab.tables import write_atomically
 from nanlab.witnesses import Testimony
 
@@ -179,10 +178,14 @@ class ShardsEngine:
         bench: of this process, for the witnesses.
         environment: of this process.
         folder: of the results.
+        mixed: whether other kinds of machines may take part.
     """
 
-    def __init__(self, bench: Bench, environment: dict[str, Any], folder: Path) -> None:
+    def __init__(
+        self, bench: Bench, environment: dict[str, Any], folder: Path, *, mixed: bool
+    ) -> None:
         self._bench, self.environment, self._folder = bench, environment, folder
+        self._mixed = mixed
 
     def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
         """The chunks of which something is missing, with what is missing of them."""
@@ -206,20 +209,12 @@ class ShardsEngine:
             else:
                 crashes.append(told)
         if missing:
-            self._check_devices()
+            # A machine of another kind than the workers' sees none of their chunks.
+            first = first_environment(self._folder / CHUNKS)
+            if first is not None:
+                check_alike(first, self.environment, mixed=self._mixed)
             raise Unfinished(len(missing), sum(missing))
         yield from crashes
-
-    def _check_devices(self) -> None:
-        """See that this machine is of the workers' kind: of another kind's chunks it sees none."""
-        chunks = self._folder / CHUNKS
-        try:
-            first = json.loads((chunks / FIRST).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # no worker has come, or its word is half written
-            return
-        asked = tomllib.loads((chunks / PLAN).read_text(encoding="utf-8"))
-        mixed = asked.get("exec", {}).get("mixed_devices", False)
-        check_alike(first, self.environment, mixed=mixed)
 
     def ask(self, chunk: Chunk) -> list[Testimony]:
         """What the witnesses say of failing runs, in this process."""

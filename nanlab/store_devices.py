@@ -121,7 +121,7 @@ def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
     """
     path, text = chunks / FIRST, json.dumps(dict(environment))
     until = time.monotonic() + WHOLE_S
-    while (first := _first(path)) is None:
+    while (first := first_environment(chunks)) is None:
         if _comes_first(path, text):
             continue
         if time.monotonic() > until:
@@ -134,8 +134,13 @@ def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
     sign(chunks, environment)
 
 
-def _first(path: Path) -> dict[str, Any] | None:
-    """The environment of the first machine; None where there is none, or not all of it yet."""
+def first_environment(chunks: Path) -> dict[str, Any] | None:
+    """That of the first machine; None where there is none, or not all of its word yet.
+
+    Raises:
+        DevicesError: its word cannot be read.
+    """
+    path = chunks / FIRST
     try:
         # The beginning of a JSON object is never JSON: what can be read is whole.
         return json.loads(path.read_text(encoding="utf-8"))

@@ -44,5 +44,5 @@ def engine_of(
     if how.mixed_devices:
         sign(store.chunks, made)
     if name == "files":
-        return ShardsEngine(bench, made, folder), store
+        return ShardsEngine(bench, made, folder, mixed=how.mixed_devices), store
     return LocalEngine(bench, made), store

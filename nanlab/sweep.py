@@ -195,7 +195,7 @@ def _run(
     from nanlab.shards import Unfinished
     from nanlab.store import FolderError, StoreError
     from nanlab.store_devices import DevicesError
-    from nanlab.study import CRASHES, Study
+    from nanlab.study import Study
     from nanlab.terminal import Watcher, show_summary
 
     folder, force = arguments.out or Path("results") / grid.stem, arguments.force
@@ -230,12 +230,20 @@ def _run(
     show_summary(result, study.plan)
     if not arguments.no_report:
         _report(folder, len(plan))
-    if crashed := result.manifest["crashed"]:
-        where = f"{crashed:,} runs crashed, see {folder / CRASHES}"
-        again = "workers run" if grid.exec.engine == "files" else "the same command runs"
-        print(f"{where}; {again} them again", file=sys.stderr)
-        return CRASHED
-    return DONE
+    return _tell_crashed(result.manifest["crashed"], folder, grid)
+
+
+def _tell_crashed(crashed: int, folder: Path, grid: Grid) -> int:
+    """Say how many runs crashed, if any, and how they run again; the exit status."""
+    from nanlab.study import CRASHES
+
+    if not crashed:
+        return DONE
+    again = "the same command runs them again"
+    if grid.exec.engine == "files":
+        again = "workers run those again that killed none of them"
+    print(f"{crashed:,} runs crashed, see {folder / CRASHES}; {again}", file=sys.stderr)
+    return CRASHED
 
 
 def _report(folder: Path, runs: int) -> None:
