@@ -23,12 +23,12 @@ from rich.table import Table
 from sides import Timed
 from throughput import machine
 
-from nanlab._jax import configure_lab
-from nanlab.block import launch_runs
-from nanlab.engines import GroupWorker
-from nanlab.keys import init_key
-from nanlab.lanes import NEVER, Lanes
-from nanlab.plan import chunks
+from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.keys import init_key
+from nanlab.engine.block_width import launch_runs
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.lanes import NEVER, Lanes
+from nanlab.plan.plan import chunks
 
 BATCH = 50_000
 REMEMBERED = 20

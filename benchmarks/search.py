@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nanlab._jax import configure_lab
+from nanlab.backend.jaxpr import configure_lab
 from nanlab.grid import load_grid
-from nanlab.plan import make_plan
+from nanlab.plan.plan import make_plan
 
 RUN = """
 [run]
@@ -55,8 +55,8 @@ class Done:
 def run(folder: Path, name: str, text: str) -> Done:
     import jax
 
-    from nanlab.study import Study
-    from nanlab.terminal import Watcher
+    from nanlab.cli.progress import Watcher
+    from nanlab.study.study import Study
 
     path = folder / f"{name}.toml"
     path.write_text(text, encoding="utf-8")

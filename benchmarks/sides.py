@@ -21,14 +21,15 @@ import optax
 from flax import linen as nn
 from jax import Array, lax
 
-from nanlab import keys, problems
-from nanlab.block import launch_runs
-from nanlab.engines import ChunkOutcome, GroupWorker
-from nanlab.keys import init_key, step_key
-from nanlab.lanes import NEVER, Lanes
+from nanlab.backend import keys
+from nanlab.backend.keys import init_key, step_key
+from nanlab.engine.block_width import launch_runs
+from nanlab.engine.group_runner import ChunkOutcome, GroupWorker
+from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.parts.tasks import Examples
-from nanlab.plan import chunks
-from nanlab.training import make_training
+from nanlab.plan.plan import chunks
+from nanlab.problems import build as problems
+from nanlab.problems.training import make_training
 
 DEPTH, FEATURES, CLASSES, EXAMPLES, BATCH = 3, 8, 10, 2048, 64
 LossName = Literal["softmax_cross_entropy", "mse"]

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from sides import BATCH, CLASSES, DEPTH, FEATURES, Endings, Engine, LossName, Plain, Task, Timed
 
-from nanlab._jax import configure_lab
-from nanlab.block import block_of
+from nanlab.backend.jaxpr import configure_lab
+from nanlab.engine.block_width import block_of
 
 PROBED_LR = (1e-3, 1e6)
 PROBED_RUNS = 256

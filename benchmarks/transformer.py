@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import nanlab
-from nanlab.blame.coarse import coarse_values
-from nanlab.blame.probe import Probe
-from nanlab.blame.sites import flatten
+from nanlab.blame.diagnosis.large_programs import coarse_values
+from nanlab.blame.probes.codes import Probe
+from nanlab.blame.program.program import flatten
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanlab.blame.inquiry import pinpoint
-    from nanlab.blame.verdict import Site, Verdict
-    from nanlab.loading import LoadError, load
-    from nanlab.problem import Metrics, Problem
-    from nanlab.replay import replay_run
+    from nanlab.blame.explain.verdict import Site, Verdict
+    from nanlab.blame.pinpoint import pinpoint
+    from nanlab.problems.problem import Metrics, Problem
+    from nanlab.results.load import LoadError, load
+    from nanlab.study.replay import replay_run
 
 __all__ = [
     "LoadError", "Metrics", "Problem", "Site", "Verdict", "__version__", "load", "pinpoint",
@@ -19,13 +19,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOME = {
-    "LoadError": "nanlab.loading",
-    "Metrics": "nanlab.problem",
-    "Problem": "nanlab.problem",
-    "Site": "nanlab.blame.verdict",
-    "Verdict": "nanlab.blame.verdict",
-    "load": "nanlab.loading",
-    "pinpoint": "nanlab.blame.inquiry",
+    "LoadError": "nanlab.results.load",
+    "Metrics": "nanlab.problems.problem",
+    "Problem": "nanlab.problems.problem",
+    "Site": "nanlab.blame.explain.verdict",
+    "Verdict": "nanlab.blame.explain.verdict",
+    "load": "nanlab.results.load",
+    "pinpoint": "nanlab.blame.pinpoint",
     "replay_run": "nanlab.replay",
 }
 

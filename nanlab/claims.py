@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nanlab.cli.interrupt import STOPPED, run_interruptibly
 from nanlab.grid import Complaint, Grid, GridError, load_grid
-from nanlab.interruptible import STOPPED, run_interruptibly
-from nanlab.plan import make_plan
+from nanlab.plan.plan import make_plan
 
 if TYPE_CHECKING:
     from nanlab.ledger.claim import Claim
@@ -123,15 +123,15 @@ def _dry_run(grids: Mapping[str, Grid]) -> int:
 
 def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Arguments) -> int:
     """Run the studies that are not finished, one after another."""
-    from nanlab._jax import configure_lab
+    from nanlab.backend.jaxpr import configure_lab
 
     configure_lab(None)
     import jax
 
-    from nanlab.ledger.judged import rules_of
-    from nanlab.store import StoreError
-    from nanlab.study import Study
-    from nanlab.terminal import Watcher
+    from nanlab.cli.progress import Watcher
+    from nanlab.ledger.judge import rules_of
+    from nanlab.results.store import StoreError
+    from nanlab.study.study import Study
 
     plans = {stem: make_plan(grid) for stem, grid in grids.items()}
     status = DONE
@@ -163,8 +163,8 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Argumen
 
 def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
-    from nanlab.ledger.files import write_ledger
-    from nanlab.ledger.judged import judge
+    from nanlab.ledger.judge import judge
+    from nanlab.ledger.write import write_ledger
 
     studies = {
         entry.claim.study_stem: arguments.out / entry.claim.study_stem

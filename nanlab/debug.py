@@ -57,7 +57,7 @@ def _is_module(name: str) -> bool:
 
 
 def _watch(own: list[str], *, is_module: bool) -> int:
-    from nanlab.blame.text import show
+    from nanlab.blame.explain.text import show
     from nanlab.blame.watch import Found, Lost, Watch
 
     watch, errors = Watch(), Console(stderr=True, highlight=False, soft_wrap=True)

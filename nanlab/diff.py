@@ -20,7 +20,7 @@ import tyro
 if TYPE_CHECKING:
     import polars as pl
 
-    from nanlab.compare import Comparison
+    from nanlab.results.compare import Comparison
 
 DONE, WRONG = 0, 2
 SHOWN = 12
@@ -92,8 +92,8 @@ def difference(before: Path, now: Path) -> Difference:
     Raises:
         DiffError: a folder holds no finished study, or the runs cannot be matched.
     """
-    from nanlab.compare import compare, completed
-    from nanlab.parameters import PARAMETERS, is_own
+    from nanlab.grid.parameters import PARAMETERS, is_own
+    from nanlab.results.compare import compare, completed
 
     (old, made_old), (new, made_new) = _study(before), _study(now)
     if set(old["run_id"]) == set(new["run_id"]):
@@ -136,7 +136,7 @@ def _outcomes(found: Difference) -> pl.DataFrame:
     """How many runs ended so before (a row an outcome) and so now (a column an outcome)."""
     import polars as pl
 
-    from nanlab.faults import OUTCOMES
+    from nanlab.engine.outcomes import OUTCOMES
 
     pairs = found.comparison.pairs
     here = set(pairs["outcome"]) | set(pairs["outcome_now"])
@@ -157,7 +157,7 @@ def _blames(found: Difference) -> pl.DataFrame:
     """A row for each way in which blames changed, the most frequent first."""
     import polars as pl
 
-    from nanlab.compare import ROLES, site_text
+    from nanlab.results.compare import ROLES, site_text
 
     names = [f"{role}{suffix}" for role in ROLES for suffix in ("", "_now")]
     told = [site_text(r, suffix=s).alias(f"{r}{s}") for r in ROLES for s in ("", "_now")]
@@ -172,8 +172,8 @@ def _changed(found: Difference) -> pl.DataFrame:
     """The runs whose outcome or blame changed, with what they were asked."""
     import polars as pl
 
-    from nanlab.compare import ROLES, site_text
-    from nanlab.parameters import PARAMETERS, is_own
+    from nanlab.grid.parameters import PARAMETERS, is_own
+    from nanlab.results.compare import ROLES, site_text
 
     changed = found.comparison.differing("outcome", "blame")
     asked = [n for n in changed.columns if n in PARAMETERS or is_own(n)]
@@ -184,7 +184,7 @@ def _changed(found: Difference) -> pl.DataFrame:
 
 
 def _told(found: Difference, before: Path, now: Path) -> str:
-    from nanlab.compare import failing
+    from nanlab.results.compare import failing
 
     comparison, pairs = found.comparison, found.comparison.pairs
     many = pairs.height

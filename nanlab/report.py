@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.report", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    from nanlab.reporting.read import ReportError
     from nanlab.reporting.write import write_report
+    from nanlab.results.read import ReportError
 
     try:
         report = write_report(arguments.results)

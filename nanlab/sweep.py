@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.interruptible import STOPPED, run_interruptibly
+from nanlab.cli.interrupt import STOPPED, run_interruptibly
 
 if TYPE_CHECKING:
-    from nanlab._jax import Device
+    from nanlab.backend.jaxpr import Device
     from nanlab.grid import Grid, GridError
-    from nanlab.plan import Plan
+    from nanlab.plan.plan import Plan
 
 DONE, CRASHED, WRONG = 0, 1, 2
 
@@ -71,7 +71,7 @@ def _main(argv: list[str] | None) -> int:
     if {"-h", "--help"} & set(given):
         _parsed(["--help"])  # nobody waits for a grid's modules to read how the command is called
     from nanlab.grid import GridError, load_grid, split_arguments
-    from nanlab.plan import make_plan
+    from nanlab.plan.plan import make_plan
 
     rest, overrides = split_arguments(given)
     arguments = _parsed(rest)
@@ -103,8 +103,8 @@ def _parsed(rest: list[str]) -> Arguments:
 def _own_error(grid: Grid, plan: Plan) -> GridError | None:
     """What is wrong with a person's own code, tried before anything runs."""
     from nanlab.grid import GridError
-    from nanlab.own import OwnCodeError
-    from nanlab.problems import check_own_groups
+    from nanlab.problems.build import check_own_groups
+    from nanlab.problems.user_code import OwnCodeError
 
     try:
         check_own_groups(plan)
@@ -115,17 +115,17 @@ def _own_error(grid: Grid, plan: Plan) -> GridError | None:
 
 def _devices(grid: Grid) -> list[Device]:
     """The devices to run on; this is where JAX is first imported, and set up."""
-    from nanlab.lab import lab_devices, lab_without_accelerator
+    from nanlab.backend.config import lab_devices, lab_without_accelerator
 
     is_elsewhere = grid.exec.engine == "ray"
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
 
 
 def _tune(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    from nanlab.launches import lanes_of
-    from nanlab.memory import is_lack_of_memory
-    from nanlab.problems import problem_of
-    from nanlab.tuning import suggestion, tune
+    from nanlab.engine.memory import is_lack_of_memory
+    from nanlab.engine.placement import lanes_of
+    from nanlab.engine.tuning import suggestion, tune
+    from nanlab.problems.build import problem_of
 
     group = max(plan.groups, key=lambda group: len(group.runs))
     problem = problem_of(group.statics)
@@ -153,12 +153,12 @@ def _range(numbers: Iterable[int]) -> str:
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     import numpy as np
 
-    from nanlab.block import block_for, launch_lanes
-    from nanlab.chunks import cut
-    from nanlab.chunks_bench import cut_here
-    from nanlab.memory import available_bytes, in_words, launch_need
-    from nanlab.problems import problem_of
-    from nanlab.search import bounds
+    from nanlab.engine.block_width import block_for, launch_lanes
+    from nanlab.engine.memory import available_bytes, in_words, launch_need
+    from nanlab.plan.rounds import bounds
+    from nanlab.problems.build import problem_of
+    from nanlab.study.chunk_runner import cut_here
+    from nanlab.study.chunks import cut
 
     asked, chunk_runs = np.ones(len(plan), np.bool_), grid.exec.chunk_runs
     if grid.exec.engine == "local":
@@ -190,13 +190,13 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
 def _run(
     grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
 ) -> int:
-    from nanlab.cluster import ClusterError
+    from nanlab.cli.progress import Watcher, show_summary
     from nanlab.grid import GridError
-    from nanlab.shards import Unfinished
-    from nanlab.store import FolderError, StoreError
-    from nanlab.store_devices import DevicesError
-    from nanlab.study import Study
-    from nanlab.terminal import Watcher, show_summary
+    from nanlab.results.environments import DevicesError
+    from nanlab.results.store import FolderError, StoreError
+    from nanlab.study.ray_cluster import ClusterError
+    from nanlab.study.shared_folder import Unfinished
+    from nanlab.study.study import Study
 
     folder, force = arguments.out or Path("results") / grid.stem, arguments.force
     try:
@@ -235,7 +235,7 @@ def _run(
 
 def _tell_crashed(crashed: int, folder: Path, grid: Grid) -> int:
     """Say how many runs crashed, if any, and how they run again; the exit status."""
-    from nanlab.study import CRASHES
+    from nanlab.study.study import CRASHES
 
     if not crashed:
         return DONE
@@ -248,8 +248,8 @@ def _tell_crashed(crashed: int, folder: Path, grid: Grid) -> int:
 
 def _report(folder: Path, runs: int) -> None:
     """Write the report, unless there is one of these tables; whatever comes of it is told only."""
-    from nanlab.reporting.read import ReportError
     from nanlab.reporting.write import is_reported, write_report
+    from nanlab.results.read import ReportError
 
     if is_reported(folder):
         return
@@ -273,7 +273,7 @@ def _report(folder: Path, runs: int) -> None:
 
 
 def _tell_workers(folder: Path, plan: Plan, grid: Grid) -> int:
-    from nanlab.shards import pieces_of
+    from nanlab.study.shared_folder import pieces_of
 
     many = len(pieces_of(plan, grid.exec.chunk_runs))
     print(f"{folder} is prepared: {len(plan):,} runs in {many:,} chunks. To run them, start n of")

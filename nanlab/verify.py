@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from nanlab.cli.interrupt import STOPPED
 from nanlab.grid import Grid, GridError, load_grid
-from nanlab.interruptible import STOPPED
-from nanlab.plan import Plan, subset
+from nanlab.plan.plan import Plan, subset
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from nanlab.compare import Comparison
+    from nanlab.results.compare import Comparison
 
 DONE, WRONG, DIFFERS = 0, 2, 3
 BITS_DEPEND_ON = (
@@ -115,7 +115,7 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
         return DIFFERS, Tally()
     import polars as pl
 
-    from nanlab.search import finished_plan
+    from nanlab.plan.rounds import finished_plan
 
     before = pl.read_parquet(folder / "runs.parquet")
     plan = finished_plan(grid, before)
@@ -128,7 +128,7 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     chosen = plan if arguments.sample is None else _sample(plan, before, arguments.sample)
     now, environment = _run_again(grid, chosen)
     asked = before.filter(pl.col("run_id").is_in(chosen.run_ids.tolist()))
-    from nanlab.compare import compare
+    from nanlab.results.compare import compare
 
     found = compare(asked, now, on=["run_id"])
     # Manifests without it are of studies that had a thread for each of their devices.
@@ -169,7 +169,7 @@ def _study_of(folder: Path) -> tuple[Grid, dict[str, Any]]:
 
 def _untrue(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """What of a study's files is not as its manifest says."""
-    from nanlab.provenance import file_hash
+    from nanlab.results.provenance import file_hash
 
     told: list[str] = []
     for name, was in manifest["files"].items():
@@ -205,16 +205,16 @@ def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
 
 
 def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
-    from nanlab._jax import configure_lab
+    from nanlab.backend.jaxpr import configure_lab
 
     # JAX starts once, and studies may ask for other numbers of devices: any gives the same bits.
     configure_lab()
     import jax
     import polars as pl
 
-    from nanlab.interruptible import run_interruptibly
-    from nanlab.study import Study
-    from nanlab.terminal import Watcher
+    from nanlab.cli.interrupt import run_interruptibly
+    from nanlab.cli.progress import Watcher
+    from nanlab.study.study import Study
 
     with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, Watcher() as watcher:
         devices = list(jax.devices()[: grid.exec.devices])
@@ -233,7 +233,7 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
 
 def _tell(found: Comparison) -> Tally:
     """Say what reproduced."""
-    from nanlab.compare import failing
+    from nanlab.results.compare import failing
 
     many, failed = found.pairs.height, failing(found.pairs)
     same_blames = int(failed.get_column("same_blame").sum())

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nanlab.cli.interrupt import STOPPED, interruptibly
 from nanlab.grid import Grid, GridError, load_grid
-from nanlab.interruptible import STOPPED, interruptibly
-from nanlab.plan import Plan, make_plan
+from nanlab.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    from nanlab.terminal import Watcher
+    from nanlab.cli.progress import Watcher
 
 DONE, CRASHED, WRONG = 0, 1, 2
 _STOPPED = "stopped; the same command goes on from there"
@@ -90,11 +90,11 @@ def _unprepared(folder: Path) -> int:
 
 def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     """Run the shard's chunks, one after another."""
-    from nanlab.own import OwnCodeError
-    from nanlab.shards import forget_tries
-    from nanlab.store import FolderError, StoreError
-    from nanlab.store_devices import DevicesError
-    from nanlab.terminal import Watcher
+    from nanlab.cli.progress import Watcher
+    from nanlab.problems.user_code import OwnCodeError
+    from nanlab.results.environments import DevicesError
+    from nanlab.results.store import FolderError, StoreError
+    from nanlab.study.shared_folder import forget_tries
 
     def stopped() -> str:
         watcher.__exit__()
@@ -116,12 +116,12 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
 def _run_chunks(
     grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int], watcher: Watcher
 ) -> int:
-    from nanlab.chunks import Crash
-    from nanlab.chunks_bench import bench_at
-    from nanlab.lab import lab_devices
-    from nanlab.problems import own_specs
-    from nanlab.shards import pieces_of, share, work
-    from nanlab.store_devices import join
+    from nanlab.backend.config import lab_devices
+    from nanlab.problems.build import own_specs
+    from nanlab.results.environments import join
+    from nanlab.study.chunk_runner import bench_at
+    from nanlab.study.chunks import Crash
+    from nanlab.study.shared_folder import pieces_of, share, work
 
     how, (number, of) = grid.exec, shard
     every = pieces_of(plan, how.chunk_runs)

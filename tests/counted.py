@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nanlab.problem import Metrics, Problem
+from nanlab.problems.problem import Metrics, Problem
 
 
 class Counted(NamedTuple):

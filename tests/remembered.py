@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from nanlab.engines import GroupWorker
+from nanlab.engine.group_runner import GroupWorker
 
 
 class Remembered(GroupWorker):

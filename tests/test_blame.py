@@ -14,15 +14,15 @@ from corpus.case import marked_lines
 from corpus.planted import PLANTED
 from jax import lax
 
-from nanlab.blame import places
-from nanlab.blame.blocks import BlockProbe
-from nanlab.blame.cause import first_in_time
-from nanlab.blame.flow import downstream, upstream
-from nanlab.blame.judge import Blame, Judge
-from nanlab.blame.probe import WINDOW, Probe
-from nanlab.blame.reading import Reading
-from nanlab.blame.sites import flatten
-from nanlab.codes import INF, NAN
+from nanlab.backend.finiteness import INF, NAN
+from nanlab.blame.batched import BlockProbe
+from nanlab.blame.diagnosis import location as places
+from nanlab.blame.diagnosis.attribution import Blame, Judge
+from nanlab.blame.diagnosis.causal_walk import first_in_time
+from nanlab.blame.diagnosis.reading import Reading
+from nanlab.blame.probes.codes import WINDOW, Probe
+from nanlab.blame.program.dataflow import downstream, upstream
+from nanlab.blame.program.program import flatten
 
 F32 = np.float32
 each_planted = pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)

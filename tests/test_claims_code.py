@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab.own import own_function
-from nanlab.parameters import PARAMETERS
-from nanlab.training import make_training
+from nanlab.grid.parameters import PARAMETERS
+from nanlab.problems.training import make_training
+from nanlab.problems.user_code import own_function
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps/claims"
 KNOBS = {"lr": 0.1, "init_scale": 1.0, "optimizer_epsilon": 1e-8, "hidden_bias": 0.0,

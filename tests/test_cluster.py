@@ -18,12 +18,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab import cluster, cluster_task
-from nanlab.chunks import Crash, Done
-from nanlab.cluster_task import Job
 from nanlab.grid import Exec, load_grid
-from nanlab.plan import make_plan
-from nanlab.store import Store
+from nanlab.plan.plan import make_plan
+from nanlab.results.store import Store
+from nanlab.study import ray_cluster as cluster
+from nanlab.study import ray_worker as cluster_task
+from nanlab.study.chunks import Crash, Done
+from nanlab.study.ray_worker import Job
 from nanlab.sweep import CRASHED, DONE, WRONG, main
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nanlab[ray]'")

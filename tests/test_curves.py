@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab.curves import CURVES, is_log_step, log_steps
+from nanlab.engine.curves import CURVES, is_log_step, log_steps
 from nanlab.parts.tasks import load_examples
-from nanlab.problem import OBSERVABLES
+from nanlab.problems.problem import OBSERVABLES
 from nanlab.sweep import DONE, main
 
 GRID = """\

@@ -9,7 +9,7 @@ import pages
 import polars as pl
 import pytest
 
-from nanlab.parameters import PARAMETERS
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.reporting.columns import COLUMNS, as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -50,7 +50,7 @@ def converges(weights, inputs, targets, rates, steps):
 def test_the_fractal_is_that_of_a_plain_loop_in_numpy(tmp_path):
     import jax
 
-    from nanlab.keys import init_key
+    from nanlab.backend.keys import init_key
 
     runs = sweep(
         "fractal", tmp_path, "--run.steps", "60", "--axes.knobs.lr_hidden.num", "7",

@@ -14,8 +14,8 @@ import yaml
 
 from nanlab import sweep, worker
 from nanlab.grid import load_grid, split_arguments
-from nanlab.plan import make_plan
-from nanlab.shards import pieces_of
+from nanlab.plan.plan import make_plan
+from nanlab.study.shared_folder import pieces_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = """\

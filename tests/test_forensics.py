@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from corpus import op_by_op
 
-from nanlab import keys
-from nanlab.engines import GroupWorker
-from nanlab.keys import step_key
-from nanlab.lanes import NEVER, Lanes
-from nanlab.parameters import PARAMETERS
+from nanlab.backend import keys
+from nanlab.backend.keys import step_key
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.lanes import NEVER, Lanes
+from nanlab.grid.parameters import PARAMETERS
 
 STATICS = {
     "problem": "training", "task": "digits", "standardize": True, "model": "mlp", "depth": 1,

@@ -21,11 +21,11 @@ from nanlab.grid import (
     split_arguments,
 )
 from nanlab.grid.errors import dotted
+from nanlab.grid.parameter_models import PROBLEMS
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.toml import file_text, key_lines
-from nanlab.parameters import PARAMETERS
-from nanlab.parameters_asked import PROBLEMS
 from nanlab.parts.activations import ACTIVATIONS
-from nanlab.plan import make_plan
+from nanlab.plan.plan import make_plan
 
 EXAMPLE = """\
 #:schema ../nanlab/grid.schema.json

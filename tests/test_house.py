@@ -235,7 +235,7 @@ def test_only_commands_print(path: Path) -> None:
         assert not printed, f"{path.relative_to(ROOT)}:{node.lineno} prints"
 
 
-@pytest.mark.parametrize("module", ["nanlab", "nanlab.grid", "nanlab.plan", "nanlab.sweep"])
+@pytest.mark.parametrize("module", ["nanlab", "nanlab.grid", "nanlab.plan.plan", "nanlab.sweep"])
 def test_importing_it_does_not_import_jax(module: str) -> None:
     code = f"import {module}, sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

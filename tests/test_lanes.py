@@ -11,16 +11,18 @@ import optax
 import pytest
 from counted import counted_problem
 
-from nanlab import faults, keys, problems
-from nanlab.block import block_for, launch_runs
-from nanlab.codes import FINITE, INF, NAN
-from nanlab.engines import GroupWorker
-from nanlab.keys import init_key, step_key
-from nanlab.lanes import NEVER, LaneProgram, Lanes
-from nanlab.launches import spread, taken
-from nanlab.parameters import PARAMETERS
-from nanlab.problem import Metrics, Problem
-from nanlab.training import make_training
+from nanlab.backend import keys
+from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.backend.keys import init_key, step_key
+from nanlab.engine import outcomes as faults
+from nanlab.engine.block_width import block_for, launch_runs
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.lanes import NEVER, LaneProgram, Lanes
+from nanlab.engine.placement import spread, taken
+from nanlab.grid.parameters import PARAMETERS
+from nanlab.problems import build as problems
+from nanlab.problems.problem import Metrics, Problem
+from nanlab.problems.training import make_training
 
 TINY = {
     "problem": "training",

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 
 from nanlab import claims
-from nanlab.faults import OUTCOMES
-from nanlab.ledger import pairs, rules
+from nanlab.engine.outcomes import OUTCOMES
+from nanlab.ledger import rules
+from nanlab.ledger import strata as pairs
 from nanlab.ledger.claim import Claim, Outcome, every_id, rule_hash, stem_of
 from nanlab.ledger.conditions import described
 from nanlab.ledger.figures import MANY
-from nanlab.ledger.judged import judge, rules_of
+from nanlab.ledger.judge import judge, rules_of
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results/claims"

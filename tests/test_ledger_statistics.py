@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from nanlab.ledger.statistics import holm, interval, share_interval, sign_flip_p
+from nanlab.results.statistics import holm, interval, share_interval, sign_flip_p
 
 
 def test_a_sign_flip_p_is_that_of_every_assignment_of_signs():

@@ -9,8 +9,8 @@ import pytest
 
 import nanlab
 from nanlab.reporting.package import data_package
-from nanlab.reporting.read import read_results
-from nanlab.search_tables import BOUNDARIES, CELLS, write_frames
+from nanlab.results.read import read_results
+from nanlab.results.search_tables import BOUNDARIES, CELLS, write_frames
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 QUICKSTART = RESULTS / "quickstart"

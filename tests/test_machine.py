@@ -9,9 +9,9 @@ import warnings
 import jax
 import pytest
 
-from nanlab import machine
-from nanlab._jax import configure_lab
-from nanlab.memory import available_bytes
+from nanlab.backend import machine
+from nanlab.backend.jaxpr import configure_lab
+from nanlab.engine.memory import available_bytes
 
 GRID = """
 [run]

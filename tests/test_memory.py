@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from nanlab.engine.memory import Need, available_bytes, in_words, launch_need
 from nanlab.grid import load_grid
-from nanlab.memory import Need, available_bytes, in_words, launch_need
-from nanlab.plan import make_plan
-from nanlab.problems import PROBLEMS
+from nanlab.plan.plan import make_plan
+from nanlab.problems.build import PROBLEMS
 
 
 def problem_of(text, folder):

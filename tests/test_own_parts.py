@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab import replay
+from nanlab.study import replay
 from nanlab.sweep import DONE, WRONG, main
 
 MINE = '''\
@@ -229,7 +229,7 @@ def test_replay_says_that_an_own_network_is_gone(capsys):
 
 
 def test_every_field_that_is_filled_in_is_told_in_readme():
-    from nanlab.own_parts import FIELDS, GIVEN
+    from nanlab.problems.user_parts import FIELDS, GIVEN
 
     readme = Path(__file__).resolve().parents[1] / "README.md"
     told = readme.read_text(encoding="utf-8")

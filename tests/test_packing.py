@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from counted import counted_problem
 
-from nanlab import problems
-from nanlab.engines import GroupWorker
-from nanlab.lanes import NEVER, Lanes
-from nanlab.launches import packed, packing_steps, slots
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.lanes import NEVER, Lanes
+from nanlab.engine.placement import packed, packing_steps, slots
+from nanlab.problems import build as problems
 
 STATICS = {"problem": "training", "task": "digits", "depth": 2, "width": 8, "activation": "relu",
            "loss": "mse", "optimizer": "sgd", "precision": "float32", "batch_size": 8}  # fmt: skip
@@ -66,7 +66,7 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
 
     worker.run(asked)  # compiles
     ours = steps_taken()
-    monkeypatch.setattr("nanlab.engines.packed", lambda *_, **__: None)
+    monkeypatch.setattr("nanlab.engine.group_runner.packed", lambda *_, **__: None)
     # Four blocks take 100 steps; or 12, of which two go on for 88.
     assert steps_taken() - ours == 64 * (4 * 100 - (4 * 12 + 2 * 88))
 
@@ -86,10 +86,10 @@ def test_every_run_is_the_same_with_and_without(curves, monkeypatch):
         moves.append(packed(*arguments, **launch))
         return moves[-1]
 
-    monkeypatch.setattr("nanlab.engines.packed", watched)
+    monkeypatch.setattr("nanlab.engine.group_runner.packed", watched)
     ours = worker.run(lanes, curves=curves)
     assert any(move is not None for move in moves)
-    monkeypatch.setattr("nanlab.engines.packed", lambda *_, **__: None)
+    monkeypatch.setattr("nanlab.engine.group_runner.packed", lambda *_, **__: None)
     plain = worker.run(lanes, curves=curves)
     assert 0.2 < np.mean(ours.endings.fault_step != NEVER) < 0.8
     for mine, theirs in zip(jax.tree.leaves(told(ours)), jax.tree.leaves(told(plain)), strict=True):

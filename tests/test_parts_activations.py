@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_expit, log_softmax, ndtr, softmax
 
-from nanlab.parameters import PARAMETERS
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.activations import ACTIVATIONS
 
 DEFAULTS = {

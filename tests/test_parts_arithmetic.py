@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab import keys
-from nanlab.parameters import PARAMETERS
-from nanlab.training import make_training
+from nanlab.backend import keys
+from nanlab.grid.parameters import PARAMETERS
+from nanlab.problems.training import make_training
 
 KEY = keys.run_key(5)
 PLAIN = {

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab import keys
-from nanlab.parameters import PARAMETERS
+from nanlab.backend import keys
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.activations import ACTIVATIONS
-from nanlab.parts.models import MODELS, Pieces, Shape
-from nanlab.training import make_training
+from nanlab.parts.models import MODELS
+from nanlab.parts.pieces import Pieces, Shape
+from nanlab.problems.training import make_training
 
 EXAMPLES, STEPS, FEATURES, WIDTH, HEADS = 3, 5, 4, 6, 2
 EPSILON, SCALE = 1e-3, 1.7

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nanlab.codes import FINITE, INF, NAN, array_code, largest_magnitude
-from nanlab.training_metrics import accuracy, gradient_norm
+from nanlab.backend.finiteness import FINITE, INF, NAN, array_code, largest_magnitude
+from nanlab.problems.metrics import accuracy, gradient_norm
 
 
 def draws():

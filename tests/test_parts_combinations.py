@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab import keys
-from nanlab.grid.misfits import MISFITS
-from nanlab.parameters import PARAMETERS
+from nanlab.backend import keys
+from nanlab.grid.compatibility import MISFITS
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.listing import PARTS, readers
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS
 from nanlab.parts.norms import NORMS
 from nanlab.parts.precision import PRECISIONS, STORAGES
 from nanlab.parts.tasks import TASKS
-from nanlab.training import make_training
+from nanlab.problems.training import make_training
 
 SIZES = {"depth": 2, "width": 8, "batch_size": 16, "sequence_length": 8, "image_size": 8}
 STEPS = 3

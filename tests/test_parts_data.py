@@ -6,10 +6,10 @@ import pytest
 import sklearn.datasets
 from sklearn.preprocessing import StandardScaler
 
-from nanlab import keys
-from nanlab.parameters import PARAMETERS, statics_off
+from nanlab.backend import keys
+from nanlab.grid.parameters import PARAMETERS, statics_off
 from nanlab.parts.tasks import TASKS, Examples, load_examples, standardized
-from nanlab.training import make_training
+from nanlab.problems.training import make_training
 
 STATICS = {**statics_off("training"), "sequence_length": 12, "image_size": 8, "n_features": 5}
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab._jax import weak
-from nanlab.engines import GroupWorker
-from nanlab.lanes import Lanes
-from nanlab.parameters import PARAMETERS
+from nanlab.backend.jaxpr import weak
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.lanes import Lanes
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.precision import PRECISIONS
 from nanlab.parts.tasks import load_examples
-from nanlab.training import make_training
+from nanlab.problems.training import make_training
 
 
 def lanes_of(problem, steps, **knobs):

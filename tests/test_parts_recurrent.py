@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab import keys
-from nanlab.parameters import PARAMETERS
+from nanlab.backend import keys
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts import recurrent
-from nanlab.training import make_training
+from nanlab.problems.training import make_training
 
 KEY, DEPTH, WIDTH, STEPS = keys.run_key(2), 2, 8, 5
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from nanlab._jax import weak
+from nanlab.backend.jaxpr import weak
 from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
 from nanlab.parts.optimizers import CLIPS, OPTIMIZERS, build_update
 from nanlab.parts.precision import PRECISIONS

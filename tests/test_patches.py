@@ -7,8 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from nanlab import patches
-from nanlab.products import laid_out
+from nanlab.engine import im2col as patches
+from nanlab.engine.matmul_layout import laid_out
 
 
 @st.composite

@@ -13,7 +13,7 @@ from corpus.planted import PLANTED
 from corpus.transformed import TRANSFORMED
 
 import nanlab
-from nanlab.blame import keeper
+from nanlab.blame.probes import values as keeper
 
 FAULTS = TRANSFORMED | OPERATIONS
 HANDING_ON = {"while", "jit", "scan", "cond", "shard_map"}

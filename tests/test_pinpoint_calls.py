@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 import nanlab
-from nanlab.blame import keeper
+from nanlab.blame.probes import values as keeper
 
 F32 = np.float32
 

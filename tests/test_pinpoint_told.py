@@ -15,9 +15,9 @@ from jax import lax
 from rich.console import Console
 
 import nanlab
-from nanlab import codes
-from nanlab.blame.contents import SHOWN, contents, first_bad, met_at
-from nanlab.blame.sites import flatten
+from nanlab.backend import finiteness as codes
+from nanlab.blame.diagnosis.contents import SHOWN, contents, first_bad, met_at
+from nanlab.blame.program.program import flatten
 
 F32 = np.float32
 CODE_OF_NAN = codes.NAN

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanlab import plan as plan_module
 from nanlab.grid import GridError, load_grid
-from nanlab.grid.forms import Linspace, Logspace, Range
+from nanlab.grid.axes import Linspace, Logspace, Range
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.toml import file_text
-from nanlab.parameters import PARAMETERS
-from nanlab.plan import chunks, make_plan, static_value
+from nanlab.plan import plan as plan_module
+from nanlab.plan.plan import chunks, make_plan, static_value
 
 
 def grid_of(text):

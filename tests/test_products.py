@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from nanlab._jax import open_equation, split_constants
-from nanlab.products import laid_out
+from nanlab.backend.jaxpr import open_equation, split_constants
+from nanlab.engine.matmul_layout import laid_out
 
 LANES, EXAMPLES, WIDTH = 4, 6, 5
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nanlab.provenance import product_bits
+from nanlab.results.provenance import product_bits
 
 
 def rounded(bits):

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nanlab.engines import GroupWorker
-from nanlab.lanes import NEVER, Lanes
-from nanlab.parameters import PARAMETERS
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.lanes import NEVER, Lanes
+from nanlab.grid.parameters import PARAMETERS
 
 DTYPES = {
     "float64": np.float64,

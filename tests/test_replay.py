@@ -14,9 +14,13 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
 import nanlab
-from nanlab import chunks_bench, engines, replay, sweep, tables
-from nanlab.engines import GroupWorker
-from nanlab.replay import ReplayError, replay_run
+from nanlab import sweep
+from nanlab.engine import group_runner as engines
+from nanlab.engine.group_runner import GroupWorker
+from nanlab.results import frames as tables
+from nanlab.study import chunk_runner as chunks_bench
+from nanlab.study import replay
+from nanlab.study.replay import ReplayError, replay_run
 
 # Fails in its initial state (1e39 is no float32), in its first steps, later, and not at all.
 GRID = """\

@@ -16,9 +16,9 @@ import yaml
 import nanlab
 from nanlab import sweep
 from nanlab.report import DONE, WRONG, main
-from nanlab.reporting.dictionary import meaning_of
 from nanlab.reporting.sheets import Sheet, latex, markdown
-from nanlab.store import Store
+from nanlab.results.dictionary import meaning_of
+from nanlab.results.store import Store
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 BY = {
@@ -206,8 +206,8 @@ STUDIES = ["quickstart", "deep_relu", "tanh_critical_line", "claims/C03"]
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_latex_tables_can_be_read_by_latex(name, tmp_path):
     from nanlab.reporting.analysis import analyse
-    from nanlab.reporting.read import read_results
     from nanlab.reporting.sheets import sheets_of
+    from nanlab.results.read import read_results
 
     document = [r"\documentclass{article}\usepackage{booktabs,longtable,amsmath}"]
     document += [r"\usepackage[landscape,margin=1cm]{geometry}\begin{document}"]

@@ -12,13 +12,11 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from nanlab.ledger.statistics import interval
 from nanlab.reporting.analysis import analyse
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.cells import maps_of
 from nanlab.reporting.critical import MOST_ROWS, criticals_of
 from nanlab.reporting.layout import layout_of
-from nanlab.reporting.read import ReportError, read_results
 from nanlab.reporting.survival import survivals_of
 from nanlab.reporting.theory import (
     critical_variance,
@@ -28,6 +26,8 @@ from nanlab.reporting.theory import (
 )
 from nanlab.reporting.ticks import linear_ticks, log_ticks
 from nanlab.reporting.words import COLORS, OUTCOMES_SEEN, exact, listed, number, percent
+from nanlab.results.read import ReportError, read_results
+from nanlab.results.statistics import interval
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 STUDIES = sorted(path.parent for path in RESULTS.glob("**/manifest.json"))

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanlab.faults import OUTCOMES
+from nanlab.engine.outcomes import OUTCOMES
 from nanlab.grid import GridError, load_grid
-from nanlab.grid.forms import POINT_LIMIT, Linspace, Logspace
+from nanlab.grid.axes import POINT_LIMIT, Linspace, Logspace
 from nanlab.grid.scale import Scale, parts
 from nanlab.grid.search import ENDINGS, FINDS, directions_of
-from nanlab.plan import make_plan
-from nanlab.search import Rounds, bounds, finished_plan
-from nanlab.search_axis import LANES, halvings_a_round
-from nanlab.search_tables import BOUNDARIES, CELLS
+from nanlab.plan.bisection import LANES, halvings_a_round
+from nanlab.plan.plan import make_plan
+from nanlab.plan.rounds import Rounds, bounds, finished_plan
+from nanlab.results.search_tables import BOUNDARIES, CELLS
 
 
 def grid_of(text):
@@ -641,7 +641,7 @@ def test_what_does_not_suit_is_one_sentence_that_names_the_place_and_the_way_out
 
 def test_more_runs_than_a_study_may_hold_are_refused_while_it_searches(monkeypatch):
     assert POINT_LIMIT >= 1_000_000
-    monkeypatch.setattr("nanlab.search.POINT_LIMIT", 250)
+    monkeypatch.setattr("nanlab.plan.rounds.POINT_LIMIT", 250)
     with pytest.raises(GridError, match=r"refine\.tolerance .*: asks for more than 250 runs; a"):
         study_of(PLANE, lambda p: ("trained", "nan")[p["lr"] > 0.0123])
 

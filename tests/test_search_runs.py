@@ -10,14 +10,16 @@ import polars as pl
 import pytest
 from remembered import Remembered
 
-from nanlab import chunks_bench, chunks_local, verify
-from nanlab.engines import GroupWorker
+from nanlab import verify
+from nanlab.cli.progress import Watcher
+from nanlab.engine.group_runner import GroupWorker
 from nanlab.grid import load_grid
-from nanlab.plan import make_plan
-from nanlab.replay import replay_run
-from nanlab.study import Study
+from nanlab.plan.plan import make_plan
+from nanlab.study import chunk_runner as chunks_bench
+from nanlab.study import local as chunks_local
+from nanlab.study.replay import replay_run
+from nanlab.study.study import Study
 from nanlab.sweep import DONE, WRONG, main
-from nanlab.terminal import Watcher
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -330,7 +332,7 @@ def test_the_fractals_map_is_that_of_the_full_grid(tmp_path, monkeypatch):
 
 
 def test_too_large_a_refinement_is_a_sentence_and_2(monkeypatch, capsys):
-    monkeypatch.setattr("nanlab.search.POINT_LIMIT", 50)
+    monkeypatch.setattr("nanlab.plan.rounds.POINT_LIMIT", 50)
     assert sweep(GRID) == WRONG
     assert "search.tolerance (line 13): asks for more than 50 runs" in capsys.readouterr().err
     assert jax.device_count() == 2

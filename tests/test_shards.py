@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 from killing import killing
 from remembered import Remembered
 
-from nanlab import chunks_bench, memory, shards, worker
-from nanlab.chunks import cut
-from nanlab.engines import GroupWorker
+from nanlab import worker
+from nanlab.cli.interrupt import STOPPED
+from nanlab.engine import memory
+from nanlab.engine.group_runner import GroupWorker
 from nanlab.grid import load_grid
-from nanlab.interruptible import STOPPED
-from nanlab.plan import Group, Plan, make_plan
-from nanlab.shards import share
+from nanlab.plan.plan import Group, Plan, make_plan
+from nanlab.study import chunk_runner as chunks_bench
+from nanlab.study import shared_folder as shards
+from nanlab.study.chunks import cut
+from nanlab.study.shared_folder import share
 from nanlab.sweep import CRASHED, DONE, WRONG, main
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv")

@@ -13,14 +13,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from nanlab import tables
-from nanlab.blame.judge import Finding
+from nanlab.blame.diagnosis.attribution import Finding
 from nanlab.grid import load_grid
-from nanlab.plan import make_plan
-from nanlab.provenance import file_hash, fingerprint
-from nanlab.store import FolderError, Store, StoreError
-from nanlab.tables_parts import write_tables
-from nanlab.tables_runs import RunsTable
+from nanlab.plan.plan import make_plan
+from nanlab.results import frames as tables
+from nanlab.results.provenance import file_hash, fingerprint
+from nanlab.results.runs_table import RunsTable
+from nanlab.results.store import FolderError, Store, StoreError
+from nanlab.results.streaming import write_tables
 
 HERE, ELSEWHERE = "0123456789abcdef", "fedcba9876543210"
 RESOLVED = '[run]\nproblem = "quadratic"\n\n[axes]\nlr = [1.0, 2.0, 3.0]\n'

@@ -12,12 +12,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from nanlab import store_devices
 from nanlab.grid import load_grid
-from nanlab.plan import make_plan
-from nanlab.store import StoreError
-from nanlab.store_devices import FIRST, DevicesError, device_name, join, sign
-from nanlab.study_engine import engine_of
+from nanlab.plan.plan import make_plan
+from nanlab.results import environments as store_devices
+from nanlab.results.environments import FIRST, DevicesError, device_name, join, sign
+from nanlab.results.store import StoreError
+from nanlab.study.executors import engine_of
 
 STUDIES, MACHINES = 10, 4
 

@@ -25,13 +25,18 @@ import pytest
 from remembered import Remembered
 from rich.console import Console
 
-from nanlab import chunks_bench, chunks_local, memory, study, tables, terminal
-from nanlab.blame.judge import Finding
-from nanlab.engines import GroupWorker
+from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.cli import progress as terminal
+from nanlab.engine import memory
+from nanlab.engine.group_runner import GroupWorker
 from nanlab.grid import load_grid
-from nanlab.plan import make_plan
+from nanlab.plan.plan import make_plan
+from nanlab.results import frames as tables
+from nanlab.results.runs_table import RunsTable
+from nanlab.study import chunk_runner as chunks_bench
+from nanlab.study import local as chunks_local
+from nanlab.study import study
 from nanlab.sweep import CRASHED, DONE, WRONG, main
-from nanlab.tables_runs import RunsTable
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv")
 

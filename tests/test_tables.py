@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from nanlab import tables
-from nanlab.blame.judge import Finding
+from nanlab.blame.diagnosis.attribution import Finding
 from nanlab.grid import load_grid
-from nanlab.parameters import PARAMETERS
-from nanlab.plan import make_plan
-from nanlab.tables_parts import write_tables
-from nanlab.tables_runs import RunsTable, categorical_columns
+from nanlab.grid.parameters import PARAMETERS
+from nanlab.plan.plan import make_plan
+from nanlab.results import frames as tables
+from nanlab.results.runs_table import RunsTable, categorical_columns
+from nanlab.results.streaming import write_tables
 
 # Two problems, so that parameters of one are nothing in the other; a column of two types; a bool.
 GRID = """\

@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from nanlab import study, tables, tables_parts
 from nanlab.grid import load_grid
-from nanlab.plan import make_plan
+from nanlab.plan.plan import make_plan
+from nanlab.results import frames as tables
+from nanlab.results import streaming as tables_parts
+from nanlab.results.streaming import in_slices, slices, write_csv, write_parts
+from nanlab.study import study
 from nanlab.sweep import DONE, main
-from nanlab.tables_parts import in_slices, slices, write_csv, write_parts
 
 COUNT = 1_000
 

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from nanlab import sweep, tuning
-from nanlab.block import block_for
-from nanlab.lanes import LaneProgram, Lanes
-from nanlab.memory import launch_need
-from nanlab.problems import problem_of
-from nanlab.tuning import Timing, suggestion, tune, widths
+from nanlab import sweep
+from nanlab.engine import tuning
+from nanlab.engine.block_width import block_for
+from nanlab.engine.lanes import LaneProgram, Lanes
+from nanlab.engine.memory import launch_need
+from nanlab.engine.tuning import Timing, suggestion, tune, widths
+from nanlab.problems.build import problem_of
 
 GRID = """
 [run]

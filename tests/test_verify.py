@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from nanlab import diff, sweep, verify
-from nanlab.compare import compare
-from nanlab.plan import make_plan
-from nanlab.provenance import file_hash
+from nanlab.plan.plan import make_plan
+from nanlab.results.compare import compare
+from nanlab.results.provenance import file_hash
 
 GRID = """
 [run]

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nanlab import _jax
-from nanlab.blame.inquiry import pinpoint
-from nanlab.blame.verdict import Verdict
+from nanlab.backend import jaxpr as _jax
+from nanlab.blame.explain.verdict import Verdict
+from nanlab.blame.pinpoint import pinpoint
 
 
 class Found(BaseException):

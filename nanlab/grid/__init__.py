@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nanlab.grid.asked import Asked, understood
-from nanlab.grid.checks import checked_products
+from nanlab.grid.document import Asked, understood
 from nanlab.grid.errors import Complaint, GridError, in_order
-from nanlab.grid.flags import split_arguments
-from nanlab.grid.model import Exec, schema
-from nanlab.grid.parts import Findings
+from nanlab.grid.expansion import Findings
+from nanlab.grid.overrides import split_arguments
+from nanlab.grid.parameter_models import PROBLEMS
 from nanlab.grid.points import Product
+from nanlab.grid.schema import Exec, schema
 from nanlab.grid.source import Source, read_source
-from nanlab.parameters_asked import PROBLEMS
+from nanlab.grid.validation import checked_products
 
 __all__ = ["Complaint", "Exec", "Grid", "GridError", "load_grid", "schema", "split_arguments"]
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nanlab.parameters import PARAMETERS, kind_of
-from nanlab.parameters_types import Value
+from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameters import PARAMETERS, kind_of
 
 Test = tuple[str, Callable[[Value], bool]]
 """A parameter's name, and whether a value of it is matched."""

@@ -15,8 +15,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
 
-from nanlab.grid.forms import EXACT, AxisForm, Linspace, Logspace, number_of
-from nanlab.parameters_types import Value
+from nanlab.grid.axes import EXACT, AxisForm, Linspace, Logspace, number_of
+from nanlab.grid.parameter_types import Value
 
 Kind = Literal["log", "linear"]
 KINDS: tuple[Kind, ...] = ("log", "linear")

@@ -22,10 +22,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from nanlab.grid.forms import AxisForm, Count, Linspace, Logspace, expanded
+from nanlab.grid.axes import AxisForm, Count, Linspace, Logspace, expanded
+from nanlab.grid.parameter_types import Choice, Number
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.scale import KINDS, Kind, Scale, parts
-from nanlab.parameters import PARAMETERS
-from nanlab.parameters_types import Choice, Number
 
 ENDINGS = ("trained", "stalled", "diverged", "recovered", "inf", "nan")
 """How a run can end that the software did not fail: `faults.OUTCOMES` but for crashed."""

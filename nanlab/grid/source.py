@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 from nanlab.grid.errors import Complaint, GridError, dotted, shown, suggestion
-from nanlab.grid.flags import Changes
+from nanlab.grid.overrides import Changes
 from nanlab.grid.toml import Path, Tree, key_lines
 
 _NAME = re.compile("'([^']*)'")

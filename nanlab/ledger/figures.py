@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanlab.ledger.conditions import short_name
-from nanlab.ledger.judged import Judged, reverses
+from nanlab.ledger.judge import Judged, reverses
 from nanlab.ledger.rules import FAILS, HOLDS, OPEN, Finding
 
 FIGURES = "figures"

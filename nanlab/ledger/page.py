@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from nanlab.ledger.claim import every_id
 from nanlab.ledger.figures import figure_name, most_telling
-from nanlab.ledger.judged import Judged, reverses, weakest
+from nanlab.ledger.judge import Judged, reverses, weakest
 from nanlab.ledger.rules import CONDITIONAL, NOT_TESTABLE, OPEN, REFUTED, SUPPORTED
-from nanlab.ledger.written import effect_text
+from nanlab.ledger.tables import effect_text
 
 WORDS = (REFUTED, CONDITIONAL, SUPPORTED, OPEN, NOT_TESTABLE)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from nanlab.ledger.claim import Claim
 from nanlab.ledger.conditions import Key, described
-from nanlab.ledger.pairs import Stratum
-from nanlab.ledger.statistics import interval, share_interval, sign_flip_p
+from nanlab.ledger.strata import Stratum
+from nanlab.results.statistics import interval, share_interval, sign_flip_p
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"

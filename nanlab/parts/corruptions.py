@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nanlab import keys
+from nanlab.backend import keys
 
 
 def _by_row(key: Array, purpose: str, rows: Array, draw: Callable[[Array], Array]) -> Array:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanlab._lazy import jax, jnp
+from nanlab.backend.lazy import jax, jnp
 from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:

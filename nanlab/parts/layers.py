@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from nanlab.parts.models import Pieces, Shape
 from nanlab.parts.norms import NORMS
+from nanlab.parts.pieces import Pieces, Shape
 
 
 class Network(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nanlab._lazy import jax, jnp, optax
+from nanlab.backend.lazy import jax, jnp, optax
 from nanlab.parts import constants
 from nanlab.parts.entry import Entry
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanlab._lazy import nn
+from nanlab.backend.lazy import nn
 from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from flax import linen
 
-    from nanlab.parts.models import Pieces
+    from nanlab.parts.pieces import Pieces
 
 
 @dataclass(frozen=True)

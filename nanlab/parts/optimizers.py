@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nanlab._lazy import optax
+from nanlab.backend.lazy import optax
 from nanlab.parts.entry import Entry
 from nanlab.parts.schedules import SCHEDULES
 

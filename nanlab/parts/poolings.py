@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanlab._lazy import nn
+from nanlab.backend.lazy import nn
 from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:

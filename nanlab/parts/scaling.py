@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nanlab._lazy import jax, jnp
+from nanlab.backend.lazy import jax, jnp
 from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:

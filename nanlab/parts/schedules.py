@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanlab._lazy import jnp
+from nanlab.backend.lazy import jnp
 from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from nanlab.reporting.depth import Growth, Layer, growths_of, layers_of
 from nanlab.reporting.instructive import Instructive, instructive_of
 from nanlab.reporting.layout import Layout, layout_of
 from nanlab.reporting.lines import Boundary, Steps, boundaries_of, steps_of
-from nanlab.reporting.read import Results
 from nanlab.reporting.survival import Survival, survivals_of
 from nanlab.reporting.words import OUTCOMES_SEEN
+from nanlab.results.read import Results
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,7 @@ from nanlab.reporting.critical import Critical
 from nanlab.reporting.depth import Growth, Layer
 from nanlab.reporting.groups import choices_of
 from nanlab.reporting.layout import information, is_learning_rate, parameters_of
-from nanlab.reporting.words import (
-    OUTCOMES_SEEN,
-    count,
-    exact,
-    listed,
-    number,
-    percent,
-    setting,
-)
+from nanlab.reporting.words import OUTCOMES_SEEN, count, exact, listed, number, percent, setting
 
 MOST_TOLD = 6
 """So many values of a choice are told in a sentence."""

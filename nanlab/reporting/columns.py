@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from nanlab.curves import CURVES
-from nanlab.parameters import PARAMETERS, Parameter
-from nanlab.reporting.dictionary import TABLES, meaning_of, type_of
-from nanlab.search_tables import BOUNDARIES, CELLS, ENDS
-from nanlab.tables import BLAME, ENDING
+from nanlab.engine.curves import CURVES
+from nanlab.grid.parameters import PARAMETERS, Parameter
+from nanlab.results.dictionary import TABLES, meaning_of, type_of
+from nanlab.results.frames import BLAME, ENDING
+from nanlab.results.search_tables import BOUNDARIES, CELLS, ENDS
 
 _ITERATIONS = [name for name in BLAME if name.endswith("_iterations")]
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from nanlab.ledger.statistics import RESAMPLES
 from nanlab.reporting.groups import divided
 from nanlab.reporting.layout import Layout
 from nanlab.reporting.theory import Prediction, predicted
+from nanlab.results.statistics import RESAMPLES
 
 STABLE = ("trained", "stalled")
 """Finite, and the loss did not grow beyond the factor."""

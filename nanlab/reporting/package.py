@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from nanlab.provenance import file_hash
-from nanlab.reporting.dictionary import TABLES, field_of
-from nanlab.reporting.read import Results
+from nanlab.results.dictionary import TABLES, field_of
+from nanlab.results.provenance import file_hash
+from nanlab.results.read import Results
 
 KEYS = {"runs": {"primaryKey": ["run_id"]}, "blames": {"primaryKey": ["blame_id"]}}
 AUTHORS = "The authors of this study"

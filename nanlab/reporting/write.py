@@ -13,10 +13,10 @@ from nanlab.reporting.figures import WIDTHS, NoMatplotlib, write_figures
 from nanlab.reporting.methods import reproduce
 from nanlab.reporting.package import citation, data_package, may_replace_citation
 from nanlab.reporting.page import page
-from nanlab.reporting.read import ReportError, read_results
 from nanlab.reporting.sheets import latex, markdown, sheets_of, tex
 from nanlab.reporting.text import text
-from nanlab.tables import write_atomically
+from nanlab.results.frames import write_atomically
+from nanlab.results.read import ReportError, read_results
 
 TABLES = (
     "runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv", "cells.csv",

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import nanlab
-from nanlab.parameters import PARAMETERS
-from nanlab.training import make_training
+from nanlab.grid.parameters import PARAMETERS
+from nanlab.problems.training import make_training
 
 DEPTH = 3
 WARN_AT = 10.0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from nanlab import _jax
+from nanlab.backend import jaxpr as _jax
 
 INPUT, CONSTANT = -1, -2
 """Where bad contents came from if no equation made them; else an emission's number."""

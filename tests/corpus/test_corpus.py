@@ -10,11 +10,11 @@ import pytest
 from corpus import CASES, lanes, loops, nested, op_by_op, overflows
 from corpus.case import Case
 from nanlab import Verdict, pinpoint
-from nanlab.blame.judge import Blame, Judge
-from nanlab.blame.probe import Probe
-from nanlab.blame.reading import Reading
-from nanlab.blame.sites import flatten
-from nanlab.blame.verdict import Site
+from nanlab.blame.diagnosis.attribution import Blame, Judge
+from nanlab.blame.diagnosis.reading import Reading
+from nanlab.blame.explain.verdict import Site
+from nanlab.blame.probes.codes import Probe
+from nanlab.blame.program.program import flatten
 
 ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 

@@ -1,0 +1,155 @@
+"""Reading -> blame: the origin and the culprit of one lane, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from nanlab.backend.finiteness import INF, NAN, has_infinity
+from nanlab.blame.diagnosis import location as places
+from nanlab.blame.diagnosis import mechanism
+from nanlab.blame.diagnosis.causal_walk import Event, beginnings, way
+from nanlab.blame.diagnosis.reading import Reading
+from nanlab.blame.program.point import Point
+from nanlab.blame.program.program import Program, Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One site as it is told: what, in which pass and layer, on which line, by which arithmetic.
+
+    Attributes:
+        primitive, phase, module: as DESIGN's vocabulary has them; module is "" outside modules,
+            primitive "" for an argument or a constant that is an output as it is.
+        source: "file:line" of the innermost frame outside installed libraries, "" if none.
+        library: "file:line" of the library's frame that it called, "" if none.
+        function: the qualified name of the source frame's function.
+        mechanism: the arithmetic.
+        iterations: of the loops around the site, outermost first.
+    """
+
+    primitive: str
+    phase: str
+    module: str
+    source: str
+    library: str
+    function: str
+    mechanism: str
+    iterations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blame:
+    """What one lane's codes say; None where there is none."""
+
+    origin: Finding | None
+    culprit: Finding | None
+
+
+class Causes(NamedTuple):
+    """Where the bad values in some outputs began; None where there is none."""
+
+    origin: Event | None
+    culprit: Event | None
+
+
+_FORWARD = ("init", "data", "forward")
+
+
+class Judge:
+    """Tells the causes of one program's faults.
+
+    Args:
+        program: the program whose readings are judged.
+        phase: what to call every site's phase, None to tell them apart.
+    """
+
+    def __init__(self, program: Program, *, phase: str | None = None) -> None:
+        self._program = program
+        self._phase = phase
+
+    def blame(self, reading: Reading, outputs: Sequence[int]) -> Blame:
+        """The findings of what is bad in `outputs` (values of the top frame)."""
+        causes = self.causes(reading, outputs)
+        origin, culprit = (event and self.finding(reading, event) for event in causes)
+        return Blame(origin=origin, culprit=culprit)
+
+    def causes(self, reading: Reading, outputs: Sequence[int]) -> Causes:
+        """The origin and the culprit of what is bad in `outputs` (values of the top frame)."""
+        points = [Point(value) for value in outputs]
+        nans = beginnings(reading, points, NAN).events
+        if not nans:
+            infs = beginnings(reading, points, INF).events
+            return Causes(origin=infs[0] if infs else None, culprit=None)
+        culprit = nans[0]
+        if culprit.site is None or culprit.source != "made":
+            entry = self._entry(reading, points, culprit)
+            return Causes(origin=entry, culprit=entry)
+        operands = self._program.sites[culprit.site].operands
+        read = [Point(value, culprit.iterations) for value in operands]
+        infs = beginnings(reading, [p for p in read if reading.code(p) == INF], INF).events
+        origin = infs[0] if infs else culprit
+        if origin.site is None:
+            # The culprit itself reads an inf from an argument or a constant.
+            origin = origin._replace(site=culprit.site, iterations=culprit.iterations)
+        return Causes(origin=origin, culprit=culprit)
+
+    def _entry(self, reading: Reading, outputs: list[Point], read: Event) -> Event:
+        """Where a NaN that came in enters the pass whose outputs are bad.
+
+        A NaN that the forward pass masks can come back in the backward pass: no result of the
+        forward pass is bad then, and its first reader there did no harm.
+        """
+        makers = [self._program.values[p.value].site for p in outputs if reading.code(p) == NAN]
+        if any(site is None or self.phase(site) in _FORWARD for site in makers):
+            return read
+        for point in way(reading, outputs, read):
+            site = self._program.values[point.value].site
+            is_opened = site is None or self._program.sites[site].opened is not None
+            if site is not None and not is_opened and self.phase(site) not in _FORWARD:
+                return read._replace(site=site, iterations=point.iterations)
+        return read
+
+    def finding(self, reading: Reading, event: Event) -> Finding:
+        """An event in words."""
+        if event.site is None:
+            return Finding(
+                primitive="", phase=self._phase or "data", module="", source="", library="",
+                function="", mechanism=event.source,
+            )  # fmt: skip
+        site = self._program.sites[event.site]
+        user, library = places.user_frame(site), places.library_frame(site)
+        return Finding(
+            primitive=site.primitive,
+            phase=self.phase(event.site),
+            module=places.module_of(site.scopes, site.callers),
+            source=f"{places.written(user.file)}:{user.line}" if user else "",
+            library=f"{places.written(library.file)}:{library.line}" if library else "",
+            function=user.function if user else "",
+            mechanism=self._mechanism(reading, event, site),
+            iterations=event.iterations,
+        )
+
+    def _mechanism(self, reading: Reading, event: Event, site: Site) -> str:
+        if event.source != "made":
+            return event.source
+        detail = reading.detail(site, event.iterations)
+
+        def holds(values: Sequence[int], code: int) -> bool:
+            return any(reading.code(Point(v, event.iterations)) == code for v in values)
+
+        if event.worst == NAN or holds(site.results, NAN):
+            has_inf = all(has_infinity(self._program.values[v].dtype) for v in site.results)
+            operand_inf = holds(site.operands, INF)
+            return mechanism.nan_mechanism(site.primitive, operand_inf, detail, has_inf=has_inf)
+        return mechanism.inf_mechanism(site.primitive, detail)
+
+    def phase(self, site: int) -> str:
+        """The phase of a site."""
+        return self._phase or self._phases[site]
+
+    @cached_property
+    def _phases(self) -> dict[int, str]:
+        return places.phases_of(self._program)

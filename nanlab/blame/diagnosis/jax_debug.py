@@ -1,0 +1,106 @@
+"""Function, arguments -> sighting: where `jax.debug_nans` or `jax.debug_infs` stops, in one word.
+
+They run the function again, op by op and for one lane, and name the first bad result in time.
+That is a witness of its own, not a judge: it stops at harmless values too, does not look into
+loops, and op by op a program rounds differently from how it was compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from nanlab.backend.finiteness import NAN
+from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.diagnosis.causal_walk import first_in_time
+from nanlab.blame.diagnosis.location import is_installed, written
+from nanlab.blame.diagnosis.reading import Reading
+
+AGREES, SEES_LESS, EARLIER_BENIGN = "agrees", "sees-less", "earlier-benign"
+NOT_REPRODUCED, DISAGREES, NOT_ASKED = "not-reproduced", "disagrees", "not-asked"
+WORDS = (AGREES, SEES_LESS, EARLIER_BENIGN, NOT_REPRODUCED, NOT_ASKED, DISAGREES)
+"""What a witness can say, from best to worst."""
+
+_ENCOUNTERED = re.compile(r"encountered in ([\w.-]+)")
+_WHOLE = {"jit", "pjit", "scan", "while", "cond", "shard_map", "custom_linear_solve", "remat2"}
+_ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
+
+
+class Sighting(NamedTuple):
+    """The primitive that JAX named, and "file:line" of the innermost user frame, or ""."""
+
+    primitive: str
+    source: str
+
+
+def sighting(
+    function: Callable[..., Any], arguments: tuple[Any, ...], worst: int
+) -> Sighting | None:
+    """Where JAX's own check stops when `function` runs op by op; None if it does not.
+
+    Args:
+        function: of concrete arrays, not jitted.
+        arguments: of one lane.
+        worst: NAN to ask `jax.debug_nans`, INF to ask `jax.debug_infs`.
+    """
+    check = jax.debug_nans if worst == NAN else jax.debug_infs
+    # JAX says on standard output that it runs a jitted helper again.
+    with check(True), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            jax.block_until_ready(function(*arguments))
+        except FloatingPointError as error:
+            named = _ENCOUNTERED.search(str(error))
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [f for f in frames if not is_installed(f.filename)]
+            source = f"{written(own[-1].filename)}:{own[-1].lineno}" if own else ""
+            return Sighting(named.group(1) if named else "", source)
+    return None
+
+
+def compare(
+    seen: Sighting | None,
+    finding: Finding,
+    reading: Reading,
+    op_by_op: Callable[[], Reading],
+    worst: int,
+) -> str:
+    """One of WORDS: what a sighting says of a finding.
+
+    Args:
+        seen: where JAX stopped.
+        finding: what we blame.
+        reading: of the compiled step, which the finding came from.
+        op_by_op: reads the same step as JAX's check runs it, op by op and unbatched; asked only
+            if the compiled step does not explain the sighting.
+        worst: INF or NAN, which check was asked.
+    """
+    if seen is None:
+        return NOT_REPRODUCED
+    named = _canonical(seen.primitive)
+    # Op by op, JAX reports a backward primitive at the line that asked for the gradient.
+    same_line = finding.phase == "backward" or seen.source in ("", finding.source)
+    if named == _canonical(finding.primitive) and same_line:
+        return AGREES
+    if named in _WHOLE:
+        return SEES_LESS
+    if named == _first_name(reading, worst):
+        return EARLIER_BENIGN
+    return NOT_REPRODUCED if named == _first_name(op_by_op(), worst) else DISAGREES
+
+
+def _canonical(primitive: str) -> str:
+    return _ALIASES.get(primitive, primitive)
+
+
+def _first_name(reading: Reading, worst: int) -> str | None:
+    event = first_in_time(reading, worst)
+    program = reading.probe.program
+    if event is None or event.site is None:
+        return None
+    return _canonical(program.sites[event.site].primitive)

@@ -1,0 +1,236 @@
+"""Site -> place: phase, module, source line, library line and function.
+
+Source files are written from their package's root (`flax/linen/linear.py:287`), never as a path
+of one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sysconfig
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from nanlab.backend import jaxpr as _jax
+from nanlab.backend.jaxpr import CodeFrame
+from nanlab.blame.program.dataflow import downstream, upstream
+from nanlab.blame.program.program import Program, Site
+
+PHASES = ("init", "data", "forward", "backward", "update")
+"""The parts of a training step, in order; as a `jax.named_scope`, each marks what is inside it."""
+
+_OWN = Path(__file__).resolve().parents[1]
+_INSTALLED = tuple(
+    str(Path(path).resolve())
+    for name, path in sysconfig.get_paths().items()
+    if name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+_PLUMBING = re.compile(
+    r"[/\\]jax[/\\](extend|_src[/\\]"
+    r"(?!nn[/\\]|scipy[/\\]|image[/\\]|numpy[/\\](?!ufunc_api|array_methods)))"
+)
+_REMAT = ("remat2", "checkpoint", "remat", "rematted_computation")
+_TRANSFORMED = re.compile(r"^[\w.-]+\((.*)\)$")
+
+
+def module_of(scopes: str, callers: Sequence[_jax.JaxprEqn] = ()) -> str:
+    """The modules around a site, without transformations and without our phase marks.
+
+    Args:
+        scopes: of the site.
+        callers: the calls that it was opened from.
+    """
+    # Equinox marks its own layers with their classes, which says nothing beside their names.
+    names = [
+        name
+        for name in _names(scopes)
+        if name not in (*PHASES, *_REMAT) and not name.startswith("eqx.")
+    ]
+    if any(eqn.primitive.name in _REMAT for eqn in callers):
+        # What is rematerialized is traced with the modules around it a second time.
+        for half in range(len(names) // 2, 0, -1):
+            if names[:half] == names[half : 2 * half]:
+                names = names[half:]
+                break
+    return "/".join(names)
+
+
+def _names(scopes: str) -> Iterator[str]:
+    for part in scopes.split("/"):
+        name = part
+        while (inner := _TRANSFORMED.match(name)) is not None:
+            name = inner.group(1)
+        if name:
+            yield name
+
+
+def phases_of(program: Program) -> dict[int, str]:
+    """The phase of every site.
+
+    What is transposed is backward, and so is what a derivative prepared during the forward sweep
+    (its scopes say `jvp`, not `transpose`) and nothing but the backward pass uses. What stands
+    outside the derivatives is update if it uses a gradient, or if only such sites use it (a
+    decayed weight). Our own marks go before what the data flow says.
+    """
+    prepared, updates = _prepared(program), _updates(program)
+    phases: dict[int, str] = {}
+    for site in program.sites:
+        marks = [name for name in _names(site.scopes) if name in PHASES]
+        if _is_transposed(site):
+            phases[site.index] = "backward"
+        elif marks:
+            phases[site.index] = marks[-1]
+        elif site.index in updates:
+            phases[site.index] = "update"
+        else:
+            phases[site.index] = "backward" if site.index in prepared else "forward"
+    return phases
+
+
+def _is_transposed(site: Site) -> bool:
+    return "transpose(" in site.scopes
+
+
+def _is_straight(site: Site) -> bool:
+    return not _is_transposed(site)
+
+
+def _is_swept(site: Site) -> bool:
+    """Whether a site belongs to the forward sweep of a derivative."""
+    return "jvp(" in site.scopes and not _is_transposed(site)
+
+
+def _prepared(program: Program) -> set[int]:
+    """Sites of forward sweeps whose results reach no forward output but by transposed sites."""
+    outputs = set(program.frames[0].results)
+    straight = upstream(program, outputs, through=_is_straight, around=True)
+    for run in _sweeps(program):
+        if all(straight.isdisjoint(site.results) for site in run):
+            # Only the gradient is returned. The loss is still in the program's text, unused.
+            outputs.update(_unused(program, run))
+    straight = upstream(program, outputs, through=_is_straight, around=True)
+    runs = [run for run in _sweeps(program) if any(straight & set(s.results) for s in run)]
+    return {s.index for run in runs for s in run if straight.isdisjoint(s.results)}
+
+
+def _sweeps(program: Program) -> list[list[Site]]:
+    """The forward sweeps in each frame: each ends where its transposition begins."""
+    runs: dict[int, list[list[Site]]] = {frame.index: [[]] for frame in program.frames}
+    for site in program.sites:
+        of_frame = runs[site.frame]
+        if _is_swept(site):
+            of_frame[-1].append(site)
+        elif _is_transposed(site) and of_frame[-1]:
+            of_frame.append([])
+    return [run for of_frame in runs.values() for run in of_frame if run]
+
+
+def _unused(program: Program, sites: list[Site]) -> set[int]:
+    used = {value for site in program.sites for value in site.operands}
+    used.update(value for frame in program.frames for value in frame.results)
+    return {value for site in sites if used.isdisjoint(site.results) for value in site.results}
+
+
+def _updates(program: Program) -> set[int]:
+    """Sites outside derivatives that use a gradient, or that only such sites use."""
+    gradients = {v for s in program.sites if _is_transposed(s) for v in s.results}
+    dependent = downstream(program, gradients)
+    plain = [site for site in program.sites if not _is_transposed(site) and not _is_swept(site)]
+    found = {site.index for site in plain if not dependent.isdisjoint(site.operands)}
+
+    def is_before(site: Site) -> bool:
+        return site.index not in found
+
+    differentiated = [s for s in program.sites if _is_transposed(s) or _is_swept(s)]
+    into_derivatives = {v for site in differentiated for v in site.operands}
+    needed_there = upstream(program, into_derivatives, through=is_before, around=False)
+    into_updates = {v for index in found for v in program.sites[index].operands}
+    needed_here = upstream(program, into_updates, through=is_before, around=False) - needed_there
+    return found | {site.index for site in plain if not needed_here.isdisjoint(site.results)}
+
+
+def stack_of(site: Site) -> Iterator[CodeFrame]:
+    """The Python frames that made a site, innermost first, through the calls around it."""
+    for eqn in (site.eqn, *site.callers):
+        yield from _jax.equation_frames(eqn)
+
+
+def user_frame(site: Site) -> CodeFrame | None:
+    """The innermost frame outside installed libraries (nanlab counts as outside)."""
+    return next((f for f in stack_of(site) if not is_installed(f.file)), None)
+
+
+def library_frame(site: Site) -> CodeFrame | None:
+    """The innermost frame in an installed library, JAX's own plumbing passed over."""
+    for frame in stack_of(site):
+        if not is_installed(frame.file):
+            return None
+        own = is_installed(frame.file) and _is_own(frame.file)
+        if not (own or _PLUMBING.search(frame.file) or _is_standard(frame.file)):
+            return frame
+    return None
+
+
+@cache
+def is_installed(file: str) -> bool:
+    """Whether a source file belongs to an installed library or to Python itself."""
+    path = Path(file).resolve() if not file.startswith("<") else Path(file)
+    if path.is_relative_to(_OWN):
+        return _is_own_plumbing(path)
+    return (
+        file.startswith("<frozen")
+        or _library_folder(path) is not None
+        or str(path).startswith(_INSTALLED)
+    )
+
+
+def _library_folder(path: Path) -> Path | None:
+    """The innermost folder around a file in which libraries are installed, if there is one."""
+    for folder in path.parents:
+        if folder.name in ("site-packages", "dist-packages"):
+            return folder
+        if path.is_absolute() and path.relative_to(folder).parts[0] in _installed_in(folder):
+            return folder
+    return None
+
+
+@cache
+def _installed_in(folder: Path) -> frozenset[str]:
+    """What pip has installed into a folder; with --target it may be any."""
+    names: set[str] = set()
+    for record in folder.glob("*.dist-info/RECORD"):
+        with contextlib.suppress(OSError):
+            lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
+            names |= {line.split(",")[0].split("/")[0] for line in lines}
+    return frozenset(names - {"..", ""})
+
+
+@cache
+def _is_own(file: str) -> bool:
+    return Path(file).resolve().is_relative_to(_OWN)
+
+
+def _is_own_plumbing(path: Path) -> bool:
+    """Whether it is a file of ours that runs other people's functions."""
+    return path.name == "_jax.py" or path.is_relative_to(_OWN / "blame")
+
+
+@cache
+def _is_standard(file: str) -> bool:
+    return _library_folder(Path(file).resolve()) is None
+
+
+@cache
+def written(file: str) -> str:
+    """A source file as it is written in tables: from its package's root, with slashes."""
+    path = Path(file)
+    library = _library_folder(path)
+    if library is not None:
+        # Not every folder of a package has an __init__.py: optax/_src has none.
+        return path.relative_to(library).as_posix()
+    root = path.parent
+    while (root / "__init__.py").exists() and root.parent != root:
+        root = root.parent
+    return path.relative_to(root).as_posix() if root != path.parent else path.name

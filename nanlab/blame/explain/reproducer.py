@@ -1,0 +1,157 @@
+"""Verdict -> a short script and an .npz, which make the NaN again with nothing but JAX."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nanlab.backend import jaxpr as _jax
+from nanlab.backend.finiteness import NAN
+from nanlab.blame.explain.verdict import Verdict
+
+SCRIPT, OPERANDS = "reproduce.py", "operands.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One equation and what it was given.
+
+    Attributes:
+        eqn: the equation.
+        operands: its operands, on the host.
+        worst: what it made of them, INF or NAN.
+    """
+
+    eqn: Any
+    operands: Sequence[np.ndarray]
+    worst: int
+
+
+def save(verdict: Verdict, folder: Path) -> Path:
+    """Write the reproducer; see `Verdict.save`."""
+    evidence, site = verdict.evidence, verdict.culprit or verdict.origin
+    if evidence is None or site is None:
+        raise ValueError("no site made an inf or a NaN here, so there is nothing to reproduce")
+    call = _call(evidence.eqn)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {f"operand{i}": _storable(x) for i, x in enumerate(evidence.operands)}
+    np.savez(folder / OPERANDS, allow_pickle=False, **stored)
+    types = [str(x.dtype) for x in evidence.operands]
+    where = f"{Path(site.file).name}:{site.line}: {site.code}" if site.file else "JAX"
+    script = _SCRIPT.format(
+        what="a NaN" if evidence.worst == NAN else "an inf",
+        mechanism=site.mechanism,
+        where=_commented(where),
+        primitive=evidence.eqn.primitive.name,
+        call=call,
+        x64=bool(jax.config.read("jax_enable_x64")),
+        operands=OPERANDS,
+        public_primitives=_jax.PUBLIC_PRIMITIVES,
+        types=types,
+        check="isnan" if evidence.worst == NAN else "isinf",
+    )
+    (folder / SCRIPT).write_text(script)
+    return folder / SCRIPT
+
+
+def _call(eqn: Any) -> str:
+    """The equation as Python calls it.
+
+    Raises:
+        ValueError: it cannot be written, or cannot run alone.
+    """
+    name, params = eqn.primitive.name, dict(eqn.params)
+    function = f"primitives.{_jax.public_name(eqn.primitive)}.bind"
+    if name.startswith("scatter"):
+        # How two updates of one element are combined is a jaxpr, which goes without saying here.
+        function = f"lax.{name.replace('-', '_')}"
+        params = {k: v for k, v in params.items() if k not in ("update_jaxpr", "update_consts")}
+    elif _jax.public_name(eqn.primitive) is None:
+        raise ValueError(f"{name} cannot be reproduced alone: JAX does not have it in public")
+    if _jax.names_axes(eqn):
+        raise ValueError(f"{name} cannot be reproduced alone: it speaks to other devices")
+    written = {k: _source(v) for k, v in params.items()}
+    for parameter, source in written.items():
+        if source is None:
+            raise ValueError(
+                f"{name} cannot be reproduced alone: its parameter {parameter} cannot be written "
+                "into a script"
+            )
+    return f"{function}({', '.join(['*operands', *(f'{k}={v}' for k, v in written.items())])})"
+
+
+def _commented(text: str) -> str:
+    """A text that can stand in a docstring."""
+    return text.replace("\\", "\\\\").replace('"""', "'''")
+
+
+_SCRIPT = '''"""{primitive} makes {what} ({mechanism}). It came from {where}"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+{public_primitives}
+
+jax.config.update("jax_enable_x64", {x64})
+stored = np.load(Path(__file__).with_name("{operands}"))
+types = {types}
+# Types that NumPy does not know are stored as their bytes.
+operands = [
+    jnp.asarray(x.view(jnp.dtype(t)) if x.dtype.kind == "u" and "float" in t else x)
+    for x, t in zip((stored[f"operand{{i}}"] for i in range(len(types))), types)
+]
+
+
+@jax.jit
+def culprit(*operands):
+    return {call}
+
+
+results = culprit(*operands)
+results = results if isinstance(results, list | tuple) else [results]
+for operand in operands:
+    print("operand", operand.dtype, operand.shape, operand, sep="  ")
+for result in results:
+    print("result", result.dtype, result.shape, result, sep="  ")
+is_bad = any(bool(jnp.{check}(result).any()) for result in results)
+print("reproduced" if is_bad else "not reproduced")
+raise SystemExit(0 if is_bad else 1)
+'''
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "fciub":
+        return array
+    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def _source(thing: Any) -> str | None:
+    """A parameter as Python source; None if it cannot be written."""
+    if isinstance(thing, float) and not np.isfinite(thing):
+        return f'float("{thing}")'
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return repr(thing)
+    if isinstance(thing, enum.Enum):
+        home = type(thing).__name__
+        return f"lax.{home}.{thing.name}" if hasattr(jax.lax, home) else None
+    if isinstance(thing, np.dtype):
+        return f'jnp.dtype("{thing.name}")'
+    if isinstance(thing, tuple):
+        parts = [_source(item) for item in thing]
+        if any(part is None for part in parts):
+            return None
+        inside = ", ".join(map(str, parts))
+        home = type(thing).__name__
+        if home != "tuple":
+            return f"lax.{home}({inside})" if hasattr(jax.lax, home) else None
+        return f"({inside},)" if parts else "()"
+    return None

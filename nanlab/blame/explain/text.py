@@ -1,0 +1,239 @@
+"""Verdict -> text: what a person needs at two in the morning, for terminals and notebooks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from nanlab.blame.diagnosis.contents import Contents
+from nanlab.blame.explain.status import CLEAN, COMPILED_ONLY, REWRITTEN_AWAY
+from nanlab.blame.explain.verdict import Site, Verdict
+from nanlab.blame.program.primitives import SAME_AS
+
+WIDTH = 88
+"""Columns of the plain text; a terminal uses its own."""
+
+LINKS = 6
+"""How many sites of a chain, of each end of it, are shown."""
+
+SHORT = 16
+"""Operands whose expressions are no longer are shown by these, others as a, b, ..."""
+
+_MEANING = {
+    "overflow": "a number too large for its type",
+    "pole": "a function at its pole",
+    "inf-inf": "two infs that cancel",
+    "0*inf": "a zero meets an inf",
+    "0/0": "zero by zero",
+    "inf/inf": "inf by inf",
+    "domain": "an argument outside the function's domain",
+    "opaque": "made inside a kernel",
+    "input": "came in with the arguments",
+    "constant": "is written into the program",
+    "fill": "filled in for an index out of bounds",
+}
+
+
+def as_text(verdict: Verdict, width: int = WIDTH) -> str:
+    """Plain text; only the path of a source file may be wider."""
+    console = Console(width=width, no_color=True, color_system=None, highlight=False)
+    with console.capture() as captured:
+        show(verdict, console)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    return "\n".join(lines).rstrip()
+
+
+def as_html(verdict: Verdict, width: int = 100) -> str:
+    """A <pre> block with colours, for notebooks."""
+    console = Console(width=width, record=True, force_jupyter=False, file=io.StringIO())
+    console.print(renderable(verdict))
+    style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3"
+    return console.export_html(
+        inline_styles=True, code_format=f'<pre style="{style}"><code>{{code}}</code></pre>'
+    )
+
+
+def show(verdict: Verdict, console: Console) -> None:
+    """Print it, with paths in one piece: terminals and editors make them links."""
+    console.print(Group(*_parts(verdict, is_folded=False)), crop=False)
+
+
+def renderable(verdict: Verdict) -> RenderableType:
+    """For `rich.print`."""
+    return Group(*_parts(verdict, is_folded=True))
+
+
+def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
+    yield _headline(verdict)
+    for note in verdict.notes:
+        yield Text(f"Note: {note}", style="yellow")
+    culprit, origin = verdict.culprit, verdict.origin
+    if verdict.input_faults:
+        yield Text("Came in with an inf or a NaN: " + _listed(verdict.input_faults), style="bold")
+    if culprit is not None:
+        yield from _site("The NaN", culprit, is_folded=is_folded)
+    if origin is not None and origin is not culprit:
+        title = "The inf behind it" if culprit else "The inf"
+        yield from _site(title, origin, is_folded=is_folded)
+    if len(verdict.chain) > 1:
+        yield Text()
+        yield Text("How it got out:", style="bold")
+        yield Padding(_chain(verdict), (0, 0, 0, 2), expand=False)
+    main = culprit or origin
+    if main is not None and main.cure:
+        yield Text()
+        yield Text("What usually cures it:", style="bold green")
+        yield Padding(Text(main.cure), (0, 0, 0, 2), expand=False)
+        if origin is not None and origin is not main and origin.cure:
+            yield Padding(
+                Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False
+            )
+    if verdict.benign:
+        told = [f"{s.primitive} ({s.mechanism}) at {_where(s)}" for s in verdict.benign]
+        yield Text()
+        yield Text("Harmless, it reaches no output: " + _listed(told, most=4), style="dim")
+
+
+def _headline(verdict: Verdict) -> Text:
+    if verdict.status == CLEAN:
+        return Text("Every output is finite.", style="bold green")
+    if verdict.status == REWRITTEN_AWAY:
+        return Text(
+            "Every output is finite as compiled. Op by op there would be a fault: XLA has "
+            "rewritten it away (rewritten-away).",
+            style="bold yellow",
+        )
+    infs = [name for name in verdict.output_faults if name not in verdict.nan_outputs]
+    kinds = (("a NaN", verdict.nan_outputs), ("an inf", infs))
+    text = "There is " + ", and ".join(f"{k} in {_listed(n, most=3)}" for k, n in kinds if n)
+    if verdict.status == COMPILED_ONLY:
+        text += ", but not in the same way in the instrumented program (compiled-only)"
+    return Text(text + ".", style="bold red")
+
+
+def _site(title: str, site: Site, *, is_folded: bool) -> Iterator[RenderableType]:
+    yield Text()
+    meaning = _MEANING.get(site.mechanism, "")
+    head = Text.assemble((f"{title}: ", "bold"), (site.primitive or "no operation", "bold red"))
+    head.append(f", {site.mechanism} ({meaning})")
+    yield head
+    yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
+    if site.file:
+        place = (f"{_shown(site.file)}:{site.line}", "cyan")
+        tail = f" in {site.function}"
+        how = "fold" if is_folded else "ignore"
+        yield Text.assemble("  at ", place, tail, no_wrap=not is_folded, overflow=how)
+        if site.code:
+            yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6), expand=False)
+    if site.library:
+        yield Padding(Text(f"through {site.library}", style="dim"), (0, 0, 0, 2), expand=False)
+    if site.operands or site.results:
+        yield Padding(_numbers(site), (0, 0, 0, 2), expand=False)
+
+
+def _circumstances(site: Site) -> str:
+    parts = [f"in the {site.phase} pass" if site.phase.endswith("ward") else f"in the {site.phase}"]
+    if site.module:
+        parts.append(f"in {site.module}")
+    if site.iterations:
+        numbers = ", ".join(map(str, site.iterations))
+        is_one = len(site.iterations) == 1
+        around = "the loop" if is_one else "the loops, the outermost first,"
+        parts.append(f"iteration{'' if is_one else 's'} {numbers} of {around} around it")
+    if site.lane is not None:
+        lane = site.lane if isinstance(site.lane, tuple) else (site.lane,)
+        parts.append(f"vmap lane {', '.join(map(str, lane))}")
+    return ", ".join(parts)
+
+
+def _numbers(site: Site) -> RenderableType:
+    """Which operands met, under short names, and what each held."""
+    labels = _labels([c.expression for c in site.operands])
+    meanings = [
+        Text(f"{label} = {c.expression}")
+        for label, c in zip(labels, site.operands, strict=True)
+        if label != c.expression
+    ]
+    count = len(site.results)
+    results = ["result"] if count == 1 else [f"result {place}" for place in range(count)]
+    rows = [*zip(labels, site.operands, strict=True), *zip(results, site.results, strict=True)]
+    columns: dict[str, Callable[[Contents], str]] = {
+        "type": lambda c: f"{c.dtype}{list(c.shape)}",
+        "finite values": _range,
+        "zeros": lambda c: str(c.zeros) if c.zeros else "-",
+        "not finite": _bad,
+    }
+    if not any(c.zeros for _, c in rows):
+        del columns["zeros"]
+    if any(c.there for _, c in rows):
+        columns[_there_title(site)] = lambda c: " ".join(map(_number, c.there))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for title in ("", *columns):
+        table.add_column(title)
+    for label, c in rows:
+        table.add_row(label, *(tell(c) for tell in columns.values()))
+    return Group(*meanings, table)
+
+
+def _labels(expressions: list[str]) -> list[str]:
+    """Short expressions as they are, a, b, ... for the others."""
+    letters = iter("abcdefghijklmnopqrstuvwxyz" * 9)
+    return [e if len(e) <= SHORT and " " not in e else next(letters) for e in expressions]
+
+
+def _there_title(site: Site) -> str:
+    return f"at {list(site.element)}" if site.element else "there"
+
+
+def _range(c: Contents) -> str:
+    if c.min is None:
+        return "none" if c.nans or c.posinfs or c.neginfs else "-"
+    span = _number(c.min) if c.min == c.max else f"{_number(c.min)} to {_number(c.max)}"
+    return span
+
+
+def _bad(c: Contents) -> str:
+    counts = ((c.nans, "NaN"), (c.posinfs, "+inf"), (c.neginfs, "-inf"))
+    return ", ".join(f"{count} {name}" for count, name in counts if count) or "-"
+
+
+def _number(x: object) -> str:
+    return f"{x:.6g}" if isinstance(x, float) else str(x)
+
+
+def _shown(file: str) -> str:
+    """A file's path, from the current folder if it is inside."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def _where(site: Site) -> str:
+    return f"{site.file.replace(chr(92), '/').rpartition('/')[2]}:{site.line}" if site.file else "?"
+
+
+def _chain(verdict: Verdict) -> RenderableType:
+    lines = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    # Those that only pass it on are left out.
+    links = [site for site in verdict.chain if site.primitive not in SAME_AS]
+    shown: list[Site | None] = list(links)
+    if len(links) > 2 * LINKS + 1:
+        shown = [*links[:LINKS], None, *links[-LINKS:]]
+    for site in shown:
+        if site is None:
+            lines.add_row(f"... {len(links) - 2 * LINKS} more", "", "", "")
+            continue
+        loop = f"iteration {', '.join(map(str, site.iterations))}" if site.iterations else ""
+        lines.add_row(site.primitive, site.phase, _where(site), loop or site.module)
+    reached = verdict.nan_outputs if verdict.culprit else verdict.output_faults
+    return Group(lines, Text(f"-> {_listed(reached or verdict.output_faults, most=3)}"))
+
+
+def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

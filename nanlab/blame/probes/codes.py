@@ -1,0 +1,198 @@
+"""Program -> Probe: the same program, which also says what each of its values holds.
+
+Each value that can be bad gets one reduction, and a frame's reductions together become one int8
+vector of codes (FINITE, INF, NAN); values whose code follows from another's (a reshape, a tanh)
+get none. A loop's codes are stacked by iteration. The probe is a pure function: vmap it over
+lanes, jit it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from nanlab.backend import jaxpr as _jax
+from nanlab.backend.finiteness import FINITE, INF, NAN, codes_of_bits, largest_bits, measured_as
+from nanlab.blame.program.interpreter import (
+    Bind,
+    Interpreter,
+    bind,
+    kept,
+    split_scan,
+    split_while,
+    switch,
+)
+from nanlab.blame.program.primitives import DETAILS, NAN_OF, SAME_AS
+from nanlab.blame.program.program import Frame, Program, Site
+
+WINDOW = 64
+"""How many iterations of a while loop are recorded, from the first that holds a bad value."""
+
+Codes = dict[str, Array]
+"""Recorded codes by frame, "codes0" ...; of a while loop "first3" too, where its window begins,
+"trips3", how often it ran, and for each code "late3.codes4", where in the last row an INF and a NAN
+began; of a branch "ran5"."""
+
+
+class Probe(Interpreter):
+    """A program that reports its values' codes.
+
+    Args:
+        program: what is run.
+        bind: runs a site that is not opened.
+        only: the values to measure, and no details; None for all that do not follow from others.
+
+    Attributes:
+        program: what it runs.
+        slots: value -> its place in its frame's vector of codes.
+        detail_slots: site -> the place of its mechanism's detail in its frame's vector.
+        is_coarse: whether there are values that neither are measured nor follow from others.
+        measured: by frame, the values that have slots, by the type that they are measured in.
+    """
+
+    def __init__(
+        self, program: Program, bind: Bind = bind, only: Container[int] | None = None
+    ) -> None:
+        super().__init__(program, bind)
+        self._only = only
+        self.is_coarse = only is not None
+        self.slots: dict[int, int] = {}
+        self.detail_slots: dict[int, int] = {}
+        self.measured: list[dict[Any, list[int]]] = []
+        for frame in program.frames:
+            self._number(frame)
+
+    def _number(self, frame: Frame) -> None:
+        """Give the frame's measured values, by type, and then its details their places."""
+        program = self.program
+        # A branch's arguments and a loop's constants have the codes of what feeds them.
+        measured = [v for place, v in enumerate(frame.arguments) if self._varies(frame, place)]
+        for index in frame.sites:
+            site = program.sites[index]
+            if site.primitive not in SAME_AS and site.primitive not in NAN_OF:
+                measured += site.results
+        by_type: dict[Any, list[int]] = {}
+        for value in measured:
+            about = program.values[value]
+            if about.can_be_bad and (self._only is None or value in self._only):
+                by_type.setdefault(measured_as(about.dtype), []).append(value)
+        self.measured.append(by_type)
+        ordered = [value for values in by_type.values() for value in values]
+        self.slots |= {value: place for place, value in enumerate(ordered)}
+        count = len(ordered)
+        for index in frame.sites:
+            site = program.sites[index]
+            bad = any(program.values[v].can_be_bad for v in site.results)
+            if site.primitive in DETAILS and bad and self._only is None:
+                self.detail_slots[index] = count
+                count += 1
+
+    def _varies(self, frame: Frame, place: int) -> bool:
+        """Whether an argument of a frame is none that it shares with the frame outside."""
+        if not frame.is_live:
+            return False
+        if frame.parent is None:
+            return True
+        opened = self.program.sites[frame.parent].opened
+        assert opened is not None
+        return frame.kind in ("scan", "while") and place >= opened.consts
+
+    def __call__(self, *arguments: Any) -> tuple[Any, Codes]:
+        """The function's own output, and the codes; arguments as the program's function had."""
+        flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
+        results, codes = self.run(self.program.frames[0], flat)
+        tree = jax.tree.structure(self.program.tree)
+        return jax.tree.unflatten(tree, [jnp.asarray(r) for r in results]), codes
+
+    def observe(self, frame: Frame, env: Mapping[int, Any]) -> Codes:
+        """See `Interpreter.observe`."""
+        parts = [
+            codes_of_bits(jnp.stack([largest_bits(env[value]) for value in values]), dtype)
+            for dtype, values in self.measured[frame.index].items()
+        ]
+        details = [self._detail(i, env) for i in frame.sites if i in self.detail_slots]
+        if details:
+            parts.append(jnp.stack(details))
+        together = jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.int8)
+        return {f"codes{frame.index}": together}
+
+    def _detail(self, index: int, env: Mapping[int, Any]) -> Array:
+        site = self.program.sites[index]
+        operands = [jnp.asarray(self.read(env, value)) for value in site.operands]
+        results = [env[value] for value in site.results]
+        detail = DETAILS[site.primitive](jnp, site.eqn.params, operands, results)
+        return jnp.asarray(detail, jnp.int8)
+
+    def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_scan`."""
+        params, body = site.eqn.params, self.program.frames[site.frames[0]]
+        consts, first, sliced = split_scan(site, operands)
+
+        def step(carried: Any, slices: Any) -> tuple[Any, Any]:
+            results, codes = self.run(body, [*consts, *carried, *slices])
+            return results[: len(first)], (results[len(first) :], codes)
+
+        carried, (stacked, codes) = lax.scan(
+            step, first, sliced, length=params["length"], reverse=params["reverse"]
+        )
+        return [*carried, *stacked], codes
+
+    def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_while`."""
+        body = self.program.frames[site.frames[0]]
+        going, consts, carry = split_while(site, operands)
+        shapes = jax.eval_shape(lambda c: self.run(body, [*consts, *c])[1], carry)
+        window = {k: jnp.zeros((WINDOW, *s.shape), s.dtype) for k, s in shapes.items()}
+        recorded = [k for k in shapes if k.startswith("codes")]
+        late = {k: jnp.full((2, *shapes[k].shape), -1, jnp.int32) for k in recorded}
+
+        def step(loop: Any) -> Any:
+            carried, trips, first, window, late = loop
+            results, codes = self.run(body, [*consts, *carried])
+            bad = [jnp.any(codes[k] > FINITE) for k in recorded]
+            first = jnp.where((first < 0) & jnp.any(jnp.stack(bad)), trips, first)
+            row = jnp.clip(jnp.where(first < 0, 0, trips - first), 0, WINDOW - 1)
+            # What does not fit is gathered in the last row, and when it began is kept beside it.
+            window = {k: w.at[row].max(codes[k]) for k, w in window.items()}
+            is_late = row == WINDOW - 1
+            began = {k: jnp.stack([codes[k] >= INF, codes[k] >= NAN]) & is_late for k in recorded}
+            late = {k: jnp.where((late[k] < 0) & began[k], trips, late[k]) for k in recorded}
+            return kept(going(carried), results, carried), trips + 1, first, window, late
+
+        start = (carry, jnp.int32(0), jnp.int32(-1), window, late)
+        results, trips, first, window, late = lax.while_loop(
+            lambda loop: jnp.any(going(loop[0])), step, start
+        )
+        about = {f"first{body.index}": first, f"trips{body.index}": trips}
+        about |= {f"late{body.index}.{k}": began for k, began in late.items()}
+        return results, {**window, **about}
+
+    def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_cond`."""
+
+        def branch(frame: Frame) -> Any:
+            def run(inputs: Any) -> tuple[Any, Codes]:
+                results, codes = self.run(frame, inputs)
+                return results, {**codes, f"ran{frame.index}": jnp.int8(1)}
+
+            return run
+
+        branches, inputs = [branch(self.program.frames[i]) for i in site.frames], list(operands[1:])
+        shapes = [jax.eval_shape(lambda i, b=b: b(i)[1], inputs) for b in branches]
+        nothing = {k: jnp.zeros(s.shape, s.dtype) for each in shapes for k, s in each.items()}
+        return switch(operands[0], branches, inputs, nothing)
+
+    def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+        """See `Interpreter.run_shards`."""
+        body = self.program.frames[site.frames[0]]
+
+        def shard(*arguments: Any) -> tuple[Any, Codes]:
+            return self.run(body, arguments)
+
+        # A value is as bad as the worst of its shards.
+        results, codes = _jax.run_sharded(site.eqn, shard, operands)
+        return results, {name: jnp.max(code, axis=0) for name, code in codes.items()}

@@ -1,0 +1,228 @@
+"""Events, tables -> what a person sees: a progress bar or plain lines, then a summary."""
+
+from __future__ import annotations
+
+import time
+
+import polars as pl
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from nanlab.engine.outcomes import OUTCOMES
+from nanlab.plan.plan import Group, Plan
+from nanlab.results.runs_table import categorical_columns
+from nanlab.study.study import StudyResult
+
+BLAMES_SHOWN = 12
+PLAIN_EVERY_S = 5.0
+"""Without a terminal: how long to wait at least between two lines of progress."""
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} runs/s")
+
+
+class Watcher:
+    """Shows how a study goes, on standard error; a `study_listener.Listener`.
+
+    Args:
+        console: where to; a bar if it is a terminal, else a plain line now and then.
+        total: how many runs several studies have together; of one study it tells itself.
+
+    Attributes:
+        about: which of several studies it is at, such as "A01 (3 of 28)".
+    """
+
+    def __init__(self, console: Console | None = None, *, total: int | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]} failed"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=None, failed=0)
+        self.about = ""
+        self._asked = total
+        self._total, self._done, self._reused, self._failed = total or 0, 0, 0, 0
+        self._round = ""
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Watcher:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    @property
+    def done(self) -> int:
+        """How many runs are finished and kept."""
+        return self._done
+
+    @property
+    def total(self) -> int:
+        """How many runs are asked for."""
+        return self._total
+
+    def started(self, total: int, reused: int) -> None:
+        """So many runs are asked for, and so many of them are there."""
+        self._total, self._round = self._asked or total, ""
+        self._done, self._reused = self._done + reused, self._reused + reused
+        if self._done == reused:  # the first study
+            self._began = self._said = time.monotonic()
+        self._bar.update(self._task, total=self._total, completed=self._done)
+        self._describe("runs")
+        if reused and not self._asked:
+            self.say(f"{reused:,} of {total:,} runs are there already")
+
+    def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
+        """A round of a search is next, about so many crossings or cells: so many runs more."""
+        self._round = f"round {number}, "
+        self._total, self._done = self._total + runs, self._done + reused
+        self._reused += reused
+        self._bar.update(self._task, total=self._total, completed=self._done)
+        if not self._console.is_terminal:
+            said = f"round {number}: {openings:,} to look at closer, {runs:,} runs more"
+            self._plain(said, always=True)
+
+    def entered(self, group: Group, number: int, groups: int) -> None:
+        """A group's chunks are next; its programs are compiled first."""
+        self._describe(f"{self._round}group {number + 1}/{groups}")
+        if not self._console.is_terminal and not self._round:
+            self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
+
+    def advanced(self, runs: int, failed: int) -> None:
+        """A chunk is done and kept."""
+        self._done, self._failed = self._done + runs, self._failed + failed
+        self._bar.update(self._task, completed=self._done, failed=f"{self._failed:,}")
+        if not self._console.is_terminal:
+            rate = (self._done - self._reused) / max(time.monotonic() - self._began, 1e-9)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            self._plain(
+                f"{self._done:,} of {self._total:,} runs, {self._failed:,} failed, "
+                f"{rate:,.0f} runs/s, about {left:,.0f} s left",
+                always=self._done == self._total,
+            )
+
+    def crashed(self, runs: int, error: str) -> None:
+        """A chunk raised; its runs are recorded as crashed."""
+        self.say(f"a chunk of {runs:,} runs crashed: {error}")
+
+    def asking(self, blames: int) -> None:
+        """The witnesses are asked about so many distinct blames."""
+        word = "blame" if blames == 1 else "blames"
+        said = f"asking jax.debug_nans and jax.debug_infs about {blames} distinct {word}"
+        self._describe(said)
+        if not self._console.is_terminal:
+            self._plain(said, always=True)
+
+    def unheard(self, error: BaseException) -> None:
+        """The witnesses of a group could not be asked; its blames stay without."""
+        first = (str(error).splitlines() or [""])[0]
+        self.say(f"witnesses could not be asked: {type(error).__name__}: {first}")
+
+    def _describe(self, description: str) -> None:
+        self._bar.update(self._task, description=f"{self.about} {description}".strip())
+
+    def say(self, sentence: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def _plain(self, sentence: str, *, always: bool) -> None:
+        if always or time.monotonic() - self._said >= PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            self.say(sentence)
+
+
+def show_summary(result: StudyResult, plan: Plan, console: Console | None = None) -> None:
+    """Print outcomes by the study's categorical axes, the blames, and where the results are."""
+    console = console or Console()
+    by = list(categorical_columns(plan))
+    ends = result.runs.select("outcome", *by).collect()
+    console.print(_outcomes_table(ends, by))
+    if result.blames.height:
+        console.print(_blames_table(result.blames))
+    status = result.manifest["blame_status"]
+    failed = sum(status.values())
+    if failed:
+        said = dict(result.manifest["witnesses"]["said"])
+        said.pop("not-asked", None)
+        console.print(
+            f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced; "
+            f"jax.debug_nans and jax.debug_infs on {sum(said.values()):,} distinct blames: "
+            + ", ".join(f"{n} {word}" for word, n in said.items()),
+            highlight=False,
+        )
+    # Not wrapped, nor read as markup: a path is there to be copied.
+    there = Text(f"{ends.height:,} runs in ").append(str(result.folder), style="bold")
+    console.print(there, soft_wrap=True)
+
+
+def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
+    table = Table(title="outcomes", title_justify="left", box=None, pad_edge=False)
+    present = [o for o in OUTCOMES if o in set(runs.get_column("outcome"))]
+    for name in by:
+        table.add_column(name, no_wrap=False)
+    for outcome in (*present, "runs"):
+        table.add_column(outcome, justify="right")
+    keys = by or [pl.lit("").alias("_")]
+    counted = runs.group_by(keys, maintain_order=True).agg(
+        *((pl.col("outcome") == o).sum().alias(f"n_{o}") for o in present), pl.len().alias("n")
+    )
+    for row in counted.iter_rows(named=True):
+        cells = [_cell(row[name]) for name in by]
+        table.add_row(*cells, *(f"{row[f'n_{o}']:,}" for o in present), f"{row['n']:,}")
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _blames_table(blames: pl.DataFrame) -> Table:
+    title = "what made the first inf or NaN, and below it the first NaN"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("runs", justify="right", no_wrap=True)
+    for name in ("what", "where", "line"):
+        table.add_column(name, overflow="fold")
+    for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
+        origin, culprit = _site(row, "origin"), _site(row, "culprit")
+        table.add_row(f"{row['runs']:,}", *origin)
+        if culprit != origin:
+            table.add_row("", *culprit)
+    left = blames.height - BLAMES_SHOWN
+    if left > 0:
+        table.add_row("", f"and {left:,} more", "", "blames.csv")
+    return table
+
+
+def _site(row: dict[str, str | None], role: str) -> tuple[str, str, str]:
+    if row[f"{role}_primitive"] is None:
+        return ("no NaN" if role == "culprit" else "not found", "", "")
+    place = (row[f"{role}_phase"], row[f"{role}_module"])
+    what = str(row[f"{role}_mechanism"])
+    if row[f"{role}_primitive"]:
+        what = f"{what} in {row[f'{role}_primitive']}"
+    return what, " ".join(part for part in place if part), row[f"{role}_source"] or ""

@@ -1,0 +1,30 @@
+"""Ledger -> its folder: the tables that people cite, the page that they read and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanlab.ledger.figures import write_figures
+from nanlab.ledger.judge import Judged, ledger_frame, strata_frame
+from nanlab.ledger.page import page
+from nanlab.ledger.tables import latex, markdown
+from nanlab.results.frames import write_atomically
+
+
+def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
+    """Write the ledger's files beside its studies; whether the figures could be drawn."""
+    files = {
+        "claims.csv": ledger_frame(judged).write_csv(),
+        "strata.csv": strata_frame(judged).write_csv(),
+        "claims.md": markdown(judged),
+        "claims.tex": latex(judged),
+        "README.md": page(judged),
+    }
+    for name, text in files.items():
+        write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
+    try:
+        write_figures(folder, judged)
+    except ModuleNotFoundError:
+        return False
+    return True

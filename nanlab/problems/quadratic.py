@@ -1,0 +1,79 @@
+"""One number -> Problem: gradient descent on curvature * x^2 / 2, the exact oracle.
+
+Plain iteration in the run's precision gives every one of its events: the loss overflows in the
+forward square, later x in the update, later still the update is inf - inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from nanlab.backend.jaxpr import weak
+from nanlab.grid.parameters import PARAMETERS, statics_off
+from nanlab.parts.optimizers import build_update
+from nanlab.parts.precision import PRECISIONS
+from nanlab.problems.problem import Knobs, Metrics, Problem
+
+KNOBS = tuple(
+    name
+    for name, each in PARAMETERS.items()
+    if each.role in ("knob", "option") and "quadratic" in each.problems
+)
+
+
+class QuadraticState(NamedTuple):
+    """The number, and the optimizer's state."""
+
+    x: Array
+    opt_state: Any
+
+
+def _one(knobs: Knobs, dtype: str) -> Array:
+    """1, in a way that XLA cannot know.
+
+    On the CPU XLA contracts x - lr * x to one fused multiply-add, with one rounding, whose product
+    does not overflow; plain iteration rounds twice. With a factor of 1 between, the fused
+    operation rounds as the plain addition does. (JAX 0.10's optimization_barrier does not help.)
+    """
+    return (knobs["lr"] * 0 + 1).astype(dtype)
+
+
+def make_quadratic(statics: Mapping[str, Any]) -> Problem:
+    """Loss curvature * x^2 / 2 from x0, with any optimizer, in `statics["precision"]`.
+
+    The gradient is curvature * x in closed form: autodiff would multiply by 2 and overflow a
+    factor of two early.
+    """
+    statics = {**statics_off("quadratic"), **statics}
+    precision = PRECISIONS[statics["precision"]]
+
+    def traced(knobs: Knobs) -> dict[str, Array]:
+        return {name: weak(value, precision.traced) for name, value in knobs.items()}
+
+    def init(knobs: Knobs, key: Array) -> QuadraticState:
+        x = jnp.asarray(knobs["x0"]).astype(precision.dtype)
+        return QuadraticState(x, build_update(statics, traced(knobs)).init(x))
+
+    def step(state: QuadraticState, knobs: Knobs, key: Array) -> tuple[QuadraticState, Metrics]:
+        weak_knobs = traced(knobs)
+        with jax.named_scope("forward"):
+            # In this order the loss overflows just when curvature * x^2 / 2 does.
+            loss = 0.5 * weak_knobs["curvature"] * state.x * state.x
+        with jax.named_scope("backward"):
+            gradient = weak_knobs["curvature"] * state.x
+        with jax.named_scope("update"):
+            optimizer = build_update(statics, weak_knobs)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.x)
+            rounded = jnp.asarray(updates) * _one(knobs, precision.dtype)
+            x = optax.apply_updates(state.x, rounded)
+        with jax.named_scope("metrics"):
+            norm = jnp.abs(gradient).astype(jnp.float64)
+        return QuadraticState(jnp.asarray(x), opt_state), Metrics(loss, norm)
+
+    return Problem(init=init, step=step, knobs=KNOBS)

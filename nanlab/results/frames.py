@@ -1,0 +1,201 @@
+"""Results of runs -> tidy tables: the columns, and the files that people read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.diagnosis.jax_debug import (NOT_ASKED, WORDS)
+
+FINDING = tuple(field.name for field in fields(Finding) if field.name != "iterations")
+"""What is told of a site, in the tables' order."""
+
+ENDING: dict[str, Any] = {
+    "outcome": pl.String,
+    "fault_step": pl.Int64,
+    "nan_step": pl.Int64,
+    "initial_loss": pl.Float64,
+    "best_loss": pl.Float64,
+    "final_loss": pl.Float64,
+    "final_accuracy": pl.Float64,
+    "grad_norm_max": pl.Float64,
+    "nonfinite_gradient_steps": pl.Int64,
+}
+BLAME: dict[str, Any] = {
+    f"{role}_{name}": pl.String
+    for role in ("origin", "culprit")
+    for name in (*FINDING, "iterations")
+}
+RESULT: dict[str, Any] = {"run_id": pl.String, **ENDING, **BLAME, "blame_status": pl.String}
+"""What a chunk keeps of a run; null where there is nothing to tell."""
+
+
+def finding_columns(role: str, finding: Finding | None) -> dict[str, str | None]:
+    """A finding as columns `origin_...` or `culprit_...`; iterations as "2;0"."""
+    if finding is None:
+        return dict.fromkeys(f"{role}_{name}" for name in (*FINDING, "iterations"))
+    told = {name: value for name, value in asdict(finding).items() if name != "iterations"}
+    told["iterations"] = ";".join(str(i) for i in finding.iterations)
+    return {f"{role}_{name}": value for name, value in told.items()}
+
+
+def result_frame(rows: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+    """Rows of RESULT from columns; a NaN or an inf among the floats becomes null.
+
+    A loss that never was finite has nothing to tell, and readers of Parquet and CSV do not agree
+    on what a NaN in a table is.
+    """
+    frame = pl.DataFrame({name: rows[name] for name in RESULT}, schema=RESULT)
+    floats = [name for name, kind in RESULT.items() if kind == pl.Float64]
+    finite = [pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats]
+    return frame.with_columns(finite)
+
+
+def crashed_frame(run_ids: Sequence[str]) -> pl.DataFrame:
+    """Rows of RESULT for runs whose chunk the software failed."""
+    empty: dict[str, Sequence[Any]] = {name: [None] * len(run_ids) for name in RESULT}
+    return result_frame({**empty, "run_id": run_ids, "outcome": ["crashed"] * len(run_ids)})
+
+
+def with_blame_ids(results: pl.DataFrame) -> pl.DataFrame:
+    """RESULT with `blame_id`: 8 hex digits, a hash of everything told of origin and culprit."""
+    told = results.select(list(BLAME)).unique(maintain_order=True)
+    told = told.filter(~pl.all_horizontal(pl.all().is_null()))
+    ids = [_short_hash(json.dumps(row)) for row in told.rows()]
+    named = told.with_columns(pl.Series("blame_id", ids, dtype=pl.String))
+    return results.join(named, on=list(BLAME), how="left", nulls_equal=True, maintain_order="left")
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def blames_frame(results: pl.DataFrame) -> pl.DataFrame:
+    """A row for each distinct blame: most frequent first, its example the first run of the grid.
+
+    Args:
+        results: rows of RESULT with `blame_id`, in the grid's order.
+    """
+    failed = results.filter(pl.col("blame_id").is_not_null())
+    counted = failed.group_by("blame_id", maintain_order=True).agg(
+        pl.len().cast(pl.Int64).alias("runs"),
+        (pl.col("blame_status") == "reproduced").sum().cast(pl.Int64).alias("reproduced"),
+        pl.col("run_id").first().alias("example_run"),
+        *(pl.col(name).first() for name in BLAME),
+    )
+    return counted.sort(["runs", "blame_id"], descending=[True, False])
+
+
+def merged_blames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """One table of blames, as `blames_frame` makes it, of those of runs that follow each other."""
+    every = pl.concat(frames)
+    counts = [pl.col("runs").sum(), pl.col("reproduced").sum()]
+    others = pl.all().exclude("blame_id", "runs", "reproduced").first()
+    merged = every.group_by("blame_id", maintain_order=True).agg(*counts, others)
+    return merged.sort(["runs", "blame_id"], descending=[True, False])
+
+
+def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
+    """The blames with what the witnesses said, by blame_id; NOT_ASKED where none was."""
+
+    def column(name: str) -> pl.Series:
+        words = [said[i][name] if i in said else NOT_ASKED for i in blames.get_column("blame_id")]
+        return pl.Series(name, words, dtype=pl.String)
+
+    both = blames.with_columns(column("origin_witness"), column("culprit_witness"))
+    worst = [
+        max((w for w in pair if w is not None), key=WORDS.index, default=NOT_ASKED)
+        for pair in both.select("origin_witness", "culprit_witness").rows()
+    ]
+    return both.with_columns(pl.Series("witness", worst, dtype=pl.String))
+
+
+def results_of_runs(runs: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
+    """Rows of RESULT from finished tables: what `runs` was made of."""
+    iterations = [name for name in BLAME if name.endswith("_iterations")]
+    told = runs.join(blames.select("blame_id", *iterations), on="blame_id", how="left")
+    return told.select([pl.col(name).cast(kind) for name, kind in RESULT.items()])
+
+
+def read_blames(path: Path) -> pl.DataFrame:
+    """`blames.csv`; a quoted "" is an empty text, and nothing at all is null."""
+    numbers = {"runs": pl.Int64, "reproduced": pl.Int64}
+    names = path.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
+    schema = {name: numbers.get(name, pl.String) for name in names}
+    return pl.read_csv(path, schema=schema)
+
+
+_HOST = re.sub(r"[^\w.]", "_", platform.node()) or "here"
+
+
+def partial_of(path: Path) -> Path:
+    """What a file is called while this process writes it; no other writes to that name."""
+    return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}.partial")
+
+
+def is_left_behind(partial: Path) -> bool:
+    """Whether the process that wrote this has ended; of another machine's that is not known."""
+    host, _, process = partial.name.removesuffix(".partial").rpartition("-")
+    if not process.isdigit():
+        return True
+    if not host.endswith(f".{_HOST}"):
+        return False
+    if int(process) == os.getpid():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Write a file beside `path`, flush it to the disk, then put it in its place."""
+    partial = partial_of(path)
+    try:
+        write(partial)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a Parquet file; a full disk is an OSError (of polars' own writer it is not)."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def write_csv(frame: pl.DataFrame, path: Path) -> None:
+    """Write a CSV file as `csv_text` has it."""
+    path.write_text(csv_text(frame), encoding="utf-8")
+
+
+def parameter_series(values: Sequence[Any]) -> pl.Series:
+    """A parameter's values as a column of one type."""
+    # A batch size is a number or "full": one column has one type.
+    if any(isinstance(v, str) for v in values) and not all(isinstance(v, str) for v in values):
+        values = [None if v is None else str(v) for v in values]
+    return pl.Series(values)
+
+
+def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
+    """Rows as CSV, in which an empty text and nothing at all can be told apart."""
+    # An empty text is quoted, nothing at all is not.
+    return frame.write_csv(quote_style="necessary", include_header=has_header)

@@ -1,0 +1,206 @@
+"""Crossings, cells -> the tables `boundaries` and `cells`, with the meaning of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from nanlab.plan.bisection import (AxisSearch, Crossing, Outcomes)
+from nanlab.plan.lattice import (Lattice, Spot)
+from nanlab.plan.quadtree import PlaneRefinement
+from nanlab.results.frames import (parameter_series, write_atomically, write_csv, write_parquet)
+
+BOUNDARIES: dict[str, tuple[Any, str]] = {
+    "crossing": (
+        pl.Int64,
+        "Number of the crossing along the axis, from 1; 0 where the answer is no crossing: it "
+        "lies beyond an end of the axis, and the bracket is open there.",
+    ),
+    "crossings": (pl.Int64, "How many crossings the coarse pass saw for this point."),
+    "only": (pl.Boolean, "Whether the point has this row alone: one crossing, and it the answer."),
+    "answer": (pl.Boolean, "Whether this row holds the value that `finds` asks for; one a point."),
+    "value": (
+        pl.Float64,
+        "The value that `finds` asks for, if this row were its answer: the end of the bracket "
+        "that trains, or that fails. Null where the bracket is open there.",
+    ),
+    "lower": (pl.Float64, "The bracket's lower end; null where it lies below the axis."),
+    "upper": (pl.Float64, "The bracket's upper end; null where it lies above the axis."),
+    "width": (
+        pl.Float64,
+        "The bracket's width: in log10 on a log scale, otherwise in the axis's unit.",
+    ),
+    "within_tolerance": (
+        pl.Boolean,
+        "Whether the width is at most the tolerance; it is not where a run crashed, or where what "
+        "lies between is excluded.",
+    ),
+    "trains": (pl.String, "On which side of the bracket runs train: `below` or `above`."),
+    "lower_outcome": (pl.String, "How the run at the lower end ended."),
+    "upper_outcome": (pl.String, "How the run at the upper end ended."),
+    "lower_run": (pl.String, "The run_id of the run at the lower end."),
+    "upper_run": (pl.String, "The run_id of the run at the upper end."),
+    "coarse_lower": (pl.Float64, "The lower of the two neighbors of the coarse pass."),
+    "coarse_upper": (pl.Float64, "The upper of the two neighbors of the coarse pass."),
+    "seen": (
+        pl.Int64,
+        "How often training begins or ceases among all runs between these two neighbors: more "
+        "than 1 says that the boundary is not simple there, and the answer the furthest found.",
+    ),
+    "runs": (pl.Int64, "How many runs the search took between these two neighbors."),
+    "point_runs": (pl.Int64, "How many runs this point took in all, the coarse pass included."),
+}
+"""Columns of `boundaries` after one for each other axis: type and meaning."""
+
+CELLS: dict[str, tuple[Any, str]] = {
+    "kind": (
+        pl.String,
+        "What all runs on the cell's rim are: `trains`, `fails`, or the outcome that they share; "
+        "null where they differ, and the boundary goes through the cell.",
+    ),
+    "corner_run": (pl.String, "The run_id of the run at the lower end of both axes."),
+}
+"""Columns of `cells` after one for each other axis and two for each refined one."""
+
+ENDS = {
+    "lower": "The cell's lower end on this axis.",
+    "upper": "The cell's upper end on this axis.",
+}
+
+TABLES = ("boundaries", "cells")
+
+
+def boundaries_frame(
+    lattice: Lattice, search: AxisSearch, outcomes: Outcomes, run_ids: Mapping[Spot, str]
+) -> pl.DataFrame:
+    """A row for each crossing that the coarse pass saw, in the grid's order.
+
+    A point whose answer is no crossing has one more row, whose bracket is open at one end.
+    """
+    by_point: dict[int, list[Crossing]] = {}
+    for crossing in search.crossings or ():
+        by_point.setdefault(crossing.point, []).append(crossing)
+    looked: dict[int, list[int]] = {}
+    for point, (place,) in run_ids:
+        looked.setdefault(point, []).append(place)
+    points: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for point, places in sorted(looked.items()):
+        told = list(_told(point, by_point.get(point, []), sorted(places), search, outcomes))
+        rows += (
+            _row(point, each, lattice, outcomes, run_ids) | {"point_runs": len(places)}
+            for each in told
+        )
+        points += [point] * len(told)
+    columns = {name: [row[name] for row in rows] for name in BOUNDARIES}
+    schema = {name: kind for name, (kind, _) in BOUNDARIES.items()}
+    return _others(lattice, points).hstack(pl.DataFrame(columns, schema=schema))
+
+
+def _told(
+    point: int,
+    crossings: list[Crossing],
+    places: list[int],
+    search: AxisSearch,
+    outcomes: Outcomes,
+) -> Iterator[dict[str, Any]]:
+    """A point's rows; ends and neighbors of the bracket are places."""
+    known = search.known(point, outcomes)
+    if not known:
+        return
+    answer = search.answer(crossings, known)
+    is_open = not isinstance(answer, Crossing)
+    told = [(place, search.trains((point, (place,)), outcomes)) for place in places]
+    for each in crossings:
+        low, high = each.coarse
+        between = [trains for place, trains in told if low <= place <= high and trains is not None]
+        yield {
+            "crossing": each.number, "crossings": len(crossings),
+            "only": len(crossings) == 1 and not is_open, "answer": each is answer,
+            "lower": each.lower, "upper": each.upper, "coarse_lower": low, "coarse_upper": high,
+            "trains": "below" if each.below else "above",
+            "value": each.lower if each.below == search.wanted else each.upper,
+            "seen": sum(a != b for a, b in pairwise(between)), "runs": len(each.asked),
+        }  # fmt: skip
+    if not isinstance(answer, Crossing):
+        lower, upper = answer
+        end = known[0][2] if lower is None else not known[-1][2]
+        yield {
+            "crossing": 0, "crossings": len(crossings), "only": not crossings, "answer": True,
+            "lower": lower, "upper": upper, "coarse_lower": lower, "coarse_upper": upper,
+            "trains": "above" if end else "below", "value": None, "seen": 0, "runs": 0,
+        }  # fmt: skip
+
+
+def _row(
+    point: int, told: dict[str, Any], lattice: Lattice, outcomes: Outcomes,
+    run_ids: Mapping[Spot, str],
+) -> dict[str, Any]:  # fmt: skip
+    """A row of `boundaries`, its places as numbers and its runs by name."""
+    (direction,) = lattice.directions
+    row: dict[str, Any] = dict(told)
+    for end in ("lower", "upper"):
+        spot = None if told[end] is None else (point, (told[end],))
+        row[f"{end}_outcome"] = None if spot is None else outcomes[spot]
+        row[f"{end}_run"] = None if spot is None else run_ids[spot]
+    for name in ("value", "lower", "upper", "coarse_lower", "coarse_upper"):
+        row[name] = None if told[name] is None else direction.number(told[name])
+    if row["lower"] is None or row["upper"] is None:
+        return row | {"width": None, "within_tolerance": False}
+    width = direction.scale.width(row["lower"], row["upper"])
+    return row | {"width": width, "within_tolerance": told["upper"] - told["lower"] == 1}
+
+
+def cells_frame(
+    lattice: Lattice, plane: PlaneRefinement, run_ids: Mapping[Spot, str]
+) -> pl.DataFrame:
+    """A row for each cell; all together they are the plane."""
+    cells = plane.cells
+    columns: dict[str, Any] = {}
+    for i, direction in enumerate(lattice.directions):
+        for end in ENDS:
+            places = [getattr(cell, end)[i] for cell in cells]
+            columns[f"{direction.name}_{end}"] = [direction.number(place) for place in places]
+    columns["kind"] = [_kind(plane.kinds(cell)) for cell in cells]
+    columns["corner_run"] = [run_ids[cell.point, cell.lower] for cell in cells]
+    schema = {name: CELLS[name][0] if name in CELLS else pl.Float64 for name in columns}
+    others = _others(lattice, [cell.point for cell in cells])
+    return others.hstack(pl.DataFrame(columns, schema=schema))
+
+
+def _kind(kinds: set[str | bool | None]) -> str | None:
+    if len(kinds) > 1:
+        return None
+    (kind,) = kinds
+    return ("fails", "trains")[kind] if isinstance(kind, bool) else kind
+
+
+def _others(lattice: Lattice, points: list[int]) -> pl.DataFrame:
+    """The parameters of the other axes at some points, a column each."""
+    if not lattice.others:
+        return pl.DataFrame(height=len(points))
+    places = np.unravel_index(np.array(points, np.int64), [a.many for a in lattice.others])
+    columns: dict[str, pl.Series] = {}
+    for axis, along in zip(lattice.others, places, strict=True):
+        for name, values in axis.values.items():
+            columns[name] = parameter_series([values[i] for i in along.tolist()])
+    return pl.DataFrame(columns)
+
+
+def write_frames(folder: Path, frames: Mapping[str, pl.DataFrame]) -> list[str]:
+    """Write each table as Parquet and CSV; the files' names. Other tables of here are removed."""
+    written: list[str] = []
+    for table in TABLES:
+        names = f"{table}.parquet", f"{table}.csv"
+        for name, write in zip(names, (write_parquet, write_csv), strict=True):
+            if table in frames:
+                write_atomically(folder / name, lambda p, t=table, w=write: w(frames[t], p))
+                written.append(name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    return written

@@ -1,0 +1,129 @@
+"""Frames, one after another -> one file: no table is ever whole in memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from nanlab.results.frames import (csv_text, write_atomically, write_parquet)
+
+SLICE = 16_384
+"""Rows of `runs` that are made at a time."""
+
+ROW_GROUP = 32_768
+"""Rows in a group of `runs.parquet`."""
+
+CURVES_SLICE = 1_024
+"""Runs whose curves are in memory at a time."""
+
+CURVES_ROW_GROUP = 262_144
+
+
+def slices(count: int, size: int) -> list[slice]:
+    """`count` rows as slices of at most `size`; an empty one where there are none."""
+    return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
+
+
+def places(rows: slice) -> np.ndarray:
+    """The places that a slice stands for."""
+    return np.arange(rows.start, rows.stop)
+
+
+def in_slices(path: Path, size: int = SLICE) -> Iterator[pl.DataFrame]:
+    """A Parquet file, some rows at a time."""
+    table = pl.scan_parquet(path)
+    count = table.select(pl.len()).collect().item()
+    for rows in slices(count, size):
+        yield table.slice(rows.start, rows.stop - rows.start).collect()
+
+
+def write_parts(
+    path: Path,
+    frame_of: Callable[[slice], pl.DataFrame],
+    parts: Sequence[slice],
+    *,
+    row_group: int,
+) -> None:
+    """Write one Parquet file of frames that are made one after another.
+
+    A frame alone is written as it is; several are written to files beside `path`, which are then
+    joined as a stream.
+
+    Args:
+        path: the file.
+        frame_of: makes the rows of a slice.
+        parts: the slices, in order.
+        row_group: rows in a group of the file, where there are several.
+    """
+    if len(parts) == 1:
+        write_parquet(frame_of(parts[0]), path)
+        return
+    written: list[Path] = []
+    try:
+        for number, rows in enumerate(parts):
+            written.append(path.with_name(f"part{number:05}.{path.name}"))
+            write_parquet(frame_of(rows), written[-1])
+        _join(written, path, row_group)
+    finally:
+        for part in written:
+            part.unlink(missing_ok=True)
+
+
+def _join(written: list[Path], path: Path, row_group: int) -> None:
+    try:
+        pl.scan_parquet(written).sink_parquet(path, row_group_size=row_group)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        # Of a full disk polars' writer knows only the system's own sentence.
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
+
+
+def write_tables(
+    folder: Path,
+    frame_of: Callable[[slice], pl.DataFrame],
+    count: int,
+    blames: pl.DataFrame,
+    *,
+    csv_runs: int,
+) -> list[str]:
+    """Write `runs.parquet`, `runs.csv` and `blames.csv`; the names of those written.
+
+    Args:
+        folder: where to.
+        frame_of: makes rows of `runs`.
+        count: how many there are.
+        blames: with witnesses.
+        csv_runs: up to how many runs there is a `runs.csv`.
+    """
+    written = ["runs.parquet", "blames.csv"]
+    path, parts = folder / "runs.parquet", slices(count, SLICE)
+    write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=ROW_GROUP))
+    if count <= csv_runs:
+        written.append("runs.csv")
+        write_atomically(folder / "runs.csv", lambda p: write_csv(path, p))
+    else:
+        (folder / "runs.csv").unlink(missing_ok=True)
+    text = csv_text(blames)
+    write_atomically(folder / "blames.csv", lambda p: p.write_bytes(text.encode()))
+    return written
+
+
+def write_curves(path: Path, frame_of: Callable[[slice], pl.DataFrame], count: int) -> None:
+    """Write `curves.parquet`, the curves of `count` runs."""
+    parts = slices(count, CURVES_SLICE)
+    group = CURVES_ROW_GROUP
+    write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=group))
+
+
+def write_csv(source: Path, path: Path) -> None:
+    """Write a Parquet table as CSV."""
+    with path.open("wb") as file:
+        for number, frame in enumerate(in_slices(source)):
+            file.write(csv_text(frame, has_header=number == 0).encode())

@@ -1,0 +1,48 @@
+"""[exec] -> where a study's chunks run, and the store that they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanlab.backend.jaxpr import Device
+from nanlab.grid import Grid
+from nanlab.plan.plan import Plan
+from nanlab.problems.build import own_specs
+from nanlab.results.environments import sign
+from nanlab.results.store import Store
+from nanlab.study.chunk_runner import Engine, bench_at
+from nanlab.study.local import LocalEngine
+from nanlab.study.shared_folder import ShardsEngine
+
+
+def engine_of(
+    grid: Grid, plan: Plan, folder: Path, devices: Sequence[Device], name: str
+) -> tuple[Engine, Store]:
+    """An engine, and the store that it fills.
+
+    Args:
+        grid, plan: what is asked.
+        folder: of the results.
+        devices: of this process.
+        name: one of ENGINES.
+
+    Raises:
+        FolderError: the folder cannot be made or written to.
+        StoreError: nor can what this machine computes with.
+        ClusterError: there is no Ray, or no cluster.
+    """
+    how, own = grid.exec, own_specs(plan)
+    if name == "ray":
+        from nanlab.study.ray_cluster import ray_engine
+
+        return ray_engine(folder, own, how)
+    bench, store, made = bench_at(folder, own, devices, curves=how.curves, mixed=how.mixed_devices)
+    if grid.asked.finer is not None:
+        # Every round of a search comes back to every group.
+        bench.holds = max(bench.holds, len(plan.groups))
+    if how.mixed_devices:
+        sign(store.chunks, made)
+    if name == "files":
+        return ShardsEngine(bench, made, folder, mixed=how.mixed_devices), store
+    return LocalEngine(bench, made), store
