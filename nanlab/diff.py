@@ -136,11 +136,11 @@ def _outcomes(found: Difference) -> pl.DataFrame:
     """How many runs ended so before (a row an outcome) and so now (a column an outcome)."""
     import polars as pl
 
-    from nanlab.engine.outcomes import OUTCOMES
+    from nanlab.grid.outcome import Outcome
 
     pairs = found.comparison.pairs
     here = set(pairs["outcome"]) | set(pairs["outcome_now"])
-    words = [word for word in OUTCOMES if word in here]
+    words = [word for word in Outcome if word in here]
     return pl.DataFrame(
         [
             {"outcome": old}

@@ -64,3 +64,16 @@ def array_code(x: Array) -> Array:
     if not jnp.issubdtype(x.dtype, jnp.inexact) or x.size == 0:
         return jnp.int8(FINITE)
     return codes_of_bits(largest_bits(x), x.dtype)
+
+
+def as_numbers(array: np.ndarray) -> np.ndarray[Any, np.dtype[Any]]:
+    """An array in a type that NumPy can count in: bfloat16 and float8 as float32."""
+    return array.astype(np.float32) if array.dtype.kind == "V" or _is_small(array) else array
+
+
+def code_of(array: np.ndarray) -> int:
+    """FINITE, INF or NAN of one array."""
+    numbers = as_numbers(array)
+    if numbers.dtype.kind not in "fc" or np.isfinite(numbers).all():
+        return FINITE
+    return NAN if np.isnan(numbers).any() else INF

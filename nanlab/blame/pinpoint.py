@@ -17,7 +17,6 @@ from nanlab.blame.diagnosis.causal_walk import Event, beginnings, strays, way
 from nanlab.blame.diagnosis.contents import contents, first_bad, is_elementwise, met_at
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
-from nanlab.blame.explain import verdict
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
 from nanlab.blame.explain.sites import any_bad, element_at, one_shard, told_site
@@ -25,6 +24,7 @@ from nanlab.blame.explain.verdict import Site, Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
 from nanlab.blame.single_call import Looks, codes_of
+from nanlab.blame.vocabulary import Status
 
 
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
@@ -106,7 +106,7 @@ class _Inquiry:
         told = {event: self._site(reading, event, seen, ways[event]) for event in ways}
         origin, culprit = (event and told[event] for event in causes)
         self._note_others(reading, bad, causes)
-        codes = shown if status == verdict.REWRITTEN_AWAY else compiled
+        codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
         faults = {name: code for name, code in named if code != FINITE}
         return Verdict(
@@ -282,8 +282,8 @@ def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
     """The verdict's status, and in which outputs the causes are to be looked for."""
     if compiled == shown:
         bad = [code != FINITE for code in shown]
-        return (verdict.REPRODUCED if any(bad) else verdict.CLEAN), bad
+        return (Status.REPRODUCED if any(bad) else Status.CLEAN), bad
     if any(compiled):
         both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
-        return verdict.COMPILED_ONLY, both
-    return verdict.REWRITTEN_AWAY, [code != FINITE for code in shown]
+        return Status.COMPILED_ONLY, both
+    return Status.REWRITTEN_AWAY, [code != FINITE for code in shown]

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from nanlab.engine.outcomes import OUTCOMES
+from nanlab.grid.outcome import Outcome
 from nanlab.plan.plan import Group, Plan
 from nanlab.results.runs_table import categorical_columns
 from nanlab.study.study import StudyResult
@@ -180,7 +180,7 @@ def show_summary(result: StudyResult, plan: Plan, console: Console | None = None
 
 def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
     table = Table(title="outcomes", title_justify="left", box=None, pad_edge=False)
-    present = [o for o in OUTCOMES if o in set(runs.get_column("outcome"))]
+    present = [o for o in Outcome if o in set(runs.get_column("outcome"))]
     for name in by:
         table.add_column(name, no_wrap=False)
     for outcome in (*present, "runs"):

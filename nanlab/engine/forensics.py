@@ -16,6 +16,7 @@ from nanlab.blame.batched import BlockProbe
 from nanlab.blame.diagnosis.attribution import Blame, Judge
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
+from nanlab.blame.vocabulary import Phase
 from nanlab.engine.lanes import Lanes
 from nanlab.problems.problem import Problem, State
 
@@ -67,7 +68,7 @@ class Forensics:
     def at_init(self, lanes: Lanes, watched: np.ndarray) -> list[Replay]:
         """What made the initial states of these lanes bad."""
         readings, which = self._init.read(lanes.knobs, lanes.seed)
-        judge = Judge(self._init.program, phase="init")
+        judge = Judge(self._init.program, phase=Phase.INIT)
         replays = [_replay(judge, reading, watched, has_loss=False) for reading in readings]
         return [replays[i] for i in which]
 

@@ -13,6 +13,7 @@ import numpy as np
 from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.backend.jaxpr import Device
 from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.vocabulary import Status
 from nanlab.engine.block_width import launch_lanes
 from nanlab.engine.curves import Observed, is_log_step, log_steps
 from nanlab.engine.forensics import Forensics, Replay
@@ -32,8 +33,6 @@ from nanlab.engine.placement import (
 )
 from nanlab.problems.build import problem_of
 from nanlab.problems.problem import State
-
-REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +268,7 @@ class GroupWorker:
             if row in nans:
                 culprit = nans[row].blame.culprit
                 same = same and _same(nans[row], last, row)
-            status = REPRODUCED if same else COMPILED_ONLY
+            status = Status.REPRODUCED if same else Status.COMPILED_ONLY
             origin = fault.blame.origin
             blames[row] = Attribution(origin=origin, culprit=culprit, status=status)
         return blames

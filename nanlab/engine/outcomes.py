@@ -7,11 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nanlab.engine.lanes import NEVER
-
-OUTCOMES = ("trained", "stalled", "diverged", "nan", "inf", "recovered", "crashed")
-"""trained: finite, and better than the best constant predictor by the margin; stalled: finite, and
-not; diverged: finite, not trained, and grown beyond the factor; nan: a NaN came; inf: non-finite
-at the end, no NaN; recovered: a fault, but finite at the end; crashed: the software failed."""
+from nanlab.grid.outcome import Outcome
 
 
 class Endings(NamedTuple):
@@ -43,7 +39,7 @@ def outcomes(
     trained_margin: np.ndarray,
     diverged_factor: np.ndarray,
 ) -> np.ndarray:
-    """One of OUTCOMES for each run, an array of str.
+    """Return the outcome of each run, an array of str.
 
     Args:
         endings: of the runs.
@@ -56,7 +52,9 @@ def outcomes(
     baseline = initial if baseline_losses is None else baseline_losses
     trained = final < (1.0 - trained_margin) * baseline
     diverged = final > diverged_factor * initial
-    healthy = np.where(trained, "trained", np.where(diverged, "diverged", "stalled"))
-    failed = np.where(endings.bad_at_end, "inf", "recovered")
+    healthy = np.where(
+        trained, Outcome.TRAINED, np.where(diverged, Outcome.DIVERGED, Outcome.STALLED)
+    )
+    failed = np.where(endings.bad_at_end, Outcome.INF, Outcome.RECOVERED)
     fault, nan = endings.fault_step != NEVER, endings.nan_step != NEVER
-    return np.where(nan, "nan", np.where(fault, failed, healthy))
+    return np.where(nan, Outcome.NAN, np.where(fault, failed, healthy))

@@ -11,32 +11,36 @@ import numpy as np
 
 from nanlab.backend.finiteness import INF, NAN
 from nanlab.blame.diagnosis.attribution import Finding
-from nanlab.blame.diagnosis.jax_debug import WORDS, compare, sighting
+from nanlab.blame.diagnosis.jax_debug import compare, sighting
+from nanlab.blame.vocabulary import Mechanism, WitnessAnswer
 from nanlab.engine.group_runner import GroupWorker
 from nanlab.engine.lanes import Lanes
 from nanlab.engine.placement import Frozen
 
-NAN_MAKING = ("inf-inf", "0*inf", "0/0", "inf/inf", "domain", "fill")
+NAN_MAKING = (
+    Mechanism.INF_MINUS_INF, Mechanism.ZERO_TIMES_INF, Mechanism.ZERO_OVER_ZERO,
+    Mechanism.INF_OVER_INF, Mechanism.DOMAIN, Mechanism.FILL,
+)  # fmt: skip
 
 
 class Testimony(NamedTuple):
     """What was said of one run's blame.
 
     Attributes:
-        origin, culprit: one of `blame.witness.WORDS`, None where there is nothing to ask.
+        origin, culprit: the answers; None where there is nothing to ask.
         finite_before: chex finds the watched state finite before the fault step; None at step -1.
         bad_after: chex finds it, or the loss, not finite after.
     """
 
-    origin: str | None
-    culprit: str | None
+    origin: WitnessAnswer | None
+    culprit: WitnessAnswer | None
     finite_before: bool | None
     bad_after: bool
 
     @property
-    def word(self) -> str:
+    def word(self) -> WitnessAnswer:
         """The worse of the two words."""
-        return max((w for w in (self.origin, self.culprit) if w), key=WORDS.index)
+        return max((w for w in (self.origin, self.culprit) if w), key=lambda answer: answer.rank)
 
 
 def ask(worker: GroupWorker, lanes: Lanes) -> list[Testimony]:
@@ -73,7 +77,7 @@ def _word(
     place: int,
     finding: Finding | None,
     worst: int | None = None,
-) -> str | None:
+) -> WitnessAnswer | None:
     """What JAX's check says of one finding at one frozen lane."""
     if finding is None:
         return None

@@ -23,12 +23,10 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from nanlab.grid.axes import AxisForm, Count, Linspace, Logspace, expanded
+from nanlab.grid.outcome import RAN, Outcome
 from nanlab.grid.parameter_types import Choice, Number
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.scale import KINDS, Kind, Scale, parts
-
-ENDINGS = ("trained", "stalled", "diverged", "recovered", "inf", "nan")
-"""How a run can end that the software did not fail: `faults.OUTCOMES` but for crashed."""
 
 FINDS = tuple(
     f"{which} that {does}" for does in ("trains", "fails") for which in ("largest", "smallest")
@@ -80,8 +78,8 @@ class Search(BaseModel, frozen=True, extra="forbid"):
         FINDS[0]
     )
     trains: Annotated[
-        list[Annotated[str, Choice(lambda: ENDINGS)]], Field(min_length=1, description=_TRAINS)
-    ] = ["trained"]
+        list[Annotated[str, Choice(lambda: RAN)]], Field(min_length=1, description=_TRAINS)
+    ] = [Outcome.TRAINED]
     tolerance: Annotated[Tolerance | None, Field(description=_TOLERANCE)] = None
     scale: Annotated[ScaleKind | None, Field(description=_SCALE)] = None
     coarse: Annotated[Several | None, Field(description=_COARSE)] = None
@@ -109,8 +107,8 @@ class Refine(BaseModel, frozen=True, extra="forbid"):
         Field(description="What is told apart: what trains and what fails, or all outcomes."),
     ] = BETWEEN[0]
     trains: Annotated[
-        list[Annotated[str, Choice(lambda: ENDINGS)]], Field(min_length=1, description=_TRAINS)
-    ] = ["trained"]
+        list[Annotated[str, Choice(lambda: RAN)]], Field(min_length=1, description=_TRAINS)
+    ] = [Outcome.TRAINED]
     tolerance: Annotated[Tolerances | None, Field(description=_TOLERANCE)] = None
     scale: Annotated[ScaleKinds | None, Field(description=_SCALE)] = None
     coarse: Annotated[Severals | None, Field(description=_COARSE)] = None

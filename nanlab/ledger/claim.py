@@ -25,7 +25,8 @@ SOURCES = {
 CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
 """How many claims there are of each article."""
 
-Outcome = Literal["trained", "stalled", "diverged", "nan", "inf", "recovered", "crashed"]
+from nanlab.grid.outcome import Outcome
+
 Values = dict[str, Any]
 Kind = Literal["effect", "null", "example", "distribution"]
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from nanlab.grid.outcome import FAILED
 from nanlab.grid.parameters import PARAMETERS, is_own
 from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
 from nanlab.results.compare import completed
 
-FAILED = ("nan", "inf", "recovered")
 """The outcomes of a run that had a fault."""
 
 EVERY = "all runs"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from nanlab.grid.outcome import Outcome
 from nanlab.reporting.causes import ROLES, Cause, Role, causes_of
 from nanlab.reporting.cells import Maps, maps_of
 from nanlab.reporting.critical import Critical, criticals_of
@@ -14,7 +15,6 @@ from nanlab.reporting.instructive import Instructive, instructive_of
 from nanlab.reporting.layout import Layout, layout_of
 from nanlab.reporting.lines import Boundary, Steps, boundaries_of, steps_of
 from nanlab.reporting.survival import Survival, survivals_of
-from nanlab.reporting.words import OUTCOMES_SEEN
 from nanlab.results.read import Results
 
 
@@ -42,7 +42,7 @@ class Analysis:
     def outcomes(self) -> dict[str, int]:
         """Outcome -> runs, of those that occur, from well to ill."""
         column = self.runs["outcome"]
-        counted = {outcome: int((column == outcome).sum()) for outcome in OUTCOMES_SEEN}
+        counted = {outcome: int((column == outcome).sum()) for outcome in Outcome}
         return {outcome: n for outcome, n in counted.items() if n}
 
     @property

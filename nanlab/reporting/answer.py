@@ -8,13 +8,14 @@ from typing import Any
 
 import polars as pl
 
+from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.causes import SAID, Role, shares
 from nanlab.reporting.critical import Critical
 from nanlab.reporting.depth import Growth, Layer
 from nanlab.reporting.groups import choices_of
 from nanlab.reporting.layout import information, is_learning_rate, parameters_of
-from nanlab.reporting.words import OUTCOMES_SEEN, count, exact, listed, number, percent, setting
+from nanlab.reporting.words import count, exact, listed, number, percent, setting
 
 MOST_TOLD = 6
 """So many values of a choice are told in a sentence."""
@@ -203,7 +204,7 @@ def _telling(runs: pl.DataFrame, name: str) -> str:
         shares = runs.group_by(name).agg((pl.col("outcome") == outcome).mean().alias("s"))["s"]
         return float(shares.max()) - float(shares.min())  # type: ignore[arg-type]
 
-    return max(OUTCOMES_SEEN, key=spread)
+    return max(Outcome, key=spread)
 
 
 def _paired(runs: pl.DataFrame, name: str, values: Sequence[Any]) -> str:

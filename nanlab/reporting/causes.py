@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import polars as pl
 
+from nanlab.blame.vocabulary import Phase
+
 Role = Literal["origin", "culprit"]
 
 ROLES: tuple[Role, Role] = ("origin", "culprit")
 SAID: Mapping[Role, str] = {"origin": "first inf or NaN", "culprit": "first NaN"}
-
-PHASES = ("init", "data", "forward", "backward", "update")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def causes_of(runs: pl.DataFrame, role: Role) -> list[Cause]:
         causes.append(
             Cause(
                 role=role, mechanism=str(mechanism), primitive=str(primitive or ""),
-                phases={p: phases[p] for p in (*PHASES, "") if p in phases},
+                phases={p: phases[p] for p in (*Phase, "") if p in phases},
                 module=str(_counted(frame, f"{role}_module")[0][0] or ""), runs=frame.height,
             )
         )  # fmt: skip

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from nanlab.grid.outcome import Outcome
 from nanlab.reporting.layout import Axis, Layout
-from nanlab.reporting.words import OUTCOMES_SEEN
 
 MOST_CELLS = 9000
 """Beyond so many the values of an axis are put together in pairs, until they are fewer."""
@@ -27,7 +27,7 @@ class Cell:
         panel: the number of its map.
         column, row: its place among the values of the axes.
         left, right, bottom, top: where it is, in positions of the axes.
-        counts: outcome -> runs, in the order of OUTCOMES_SEEN.
+        counts: outcome -> runs, in the order of Outcome.
         blames: (blame_id, runs) of those that failed, most frequent first.
         fault_step: the median over those that have one.
         example: a run_id, of the most frequent blame if there is one.
@@ -118,7 +118,7 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     )
     where = ["_panel", "_row", "_column"]
     counted = frame.group_by(where).agg(
-        *((pl.col("outcome") == o).sum().alias(o) for o in OUTCOMES_SEEN),
+        *((pl.col("outcome") == o).sum().alias(o) for o in Outcome),
         pl.col("fault_step").median().alias("fault"),
         pl.col("run_id").first().alias("example"),
     )
@@ -140,7 +140,7 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
         cells.append(
             Cell(
                 panel=panel, column=x, row=y, left=left, right=right, bottom=up[y][0],
-                top=up[y][1], counts={o: row[o] for o in OUTCOMES_SEEN if row[o]},
+                top=up[y][1], counts={o: row[o] for o in Outcome if row[o]},
                 blames=tuple((i, n) for i, n, _ in told), fault_step=row["fault"],
                 example=told[0][2] if told else row["example"],
             )

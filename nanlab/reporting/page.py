@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.captions import HEADINGS, caption, figures_of, made_of
@@ -21,8 +22,6 @@ from nanlab.reporting.sheets import MOST_CAUSES, Sheet, sheets_of
 from nanlab.reporting.svg import cell_box, chart_svg, key, map_plane, map_svg
 from nanlab.reporting.words import (
     COLORS,
-    MEANING,
-    OUTCOMES_SEEN,
     PHASE_COLORS,
     count,
     listed,
@@ -98,7 +97,7 @@ def _maps(analysis: Analysis) -> str:
     total = analysis.runs.height
     legend = "".join(
         f'<li><span class="swatch" style="background:{COLORS[outcome]}"></span>'
-        f"<span><b>{outcome}</b> {n:,} ({percent(n, total)}): {MEANING[outcome]}</span></li>"
+        f"<span><b>{outcome}</b> {n:,} ({percent(n, total)}): {escape(Outcome(outcome).meaning)}</span></li>"
         for outcome, n in analysis.outcomes().items()
     )
     if analysis.boundaries:
@@ -275,7 +274,7 @@ def _data(analysis: Analysis) -> str:
         "x": {"name": layout.x.name, "labels": x},
         "y": {"name": layout.y.name, "labels": y},
         "panels": [layout.panel_label(panel) for panel in layout.panels],
-        "outcomes": list(OUTCOMES_SEEN),
+        "outcomes": [outcome.value for outcome in Outcome],
         "blames": [
             {
                 "id": row["blame_id"],
@@ -288,7 +287,7 @@ def _data(analysis: Analysis) -> str:
         "cells": [
             [
                 cell.panel, cell.column, cell.row, cell_box(plane, cell),
-                [[OUTCOMES_SEEN.index(outcome), n] for outcome, n in cell.counts.items()],
+                [[list(Outcome).index(Outcome(outcome)), n] for outcome, n in cell.counts.items()],
                 [[place[blame], n] for blame, n in cell.blames[:5]],
                 None if cell.fault_step is None else number(cell.fault_step), cell.example,
                 named.get((cell.panel, cell.row, cell.column), ""),
@@ -305,7 +304,7 @@ def _named(analysis: Analysis) -> dict[tuple[int, int, int], str]:
     if analysis.runs.height > MOST_NAMED:
         return {}
     placed = analysis.maps.placed.with_columns(
-        pl.col("outcome").replace_strict({o: str(i) for i, o in enumerate(OUTCOMES_SEEN)})
+        pl.col("outcome").replace_strict({o.value: str(i) for i, o in enumerate(Outcome)})
     )
     joined = placed.group_by("_panel", "_row", "_column", maintain_order=True).agg(
         (pl.col("run_id") + pl.col("outcome")).str.join("").alias("ids")

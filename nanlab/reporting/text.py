@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.captions import HEADINGS, caption, figures_of, made_of
 from nanlab.reporting.methods import GLOSSARY, checklist, methods_paragraph
 from nanlab.reporting.page import missing_sentence
 from nanlab.reporting.sheets import markdown, sheets_of
-from nanlab.reporting.words import MEANING, percent
+from nanlab.reporting.words import percent
 
 BELOW = {"outcomes": "outcomes", "critical": "critical", "causes": "causes"}
 """Figure -> the table that stands below it."""
@@ -50,6 +51,6 @@ def text(analysis: Analysis, *, figures: Sequence[str]) -> str:
 def _ended(analysis: Analysis) -> list[str]:
     total = analysis.runs.height
     return [
-        f"- **{outcome}** {n:,} ({percent(n, total)}): {MEANING[outcome]}"
+        f"- **{outcome}** {n:,} ({percent(n, total)}): {Outcome(outcome).meaning}"
         for outcome, n in analysis.outcomes().items()
     ]

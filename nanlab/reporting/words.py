@@ -6,19 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-OUTCOMES_SEEN = ("trained", "stalled", "diverged", "recovered", "inf", "nan", "crashed")
-"""In the order of pictures and tables: from well to ill."""
-
-MEANING = {
-    "trained": "finite, and better than the best constant predictor",
-    "stalled": "finite, and not better than it",
-    "diverged": "finite, and the loss grew",
-    "recovered": "a fault, but finite at the end",
-    "inf": "not finite at the end, without a NaN",
-    "nan": "a NaN came",
-    "crashed": "the software failed",
-}
-
 COLORS = {
     "trained": "#56b4e9",
     "stalled": "#dcdcdc",

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
 
-from nanlab.engine.outcomes import OUTCOMES
+from nanlab.blame.vocabulary import Phase, Status
+from nanlab.grid.outcome import Outcome
 from nanlab.grid.parameters import (PARAMETERS, is_own)
 from nanlab.results.search_tables import (BOUNDARIES, CELLS, ENDS)
 
+def one_of(words: Iterable[str]) -> str:
+    """Format alternatives: "a, b or c"."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}"
+
+
 _SITE = {
     "primitive": "the operation (JAX primitive)",
-    "phase": "the phase of a step: init, data, forward, backward or update",
+    "phase": f"the phase of a step: {one_of(Phase)}",
     "module": "the path of the network's module",
     "source": "file and line of the innermost frame outside installed libraries",
     "library": "file and line inside the installed library, if it was made there",
@@ -39,7 +47,7 @@ TABLES = {
 _MEANING: dict[str, tuple[str, str]] = {
     "run_id": ("The run: a hash of its parameters.", ""),
     "group_id": ("The runs that share one compiled program.", ""),
-    "outcome": (f"How the run ended: {', '.join(OUTCOMES)}.", ""),
+    "outcome": (f"How the run ended: {', '.join(Outcome)}.", ""),
     "fault_step": ("The first step with a fault; -1 is the initial state.", "step, counted from 0"),
     "nan_step": ("The first step whose outputs hold a NaN; -1 is the initial state.",
                  "step, counted from 0"),
@@ -53,7 +61,7 @@ _MEANING: dict[str, tuple[str, str]] = {
                       "norm"),
     "nonfinite_gradient_steps": ("Steps whose gradient had an inf or a NaN.", "steps"),
     "blame_id": ("The row of blames.csv: a hash of all that is told of origin and culprit.", ""),
-    "blame_status": ("How sure the blame is: reproduced, compiled-only or rewritten-away.", ""),
+    "blame_status": (f"How sure the blame is: {one_of([s for s in Status if s != Status.CLEAN])}.", ""),
     "witness": ("What the independent witnesses say, the worse of the two.", ""),
     "runs": ("How many runs share the blame.", "runs"),
     "reproduced": ("How many of them the instrumented step reproduces.", "runs"),
@@ -97,7 +105,7 @@ def field_of(column: str, kind: Any, table: str) -> dict[str, Any]:
     if unit:
         field["unit"] = unit
     if column == "outcome":
-        field["constraints"] = {"required": True, "enum": list(OUTCOMES)}
+        field["constraints"] = {"required": True, "enum": [outcome.value for outcome in Outcome]}
     if column == "run_id":
         field["constraints"] = {"required": True}
     return field

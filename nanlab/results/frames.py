@@ -15,8 +15,10 @@ from typing import Any
 
 import polars as pl
 
+from nanlab.grid.outcome import Outcome
+
 from nanlab.blame.diagnosis.attribution import Finding
-from nanlab.blame.diagnosis.jax_debug import (NOT_ASKED, WORDS)
+from nanlab.blame.vocabulary import Status, WitnessAnswer
 
 FINDING = tuple(field.name for field in fields(Finding) if field.name != "iterations")
 """What is told of a site, in the tables' order."""
@@ -65,7 +67,7 @@ def result_frame(rows: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
 def crashed_frame(run_ids: Sequence[str]) -> pl.DataFrame:
     """Rows of RESULT for runs whose chunk the software failed."""
     empty: dict[str, Sequence[Any]] = {name: [None] * len(run_ids) for name in RESULT}
-    return result_frame({**empty, "run_id": run_ids, "outcome": ["crashed"] * len(run_ids)})
+    return result_frame({**empty, "run_id": run_ids, "outcome": [Outcome.CRASHED.value] * len(run_ids)})
 
 
 def with_blame_ids(results: pl.DataFrame) -> pl.DataFrame:
@@ -90,7 +92,7 @@ def blames_frame(results: pl.DataFrame) -> pl.DataFrame:
     failed = results.filter(pl.col("blame_id").is_not_null())
     counted = failed.group_by("blame_id", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("runs"),
-        (pl.col("blame_status") == "reproduced").sum().cast(pl.Int64).alias("reproduced"),
+        (pl.col("blame_status") == Status.REPRODUCED).sum().cast(pl.Int64).alias("reproduced"),
         pl.col("run_id").first().alias("example_run"),
         *(pl.col(name).first() for name in BLAME),
     )
@@ -107,15 +109,15 @@ def merged_blames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
-    """The blames with what the witnesses said, by blame_id; NOT_ASKED where none was."""
+    """The blames with what the witnesses said, by blame_id; "not-asked" where none was."""
 
     def column(name: str) -> pl.Series:
-        words = [said[i][name] if i in said else NOT_ASKED for i in blames.get_column("blame_id")]
+        words = [said[i][name] if i in said else WitnessAnswer.NOT_ASKED.value for i in blames.get_column("blame_id")]
         return pl.Series(name, words, dtype=pl.String)
 
     both = blames.with_columns(column("origin_witness"), column("culprit_witness"))
     worst = [
-        max((w for w in pair if w is not None), key=WORDS.index, default=NOT_ASKED)
+        max((w for w in pair if w is not None), key=lambda word: WitnessAnswer(word).rank, default=WitnessAnswer.NOT_ASKED.value)
         for pair in both.select("origin_witness", "culprit_witness").rows()
     ]
     return both.with_columns(pl.Series("witness", worst, dtype=pl.String))

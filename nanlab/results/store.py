@@ -192,3 +192,7 @@ class Store:
 def name_of(run_ids: Sequence[str]) -> str:
     """What the chunk of these runs is called: 16 hex digits."""
     return hashlib.sha256("\n".join(run_ids).encode()).hexdigest()[:16]
+
+
+PLAN = "grid.resolved.toml"
+"""Among the chunks: what is asked, for the workers."""

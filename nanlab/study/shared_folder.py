@@ -18,12 +18,9 @@ from nanlab.engine.witnesses import Testimony
 from nanlab.plan.plan import Plan
 from nanlab.results.environments import FIRST, check_alike, first_environment
 from nanlab.results.frames import write_atomically
-from nanlab.results.store import CHUNKS, Store, name_of, writing
+from nanlab.results.store import CHUNKS, PLAN, Store, name_of, writing
 from nanlab.study.chunk_runner import Bench
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
-
-PLAN = "grid.resolved.toml"
-"""Among the chunks: what is asked, for the workers."""
 
 TRIES = 3
 """How often a chunk is begun at which its worker dies."""

@@ -14,6 +14,7 @@ from nanlab.blame.diagnosis.causal_walk import Event, beginnings, way
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Program, Site
+from nanlab.blame.vocabulary import Mechanism, Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,12 @@ class Finding:
     """
 
     primitive: str
-    phase: str
+    phase: Phase
     module: str
     source: str
     library: str
     function: str
-    mechanism: str
+    mechanism: Mechanism
     iterations: tuple[int, ...] = ()
 
 
@@ -55,7 +56,7 @@ class Causes(NamedTuple):
     culprit: Event | None
 
 
-_FORWARD = ("init", "data", "forward")
+_FORWARD = (Phase.INIT, Phase.DATA, Phase.FORWARD)
 
 
 class Judge:
@@ -66,7 +67,7 @@ class Judge:
         phase: what to call every site's phase, None to tell them apart.
     """
 
-    def __init__(self, program: Program, *, phase: str | None = None) -> None:
+    def __init__(self, program: Program, *, phase: Phase | None = None) -> None:
         self._program = program
         self._phase = phase
 
@@ -116,8 +117,8 @@ class Judge:
         """An event in words."""
         if event.site is None:
             return Finding(
-                primitive="", phase=self._phase or "data", module="", source="", library="",
-                function="", mechanism=event.source,
+                primitive="", phase=self._phase or Phase.DATA, module="", source="", library="",
+                function="", mechanism=Mechanism(event.source),
             )  # fmt: skip
         site = self._program.sites[event.site]
         user, library = places.user_frame(site), places.library_frame(site)
@@ -132,9 +133,9 @@ class Judge:
             iterations=event.iterations,
         )
 
-    def _mechanism(self, reading: Reading, event: Event, site: Site) -> str:
+    def _mechanism(self, reading: Reading, event: Event, site: Site) -> Mechanism:
         if event.source != "made":
-            return event.source
+            return Mechanism(event.source)
         detail = reading.detail(site, event.iterations)
 
         def holds(values: Sequence[int], code: int) -> bool:
@@ -146,10 +147,10 @@ class Judge:
             return mechanism.nan_mechanism(site.primitive, operand_inf, detail, has_inf=has_inf)
         return mechanism.inf_mechanism(site.primitive, detail)
 
-    def phase(self, site: int) -> str:
+    def phase(self, site: int) -> Phase:
         """The phase of a site."""
         return self._phase or self._phases[site]
 
     @cached_property
-    def _phases(self) -> dict[int, str]:
+    def _phases(self) -> dict[int, Phase]:
         return places.phases_of(self._program)

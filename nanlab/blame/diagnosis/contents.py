@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.backend.finiteness import INF, NAN, as_numbers
 from nanlab.blame.program.program import Site
 
 SHOWN = 8
@@ -70,19 +70,6 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
         first_bad=first_bad(numbers),
         there=shown,
     )
-
-
-def as_numbers(array: np.ndarray) -> np.ndarray[Any, np.dtype[Any]]:
-    """An array in a type that NumPy can count in: bfloat16 and float8 as float32."""
-    return array.astype(np.float32) if array.dtype.kind == "V" or _is_small(array) else array
-
-
-def code_of(array: np.ndarray) -> int:
-    """FINITE, INF or NAN of one array."""
-    numbers = as_numbers(array)
-    if numbers.dtype.kind not in "fc" or np.isfinite(numbers).all():
-        return FINITE
-    return NAN if np.isnan(numbers).any() else INF
 
 
 def _is_small(array: np.ndarray) -> bool:

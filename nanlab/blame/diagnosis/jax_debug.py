@@ -21,11 +21,7 @@ from nanlab.blame.diagnosis.attribution import Finding
 from nanlab.blame.diagnosis.causal_walk import first_in_time
 from nanlab.blame.diagnosis.location import is_installed, written
 from nanlab.blame.diagnosis.reading import Reading
-
-AGREES, SEES_LESS, EARLIER_BENIGN = "agrees", "sees-less", "earlier-benign"
-NOT_REPRODUCED, DISAGREES, NOT_ASKED = "not-reproduced", "disagrees", "not-asked"
-WORDS = (AGREES, SEES_LESS, EARLIER_BENIGN, NOT_REPRODUCED, NOT_ASKED, DISAGREES)
-"""What a witness can say, from best to worst."""
+from nanlab.blame.vocabulary import Phase, WitnessAnswer
 
 _ENCOUNTERED = re.compile(r"encountered in ([\w.-]+)")
 _WHOLE = {"jit", "pjit", "scan", "while", "cond", "shard_map", "custom_linear_solve", "remat2"}
@@ -69,8 +65,8 @@ def compare(
     reading: Reading,
     op_by_op: Callable[[], Reading],
     worst: int,
-) -> str:
-    """One of WORDS: what a sighting says of a finding.
+) -> WitnessAnswer:
+    """Compare where JAX stopped with what nanlab blames.
 
     Args:
         seen: where JAX stopped.
@@ -81,17 +77,21 @@ def compare(
         worst: INF or NAN, which check was asked.
     """
     if seen is None:
-        return NOT_REPRODUCED
+        return WitnessAnswer.NOT_REPRODUCED
     named = _canonical(seen.primitive)
     # Op by op, JAX reports a backward primitive at the line that asked for the gradient.
-    same_line = finding.phase == "backward" or seen.source in ("", finding.source)
+    same_line = finding.phase == Phase.BACKWARD or seen.source in ("", finding.source)
     if named == _canonical(finding.primitive) and same_line:
-        return AGREES
+        return WitnessAnswer.AGREES
     if named in _WHOLE:
-        return SEES_LESS
+        return WitnessAnswer.SEES_LESS
     if named == _first_name(reading, worst):
-        return EARLIER_BENIGN
-    return NOT_REPRODUCED if named == _first_name(op_by_op(), worst) else DISAGREES
+        return WitnessAnswer.EARLIER_BENIGN
+    return (
+        WitnessAnswer.NOT_REPRODUCED
+        if named == _first_name(op_by_op(), worst)
+        else WitnessAnswer.DISAGREES
+    )
 
 
 def _canonical(primitive: str) -> str:

@@ -17,9 +17,9 @@ from nanlab.backend import jaxpr as _jax
 from nanlab.backend.jaxpr import CodeFrame
 from nanlab.blame.program.dataflow import downstream, upstream
 from nanlab.blame.program.program import Program, Site
+from nanlab.blame.vocabulary import Phase
 
-PHASES = ("init", "data", "forward", "backward", "update")
-"""The parts of a training step, in order; as a `jax.named_scope`, each marks what is inside it."""
+_MARKS = frozenset(phase.value for phase in Phase)
 
 _OWN = Path(__file__).resolve().parents[1]
 _INSTALLED = tuple(
@@ -66,7 +66,7 @@ def _names(scopes: str) -> Iterator[str]:
             yield name
 
 
-def phases_of(program: Program) -> dict[int, str]:
+def phases_of(program: Program) -> dict[int, Phase]:
     """The phase of every site.
 
     What is transposed is backward, and so is what a derivative prepared during the forward sweep
@@ -75,17 +75,17 @@ def phases_of(program: Program) -> dict[int, str]:
     decayed weight). Our own marks go before what the data flow says.
     """
     prepared, updates = _prepared(program), _updates(program)
-    phases: dict[int, str] = {}
+    phases: dict[int, Phase] = {}
     for site in program.sites:
-        marks = [name for name in _names(site.scopes) if name in PHASES]
+        marks = [name for name in _names(site.scopes) if name in _MARKS]
         if _is_transposed(site):
-            phases[site.index] = "backward"
+            phases[site.index] = Phase.BACKWARD
         elif marks:
-            phases[site.index] = marks[-1]
+            phases[site.index] = Phase(marks[-1])
         elif site.index in updates:
-            phases[site.index] = "update"
+            phases[site.index] = Phase.UPDATE
         else:
-            phases[site.index] = "backward" if site.index in prepared else "forward"
+            phases[site.index] = Phase.BACKWARD if site.index in prepared else Phase.FORWARD
     return phases
 
 

@@ -9,22 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE, INF, NAN, as_numbers, code_of
 from nanlab.blame.probes.codes import WINDOW, Probe
 from nanlab.blame.probes.values import same_as
+from nanlab.blame.program.point import Point
 from nanlab.blame.program.primitives import DETAILS, NAN_OF, SAME_AS
 from nanlab.blame.program.program import Site
-
-
-class Point(NamedTuple):
-    """A value, and the iterations of the loops around it, outermost first."""
-
-    value: int
-    iterations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nanlab.blame.diagnosis.contents import Contents
-from nanlab.blame.explain.status import CLEAN, COMPILED_ONLY, REWRITTEN_AWAY
 from nanlab.blame.explain.verdict import Site, Verdict
 from nanlab.blame.program.primitives import SAME_AS
+from nanlab.blame.vocabulary import Mechanism, Status
 
 WIDTH = 88
 """Columns of the plain text; a terminal uses its own."""
@@ -24,20 +24,6 @@ LINKS = 6
 
 SHORT = 16
 """Operands whose expressions are no longer are shown by these, others as a, b, ..."""
-
-_MEANING = {
-    "overflow": "a number too large for its type",
-    "pole": "a function at its pole",
-    "inf-inf": "two infs that cancel",
-    "0*inf": "a zero meets an inf",
-    "0/0": "zero by zero",
-    "inf/inf": "inf by inf",
-    "domain": "an argument outside the function's domain",
-    "opaque": "made inside a kernel",
-    "input": "came in with the arguments",
-    "constant": "is written into the program",
-    "fill": "filled in for an index out of bounds",
-}
 
 
 def as_text(verdict: Verdict, width: int = WIDTH) -> str:
@@ -101,9 +87,9 @@ def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
 
 
 def _headline(verdict: Verdict) -> Text:
-    if verdict.status == CLEAN:
+    if verdict.status == Status.CLEAN:
         return Text("Every output is finite.", style="bold green")
-    if verdict.status == REWRITTEN_AWAY:
+    if verdict.status == Status.REWRITTEN_AWAY:
         return Text(
             "Every output is finite as compiled. Op by op there would be a fault: XLA has "
             "rewritten it away (rewritten-away).",
@@ -112,16 +98,15 @@ def _headline(verdict: Verdict) -> Text:
     infs = [name for name in verdict.output_faults if name not in verdict.nan_outputs]
     kinds = (("a NaN", verdict.nan_outputs), ("an inf", infs))
     text = "There is " + ", and ".join(f"{k} in {_listed(n, most=3)}" for k, n in kinds if n)
-    if verdict.status == COMPILED_ONLY:
+    if verdict.status == Status.COMPILED_ONLY:
         text += ", but not in the same way in the instrumented program (compiled-only)"
     return Text(text + ".", style="bold red")
 
 
 def _site(title: str, site: Site, *, is_folded: bool) -> Iterator[RenderableType]:
     yield Text()
-    meaning = _MEANING.get(site.mechanism, "")
     head = Text.assemble((f"{title}: ", "bold"), (site.primitive or "no operation", "bold red"))
-    head.append(f", {site.mechanism} ({meaning})")
+    head.append(f", {site.mechanism} ({Mechanism(site.mechanism).meaning})")
     yield head
     yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
     if site.file:

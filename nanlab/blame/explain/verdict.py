@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from nanlab.blame.diagnosis.contents import Contents
 from nanlab.blame.explain.remedies import cure
+from nanlab.blame.vocabulary import Mechanism, Phase, Status
 
 if TYPE_CHECKING:
     from nanlab.blame.explain.reproducer import Evidence
-
-REPRODUCED, COMPILED_ONLY = "reproduced", "compiled-only"
-REWRITTEN_AWAY, CLEAN = "rewritten-away", "clean"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +36,14 @@ class Site:
     """
 
     primitive: str
-    phase: str
+    phase: Phase
     module: str
     file: str
     line: int
     function: str
     code: str
     library: str
-    mechanism: str
+    mechanism: Mechanism
     iterations: tuple[int, ...] = ()
     lane: int | tuple[int, ...] | None = None
     operands: tuple[Contents, ...] = ()
@@ -82,7 +80,7 @@ class Verdict:
         notes: what else has to be known to read this.
     """
 
-    status: str
+    status: Status
     origin: Site | None = None
     culprit: Site | None = None
     chain: tuple[Site, ...] = ()
@@ -96,7 +94,7 @@ class Verdict:
     @property
     def fault(self) -> bool:
         """Whether the function, compiled, has an output that is not finite."""
-        return self.status in (REPRODUCED, COMPILED_ONLY)
+        return self.status in (Status.REPRODUCED, Status.COMPILED_ONLY)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in dicts, lists, strings and numbers; `float("nan")` is "nan"."""

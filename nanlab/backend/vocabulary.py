@@ -1,0 +1,23 @@
+"""Words that tables, code and documentation share, each with the sentence that explains it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class Word(StrEnum):
+    """A string that carries its explanation.
+
+    A member is declared as `NAME = "word", "Sentence."`; it equals the word, and `meaning` holds
+    the sentence.
+    """
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str) -> Self:
+        """Create the member for `word`."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        return member
