@@ -23,7 +23,7 @@ from rich.table import Table
 from sides import Timed
 from throughput import machine
 
-from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.config import configure_lab
 from nanlab.backend.keys import init_key
 from nanlab.engine.block_width import launch_runs
 from nanlab.engine.group_runner import GroupWorker

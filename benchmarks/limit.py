@@ -25,7 +25,7 @@ from rich.table import Table
 from sides import BATCH, CLASSES, DEPTH, FEATURES, Engine, Task, Timed
 from throughput import machine
 
-from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.config import configure_lab
 
 BLOCKS = (8, 16, 32, 64, 128, 256)
 LARGE = {"cpu": 2048}

@@ -25,7 +25,7 @@ from rich.table import Table
 from sides import Engine, Plain, Task, Timed, plain_start, plain_step, plain_training
 from throughput import failing_lr, machine
 
-from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.config import configure_lab
 
 ENGINE, PLAIN, LOOP = "nanlab's engine", "jit(vmap(scan))", "jitted step, Python loop"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.config import configure_lab
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from sides import BATCH, CLASSES, DEPTH, FEATURES, Endings, Engine, LossName, Plain, Task, Timed
 
-from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.config import configure_lab
 from nanlab.engine.block_width import block_of
 
 PROBED_LR = (1e-3, 1e6)

@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanlab.blame.explain.verdict import Site, Verdict
+    from nanlab.blame.explain.verdict import Verdict
     from nanlab.blame.pinpoint import pinpoint
+    from nanlab.blame.site import Site
     from nanlab.problems.problem import Metrics, Problem
     from nanlab.results.load import LoadError, load
     from nanlab.study.replay import replay_run
@@ -22,11 +23,11 @@ _HOME = {
     "LoadError": "nanlab.results.load",
     "Metrics": "nanlab.problems.problem",
     "Problem": "nanlab.problems.problem",
-    "Site": "nanlab.blame.explain.verdict",
+    "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
     "load": "nanlab.results.load",
     "pinpoint": "nanlab.blame.pinpoint",
-    "replay_run": "nanlab.replay",
+    "replay_run": "nanlab.study.replay",
 }
 
 

@@ -123,7 +123,7 @@ def _dry_run(grids: Mapping[str, Grid]) -> int:
 
 def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Arguments) -> int:
     """Run the studies that are not finished, one after another."""
-    from nanlab.backend.jaxpr import configure_lab
+    from nanlab.backend.config import configure_lab
 
     configure_lab(None)
     import jax

@@ -205,7 +205,7 @@ def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
 
 
 def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
-    from nanlab.backend.jaxpr import configure_lab
+    from nanlab.backend.config import configure_lab
 
     # JAX starts once, and studies may ask for other numbers of devices: any gives the same bits.
     configure_lab()

@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set JAX up before any test module is imported; xdist's own process runs no test."""
     socket.socket.connect = _connect_here_only
     if hasattr(config, "workerinput") or not config.getoption("numprocesses"):
-        from nanlab.backend.jaxpr import configure_lab
+        from nanlab.backend.config import configure_lab
 
         configure_lab(devices=2)
         import jax

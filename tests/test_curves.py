@@ -4,9 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab.engine.curves import CURVES, is_log_step, log_steps
+from nanlab.engine.curves import is_log_step, log_steps
 from nanlab.parts.tasks import load_examples
 from nanlab.problems.problem import OBSERVABLES
+from nanlab.results.schema import CURVES
 from nanlab.sweep import DONE, main
 
 GRID = """\

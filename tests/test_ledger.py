@@ -10,10 +10,9 @@ import polars as pl
 import pytest
 
 from nanlab import claims
-from nanlab.engine.outcomes import OUTCOMES
 from nanlab.ledger import rules
 from nanlab.ledger import strata as pairs
-from nanlab.ledger.claim import Claim, Outcome, every_id, rule_hash, stem_of
+from nanlab.ledger.claim import Claim, every_id, rule_hash, stem_of
 from nanlab.ledger.conditions import described
 from nanlab.ledger.figures import MANY
 from nanlab.ledger.judge import judge, rules_of
@@ -412,10 +411,6 @@ def test_conditions_are_told_as_short_as_they_can_be():
         "no": ["precision b"],
     }
     assert described([{}], ["open"]) == {"open": [""]}
-
-
-def test_a_rule_may_ask_for_every_outcome():
-    assert set(Outcome.__args__) == set(OUTCOMES)
 
 
 # The ledger that is committed.

@@ -10,7 +10,8 @@ import pytest
 import nanlab
 from nanlab.reporting.package import data_package
 from nanlab.results.read import read_results
-from nanlab.results.search_tables import BOUNDARIES, CELLS, write_frames
+from nanlab.results.schema import BOUNDARIES, CELLS
+from nanlab.results.search_tables import write_frames
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 QUICKSTART = RESULTS / "quickstart"

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from nanlab.backend import machine
-from nanlab.backend.jaxpr import configure_lab
+from nanlab.backend.config import configure_lab
 from nanlab.engine.memory import available_bytes
 
 GRID = """

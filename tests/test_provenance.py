@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nanlab.results.provenance import product_bits
+from nanlab.engine.environment import product_bits
 
 
 def rounded(bits):

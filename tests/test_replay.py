@@ -149,7 +149,7 @@ def test_the_blame_is_the_tables_row(results, runs):
         blame = replay_run(results, row["run_id"]).blame
         assert blame.status == row["blame_status"]
         for role in ("origin", "culprit"):
-            told = tables.finding_columns(role, getattr(blame, role))
+            told = tables.site_columns(role, getattr(blame, role))
             told.pop(f"{role}_iterations")
             assert told == {name: row[name] for name in told}, row["run_id"]
 

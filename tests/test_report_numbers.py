@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import analyse
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.cells import maps_of
@@ -25,7 +26,7 @@ from nanlab.reporting.theory import (
     predicted_fault_step,
 )
 from nanlab.reporting.ticks import linear_ticks, log_ticks
-from nanlab.reporting.words import COLORS, OUTCOMES_SEEN, exact, listed, number, percent
+from nanlab.reporting.words import COLORS, exact, listed, number, percent
 from nanlab.results.read import ReportError, read_results
 from nanlab.results.statistics import interval
 
@@ -385,9 +386,9 @@ def lab(color, blindness):
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
 def test_outcomes_are_told_apart_by_people_with_any_color_blindness(blindness):
-    seen = {name: lab(COLORS[name], blindness) for name in OUTCOMES_SEEN}
-    for i, a in enumerate(OUTCOMES_SEEN):
-        for b in OUTCOMES_SEEN[i + 1 :]:
+    seen = {name: lab(COLORS[name], blindness) for name in list(Outcome)}
+    for i, a in enumerate(list(Outcome)):
+        for b in list(Outcome)[i + 1 :]:
             # 2.3 is a difference that is just noticed; patches side by side want much more.
             assert np.linalg.norm(seen[a] - seen[b]) > 16, (a, b)
 

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanlab.engine.outcomes import OUTCOMES
 from nanlab.grid import GridError, load_grid
 from nanlab.grid.axes import POINT_LIMIT, Linspace, Logspace
 from nanlab.grid.scale import Scale, parts
-from nanlab.grid.search import ENDINGS, FINDS, directions_of
+from nanlab.grid.search import FINDS, directions_of
 from nanlab.plan.bisection import LANES, halvings_a_round
 from nanlab.plan.plan import make_plan
 from nanlab.plan.rounds import Rounds, bounds, finished_plan
-from nanlab.results.search_tables import BOUNDARIES, CELLS
+from nanlab.results.schema import BOUNDARIES, CELLS
+from nanlab.results.search_tables import write_search_tables
 
 
 def grid_of(text):
@@ -58,7 +58,7 @@ def study_of(text, word_of, folder=None):
     results = pl.DataFrame(told)
     assert rounds.plan().run_ids.tolist() == list(words)
     with tempfile.TemporaryDirectory() as made:
-        name, _ = rounds.write(folder or Path(made), results)
+        name, _ = write_search_tables(rounds, folder or Path(made), results)
         table = pl.read_parquet(Path(folder or made, name))
     return rounds.plan(), results, rounds, table
 
@@ -454,7 +454,9 @@ def test_only_the_grids_own_table_is_left_in_the_folder(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"cells.parquet", "cells.csv"}
     plain = grid_of(AXIS[: AXIS.index("[search]")])
     rounds = Rounds(plain, make_plan(plain))
-    assert rounds.write(tmp_path, pl.DataFrame()) == [] and not list(tmp_path.iterdir())
+    assert write_search_tables(rounds, tmp_path, pl.DataFrame()) == [] and not list(
+        tmp_path.iterdir()
+    )
     assert rounds.after(pl.DataFrame()) is None
     assert rounds.told() == {} and not list(bounds(plain))
 
@@ -486,10 +488,6 @@ def test_a_dry_runs_bounds_hold(text):
     rng = np.random.default_rng(0)
     noisy = study_of(text, lambda p: ("trained", "nan")[rng.integers(2)])
     assert noisy[1].height - rounds.made[0] <= more[-1]
-
-
-def test_the_words_are_those_that_runs_end_with():
-    assert set(ENDINGS) == set(OUTCOMES) - {"crashed"}
 
 
 # ---- what does not suit ----

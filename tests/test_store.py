@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.site import Site
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.results import frames as tables
@@ -24,7 +24,7 @@ from nanlab.results.streaming import write_tables
 
 HERE, ELSEWHERE = "0123456789abcdef", "fedcba9876543210"
 RESOLVED = '[run]\nproblem = "quadratic"\n\n[axes]\nlr = [1.0, 2.0, 3.0]\n'
-OVERFLOW = Finding(
+OVERFLOW = Site(
     primitive="mul",
     phase="forward",
     module="",
@@ -43,7 +43,7 @@ def rows_of(*run_ids, outcome="stalled", origin=None):
         "outcome": [outcome] * len(run_ids),
         "initial_loss": [0.5] * len(run_ids),
         "nonfinite_gradient_steps": [0] * len(run_ids),
-        **{k: [v] * len(run_ids) for k, v in tables.finding_columns("origin", origin).items()},
+        **{k: [v] * len(run_ids) for k, v in tables.site_columns("origin", origin).items()},
         "blame_status": [None if origin is None else "reproduced"] * len(run_ids),
     }
     nothing = [None] * len(run_ids)

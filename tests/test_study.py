@@ -25,7 +25,7 @@ import pytest
 from remembered import Remembered
 from rich.console import Console
 
-from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.site import Site
 from nanlab.cli import progress as terminal
 from nanlab.engine import memory
 from nanlab.engine.group_runner import GroupWorker
@@ -536,7 +536,7 @@ activation = ["relu", "tanh"]
 standardize = [true, false]
 lr = [0.1, 1.0, 10.0]
 """
-SUB = Finding(
+SUB = Site(
     primitive="sub", phase="update", module="MLP/Dense_0", source="nanlab/training.py:1",
     library="", function="step", mechanism="inf-inf",
 )  # fmt: skip
@@ -552,7 +552,7 @@ def shown(text, outcome_of, tmp_path, *, width=100, folder="results/x", blames_o
     rows = {name: [None] * len(plan) for name in tables.RESULT}
     rows |= {"run_id": plan.run_ids.tolist(), "outcome": words}
     for role in ("origin", "culprit"):
-        columns = [tables.finding_columns(role, finding) for finding in told]
+        columns = [tables.site_columns(role, finding) for finding in told]
         rows |= {name: [column[name] for column in columns] for name in columns[0]}
     rows["blame_status"] = [None if finding is None else "reproduced" for finding in told]
     results = tables.with_blame_ids(tables.result_frame(rows))
@@ -615,7 +615,7 @@ def test_the_most_frequent_blames_are_shown_and_the_others_counted(tmp_path):
     def blame_of(number):
         # Seed 0 is blamed on line 1, seeds 1 and 2 on line 2, and so on.
         line = int((math.isqrt(8 * number + 1) + 1) // 2)
-        return Finding(**{**SUB.__dict__, "source": f"nanlab/training.py:{min(line, many)}"})
+        return Site(**{**SUB.__dict__, "source": f"nanlab/training.py:{min(line, many)}"})
 
     text = shown(text, lambda point: "nan", tmp_path, blames_of=blame_of)
     assert f"nanlab/training.py:{many}" in text

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.site import Site
 from nanlab.grid import load_grid
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.plan.plan import make_plan
@@ -88,7 +88,7 @@ def finding(primitive, mechanism, *, iterations=(), **others):
         "function": "<lambda>",
     }
     told |= others
-    return Finding(primitive=primitive, mechanism=mechanism, iterations=iterations, **told)
+    return Site(primitive=primitive, mechanism=mechanism, iterations=iterations, **told)
 
 
 OVERFLOW = finding("exp", "overflow", module="MLP/Dense_0", library="flax/linen/linear.py:287")
@@ -131,8 +131,8 @@ def results_of(plan):
             "final_accuracy": math.nan,
             "grad_norm_max": math.inf if fault == 0 else 5e-324,
             "nonfinite_gradient_steps": number % 3,
-            **tables.finding_columns("origin", origin),
-            **tables.finding_columns("culprit", culprit),
+            **tables.site_columns("origin", origin),
+            **tables.site_columns("culprit", culprit),
             "blame_status": status,
         }
         for name, value in row.items():
@@ -399,8 +399,8 @@ def test_the_columns_that_a_study_is_looked_at_by_are_its_few_words(tmp_path):
 
 
 def test_a_finding_is_written_as_text_that_json_and_csv_can_hold():
-    columns = tables.finding_columns("culprit", MINUS)
+    columns = tables.site_columns("culprit", MINUS)
     assert columns["culprit_iterations"] == "2;0"
     assert json.loads(json.dumps(columns)) == columns
-    assert set(tables.finding_columns("culprit", None).values()) == {None}
+    assert set(tables.site_columns("culprit", None).values()) == {None}
     assert np.all([isinstance(value, str) for value in columns.values()])

@@ -77,3 +77,7 @@ def code_of(array: np.ndarray) -> int:
     if numbers.dtype.kind not in "fc" or np.isfinite(numbers).all():
         return FINITE
     return NAN if np.isnan(numbers).any() else INF
+
+
+def _is_small(array: np.ndarray) -> bool:
+    return array.dtype.kind not in "fciub" and array.dtype.name.startswith(("bfloat", "float"))

@@ -1,1 +1,5 @@
-"""Function, arguments -> blame: the detective. It knows nothing of grids, lanes or trainings."""
+"""The detective: which equation of a program made the first inf and the first NaN, and how.
+
+Knows nothing of grids, lanes or trainings, and imports `backend` only. Its rooms, each standing on
+those before it: `program`, `probes`, `diagnosis`, `explain`.
+"""

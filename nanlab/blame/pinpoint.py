@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE, INF, NAN
-from nanlab.blame.diagnosis import location as places
 from nanlab.blame.diagnosis.attribution import Causes, Judge
 from nanlab.blame.diagnosis.causal_walk import Event, beginnings, strays, way
 from nanlab.blame.diagnosis.contents import contents, first_bad, is_elementwise, met_at
@@ -19,11 +18,12 @@ from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
-from nanlab.blame.explain.sites import any_bad, element_at, one_shard, told_site
-from nanlab.blame.explain.verdict import Site, Verdict
+from nanlab.blame.explain.sites import any_bad, element_at, one_shard
+from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
 from nanlab.blame.single_call import Looks, codes_of
+from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
 
 
@@ -158,9 +158,8 @@ class _Inquiry:
             held: what its operands and results held.
             out: the way from there.
         """
-        finding = self._judge.finding(reading, event)
         if event.site is None:
-            return told_site(finding, None)
+            return self._judge.site(reading, event)
         site = self._program.sites[event.site]
         operands = [held[self._point(value, event)] for value in site.operands]
         results = [held[self._point(value, event)] for value in site.results]
@@ -177,9 +176,9 @@ class _Inquiry:
         if event.source == "made":
             self._evidence = Evidence(eqn=site.eqn, operands=operands, worst=event.worst)
         names = map(self._expressions.of, site.operands)
-        return told_site(
-            finding,
-            places.user_frame(site),
+        return self._judge.site(
+            reading,
+            event,
             lane=lane_of(reading, site, out, bad),
             element=bad,
             operands=tuple(
@@ -232,17 +231,11 @@ class _Inquiry:
             if index is not None and self._program.sites[index].opened is None:
                 worst = reading.code(point)
                 if (index, worst) not in told:
-                    told[index, worst] = self._link(
+                    told[index, worst] = self._judge.site(
                         reading, Event(index, point.iterations, "made", worst)
                     )
                 links.append(replace(told[index, worst], iterations=point.iterations))
         return tuple(links)
-
-    def _link(self, reading: Reading, event: Event) -> Site:
-        frame = None
-        if event.site is not None:
-            frame = places.user_frame(self._program.sites[event.site])
-        return told_site(self._judge.finding(reading, event), frame)
 
     def _note_others(self, reading: Reading, bad: list[int], causes: Causes) -> None:
         """Say what made the infs in outputs that have no NaN, if the fault told is another."""
@@ -250,8 +243,8 @@ class _Inquiry:
         origin = self._judge.causes(reading, infs).origin if causes.culprit else None
         if origin is None or origin in causes:
             return
-        site = self._link(reading, origin)
-        place = f" at {places.written(site.file)}:{site.line}" if site.file else ""
+        site = self._judge.site(reading, origin)
+        place = f" at {site.source}" if site.source else ""
         self._notes.append(
             "another fault makes the inf in outputs without a NaN: "
             f"{site.primitive or 'no operation'}, {site.mechanism}, {site.phase}{place}"
@@ -267,7 +260,7 @@ class _Inquiry:
         sites: list[Site] = []
         for event in strays(reading):
             if event.site is not None and not causal & {(event.site, INF), (event.site, NAN)}:
-                sites.append(self._link(reading, event))
+                sites.append(self._judge.site(reading, event))
         return tuple(sites)
 
     def _input_faults(self) -> tuple[str, ...]:
@@ -278,7 +271,7 @@ class _Inquiry:
         return (*arrays, *numbers)
 
 
-def _status(compiled: list[int], shown: list[int]) -> tuple[str, list[bool]]:
+def _status(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:
     """The verdict's status, and in which outputs the causes are to be looked for."""
     if compiled == shown:
         bad = [code != FINITE for code in shown]

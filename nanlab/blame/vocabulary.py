@@ -47,7 +47,7 @@ class Status(Word):
 
 
 class WitnessAnswer(Word):
-    """How the operation at which `jax.debug_nans` or `jax.debug_infs` stops compares; best first."""
+    """How the place where `jax.debug_nans` stops compares with the blame; best first."""
 
     AGREES = "agrees", "It stops at the same operation and line."
     SEES_LESS = "sees-less", "It names a whole loop or call, or no line."

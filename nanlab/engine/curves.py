@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-CURVES: dict[str, Any] = {
-    "run_id": pl.String,
-    "step": pl.Int64,
-    "observable": pl.String,
-    "layer": pl.String,
-    "value": pl.Float64,
-}
-"""The columns of `curves.parquet`; `value` is null where it is not finite."""
+from nanlab.results.schema import CURVES
 
 
 class Observed(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.backend.jaxpr import Device
-from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
 from nanlab.engine.block_width import launch_lanes
 from nanlab.engine.curves import Observed, is_log_step, log_steps
@@ -46,8 +46,8 @@ class Attribution:
             else "compiled-only".
     """
 
-    origin: Finding | None
-    culprit: Finding | None
+    origin: Site | None
+    culprit: Site | None
     status: str
 
 

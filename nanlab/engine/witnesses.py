@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -10,37 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend.finiteness import INF, NAN
-from nanlab.blame.diagnosis.attribution import Finding
 from nanlab.blame.diagnosis.jax_debug import compare, sighting
+from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, WitnessAnswer
 from nanlab.engine.group_runner import GroupWorker
 from nanlab.engine.lanes import Lanes
 from nanlab.engine.placement import Frozen
+from nanlab.results.manifest import Testimony
 
 NAN_MAKING = (
     Mechanism.INF_MINUS_INF, Mechanism.ZERO_TIMES_INF, Mechanism.ZERO_OVER_ZERO,
     Mechanism.INF_OVER_INF, Mechanism.DOMAIN, Mechanism.FILL,
 )  # fmt: skip
-
-
-class Testimony(NamedTuple):
-    """What was said of one run's blame.
-
-    Attributes:
-        origin, culprit: the answers; None where there is nothing to ask.
-        finite_before: chex finds the watched state finite before the fault step; None at step -1.
-        bad_after: chex finds it, or the loss, not finite after.
-    """
-
-    origin: WitnessAnswer | None
-    culprit: WitnessAnswer | None
-    finite_before: bool | None
-    bad_after: bool
-
-    @property
-    def word(self) -> WitnessAnswer:
-        """The worse of the two words."""
-        return max((w for w in (self.origin, self.culprit) if w), key=lambda answer: answer.rank)
 
 
 def ask(worker: GroupWorker, lanes: Lanes) -> list[Testimony]:
@@ -75,14 +56,14 @@ def _word(
     lanes: Lanes,
     frozen: Frozen,
     place: int,
-    finding: Finding | None,
+    site: Site | None,
     worst: int | None = None,
 ) -> WitnessAnswer | None:
-    """What JAX's check says of one finding at one frozen lane."""
-    if finding is None:
+    """What JAX's check says of one site at one frozen lane."""
+    if site is None:
         return None
     if worst is None:
-        worst = NAN if finding.mechanism in NAN_MAKING else INF
+        worst = NAN if site.mechanism in NAN_MAKING else INF
     row = frozen.rows[place]
     knobs, seed = {k: v[row] for k, v in lanes.knobs.items()}, lanes.seed[row]
     asked: tuple[Any, ...] = (knobs, seed)
@@ -92,7 +73,7 @@ def _word(
     arguments = jax.tree.map(jnp.asarray, asked)
     seen = sighting(probe.function, arguments, worst)
     (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], asked))
-    return compare(seen, finding, reading, lambda: probe.read_op_by_op(*arguments), worst)
+    return compare(seen, site, reading, lambda: probe.read_op_by_op(*arguments), worst)
 
 
 def _lane(tree: Any, place: int) -> Any:

@@ -1,1 +1,4 @@
-"""Claims, studies -> verdicts: what a published sentence says, held against what was measured."""
+"""Published claims, settled against finished studies.
+
+Imports `grid` and `results`. Judging imports no JAX.
+"""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nanlab.grid.errors import Complaint, GridError, sentence_of
+from nanlab.grid.outcome import Outcome
 
 SOURCES = {
     "A": "Why does ReLU activation cause NaN outputs during deep learning training, while tanh "
@@ -24,8 +25,6 @@ SOURCES = {
 
 CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
 """How many claims there are of each article."""
-
-from nanlab.grid.outcome import Outcome
 
 Values = dict[str, Any]
 Kind = Literal["effect", "null", "example", "distribution"]

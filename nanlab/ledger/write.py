@@ -9,7 +9,7 @@ from nanlab.ledger.figures import write_figures
 from nanlab.ledger.judge import Judged, ledger_frame, strata_frame
 from nanlab.ledger.page import page
 from nanlab.ledger.tables import latex, markdown
-from nanlab.results.frames import write_atomically
+from nanlab.results.files import write_atomically
 
 
 def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:

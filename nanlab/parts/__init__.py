@@ -1,5 +1,5 @@
-"""Name -> what a training is made of: plain tables of pure functions, one file a kind.
+"""Tables of the pure functions that a training is made of, one file a kind, each with its source.
 
-No file here imports JAX when it is itself imported (see `nanlab._lazy`), so that a grid can be
-checked against the tables' names at once.
+Imports `backend` only. No file here imports JAX when it is itself imported (see
+`nanlab.backend.lazy`), so that a grid can be checked against the tables' names at once.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -22,7 +21,6 @@ from nanlab.plan.bisection import AxisSearch
 from nanlab.plan.lattice import Spot, lattice_of
 from nanlab.plan.plan import Plan, identities, make_plan
 from nanlab.plan.quadtree import PlaneRefinement
-from nanlab.results.search_tables import boundaries_frame, cells_frame, write_frames
 
 
 class Rounds:
@@ -33,26 +31,29 @@ class Rounds:
         plan: the grid's own, the coarse pass.
 
     Attributes:
-        made: how many runs each round so far has added, the coarse pass first.
+        made: the number of runs that each round has added, the coarse pass first.
+        lattice: the points that the search may visit; None for a plain grid.
+        search: the search along an axis or over a plane; None for a plain grid.
+        run_ids: the run at each point visited so far.
     """
 
     def __init__(self, grid: Grid, plan: Plan) -> None:
         self._grid = grid
         self._products: list[Product] = []
-        self._asked: dict[Spot, str] = {}
+        self.run_ids: dict[Spot, str] = {}
         self._known = set(plan.run_ids.tolist())
         self.made = [len(plan)]
         table = grid.asked.finer
-        self._lattice = None if table is None else lattice_of(grid)
-        self._search: AxisSearch | PlaneRefinement | None = None
-        if self._lattice is None:
+        self.lattice = None if table is None else lattice_of(grid)
+        self.search: AxisSearch | PlaneRefinement | None = None
+        if self.lattice is None:
             return
-        spots = list(self._lattice.coarse())
-        self._asked |= zip(spots, identities(self._lattice.product(spots)), strict=True)
+        spots = list(self.lattice.coarse())
+        self.run_ids |= zip(spots, identities(self.lattice.product(spots)), strict=True)
         if isinstance(table, Refine):
-            self._search = PlaneRefinement(self._lattice, table)
+            self.search = PlaneRefinement(self.lattice, table)
         if isinstance(table, Search):
-            self._search = AxisSearch(self._lattice, table, self._groups(plan))
+            self.search = AxisSearch(self.lattice, table, self._groups(plan))
 
     @property
     def number(self) -> int:
@@ -62,7 +63,7 @@ class Rounds:
     @property
     def open(self) -> int:
         """How many crossings, or cells, the last round is about."""
-        return 0 if self._search is None else self._search.open
+        return 0 if self.search is None else self.search.open
 
     def after(self, results: pl.DataFrame) -> Plan | None:
         """The runs of the next round; None when all is found.
@@ -73,14 +74,14 @@ class Rounds:
         Raises:
             GridError: more runs are asked for than a study may hold.
         """
-        if self._search is None or self._lattice is None:
+        if self.search is None or self.lattice is None:
             return None
-        spots = self._search.next(self._outcomes(results))
+        spots = self.search.next(self.outcomes(results))
         if not spots:
             return None
-        product = self._lattice.product(spots)
+        product = self.lattice.product(spots)
         ids = identities(product)
-        self._asked |= zip(spots, ids, strict=True)
+        self.run_ids |= zip(spots, ids, strict=True)
         self._products.append(product)
         before, self._known = len(self._known), self._known.union(ids)
         self.made.append(len(self._known) - before)
@@ -97,49 +98,33 @@ class Rounds:
         group_of = {run: i for i, group in enumerate(plan.groups) for run in group.runs.tolist()}
         places = {run_id: i for i, run_id in enumerate(plan.run_ids.tolist())}
         # That of its last value: the first may be 0, at which an option is left out.
-        return {spot[0]: group_of[places[run_id]] for spot, run_id in self._asked.items()}
+        return {spot[0]: group_of[places[run_id]] for spot, run_id in self.run_ids.items()}
 
-    def _outcomes(self, results: pl.DataFrame) -> dict[Spot, str | None]:
+    def outcomes(self, results: pl.DataFrame) -> dict[Spot, str | None]:
+        """The outcome of each visited point; None where the run crashed or is missing."""
         words = dict(results.select("run_id", "outcome").rows())
         words = {run_id: None if word == "crashed" else word for run_id, word in words.items()}
-        return {spot: words.get(run_id) for spot, run_id in self._asked.items()}
+        return {spot: words.get(run_id) for spot, run_id in self.run_ids.items()}
 
     def _too_many(self) -> GridError:
         key = ("search" if isinstance(self._grid.asked.finer, Search) else "refine", "tolerance")
         sentence = f"asks for more than {POINT_LIMIT} runs; a larger one asks for fewer"
         return GridError(self._grid.path, [self._grid.source.complaint(key, sentence)])
 
-    def write(self, folder: Path, runs: pl.DataFrame) -> list[str]:
-        """Write the table of boundaries, or of cells; the names of the files written.
-
-        Args:
-            folder: of the results; what an earlier grid has left of these tables is removed.
-            runs: of the whole study, with run_id and outcome.
-        """
-        if self._search is None or self._lattice is None:
-            return write_frames(folder, {})
-        outcomes = self._outcomes(runs)
-        if isinstance(self._search, AxisSearch):
-            frame = boundaries_frame(self._lattice, self._search, outcomes, self._asked)
-            return write_frames(folder, {"boundaries": frame})
-        return write_frames(
-            folder, {"cells": cells_frame(self._lattice, self._search, self._asked)}
-        )
-
     def told(self) -> dict[str, Any]:
         """What the manifest says of the rounds; nothing of a plain grid."""
-        if self._lattice is None:
+        if self.lattice is None:
             return {}
         axes = [
             {"axis": each.name, "scale": each.scale.kind, "tolerance": each.tolerance}
-            for each in self._lattice.directions
+            for each in self.lattice.directions
         ]
         return {
             "search": {
                 "axes": axes,
                 "rounds": [{"runs": many} for many in self.made],
                 "runs": sum(self.made),
-                "full_grid_runs": self._lattice.full,
+                "full_grid_runs": self.lattice.full,
             }
         }
 

@@ -1,4 +1,5 @@
-"""Tables of a study -> what people read and cite: report, figures, tables, data package, citation.
+"""What people read and cite of a finished study: report, figures, tables, data package, citation.
 
-Reads files only, those of a finished study or of one that is running.
+Reads the files of a results folder, of a finished study or a running one. Imports `grid`,
+`results` and words of `blame`; nothing here imports JAX.
 """

@@ -7,11 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from nanlab.engine.curves import CURVES
 from nanlab.grid.parameters import PARAMETERS, Parameter
 from nanlab.results.dictionary import TABLES, meaning_of, type_of
-from nanlab.results.frames import BLAME, ENDING
-from nanlab.results.search_tables import BOUNDARIES, CELLS, ENDS
+from nanlab.results.schema import BLAME, BOUNDARIES, CELLS, CURVES, ENDING, ENDS
 
 _ITERATIONS = [name for name in BLAME if name.endswith("_iterations")]
 

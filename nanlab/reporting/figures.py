@@ -9,7 +9,7 @@ from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import HEADINGS, caption, figures_of
 from nanlab.reporting.charts import CHARTS, chart_of
 from nanlab.reporting.pictures import draw_causes, draw_chart, draw_outcomes
-from nanlab.results.frames import write_atomically
+from nanlab.results.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

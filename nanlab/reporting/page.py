@@ -97,7 +97,8 @@ def _maps(analysis: Analysis) -> str:
     total = analysis.runs.height
     legend = "".join(
         f'<li><span class="swatch" style="background:{COLORS[outcome]}"></span>'
-        f"<span><b>{outcome}</b> {n:,} ({percent(n, total)}): {escape(Outcome(outcome).meaning)}</span></li>"
+        f"<span><b>{outcome}</b> {n:,} ({percent(n, total)}): "
+        f"{escape(Outcome(outcome).meaning)}</span></li>"
         for outcome, n in analysis.outcomes().items()
     )
     if analysis.boundaries:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanlab.blame.vocabulary import Phase
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.causes import PHASES, ROLES, SAID, Role
+from nanlab.reporting.causes import ROLES, SAID, Role
 from nanlab.reporting.charts import Chart, Series
 from nanlab.reporting.lines import Boundary
 from nanlab.reporting.ticks import ticks
@@ -221,6 +222,6 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
         axes.set(title=SAID[role], xlabel="runs")
         axes.invert_yaxis()
         axes.margins(x=0.14)
-    handles = [Patch(color=PHASE_COLORS[p], label=p or "no phase") for p in (*PHASES, "")
+    handles = [Patch(color=PHASE_COLORS[p], label=p or "no phase") for p in (*Phase, "")
                if p in phases]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=1.0)

@@ -15,7 +15,7 @@ from nanlab.reporting.package import citation, data_package, may_replace_citatio
 from nanlab.reporting.page import page
 from nanlab.reporting.sheets import latex, markdown, sheets_of, tex
 from nanlab.reporting.text import text
-from nanlab.results.frames import write_atomically
+from nanlab.results.files import write_atomically
 from nanlab.results.read import ReportError, read_results
 
 TABLES = (

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nanlab.engine.curves import CURVES
 from nanlab.plan.plan import ID_BYTES
 from nanlab.results.frames import crashed_frame
+from nanlab.results.schema import CURVES
 
 
 def curves_beside(chunk: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from nanlab.grid.parameters import PARAMETERS
-from nanlab.results.frames import ENDING
+from nanlab.results.schema import ENDING
 
 IDENTITY = ("primitive", "phase", "module", "mechanism", "function")
 """What makes a site the same one; its line and its file's path are information, not identity."""

@@ -9,14 +9,17 @@ import polars as pl
 
 from nanlab.blame.vocabulary import Phase, Status
 from nanlab.grid.outcome import Outcome
-from nanlab.grid.parameters import (PARAMETERS, is_own)
-from nanlab.results.search_tables import (BOUNDARIES, CELLS, ENDS)
+from nanlab.grid.parameters import PARAMETERS, is_own
+from nanlab.results.schema import BOUNDARIES, CELLS, ENDS
+
 
 def one_of(words: Iterable[str]) -> str:
     """Format alternatives: "a, b or c"."""
     *others, last = words
     return f"{', '.join(others)} or {last}"
 
+
+_STATUSES = [status for status in Status if status != Status.CLEAN]
 
 _SITE = {
     "primitive": "the operation (JAX primitive)",
@@ -61,7 +64,7 @@ _MEANING: dict[str, tuple[str, str]] = {
                       "norm"),
     "nonfinite_gradient_steps": ("Steps whose gradient had an inf or a NaN.", "steps"),
     "blame_id": ("The row of blames.csv: a hash of all that is told of origin and culprit.", ""),
-    "blame_status": (f"How sure the blame is: {one_of([s for s in Status if s != Status.CLEAN])}.", ""),
+    "blame_status": (f"How sure the blame is: {one_of(_STATUSES)}.", ""),
     "witness": ("What the independent witnesses say, the worse of the two.", ""),
     "runs": ("How many runs share the blame.", "runs"),
     "reproduced": ("How many of them the instrumented step reproduces.", "runs"),

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanlab.results.provenance import (IRRELEVANT, fingerprint)
-from nanlab.results.errors import (reason_of, writing)
-from nanlab.results.frames import (partial_of, write_atomically)
+from nanlab.results.errors import reason_of, writing
+from nanlab.results.files import partial_of, write_atomically
+from nanlab.results.provenance import IRRELEVANT, fingerprint
 
 Environment = Mapping[str, Any]
 

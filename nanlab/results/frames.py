@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from nanlab.grid.outcome import Outcome
-
-from nanlab.blame.diagnosis.attribution import Finding
+from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status, WitnessAnswer
-
-FINDING = tuple(field.name for field in fields(Finding) if field.name != "iterations")
-"""What is told of a site, in the tables' order."""
-
-ENDING: dict[str, Any] = {
-    "outcome": pl.String,
-    "fault_step": pl.Int64,
-    "nan_step": pl.Int64,
-    "initial_loss": pl.Float64,
-    "best_loss": pl.Float64,
-    "final_loss": pl.Float64,
-    "final_accuracy": pl.Float64,
-    "grad_norm_max": pl.Float64,
-    "nonfinite_gradient_steps": pl.Int64,
-}
-BLAME: dict[str, Any] = {
-    f"{role}_{name}": pl.String
-    for role in ("origin", "culprit")
-    for name in (*FINDING, "iterations")
-}
-RESULT: dict[str, Any] = {"run_id": pl.String, **ENDING, **BLAME, "blame_status": pl.String}
-"""What a chunk keeps of a run; null where there is nothing to tell."""
+from nanlab.grid.outcome import Outcome
+from nanlab.results.schema import BLAME, RESULT
 
 
-def finding_columns(role: str, finding: Finding | None) -> dict[str, str | None]:
-    """A finding as columns `origin_...` or `culprit_...`; iterations as "2;0"."""
-    if finding is None:
-        return dict.fromkeys(f"{role}_{name}" for name in (*FINDING, "iterations"))
-    told = {name: value for name, value in asdict(finding).items() if name != "iterations"}
-    told["iterations"] = ";".join(str(i) for i in finding.iterations)
-    return {f"{role}_{name}": value for name, value in told.items()}
+def site_columns(role: str, site: Site | None) -> dict[str, str | None]:
+    """A site as columns `origin_...` or `culprit_...`; iterations as "2;0"."""
+    if site is None:
+        return dict.fromkeys(f"{role}_{name}" for name in (*SITE, "iterations"))
+    columns = {f"{role}_{name}": str(getattr(site, name)) for name in SITE}
+    return {**columns, f"{role}_iterations": ";".join(map(str, site.iterations))}
 
 
 def result_frame(rows: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
@@ -67,7 +39,9 @@ def result_frame(rows: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
 def crashed_frame(run_ids: Sequence[str]) -> pl.DataFrame:
     """Rows of RESULT for runs whose chunk the software failed."""
     empty: dict[str, Sequence[Any]] = {name: [None] * len(run_ids) for name in RESULT}
-    return result_frame({**empty, "run_id": run_ids, "outcome": [Outcome.CRASHED.value] * len(run_ids)})
+    return result_frame(
+        {**empty, "run_id": run_ids, "outcome": [Outcome.CRASHED.value] * len(run_ids)}
+    )
 
 
 def with_blame_ids(results: pl.DataFrame) -> pl.DataFrame:
@@ -112,12 +86,19 @@ def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) 
     """The blames with what the witnesses said, by blame_id; "not-asked" where none was."""
 
     def column(name: str) -> pl.Series:
-        words = [said[i][name] if i in said else WitnessAnswer.NOT_ASKED.value for i in blames.get_column("blame_id")]
+        words = [
+            said[i][name] if i in said else WitnessAnswer.NOT_ASKED.value
+            for i in blames.get_column("blame_id")
+        ]
         return pl.Series(name, words, dtype=pl.String)
 
     both = blames.with_columns(column("origin_witness"), column("culprit_witness"))
     worst = [
-        max((w for w in pair if w is not None), key=lambda word: WitnessAnswer(word).rank, default=WitnessAnswer.NOT_ASKED.value)
+        max(
+            (w for w in pair if w is not None),
+            key=lambda word: WitnessAnswer(word).rank,
+            default=WitnessAnswer.NOT_ASKED.value,
+        )
         for pair in both.select("origin_witness", "culprit_witness").rows()
     ]
     return both.with_columns(pl.Series("witness", worst, dtype=pl.String))
@@ -138,66 +119,9 @@ def read_blames(path: Path) -> pl.DataFrame:
     return pl.read_csv(path, schema=schema)
 
 
-_HOST = re.sub(r"[^\w.]", "_", platform.node()) or "here"
-
-
-def partial_of(path: Path) -> Path:
-    """What a file is called while this process writes it; no other writes to that name."""
-    return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}.partial")
-
-
-def is_left_behind(partial: Path) -> bool:
-    """Whether the process that wrote this has ended; of another machine's that is not known."""
-    host, _, process = partial.name.removesuffix(".partial").rpartition("-")
-    if not process.isdigit():
-        return True
-    if not host.endswith(f".{_HOST}"):
-        return False
-    if int(process) == os.getpid():
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Write a file beside `path`, flush it to the disk, then put it in its place."""
-    partial = partial_of(path)
-    try:
-        write(partial)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a Parquet file; a full disk is an OSError (of polars' own writer it is not)."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    path.write_bytes(buffer.getbuffer())
-
-
-def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Write a CSV file as `csv_text` has it."""
-    path.write_text(csv_text(frame), encoding="utf-8")
-
-
 def parameter_series(values: Sequence[Any]) -> pl.Series:
     """A parameter's values as a column of one type."""
     # A batch size is a number or "full": one column has one type.
     if any(isinstance(v, str) for v in values) and not all(isinstance(v, str) for v in values):
         values = [None if v is None else str(v) for v in values]
     return pl.Series(values)
-
-
-def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
-    """Rows as CSV, in which an empty text and nothing at all can be told apart."""
-    # An empty text is quoted, nothing at all is not.
-    return frame.write_csv(quote_style="necessary", include_header=has_header)

@@ -67,7 +67,7 @@ def _of_finished(folder: Path, table: str) -> pl.DataFrame:
 
 
 def _of_running(folder: Path, table: str) -> pl.DataFrame:
-    from nanlab.results.read import (ReportError, read_results)
+    from nanlab.results.read import ReportError, read_results
 
     try:
         results = read_results(folder)

@@ -8,13 +8,13 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from nanlab.results.provenance import (file_hash, fingerprint, git_state)
-from nanlab.results.frames import write_atomically
-from nanlab.engine.witnesses import Testimony
+from nanlab.blame.vocabulary import WitnessAnswer
+from nanlab.results.files import write_atomically
+from nanlab.results.provenance import file_hash, fingerprint, git_state
 
 
 def write_manifest(
@@ -107,3 +107,23 @@ def _counts(table: pl.LazyFrame, name: str) -> dict[str, int]:
     """How often each value of a column comes, the most frequent first; never all rows at once."""
     counted = table.select(name).drop_nulls().group_by(name).len("n").collect(engine="streaming")
     return dict(sorted(counted.rows(), key=lambda row: (-row[1], row[0])))
+
+
+class Testimony(NamedTuple):
+    """What was said of one run's blame.
+
+    Attributes:
+        origin, culprit: the answers; None where there is nothing to ask.
+        finite_before: chex finds the watched state finite before the fault step; None at step -1.
+        bad_after: chex finds it, or the loss, not finite after.
+    """
+
+    origin: WitnessAnswer | None
+    culprit: WitnessAnswer | None
+    finite_before: bool | None
+    bad_after: bool
+
+    @property
+    def word(self) -> WitnessAnswer:
+        """The worse of the two words."""
+        return max((w for w in (self.origin, self.culprit) if w), key=lambda answer: answer.rank)

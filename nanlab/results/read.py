@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.engine.curves import CURVES
-from nanlab.grid import (GridError, load_grid)
+from nanlab.grid import GridError, load_grid
 from nanlab.plan.plan import make_plan
+from nanlab.results.chunk_index import Kept, curves_beside
+from nanlab.results.frames import blames_frame, read_blames, with_blame_ids, with_witnesses
 from nanlab.results.provenance import file_hash
-from nanlab.results.store import PLAN
-from nanlab.results.store import (CHUNKS, CURVES_FILE, SOURCES)
-from nanlab.results.chunk_index import (Kept, curves_beside)
-from nanlab.results.frames import (blames_frame, read_blames, with_blame_ids, with_witnesses)
 from nanlab.results.runs_table import RunsTable
+from nanlab.results.schema import CURVES
+from nanlab.results.store import CHUNKS, CURVES_FILE, PLAN, SOURCES
 
 
 class ReportError(Exception):

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from nanlab.grid.parameters import PARAMETERS
-from nanlab.parts.listing import (BESIDE_OPTION, readers)
+from nanlab.parts.listing import BESIDE_OPTION, readers
 from nanlab.plan.plan import Plan
-from nanlab.results.frames import (BLAME, ENDING)
+from nanlab.results.schema import BLAME, ENDING
 
 Kind = Any
 """A polars type; beartype cannot read the name that polars has for it."""

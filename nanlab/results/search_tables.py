@@ -10,67 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.plan.bisection import (AxisSearch, Crossing, Outcomes)
-from nanlab.plan.lattice import (Lattice, Spot)
+from nanlab.plan.bisection import AxisSearch, Crossing, Outcomes
+from nanlab.plan.lattice import Lattice, Spot
 from nanlab.plan.quadtree import PlaneRefinement
-from nanlab.results.frames import (parameter_series, write_atomically, write_csv, write_parquet)
-
-BOUNDARIES: dict[str, tuple[Any, str]] = {
-    "crossing": (
-        pl.Int64,
-        "Number of the crossing along the axis, from 1; 0 where the answer is no crossing: it "
-        "lies beyond an end of the axis, and the bracket is open there.",
-    ),
-    "crossings": (pl.Int64, "How many crossings the coarse pass saw for this point."),
-    "only": (pl.Boolean, "Whether the point has this row alone: one crossing, and it the answer."),
-    "answer": (pl.Boolean, "Whether this row holds the value that `finds` asks for; one a point."),
-    "value": (
-        pl.Float64,
-        "The value that `finds` asks for, if this row were its answer: the end of the bracket "
-        "that trains, or that fails. Null where the bracket is open there.",
-    ),
-    "lower": (pl.Float64, "The bracket's lower end; null where it lies below the axis."),
-    "upper": (pl.Float64, "The bracket's upper end; null where it lies above the axis."),
-    "width": (
-        pl.Float64,
-        "The bracket's width: in log10 on a log scale, otherwise in the axis's unit.",
-    ),
-    "within_tolerance": (
-        pl.Boolean,
-        "Whether the width is at most the tolerance; it is not where a run crashed, or where what "
-        "lies between is excluded.",
-    ),
-    "trains": (pl.String, "On which side of the bracket runs train: `below` or `above`."),
-    "lower_outcome": (pl.String, "How the run at the lower end ended."),
-    "upper_outcome": (pl.String, "How the run at the upper end ended."),
-    "lower_run": (pl.String, "The run_id of the run at the lower end."),
-    "upper_run": (pl.String, "The run_id of the run at the upper end."),
-    "coarse_lower": (pl.Float64, "The lower of the two neighbors of the coarse pass."),
-    "coarse_upper": (pl.Float64, "The upper of the two neighbors of the coarse pass."),
-    "seen": (
-        pl.Int64,
-        "How often training begins or ceases among all runs between these two neighbors: more "
-        "than 1 says that the boundary is not simple there, and the answer the furthest found.",
-    ),
-    "runs": (pl.Int64, "How many runs the search took between these two neighbors."),
-    "point_runs": (pl.Int64, "How many runs this point took in all, the coarse pass included."),
-}
-"""Columns of `boundaries` after one for each other axis: type and meaning."""
-
-CELLS: dict[str, tuple[Any, str]] = {
-    "kind": (
-        pl.String,
-        "What all runs on the cell's rim are: `trains`, `fails`, or the outcome that they share; "
-        "null where they differ, and the boundary goes through the cell.",
-    ),
-    "corner_run": (pl.String, "The run_id of the run at the lower end of both axes."),
-}
-"""Columns of `cells` after one for each other axis and two for each refined one."""
-
-ENDS = {
-    "lower": "The cell's lower end on this axis.",
-    "upper": "The cell's upper end on this axis.",
-}
+from nanlab.plan.rounds import Rounds
+from nanlab.results.files import write_atomically, write_csv, write_parquet
+from nanlab.results.frames import parameter_series
+from nanlab.results.schema import BOUNDARIES, CELLS, ENDS
 
 TABLES = ("boundaries", "cells")
 
@@ -192,8 +138,24 @@ def _others(lattice: Lattice, points: list[int]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def write_frames(folder: Path, frames: Mapping[str, pl.DataFrame]) -> list[str]:
-    """Write each table as Parquet and CSV; the files' names. Other tables of here are removed."""
+def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> list[str]:
+    """Write `boundaries` or `cells` as Parquet and CSV, and remove the other table.
+
+    Args:
+        rounds: the search; a plain grid has neither table.
+        folder: the results folder.
+        runs: the whole study's runs, with run_id and outcome.
+
+    Returns:
+        The names of the files written.
+    """
+    lattice, search = rounds.lattice, rounds.search
+    frames: dict[str, pl.DataFrame] = {}
+    if lattice is not None and isinstance(search, AxisSearch):
+        outcomes = rounds.outcomes(runs)
+        frames["boundaries"] = boundaries_frame(lattice, search, outcomes, rounds.run_ids)
+    if lattice is not None and isinstance(search, PlaneRefinement):
+        frames["cells"] = cells_frame(lattice, search, rounds.run_ids)
     written: list[str] = []
     for table in TABLES:
         names = f"{table}.parquet", f"{table}.csv"

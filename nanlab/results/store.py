@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from nanlab.results.chunk_index import Kept, curves_beside, in_bytes
+from nanlab.results.environments import Environment, device_name, is_same_software, sign, signed
+from nanlab.results.errors import StoreError, reason_of, writing
+from nanlab.results.files import is_left_behind, partial_of, write_atomically, write_parquet
+from nanlab.results.frames import read_blames, results_of_runs
 from nanlab.results.provenance import file_hash
-from nanlab.results.environments import (Environment, device_name, is_same_software, sign, signed)
-from nanlab.results.errors import (StoreError, reason_of, writing)
-from nanlab.results.chunk_index import (Kept, curves_beside, in_bytes)
-from nanlab.results.frames import (is_left_behind, partial_of, read_blames, results_of_runs, write_atomically, write_parquet)
-from nanlab.results.streaming import (CURVES_SLICE, SLICE, in_slices)
+from nanlab.results.streaming import CURVES_SLICE, SLICE, in_slices
 
 CHUNKS = ".chunks"
 CURVES_FILE = "curves.parquet"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nanlab.results.frames import (csv_text, write_atomically, write_parquet)
+from nanlab.results.files import csv_text, write_atomically, write_parquet
 
 SLICE = 16_384
 """Rows of `runs` that are made at a time."""

@@ -15,16 +15,18 @@ import numpy as np
 from nanlab.backend.jaxpr import Device
 from nanlab.engine.block_width import NARROWEST, launch_runs
 from nanlab.engine.curves import curves_frame
+from nanlab.engine.environment import environment
 from nanlab.engine.group_runner import GroupWorker
 from nanlab.engine.memory import Need, available_bytes, is_lack_of_memory, launch_need, way_out
 from nanlab.engine.placement import lanes_of
-from nanlab.engine.witnesses import Testimony, ask
+from nanlab.engine.witnesses import ask
 from nanlab.plan.plan import Plan
 from nanlab.problems.user_code import own_code_hashes
-from nanlab.results.provenance import environment, fingerprint
-from nanlab.results.rows import rows_of
+from nanlab.results.manifest import Testimony
+from nanlab.results.provenance import fingerprint
 from nanlab.results.store import Store
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, crash_of, cut
+from nanlab.study.rows import rows_of
 
 WORKERS_KEPT = 8
 """How many groups' compiled programs are held, for later chunks and the witnesses to use again."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nanlab.engine.witnesses import Testimony
 from nanlab.plan.plan import Plan
+from nanlab.results.manifest import Testimony
 from nanlab.study.chunk_runner import Bench
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of
 

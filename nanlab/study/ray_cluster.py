@@ -20,10 +20,10 @@ import numpy as np
 
 from nanlab.engine.block_width import NARROWEST, launch_lanes
 from nanlab.engine.memory import way_out
-from nanlab.engine.witnesses import Testimony
 from nanlab.grid import Exec
 from nanlab.plan.plan import Plan
 from nanlab.results.environments import DevicesError, sign
+from nanlab.results.manifest import Testimony
 from nanlab.results.provenance import file_hash, fingerprint
 from nanlab.results.store import Store, StoreError
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut

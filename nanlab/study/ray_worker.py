@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanlab.backend.config import lab_devices
-from nanlab.engine.witnesses import Testimony
 from nanlab.results.environments import DevicesError, check_alike, sign
+from nanlab.results.manifest import Testimony
 from nanlab.results.store import StoreError
 from nanlab.study.chunk_runner import Bench, bench_at, study_environment
 from nanlab.study.chunks import Chunk, Crash, Done

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from nanlab.engine.witnesses import Testimony
 from nanlab.plan.plan import Plan
 from nanlab.results.environments import FIRST, check_alike, first_environment
-from nanlab.results.frames import write_atomically
+from nanlab.results.files import write_atomically
+from nanlab.results.manifest import Testimony
 from nanlab.results.store import CHUNKS, PLAN, Store, name_of, writing
 from nanlab.study.chunk_runner import Bench
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut

@@ -11,14 +11,14 @@ from typing import Any
 import polars as pl
 
 from nanlab.backend.jaxpr import Device
-from nanlab.engine.witnesses import Testimony
 from nanlab.grid import Grid
 from nanlab.plan.plan import Plan
 from nanlab.plan.rounds import Rounds
 from nanlab.results import frames as tables
 from nanlab.results.chunk_index import Kept
-from nanlab.results.manifest import command_line, write_manifest
+from nanlab.results.manifest import Testimony, command_line, write_manifest
 from nanlab.results.runs_table import RunsTable
+from nanlab.results.search_tables import write_search_tables
 from nanlab.results.store import CURVES_FILE, DEVICE, writing
 from nanlab.results.streaming import SLICE, places, slices, write_curves, write_tables
 from nanlab.study.chunks import Crash, Piece, chunk_of
@@ -131,7 +131,7 @@ class Study:
             ends = runs.select("run_id", "outcome")
             if self.grid.asked.finer is None:
                 ends = ends.head(0)  # nothing is asked of them, and they may not fit the memory
-            files += rounds.write(self.folder, ends.collect())
+            files += write_search_tables(rounds, self.folder, ends.collect())
             manifest = write_manifest(
                 self.folder,
                 about={

@@ -12,9 +12,9 @@ from corpus.case import Case
 from nanlab import Verdict, pinpoint
 from nanlab.blame.diagnosis.attribution import Blame, Judge
 from nanlab.blame.diagnosis.reading import Reading
-from nanlab.blame.explain.verdict import Site
 from nanlab.blame.probes.codes import Probe
 from nanlab.blame.program.program import flatten
+from nanlab.blame.site import Site
 
 ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 

@@ -1,0 +1,1 @@
+"""From what a probe recorded to the origin and the culprit; on the host."""

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nanlab.backend.finiteness import INF, NAN, has_infinity
-from nanlab.blame.diagnosis import location as places
-from nanlab.blame.diagnosis import mechanism
+from nanlab.blame.diagnosis import location, mechanism
 from nanlab.blame.diagnosis.causal_walk import Event, beginnings, way
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import Program, Site
+from nanlab.blame.program.program import Program
+from nanlab.blame.program.program import Site as Equation
+from nanlab.blame.site import Site
+from nanlab.blame.source_path import written
 from nanlab.blame.vocabulary import Mechanism, Phase
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One site as it is told: what, in which pass and layer, on which line, by which arithmetic.
-
-    Attributes:
-        primitive, phase, module: as DESIGN's vocabulary has them; module is "" outside modules,
-            primitive "" for an argument or a constant that is an output as it is.
-        source: "file:line" of the innermost frame outside installed libraries, "" if none.
-        library: "file:line" of the library's frame that it called, "" if none.
-        function: the qualified name of the source frame's function.
-        mechanism: the arithmetic.
-        iterations: of the loops around the site, outermost first.
-    """
-
-    primitive: str
-    phase: Phase
-    module: str
-    source: str
-    library: str
-    function: str
-    mechanism: Mechanism
-    iterations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blame:
     """What one lane's codes say; None where there is none."""
 
-    origin: Finding | None
-    culprit: Finding | None
+    origin: Site | None
+    culprit: Site | None
 
 
 class Causes(NamedTuple):
@@ -74,7 +53,7 @@ class Judge:
     def blame(self, reading: Reading, outputs: Sequence[int]) -> Blame:
         """The findings of what is bad in `outputs` (values of the top frame)."""
         causes = self.causes(reading, outputs)
-        origin, culprit = (event and self.finding(reading, event) for event in causes)
+        origin, culprit = (event and self.site(reading, event) for event in causes)
         return Blame(origin=origin, culprit=culprit)
 
     def causes(self, reading: Reading, outputs: Sequence[int]) -> Causes:
@@ -113,27 +92,31 @@ class Judge:
                 return read._replace(site=site, iterations=point.iterations)
         return read
 
-    def finding(self, reading: Reading, event: Event) -> Finding:
-        """An event in words."""
+    def site(self, reading: Reading, event: Event, **contents: Any) -> Site:
+        """Return where an event happened; `contents` are further fields, such as `operands`."""
         if event.site is None:
-            return Finding(
-                primitive="", phase=self._phase or Phase.DATA, module="", source="", library="",
-                function="", mechanism=Mechanism(event.source),
+            return Site(
+                primitive="", phase=self._phase or Phase.DATA, module="", source="",
+                function="", library="", mechanism=Mechanism(event.source),
             )  # fmt: skip
-        site = self._program.sites[event.site]
-        user, library = places.user_frame(site), places.library_frame(site)
-        return Finding(
-            primitive=site.primitive,
+        equation = self._program.sites[event.site]
+        frame, library = location.user_frame(equation), location.library_frame(equation)
+        return Site(
+            primitive=equation.primitive,
             phase=self.phase(event.site),
-            module=places.module_of(site.scopes, site.callers),
-            source=f"{places.written(user.file)}:{user.line}" if user else "",
-            library=f"{places.written(library.file)}:{library.line}" if library else "",
-            function=user.function if user else "",
-            mechanism=self._mechanism(reading, event, site),
+            module=location.module_of(equation.scopes, equation.callers),
+            source=f"{written(frame.file)}:{frame.line}" if frame else "",
+            function=frame.function if frame else "",
+            file=frame.file if frame else "",
+            line=frame.line if frame else 0,
+            code=_code(frame.file, frame.line) if frame else "",
+            library=f"{written(library.file)}:{library.line}" if library else "",
+            mechanism=self._mechanism(reading, event, equation),
             iterations=event.iterations,
+            **contents,
         )
 
-    def _mechanism(self, reading: Reading, event: Event, site: Site) -> Mechanism:
+    def _mechanism(self, reading: Reading, event: Event, site: Equation) -> Mechanism:
         if event.source != "made":
             return Mechanism(event.source)
         detail = reading.detail(site, event.iterations)
@@ -153,4 +136,9 @@ class Judge:
 
     @cached_property
     def _phases(self) -> dict[int, Phase]:
-        return places.phases_of(self._program)
+        return location.phases_of(self._program)
+
+
+def _code(file: str, line: int) -> str:
+    linecache.checkcache(file)  # a notebook's or a session's file may have changed
+    return linecache.getline(file, line).strip()

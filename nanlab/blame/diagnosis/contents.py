@@ -72,10 +72,6 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
     )
 
 
-def _is_small(array: np.ndarray) -> bool:
-    return array.dtype.kind not in "fciub" and array.dtype.name.startswith(("bfloat", "float"))
-
-
 def _infs(numbers: np.ndarray, sign: int) -> int:
     if numbers.dtype.kind not in "fc":
         return 0

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 
 from nanlab.backend.finiteness import NAN
-from nanlab.blame.diagnosis.attribution import Finding
 from nanlab.blame.diagnosis.causal_walk import first_in_time
-from nanlab.blame.diagnosis.location import is_installed, written
 from nanlab.blame.diagnosis.reading import Reading
+from nanlab.blame.site import Site
+from nanlab.blame.source_path import is_installed, written
 from nanlab.blame.vocabulary import Phase, WitnessAnswer
 
 _ENCOUNTERED = re.compile(r"encountered in ([\w.-]+)")
@@ -61,7 +61,7 @@ def sighting(
 
 def compare(
     seen: Sighting | None,
-    finding: Finding,
+    site: Site,
     reading: Reading,
     op_by_op: Callable[[], Reading],
     worst: int,
@@ -70,8 +70,8 @@ def compare(
 
     Args:
         seen: where JAX stopped.
-        finding: what we blame.
-        reading: of the compiled step, which the finding came from.
+        site: what we blame.
+        reading: of the compiled step, which the site came from.
         op_by_op: reads the same step as JAX's check runs it, op by op and unbatched; asked only
             if the compiled step does not explain the sighting.
         worst: INF or NAN, which check was asked.
@@ -80,8 +80,8 @@ def compare(
         return WitnessAnswer.NOT_REPRODUCED
     named = _canonical(seen.primitive)
     # Op by op, JAX reports a backward primitive at the line that asked for the gradient.
-    same_line = finding.phase == Phase.BACKWARD or seen.source in ("", finding.source)
-    if named == _canonical(finding.primitive) and same_line:
+    same_line = site.phase == Phase.BACKWARD or seen.source in ("", site.source)
+    if named == _canonical(site.primitive) and same_line:
         return WitnessAnswer.AGREES
     if named in _WHOLE:
         return WitnessAnswer.SEES_LESS

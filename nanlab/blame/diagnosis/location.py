@@ -6,27 +6,18 @@ of one machine.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sysconfig
 from collections.abc import Iterator, Sequence
-from functools import cache
-from pathlib import Path
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.jaxpr import CodeFrame
 from nanlab.blame.program.dataflow import downstream, upstream
 from nanlab.blame.program.program import Program, Site
+from nanlab.blame.source_path import is_installed, is_own, is_standard
 from nanlab.blame.vocabulary import Phase
 
 _MARKS = frozenset(phase.value for phase in Phase)
 
-_OWN = Path(__file__).resolve().parents[1]
-_INSTALLED = tuple(
-    str(Path(path).resolve())
-    for name, path in sysconfig.get_paths().items()
-    if name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
 _PLUMBING = re.compile(
     r"[/\\]jax[/\\](extend|_src[/\\]"
     r"(?!nn[/\\]|scipy[/\\]|image[/\\]|numpy[/\\](?!ufunc_api|array_methods)))"
@@ -46,7 +37,7 @@ def module_of(scopes: str, callers: Sequence[_jax.JaxprEqn] = ()) -> str:
     names = [
         name
         for name in _names(scopes)
-        if name not in (*PHASES, *_REMAT) and not name.startswith("eqx.")
+        if name not in (*_MARKS, *_REMAT) and not name.startswith("eqx.")
     ]
     if any(eqn.primitive.name in _REMAT for eqn in callers):
         # What is rematerialized is traced with the modules around it a second time.
@@ -167,70 +158,7 @@ def library_frame(site: Site) -> CodeFrame | None:
     for frame in stack_of(site):
         if not is_installed(frame.file):
             return None
-        own = is_installed(frame.file) and _is_own(frame.file)
-        if not (own or _PLUMBING.search(frame.file) or _is_standard(frame.file)):
+        own = is_installed(frame.file) and is_own(frame.file)
+        if not (own or _PLUMBING.search(frame.file) or is_standard(frame.file)):
             return frame
     return None
-
-
-@cache
-def is_installed(file: str) -> bool:
-    """Whether a source file belongs to an installed library or to Python itself."""
-    path = Path(file).resolve() if not file.startswith("<") else Path(file)
-    if path.is_relative_to(_OWN):
-        return _is_own_plumbing(path)
-    return (
-        file.startswith("<frozen")
-        or _library_folder(path) is not None
-        or str(path).startswith(_INSTALLED)
-    )
-
-
-def _library_folder(path: Path) -> Path | None:
-    """The innermost folder around a file in which libraries are installed, if there is one."""
-    for folder in path.parents:
-        if folder.name in ("site-packages", "dist-packages"):
-            return folder
-        if path.is_absolute() and path.relative_to(folder).parts[0] in _installed_in(folder):
-            return folder
-    return None
-
-
-@cache
-def _installed_in(folder: Path) -> frozenset[str]:
-    """What pip has installed into a folder; with --target it may be any."""
-    names: set[str] = set()
-    for record in folder.glob("*.dist-info/RECORD"):
-        with contextlib.suppress(OSError):
-            lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
-            names |= {line.split(",")[0].split("/")[0] for line in lines}
-    return frozenset(names - {"..", ""})
-
-
-@cache
-def _is_own(file: str) -> bool:
-    return Path(file).resolve().is_relative_to(_OWN)
-
-
-def _is_own_plumbing(path: Path) -> bool:
-    """Whether it is a file of ours that runs other people's functions."""
-    return path.name == "_jax.py" or path.is_relative_to(_OWN / "blame")
-
-
-@cache
-def _is_standard(file: str) -> bool:
-    return _library_folder(Path(file).resolve()) is None
-
-
-@cache
-def written(file: str) -> str:
-    """A source file as it is written in tables: from its package's root, with slashes."""
-    path = Path(file)
-    library = _library_folder(path)
-    if library is not None:
-        # Not every folder of a package has an __init__.py: optax/_src has none.
-        return path.relative_to(library).as_posix()
-    root = path.parent
-    while (root / "__init__.py").exists() and root.parent != root:
-        root = root.parent
-    return path.relative_to(root).as_posix() if root != path.parent else path.name

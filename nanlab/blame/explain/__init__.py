@@ -1,0 +1,1 @@
+"""The verdict, its text, the usual cures and the reproducer."""

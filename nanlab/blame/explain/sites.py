@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE, code_of
-from nanlab.backend.jaxpr import CodeFrame
-from nanlab.blame.diagnosis.attribution import Finding
 from nanlab.blame.diagnosis.contents import Index
-from nanlab.blame.explain.verdict import Site
 from nanlab.blame.program.program import Program
 
 
@@ -24,28 +19,6 @@ def element_at(array: np.ndarray, index: Index | None) -> np.ndarray | None:
 def any_bad(arrays: Sequence[np.ndarray]) -> bool:
     """Whether some array has an inf or a NaN."""
     return any(code_of(array) != FINITE for array in arrays)
-
-
-def told_site(finding: Finding, frame: CodeFrame | None, **about: Any) -> Site:
-    """A finding as a person is told it; `about` are further fields."""
-    return Site(
-        primitive=finding.primitive,
-        phase=finding.phase,
-        module=finding.module,
-        file=frame.file if frame else "",
-        line=frame.line if frame else 0,
-        function=finding.function,
-        code=_code(frame.file, frame.line) if frame else "",
-        library=finding.library,
-        mechanism=finding.mechanism,
-        iterations=finding.iterations,
-        **about,
-    )
-
-
-def _code(file: str, line: int) -> str:
-    linecache.checkcache(file)  # a notebook's or a session's file may have changed
-    return linecache.getline(file, line).strip()
 
 
 def one_shard(

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nanlab.blame.diagnosis.contents import Contents
-from nanlab.blame.explain.verdict import Site, Verdict
+from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.primitives import SAME_AS
+from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, Status
 
 WIDTH = 88

@@ -6,56 +6,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanlab.blame.diagnosis.contents import Contents
-from nanlab.blame.explain.remedies import cure
-from nanlab.blame.vocabulary import Mechanism, Phase, Status
+from nanlab.blame.site import Site
+from nanlab.blame.vocabulary import Status
 
 if TYPE_CHECKING:
     from nanlab.blame.explain.reproducer import Evidence
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """One equation of the program, with its loop iteration: where, and what met there.
-
-    Attributes:
-        primitive: its name, as JAX prints it; "" if an argument or a constant is an output as
-            it is.
-        phase: "data", "forward", "backward" or "update".
-        module: the path of the module around it, "" outside modules.
-        file, line, function: the innermost frame outside installed libraries; "", 0 and "" if
-            there is none.
-        code: the text of that line, "" if it cannot be read.
-        library: "file:line" of the library's frame below it, from its package's root, or "".
-        mechanism: the arithmetic.
-        iterations: of the loops around it, counted from 0, outermost first.
-        lane: under `vmap`, the index of the first bad element's lane; of nested ones a tuple,
-            outermost first; None where there is none, or all went bad.
-        operands, results: what they held; empty for the links of a chain.
-        element: the index, in the first result, of the element whose numbers are shown.
-    """
-
-    primitive: str
-    phase: Phase
-    module: str
-    file: str
-    line: int
-    function: str
-    code: str
-    library: str
-    mechanism: Mechanism
-    iterations: tuple[int, ...] = ()
-    lane: int | tuple[int, ...] | None = None
-    operands: tuple[Contents, ...] = ()
-    results: tuple[Contents, ...] = ()
-    element: tuple[int, ...] | None = None
-
-    @property
-    def cure(self) -> str:
-        """What usually cures this mechanism at this primitive."""
-        is_nan = any(result.nans for result in self.results)
-        dtype = self.results[0].dtype if self.results else ""
-        return cure(self.mechanism, self.primitive, self.phase, dtype=dtype, is_nan=is_nan)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -1,0 +1,1 @@
+"""Instrumented programs: they report which of their values are not finite, or what they hold."""

@@ -1,0 +1,1 @@
+"""A function as numbered equations, and the values between them."""

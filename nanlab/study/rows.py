@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.results import frames as tables
-from nanlab.engine.group_runner import (Attribution, ChunkOutcome)
+from nanlab.engine.group_runner import Attribution, ChunkOutcome
+from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.engine.outcomes import outcomes
-from nanlab.engine.lanes import (NEVER, Lanes)
 from nanlab.plan.plan import Plan
 from nanlab.problems.problem import Problem
+from nanlab.results import frames as tables
 
 
 def rows_of(plan: Plan, problem: Problem, lanes: Lanes, outcome: ChunkOutcome) -> pl.DataFrame:
@@ -48,7 +48,7 @@ def rows_of(plan: Plan, problem: Problem, lanes: Lanes, outcome: ChunkOutcome) -
 def _told(blame: Attribution | None) -> dict[str, str | None]:
     """An attribution as columns."""
     return {
-        **tables.finding_columns("origin", blame.origin if blame else None),
-        **tables.finding_columns("culprit", blame.culprit if blame else None),
+        **tables.site_columns("origin", blame.origin if blame else None),
+        **tables.site_columns("culprit", blame.culprit if blame else None),
         "blame_status": blame.status if blame else None,
     }
