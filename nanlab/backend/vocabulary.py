@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
 
 
 class Word(StrEnum):
@@ -15,7 +14,7 @@ class Word(StrEnum):
 
     meaning: str
 
-    def __new__(cls, word: str, meaning: str) -> Self:
+    def __new__(cls, word: str, meaning: str) -> Word:
         """Create the member for `word`."""
         member = str.__new__(cls, word)
         member._value_ = word

@@ -13,7 +13,7 @@ import polars as pl
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status, WitnessAnswer
 from nanlab.grid.outcome import Outcome
-from nanlab.results.schema import BLAME, RESULT
+from nanlab.results.schema import BLAME, RESULT, SITE
 
 
 def site_columns(role: str, site: Site | None) -> dict[str, str | None]:

@@ -13,6 +13,7 @@ from nanlab.engine.outcomes import outcomes
 from nanlab.plan.plan import Plan
 from nanlab.problems.problem import Problem
 from nanlab.results import frames as tables
+from nanlab.results.schema import ENDING
 
 
 def rows_of(plan: Plan, problem: Problem, lanes: Lanes, outcome: ChunkOutcome) -> pl.DataFrame:
@@ -32,7 +33,7 @@ def rows_of(plan: Plan, problem: Problem, lanes: Lanes, outcome: ChunkOutcome) -
         trained_margin=columns["trained_margin"].astype(np.float64),
         diverged_factor=columns["diverged_factor"].astype(np.float64),
     )
-    rows: dict[str, Any] = {k: v for k, v in endings._asdict().items() if k in tables.ENDING}
+    rows: dict[str, Any] = {k: v for k, v in endings._asdict().items() if k in ENDING}
     for name in ("fault_step", "nan_step"):
         rows[name] = [None if step == NEVER else int(step) for step in rows[name]]
     # Of a million failing runs few have a blame of their own.

@@ -6,14 +6,16 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.finiteness import NAN
-from nanlab.blame.explain.verdict import Verdict
+
+if TYPE_CHECKING:
+    from nanlab.blame.explain.verdict import Verdict
 
 SCRIPT, OPERANDS = "reproduce.py", "operands.npz"
 

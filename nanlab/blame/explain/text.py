@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -12,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nanlab.blame.diagnosis.contents import Contents
-from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.primitives import SAME_AS
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, Status
+
+if TYPE_CHECKING:
+    from nanlab.blame.explain.verdict import Verdict
 
 WIDTH = 88
 """Columns of the plain text; a terminal uses its own."""
