@@ -26,7 +26,7 @@ from throughput import machine
 from nanlab.backend.config import configure_lab
 from nanlab.backend.keys import init_key
 from nanlab.engine.block_width import launch_runs
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.plan.plan import chunks
 
@@ -65,7 +65,7 @@ class Sweep:
         count = len(knobs["knobs.lr_hidden"])
         self._pieces = chunks(count, chunk_runs=launch_runs(jax.devices()))
         largest = max(piece.stop - piece.start for piece in self._pieces)
-        self._worker = GroupWorker({"problem": SPEC}, runs=largest)
+        self._worker = GroupRunner({"problem": SPEC}, runs=largest)
         zeros = np.zeros(count, np.int64)
         self._lanes = Lanes(knobs, zeros, np.full(count, steps, np.int32))
         # A run of its own compiles the forensics too.

@@ -55,14 +55,14 @@ class Done:
 def run(folder: Path, name: str, text: str) -> Done:
     import jax
 
-    from nanlab.cli.progress import Watcher
+    from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study
 
     path = folder / f"{name}.toml"
     path.write_text(text, encoding="utf-8")
     grid = load_grid(path)
     began = time.perf_counter()
-    with Watcher() as watcher:
+    with ProgressBar() as watcher:
         result = Study(
             grid=grid, plan=make_plan(grid), folder=folder / name, devices=jax.devices(),
             listener=watcher,

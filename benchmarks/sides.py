@@ -24,7 +24,7 @@ from jax import Array, lax
 from nanlab.backend import keys
 from nanlab.backend.keys import init_key, step_key
 from nanlab.engine.block_width import launch_runs
-from nanlab.engine.group_runner import ChunkOutcome, GroupWorker
+from nanlab.engine.group_runner import ChunkOutcome, GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.parts.tasks import Examples
 from nanlab.plan.plan import chunks
@@ -168,7 +168,7 @@ class Engine:
         self.pieces = chunks(task.runs, chunk_runs=launch_runs(jax.devices()))
         largest = max(piece.stop - piece.start for piece in self.pieces)
         with Timed() as self.compiling:
-            self.worker = GroupWorker(statics, runs=largest)
+            self.worker = GroupRunner(statics, runs=largest)
             # Lanes that have no steps: both programs are compiled, and hardly run.
             none = np.zeros(self.pieces[0].stop, np.int32)
             self.worker.run(self._lanes(task.healthy_lr(), self.seeds, none, self.pieces[0]))

@@ -44,7 +44,7 @@ class Arguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """A claim of the ledger, and its file."""
 
     path: Path
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return STOPPED
 
 
-def read_entries(folder: Path) -> list[Entry]:
+def read_entries(folder: Path) -> list[LedgerEntry]:
     """Every claim that has a file, in order.
 
     Raises:
@@ -81,16 +81,16 @@ def read_entries(folder: Path) -> list[Entry]:
     """
     from nanlab.ledger.claim import every_id, read_claim, stem_of
 
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     for claim_id in every_id():
         path = folder / f"{stem_of(claim_id)}.toml"
         if path.is_file():
             table = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", {})
-            entries.append(Entry(path=path, claim=read_claim(str(path), table)))
+            entries.append(LedgerEntry(path=path, claim=read_claim(str(path), table)))
     return entries
 
 
-def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
+def _chosen(arguments: Arguments, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
     if arguments.all:
         return list(entries)
     by_id = {entry.claim.id: entry for entry in entries}
@@ -107,7 +107,7 @@ def _chosen(arguments: Arguments, entries: Sequence[Entry]) -> list[Entry]:
     return [by_id[name] for name in dict.fromkeys(names)]
 
 
-def _studies(entries: Sequence[Entry]) -> list[str]:
+def _studies(entries: Sequence[LedgerEntry]) -> list[str]:
     return list(dict.fromkeys(e.claim.study_stem for e in entries if not e.claim.reason))
 
 
@@ -121,21 +121,21 @@ def _dry_run(grids: Mapping[str, Grid]) -> int:
     return DONE
 
 
-def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Arguments) -> int:
+def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     """Run the studies that are not finished, one after another."""
     from nanlab.backend.config import configure_lab
 
     configure_lab(None)
     import jax
 
-    from nanlab.cli.progress import Watcher
+    from nanlab.cli.progress import ProgressBar
     from nanlab.ledger.judge import rules_of
     from nanlab.results.store import StoreError
     from nanlab.study.study import Study
 
     plans = {stem: make_plan(grid) for stem, grid in grids.items()}
     status = DONE
-    with Watcher(total=sum(map(len, plans.values()))) as watcher:
+    with ProgressBar(total=sum(map(len, plans.values()))) as watcher:
         for number, (stem, grid) in enumerate(grids.items(), 1):
             watcher.about = f"{stem} ({number} of {len(grids)})"
             folder = arguments.out / stem
@@ -161,7 +161,7 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[Entry], arguments: Argumen
     return status
 
 
-def _tell(entries: Sequence[Entry], arguments: Arguments) -> int:
+def _tell(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
     from nanlab.ledger.judge import judge
     from nanlab.ledger.write import write_ledger

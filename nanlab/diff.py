@@ -20,7 +20,7 @@ import tyro
 if TYPE_CHECKING:
     import polars as pl
 
-    from nanlab.results.compare import Comparison
+    from nanlab.results.compare import RunComparison
 
 DONE, WRONG = 0, 2
 SHOWN = 12
@@ -57,7 +57,7 @@ class Difference:
         environments: what differs of what made them: name -> (before, now).
     """
 
-    comparison: Comparison
+    comparison: RunComparison
     on: Sequence[str]
     factors: Mapping[str, tuple[Any, Any]]
     environments: Mapping[str, tuple[Any, Any]]
@@ -92,14 +92,14 @@ def difference(before: Path, now: Path) -> Difference:
     Raises:
         DiffError: a folder holds no finished study, or the runs cannot be matched.
     """
-    from nanlab.grid.parameters import PARAMETERS, is_own
-    from nanlab.results.compare import compare, completed
+    from nanlab.grid.parameters import PARAMETERS, is_user_defined
+    from nanlab.results.compare import compare_runs, completed
 
     (old, made_old), (new, made_new) = _study(before), _study(now)
     if set(old["run_id"]) == set(new["run_id"]):
         on, factors = ["run_id"], dict[str, tuple[Any, Any]]()
     else:
-        names = [n for n in (*old.columns, *new.columns) if n in PARAMETERS or is_own(n)]
+        names = [n for n in (*old.columns, *new.columns) if n in PARAMETERS or is_user_defined(n)]
         names = list(dict.fromkeys(names))
         old, new = completed(old, names), completed(new, names)
         absent = [n for n in names if n not in old.columns or n not in new.columns]
@@ -108,7 +108,7 @@ def difference(before: Path, now: Path) -> Difference:
         factors = {n: (old[n][0], new[n][0]) for n in names if _is_factor(old[n], new[n])}
         on = [n for n in names if n not in factors]
     try:
-        comparison = compare(old, new, on=on)
+        comparison = compare_runs(old, new, on=on)
     except ValueError as error:
         raise DiffError(f"{before} and {now} cannot be matched: {error}") from error
     if not comparison.pairs.height:
@@ -172,11 +172,11 @@ def _changed(found: Difference) -> pl.DataFrame:
     """The runs whose outcome or blame changed, with what they were asked."""
     import polars as pl
 
-    from nanlab.grid.parameters import PARAMETERS, is_own
+    from nanlab.grid.parameters import PARAMETERS, is_user_defined
     from nanlab.results.compare import ROLES, site_text
 
     changed = found.comparison.differing("outcome", "blame")
-    asked = [n for n in changed.columns if n in PARAMETERS or is_own(n)]
+    asked = [n for n in changed.columns if n in PARAMETERS or is_user_defined(n)]
     ids = [n for n in ("run_id", "run_id_now") if n in changed.columns]
     ends = [f"{name}{s}" for name in ("outcome", "fault_step", "nan_step") for s in ("", "_now")]
     told = [site_text(r, suffix=s).alias(f"{r}{s}") for r in ROLES for s in ("", "_now")]

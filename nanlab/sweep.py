@@ -103,12 +103,12 @@ def _parsed(rest: list[str]) -> Arguments:
 def _own_error(grid: Grid, plan: Plan) -> GridError | None:
     """What is wrong with a person's own code, tried before anything runs."""
     from nanlab.grid import GridError
-    from nanlab.problems.build import check_own_groups
-    from nanlab.problems.user_code import OwnCodeError
+    from nanlab.problems.build import check_user_groups
+    from nanlab.problems.user_code import UserCodeError
 
     try:
-        check_own_groups(plan)
-    except OwnCodeError as error:
+        check_user_groups(plan)
+    except UserCodeError as error:
         return GridError(grid.path, [grid.complaint(error.key, error.sentence)])
     return None
 
@@ -125,10 +125,10 @@ def _tune(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     from nanlab.engine.memory import is_lack_of_memory
     from nanlab.engine.placement import lanes_of
     from nanlab.engine.tuning import suggestion, tune
-    from nanlab.problems.build import problem_of
+    from nanlab.problems.build import build_problem
 
     group = max(plan.groups, key=lambda group: len(group.runs))
-    problem = problem_of(group.statics)
+    problem = build_problem(group.statics)
     print(f"the largest group of {len(plan.groups):,}, {len(group.runs):,} runs")
     print("block   first launch   steps of runs per second")
     try:
@@ -156,7 +156,7 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
     from nanlab.engine.block_width import block_for, launch_lanes
     from nanlab.engine.memory import available_bytes, in_words, launch_need
     from nanlab.plan.rounds import bounds
-    from nanlab.problems.build import problem_of
+    from nanlab.problems.build import build_problem
     from nanlab.study.chunk_runner import cut_here
     from nanlab.study.chunks import cut
 
@@ -167,7 +167,7 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
         pieces = cut(plan, asked, chunk_runs=chunk_runs)
     largest, n_blocks, widths = 0, 0, set[int]()
     for number, its in groupby(pieces, attrgetter("group")):
-        problem, sizes = problem_of(plan.groups[number].statics), [len(p.runs) for p in its]
+        problem, sizes = build_problem(plan.groups[number].statics), [len(p.runs) for p in its]
         width = block_for(problem, devices[0])
         need = launch_need(problem, at_once=width * len(devices))
         lanes = launch_lanes(max(sizes), block=width, devices=len(devices))
@@ -190,7 +190,7 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
 def _run(
     grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
 ) -> int:
-    from nanlab.cli.progress import Watcher, show_summary
+    from nanlab.cli.progress import ProgressBar, show_summary
     from nanlab.grid import GridError
     from nanlab.results.environments import DevicesError
     from nanlab.results.store import FolderError, StoreError
@@ -200,7 +200,7 @@ def _run(
 
     folder, force = arguments.out or Path("results") / grid.stem, arguments.force
     try:
-        with Watcher() as watcher:
+        with ProgressBar() as watcher:
             study = Study(
                 grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher,
                 arguments=[each for each in given if each != "--no-report"],

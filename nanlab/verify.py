@@ -20,12 +20,12 @@ import tyro
 
 from nanlab.cli.interrupt import STOPPED
 from nanlab.grid import Grid, GridError, load_grid
-from nanlab.plan.plan import Plan, subset
+from nanlab.plan.plan import Plan, plan_subset
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from nanlab.results.compare import Comparison
+    from nanlab.results.compare import RunComparison
 
 DONE, WRONG, DIFFERS = 0, 2, 3
 BITS_DEPEND_ON = (
@@ -128,9 +128,9 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     chosen = plan if arguments.sample is None else _sample(plan, before, arguments.sample)
     now, environment = _run_again(grid, chosen)
     asked = before.filter(pl.col("run_id").is_in(chosen.run_ids.tolist()))
-    from nanlab.results.compare import compare
+    from nanlab.results.compare import compare_runs
 
-    found = compare(asked, now, on=["run_id"])
+    found = compare_runs(asked, now, on=["run_id"])
     # Manifests without it are of studies that had a thread for each of their devices.
     made = {"threads": manifest["environment"].get("devices"), **manifest["environment"]}
     elsewhere = [
@@ -201,7 +201,7 @@ def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
         n_bad = min(len(bad), max(-(-left // 2), left - len(good)))
         taken += rng.permutation(bad)[:n_bad].tolist()
         taken += rng.permutation(good)[: left - n_bad].tolist()
-    return subset(plan, np.sort(np.array(taken, np.int64)))
+    return plan_subset(plan, np.sort(np.array(taken, np.int64)))
 
 
 def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -213,10 +213,10 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
     import polars as pl
 
     from nanlab.cli.interrupt import run_interruptibly
-    from nanlab.cli.progress import Watcher
+    from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study
 
-    with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, Watcher() as watcher:
+    with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, ProgressBar() as watcher:
         devices = list(jax.devices()[: grid.exec.devices])
         study = Study(
             # The plan is what is run, with all the rounds that there were.
@@ -231,7 +231,7 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]
 
 
-def _tell(found: Comparison) -> Tally:
+def _tell(found: RunComparison) -> Tally:
     """Say what reproduced."""
     from nanlab.results.compare import failing
 

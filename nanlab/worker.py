@@ -24,7 +24,7 @@ from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    from nanlab.cli.progress import Watcher
+    from nanlab.cli.progress import ProgressBar
 
 DONE, CRASHED, WRONG = 0, 1, 2
 _STOPPED = "stopped; the same command goes on from there"
@@ -90,8 +90,8 @@ def _unprepared(folder: Path) -> int:
 
 def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     """Run the shard's chunks, one after another."""
-    from nanlab.cli.progress import Watcher
-    from nanlab.problems.user_code import OwnCodeError
+    from nanlab.cli.progress import ProgressBar
+    from nanlab.problems.user_code import UserCodeError
     from nanlab.results.environments import DevicesError
     from nanlab.results.store import FolderError, StoreError
     from nanlab.study.shared_folder import forget_tries
@@ -103,9 +103,9 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
         return _STOPPED
 
     try:
-        with Watcher() as watcher:
+        with ProgressBar() as watcher:
             return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, watcher), stopped)
-    except (DevicesError, FolderError, OwnCodeError) as error:
+    except (DevicesError, FolderError, UserCodeError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return WRONG
     except StoreError as error:
@@ -114,12 +114,12 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
 
 
 def _run_chunks(
-    grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int], watcher: Watcher
+    grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int], watcher: ProgressBar
 ) -> int:
     from nanlab.backend.config import lab_devices
-    from nanlab.problems.build import own_specs
+    from nanlab.problems.build import user_specs
     from nanlab.results.environments import join
-    from nanlab.study.chunk_runner import bench_at
+    from nanlab.study.chunk_runner import chunk_runner_on
     from nanlab.study.chunks import Crash
     from nanlab.study.shared_folder import pieces_of, share, work
 
@@ -131,7 +131,9 @@ def _run_chunks(
         return DONE
     curves, mixed = how.curves, how.mixed_devices
     devices = lab_devices(how.devices)
-    bench, store, made = bench_at(folder, own_specs(plan), devices, curves=curves, mixed=mixed)
+    bench, store, made = chunk_runner_on(
+        folder, user_specs(plan), devices, curves=curves, mixed=mixed
+    )
     join(store.chunks, made, mixed=mixed)
     store.unpack(plan.run_ids, curves=curves)
     done = store.kept(plan.run_ids, curves=curves).done

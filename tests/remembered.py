@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 
 
-class Remembered(GroupWorker):
+class Remembered(GroupRunner):
     """A worker that is made once for each group and size, so that tests share what it compiles."""
 
     made: ClassVar = {}

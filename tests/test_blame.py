@@ -15,9 +15,10 @@ from corpus.planted import PLANTED
 from jax import lax
 
 from nanlab.backend.finiteness import INF, NAN
+from nanlab.blame import source_path
 from nanlab.blame.batched import BlockProbe
 from nanlab.blame.diagnosis import location as places
-from nanlab.blame.diagnosis.attribution import Blame, Judge
+from nanlab.blame.diagnosis.attribution import Blame, CauseFinder
 from nanlab.blame.diagnosis.causal_walk import first_in_time
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.codes import WINDOW, Probe
@@ -47,7 +48,7 @@ def run_alone(function, *arguments):
 
 def judged(reading):
     program = reading.probe.program
-    return Judge(program).blame(reading, program.frames[0].results)
+    return CauseFinder(program).blame(reading, program.frames[0].results)
 
 
 def blamed(function, *arguments):
@@ -243,7 +244,7 @@ def test_outputs_that_are_not_asked_about_are_not_blamed():
         return jnp.log(x), jnp.sqrt(x + 2)
 
     reading, _ = run_alone(two, F32(-1))
-    judge = Judge(reading.probe.program)
+    judge = CauseFinder(reading.probe.program)
     first, second = reading.probe.program.frames[0].results
     assert told(judge.blame(reading, [first]).culprit) == ("log", "domain")
     assert judge.blame(reading, [second]) == Blame(origin=None, culprit=None)
@@ -411,7 +412,7 @@ def test_a_chosen_branch_depends_on_what_chose_it():
     [
         (optax.__file__, "optax/__init__.py"),
         (optax.apply_updates.__code__.co_filename, r"optax/_src/\w+.py"),
-        (places.__file__, "nanlab/blame/places.py"),
+        (source_path.__file__, "nanlab/blame/source_path.py"),
         (steps.__file__, "corpus/steps.py"),
         (__file__, "test_blame.py"),
         ("/opt/python/site-packages/some/deep/module.py", "some/deep/module.py"),
@@ -420,7 +421,7 @@ def test_a_chosen_branch_depends_on_what_chose_it():
     ],
 )
 def test_a_source_file_is_written_from_its_packages_root(file, wanted):
-    assert re.fullmatch(wanted, places.written(file))
+    assert re.fullmatch(wanted, source_path.written(file))
 
 
 def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
@@ -429,9 +430,9 @@ def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
     record.parent.mkdir(parents=True)
     record.write_text("some/deep/module.py,sha256=x,1\nsingle.py,,\n../../bin/some,,\n")
     files = ("libs/some/deep/module.py", "libs/single.py", "libs/train.py", "some/deep/module.py")
-    found = [places.is_installed(str(tmp_path / file)) for file in files]
+    found = [source_path.is_installed(str(tmp_path / file)) for file in files]
     assert found == [True, True, False, False]
-    assert places.written(str(tmp_path / files[0])) == "some/deep/module.py"
+    assert source_path.written(str(tmp_path / files[0])) == "some/deep/module.py"
 
 
 def test_a_culprit_in_a_library_is_told_with_the_line_that_called_it():

@@ -9,7 +9,7 @@ import pytest
 
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.problems.training import make_training
-from nanlab.problems.user_code import own_function
+from nanlab.problems.user_code import user_function
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps/claims"
 KNOBS = {"lr": 0.1, "init_scale": 1.0, "optimizer_epsilon": 1e-8, "hidden_bias": 0.0,
@@ -18,7 +18,7 @@ KNOBS = {"lr": 0.1, "init_scale": 1.0, "optimizer_epsilon": 1e-8, "hidden_bias":
 
 def of(name):
     file, _, function = name.partition(":")
-    return own_function(f"{FOLDER / file}.py:{function}", key="run.problem")
+    return user_function(f"{FOLDER / file}.py:{function}", key="run.problem")
 
 
 def walked(problem, steps, **knobs):

@@ -128,14 +128,14 @@ def bytes_of(folder):
 def test_a_cluster_makes_the_bytes_of_one_process_and_carries_names_and_hashes_alone(
     two_workers, undisturbed, monkeypatch
 ):
-    arrived, arrives = [], cluster.RayEngine._arrives
+    arrived, arrives = [], cluster.RayExecutor._arrives
 
     def watching(engine, done):
         path = engine._store.chunks / done.name
         arrived.append((done, hashlib.sha256(path.read_bytes()).hexdigest()))
         return arrives(engine, done)
 
-    monkeypatch.setattr(cluster.RayEngine, "_arrives", watching)
+    monkeypatch.setattr(cluster.RayExecutor, "_arrives", watching)
     assert sweep() == DONE
     assert bytes_of("x") == undisturbed
     assert [done.runs for done, _ in arrived] == [20] * 6
@@ -293,7 +293,7 @@ def ending(error, *, chunk_runs, devices=1):
     plan = make_plan(load_grid(Path("grid.toml")))
     there = Ended(error)
     job = Job("x", ".", (), devices=devices, curves=False, mixed=False, begun="", first={})
-    engine = cluster.RayEngine(
+    engine = cluster.RayExecutor(
         there, job, Store(Path("x"), "0"), {"num_cpus": devices}, 1, is_mine=False
     )
     piece, *_ = engine.cut(plan, np.ones(len(plan), bool), chunk_runs)
@@ -325,7 +325,7 @@ def test_a_worker_that_the_system_kills_again_and_again_is_likely_too_large():
     killed = ray.exceptions.WorkerCrashedError()
     there, engine, plan, piece = ending(killed, chunk_runs=20)
     (crash,) = engine.run(plan, [piece], lambda _: None)
-    assert isinstance(crash, Crash) and there.begun == cluster.TRIES
+    assert isinstance(crash, Crash) and there.begun == cluster.MAX_RETRIES
     assert crash.error.startswith("a worker died: WorkerCrashedError: ")
     assert crash.error.endswith(
         "; most likely its machine's memory was used up: set exec.chunk_runs to 8 or less "
@@ -346,5 +346,5 @@ def test_a_cluster_on_which_nothing_can_begin_says_that_it_was_tried(monkeypatch
     there.cluster_resources = lambda: {"CPU": 2.0}
     monkeypatch.setattr(cluster, "_ray", lambda: (there, False))
     with pytest.raises(cluster.ClusterError, match=r"^3 times one after another a worker died: "):
-        cluster.ray_engine(Path("x"), set(), Exec())
+        cluster.ray_executor(Path("x"), set(), Exec())
     assert there.begun == 3

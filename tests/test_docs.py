@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from nanlab.grid.parameters import PARAMETERS
-from nanlab.reporting.columns import COLUMNS, as_markdown
+from nanlab.reporting.columns import COLUMNS, columns_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), ROOT / "README.md"])
@@ -91,7 +91,7 @@ def test_what_is_shown_is_held_against_what_came(shown, output, same):
 
 def test_the_dictionary_is_what_the_command_writes():
     again = "python -m nanlab.reporting > docs/tables.md"
-    assert (ROOT / "docs/tables.md").read_text("utf-8") == as_markdown(), again
+    assert (ROOT / "docs/tables.md").read_text("utf-8") == columns_markdown(), again
 
 
 @pytest.mark.parametrize("study", ["quickstart", "gradient_descent", "claims/A01", "claims/D01"])
@@ -109,7 +109,7 @@ def test_the_dictionary_has_the_columns_of_the_tables_in_their_order(study):
 
 
 def test_every_column_of_the_dictionary_has_a_meaning():
-    for row in re.findall(r"^\| `.*$", as_markdown(), re.MULTILINE):
+    for row in re.findall(r"^\| `.*$", columns_markdown(), re.MULTILINE):
         assert re.fullmatch(r"\| `[\w.]+` \|.*[^ |] \|", row), row
 
 

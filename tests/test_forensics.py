@@ -12,7 +12,7 @@ from corpus import op_by_op
 
 from nanlab.backend import keys
 from nanlab.backend.keys import step_key
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.grid.parameters import PARAMETERS
 
@@ -46,7 +46,7 @@ class Group:
     """One group's runs, all ended and attributed."""
 
     def __init__(self, loss, activation):
-        self.worker = GroupWorker({**STATICS, "loss": loss, "activation": activation})
+        self.worker = GroupRunner({**STATICS, "loss": loss, "activation": activation})
         self.lanes = lanes_of(self.worker.problem)
         self.outcome = self.worker.run(self.lanes)
 

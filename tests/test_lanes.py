@@ -16,7 +16,7 @@ from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.backend.keys import init_key, step_key
 from nanlab.engine import outcomes as faults
 from nanlab.engine.block_width import block_for, launch_runs
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, LaneProgram, Lanes
 from nanlab.engine.placement import spread, taken
 from nanlab.grid.outcome import Outcome
@@ -176,7 +176,7 @@ def test_a_launch_keeps_every_device_at_work(platform, many, runs):
 
 def test_a_launch_has_whole_blocks_on_each_device_and_no_more():
     problem = {"problem": "training", "task": "digits"} | TINY | {"width": 64, "optimizer": "sgd"}
-    lanes = [GroupWorker(problem, runs=runs).lanes for runs in (1, 32, 33)]
+    lanes = [GroupRunner(problem, runs=runs).lanes for runs in (1, 32, 33)]
     assert lanes == [32, 32, 64]
 
 
@@ -313,7 +313,7 @@ def run_all(problem, steps=4, **knobs):
     """How the runs of a problem end, and all that is known of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(problems.PROBLEMS, "by hand", lambda statics: problem)
-        worker = GroupWorker({"problem": "by hand"}, devices=jax.devices()[:1])
+        worker = GroupRunner({"problem": "by hand"}, devices=jax.devices()[:1])
     outcome = worker.run(lanes_of(problem, steps, **knobs))
     ends = outcome.endings
     words = faults.outcomes(

@@ -11,7 +11,6 @@ import nanlab
 from nanlab.reporting.package import data_package
 from nanlab.results.read import read_results
 from nanlab.results.schema import BOUNDARIES, CELLS
-from nanlab.results.search_tables import write_frames
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 QUICKSTART = RESULTS / "quickstart"
@@ -66,8 +65,8 @@ def searched(folder):
     }
     cells = {"seed": pl.Int64, "lr_lower": pl.Float64, "lr_upper": pl.Float64,
              **{name: kind for name, (kind, _) in CELLS.items()}}  # fmt: skip
-    write_frames(folder, {"boundaries": pl.DataFrame(schema=boundaries),
-                          "cells": pl.DataFrame(schema=cells)})  # fmt: skip
+    pl.DataFrame(schema=boundaries).write_parquet(folder / "boundaries.parquet")
+    pl.DataFrame(schema=cells).write_parquet(folder / "cells.parquet")
     return folder
 
 

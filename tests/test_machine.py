@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 
 import jax
 import pytest
 
-from nanlab.backend import machine
+from nanlab.backend import compile_cache, machine
 from nanlab.backend.config import configure_lab
 from nanlab.engine.memory import available_bytes
 
@@ -69,42 +68,6 @@ def test_a_second_start_compiles_nothing_that_is_kept_and_writes_the_same_bytes(
     assert not list(tmp_path.glob("none/nanlab/programs-*/*-cache"))
 
 
-@pytest.mark.slow
-def test_a_program_of_which_a_part_is_kept_is_compiled_and_kept_whole(tmp_path):
-    (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
-    _, tables = started(tmp_path, tmp_path / "one")
-    kept = {path: path.stat().st_size for path in tmp_path.glob("nanlab/programs-*/*-cache")}
-    for path in kept:
-        os.truncate(path, 50)
-    _, again = started(tmp_path, tmp_path / "two")
-    assert kept and again == tables
-    assert all(path.stat().st_size > 50 for path in kept)
-
-
-@pytest.mark.parametrize("doing, shown", [("reading", 0), ("writing", 1)])
-def test_what_jax_cannot_read_or_write_is_deleted(tmp_path, recwarn, doing, shown):
-    for name in ("jit_run-1a", "jit_run-2b", "jit_step-3c"):
-        (tmp_path / f"{name}-cache").write_bytes(b"a part")
-        os.utime(tmp_path / f"{name}-cache", (1, 1))
-    before = warnings.showwarning
-    try:
-        machine.mend(tmp_path)
-        (tmp_path / "jit_run-4d-cache").write_bytes(b"since then")
-        os.utime(tmp_path / "jit_run-4d-cache", (2e9, 2e9))
-        words = f"Error {doing} persistent compilation cache entry for 'jit_run': error: cut"
-        for _ in range(2):
-            warnings.warn(words, stacklevel=1)
-    finally:
-        warnings.showwarning = before
-    left = ["jit_run-4d"] if doing == "reading" else ["jit_run-1a", "jit_run-2b"]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}-cache" for name in [*left, "jit_step-3c"]
-    }
-    assert len(recwarn) == shown
-    warnings.warn("of something else", stacklevel=1)
-    assert len(recwarn) == shown + 1
-
-
 def test_a_process_whose_jax_has_begun_keeps_its_devices(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5), raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 5)
@@ -117,28 +80,28 @@ def test_a_process_whose_jax_has_begun_keeps_its_devices(monkeypatch):
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = machine.programs_folder()
+    folder = compile_cache.programs_folder()
     assert folder is not None and folder.is_relative_to(tmp_path)
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    assert machine.programs_folder() is None
+    assert compile_cache.programs_folder() is None
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path):
     for name, used in {"old": 1, "read": 3, "new": 2, "newest": 4}.items():
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (used, 0))
-    machine.drop_oldest(tmp_path, 250)
+    compile_cache.drop_oldest(tmp_path, 250)
     assert {path.name for path in tmp_path.iterdir()} == {"read", "newest"}
-    machine.drop_oldest(tmp_path, 250)
+    compile_cache.drop_oldest(tmp_path, 250)
     assert len(list(tmp_path.iterdir())) == 2
-    machine.drop_oldest(tmp_path / "nowhere", 0)
+    compile_cache.drop_oldest(tmp_path / "nowhere", 0)
 
 
 def test_without_a_folder_that_can_be_made_nothing_is_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert machine.programs_folder() is None
+    assert compile_cache.programs_folder() is None
 
 
 def test_without_a_home_nothing_is_kept(monkeypatch):
@@ -146,8 +109,8 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(machine.Path, "home", homeless)
-    assert machine.programs_folder() is None
+    monkeypatch.setattr(compile_cache.Path, "home", homeless)
+    assert compile_cache.programs_folder() is None
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="Linux tells it there")

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanlab.study import replay
+from nanlab import replay
 from nanlab.sweep import DONE, WRONG, main
 
 MINE = """\

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from counted import counted_problem
 
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.engine.placement import packed, packing_steps, slots
 from nanlab.problems import build as problems
@@ -48,7 +48,7 @@ def test_short_runs_are_not_interrupted():
 def worker_of(problem):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(problems.PROBLEMS, "by hand", lambda statics: problem)
-        return GroupWorker({"problem": "by hand"}, runs=256, devices=jax.devices()[:1])
+        return GroupRunner({"problem": "by hand"}, runs=256, devices=jax.devices()[:1])
 
 
 def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
@@ -73,7 +73,7 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
 
 @pytest.mark.parametrize("curves", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_run_is_the_same_with_and_without(curves, monkeypatch):
-    worker = GroupWorker(STATICS, runs=RUNS)
+    worker = GroupRunner(STATICS, runs=RUNS)
     rng = np.random.default_rng(0)
     count = len(jax.devices()) * RUNS // 2
     knobs = {name: np.ones(count) for name in worker.problem.knobs}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanlab.backend.jaxpr import weak
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import Lanes
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.precision import PRECISIONS
@@ -73,7 +73,7 @@ def test_a_neurons_training_is_what_it_is_on_paper():
         "depth": 1, "width": 1, "activation": "identity", "initializer": "constant",
         "loss": "mse", "optimizer": "sgd", "precision": "float64", "batch_size": "full",
     }  # fmt: skip
-    worker = GroupWorker(statics, devices=jax.devices()[:1])
+    worker = GroupRunner(statics, devices=jax.devices()[:1])
     examples = load_examples({"task": "breast_cancer", "standardize": True})
     wanted = plain_neuron(0.5, 0.0, 3 * examples.inputs, examples.targets, lr=0.05, steps=10)
     for steps in (1, 5, 10):
@@ -104,7 +104,7 @@ def test_a_neuron_on_more_than_two_classes_is_refused_with_the_way_out():
 )
 def test_a_training_lowers_the_loss(precision):
     statics = {"problem": "training", "precision": precision, "width": 8, "batch_size": "full"}
-    worker = GroupWorker(statics, devices=jax.devices()[:1])
+    worker = GroupRunner(statics, devices=jax.devices()[:1])
     ends = worker.run(lanes_of(worker.problem, 12, lr=0.1)).endings
     assert ends.best_loss < ends.initial_loss
     assert 0 <= ends.final_accuracy <= 1

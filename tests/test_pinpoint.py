@@ -131,7 +131,7 @@ def test_every_verdict_can_be_written_down(name):
 @table({}, every=4)
 def test_a_program_too_large_to_keep_gets_the_same_verdict(name, monkeypatch):
     small = verdict_on(name)
-    monkeypatch.setattr(keeper, "LIMIT_BYTES", -1)
+    monkeypatch.setattr(keeper, "STORED_VALUES_BYTES", -1)
     large = nanlab.pinpoint(FAULTS[name].function, *FAULTS[name].faulty)
     agree(small, large)
 
@@ -145,7 +145,7 @@ def test_a_planted_fault_is_told_the_same_small_and_large(name, monkeypatch):
     site, mark = main(small), "culprit" if small.culprit else "origin"
     assert line_of(site) in marked_lines(planted.function, mark)
     assert (site.phase, site.iterations) == (planted.phase, planted.iterations)
-    monkeypatch.setattr(keeper, "LIMIT_BYTES", -1)
+    monkeypatch.setattr(keeper, "STORED_VALUES_BYTES", -1)
     agree(small, nanlab.pinpoint(planted.function, *planted.faulty))
 
 

@@ -288,7 +288,7 @@ def test_a_callback_is_called_once_for_each_time_that_it_is_due(function, wanted
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_what_a_callback_returned_is_what_is_looked_at(large, monkeypatch):
     if large:
-        monkeypatch.setattr(keeper, "LIMIT_BYTES", -1)
+        monkeypatch.setattr(keeper, "STORED_VALUES_BYTES", -1)
     numbers = iter([F32(4), F32(-9), F32(16), *[F32(np.nan)] * 9])
 
     def body(carry, _):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import nanlab
 from nanlab.backend import finiteness as codes
-from nanlab.blame.diagnosis.contents import SHOWN, contents, first_bad, met_at
+from nanlab.blame.diagnosis.contents import SHOWN_ELEMENTS, contents, first_bad, met_at
 from nanlab.blame.program.program import flatten
 
 F32 = np.float32
@@ -71,7 +71,7 @@ def test_what_an_array_holds_is_counted(name):
 def test_the_telling_elements_are_shown_first():
     row = F32([*range(1, 20), 0, INF, NAN])
     shown = contents("x", row, row).there
-    assert len(shown) == SHOWN
+    assert len(shown) == SHOWN_ELEMENTS
     assert np.isnan(shown[0])
     assert shown[1:5] == (INF, 0, 19, 18)
     assert contents("x", row, row[:0]).there == ()

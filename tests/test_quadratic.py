@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.grid.parameters import PARAMETERS
 
@@ -127,7 +127,7 @@ def worker_of():
     def get(optimizer="sgd", precision="float32"):
         statics = {"problem": "quadratic", "optimizer": optimizer, "precision": precision}
         if (optimizer, precision) not in made:
-            made[optimizer, precision] = GroupWorker(statics, runs=256)
+            made[optimizer, precision] = GroupRunner(statics, runs=256)
         return made[optimizer, precision]
 
     return get
@@ -164,11 +164,11 @@ def test_the_engine_has_the_published_iterates(worker_of):
 
 def test_each_blame_names_the_line_of_the_quadratic_that_did_it(worker_of, repository):
     outcome = run(worker_of(), lr=list(PUBLISHED))
-    lines = (repository / "nanlab/quadratic.py").read_text().splitlines()
+    lines = (repository / "nanlab/problems/quadratic.py").read_text().splitlines()
 
     def line_at(finding):
         file, _, number = finding.source.partition(":")
-        assert file == "nanlab/quadratic.py"
+        assert file == "nanlab/problems/quadratic.py"
         return lines[int(number) - 1]
 
     for blame in outcome.attributions.values():

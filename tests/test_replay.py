@@ -14,12 +14,11 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
 import nanlab
-from nanlab import sweep
+from nanlab import replay, sweep
 from nanlab.engine import group_runner as engines
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.results import frames as tables
 from nanlab.study import chunk_runner as chunks_bench
-from nanlab.study import replay
 from nanlab.study.replay import ReplayError, replay_run
 
 # Fails in its initial state (1e39 is no float32), in its first steps, later, and not at all.
@@ -47,7 +46,7 @@ witnesses = 1
 """
 
 
-class Remembered(GroupWorker):
+class Remembered(GroupRunner):
     """A worker that is made once for each group, so that tests share what it compiles."""
 
     made: ClassVar = {}
@@ -63,7 +62,7 @@ class Remembered(GroupWorker):
 
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
-    monkeypatch.setattr(engines, "GroupWorker", Remembered)
+    monkeypatch.setattr(engines, "GroupRunner", Remembered)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks_bench, "GroupWorker", Remembered)
+        patch.setattr(chunks_bench, "GroupRunner", Remembered)
         assert sweep.main([str(folder / "grid.toml"), "--out", str(folder / "x")]) == 0
     return folder / "x"
 

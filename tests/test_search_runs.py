@@ -11,8 +11,8 @@ import pytest
 from remembered import Remembered
 
 from nanlab import verify
-from nanlab.cli.progress import Watcher
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.cli.progress import ProgressBar
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.study import chunk_runner as chunks_bench
@@ -59,7 +59,7 @@ class Counted(Remembered):
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch):
-    monkeypatch.setattr(chunks_bench, "GroupWorker", Counted)
+    monkeypatch.setattr(chunks_bench, "GroupRunner", Counted)
     monkeypatch.setattr(Counted, "asked", [])
     # Group after group, so that the order of what happens is known.
     monkeypatch.setattr(chunks_local, "AT_ONCE", 1)
@@ -76,7 +76,7 @@ def searched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("searched")
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks_bench, "GroupWorker", Counted)
+        patch.setattr(chunks_bench, "GroupRunner", Counted)
         assert main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == DONE
     return folder / "x"
 
@@ -87,7 +87,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     (folder / "grid.toml").write_text(FULL, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks_bench, "GroupWorker", Counted)
+        patch.setattr(chunks_bench, "GroupRunner", Counted)
         assert main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == DONE
     return folder / "x"
 
@@ -195,7 +195,7 @@ def test_killed_in_any_round_the_same_command_ends_in_the_same_bytes(number, sea
 @pytest.mark.slow
 def test_one_device_smaller_chunks_and_force_make_the_same_bytes(searched, capsys):
     grid = load_grid(searched.parent / "grid.toml", sets=["exec.chunk_runs=1"])
-    with Watcher() as watcher:
+    with ProgressBar() as watcher:
         Study(
             grid=grid, plan=make_plan(grid), folder=Path("results/one"),
             devices=jax.devices()[:1], listener=watcher,
@@ -215,7 +215,7 @@ def test_a_crashed_chunk_of_a_round_is_told_and_only_it_is_run_again(searched, m
         calls.append(len(lanes.seed))
         if len(calls) == 5:
             raise RuntimeError("went wrong")
-        return GroupWorker.run(self, lanes, curves=curves)
+        return GroupRunner.run(self, lanes, curves=curves)
 
     with monkeypatch.context() as patch:
         patch.setattr(Counted, "run", run)

@@ -20,7 +20,7 @@ from remembered import Remembered
 from nanlab import worker
 from nanlab.cli.interrupt import STOPPED
 from nanlab.engine import memory
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.grid import load_grid
 from nanlab.plan.plan import Group, Plan, make_plan
 from nanlab.study import chunk_runner as chunks_bench
@@ -54,7 +54,7 @@ CHUNKS, RUNS = 6, 120
 
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
-    monkeypatch.setattr(chunks_bench, "GroupWorker", Remembered)
+    monkeypatch.setattr(chunks_bench, "GroupRunner", Remembered)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks_bench, "GroupWorker", Remembered)
+        patch.setattr(chunks_bench, "GroupRunner", Remembered)
         local = ["--set", 'exec.engine="local"', "--out", str(folder / "x")]
         assert main([str(folder / "grid.toml"), "--no-report", *local]) == DONE
     return folder / "x"
@@ -374,7 +374,7 @@ def test_a_chunk_that_raises_is_recorded_the_rest_goes_on_and_it_is_tried_again(
         calls.append(len(lanes.seed))
         if len(calls) == 2:
             raise RuntimeError("the second launch\nwent wrong")
-        return GroupWorker.run(self, lanes, curves=curves)
+        return GroupRunner.run(self, lanes, curves=curves)
 
     assert sweep() == DONE
     with monkeypatch.context() as patch:

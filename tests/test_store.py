@@ -228,7 +228,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing_that_was_kept(after, own_fo
 # The system's own refusal, through polars' own writer: a file may not grow beyond 600 bytes.
 TOO_LARGE = """
 import resource, signal, sys
-from nanlab.store import Store, StoreError
+from nanlab.results.store import Store, StoreError
 sys.path.insert(0, sys.argv[2])
 from test_store import HERE, rows_of
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -17,7 +17,7 @@ from nanlab.plan.plan import make_plan
 from nanlab.results import environments as store_devices
 from nanlab.results.environments import FIRST, DevicesError, device_name, join, sign
 from nanlab.results.store import StoreError
-from nanlab.study.executors import engine_of
+from nanlab.study.executors import executor_of
 
 STUDIES, MACHINES = 10, 4
 
@@ -48,7 +48,7 @@ def linking(request, monkeypatch):
 MEETING = """
 import os, sys, time
 from pathlib import Path
-from nanlab.store_devices import join
+from nanlab.results.environments import join
 sys.path.insert(0, sys.argv[1])
 from test_store_devices import MACHINES, STUDIES, errno, machine, refusing
 me, without_links = sys.argv[2], sys.argv[3].split()
@@ -158,8 +158,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_to_wait_for(own_folder, li
 TOO_LARGE = """
 import os, resource, signal, sys
 from pathlib import Path
-from nanlab.store import StoreError
-from nanlab.store_devices import join
+from nanlab.results.store import StoreError
+from nanlab.results.environments import join
 sys.path.insert(0, sys.argv[1])
 from test_store_devices import machine
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -195,7 +195,7 @@ def test_signing_on_a_full_disk_is_a_sentence_wherever_a_study_begins(own_folder
     chunks = own_folder / "x" / ".chunks"
     monkeypatch.setattr(os, "fsync", refusing(errno.ENOSPC))
     with pytest.raises(StoreError, match=r"cannot write .*: no space left on device"):
-        engine_of(grid, make_plan(grid), Path("x"), jax.devices(), "local")
+        executor_of(grid, make_plan(grid), Path("x"), jax.devices(), "local")
     with pytest.raises(StoreError, match=r"cannot write .*: no space left on device"):
         sign(chunks, machine("one"))
     assert names_in(chunks) == []

@@ -28,7 +28,7 @@ from rich.console import Console
 from nanlab.blame.site import Site
 from nanlab.cli import progress as terminal
 from nanlab.engine import memory
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.results import frames as tables
@@ -64,7 +64,7 @@ WRITES = 1 + CHUNKS + 5
 
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
-    monkeypatch.setattr(chunks_bench, "GroupWorker", Remembered)
+    monkeypatch.setattr(chunks_bench, "GroupRunner", Remembered)
 
 
 def sweep(text=GRID, *arguments, name="grid.toml"):
@@ -82,7 +82,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks_bench, "GroupWorker", Remembered)
+        patch.setattr(chunks_bench, "GroupRunner", Remembered)
         assert main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == DONE
     return folder / "x"
 
@@ -328,7 +328,7 @@ def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, m
         calls.append(len(lanes.seed))
         if len(calls) == 2:
             raise RuntimeError("the second launch\nwent wrong")
-        return GroupWorker.run(self, lanes, curves=curves)
+        return GroupRunner.run(self, lanes, curves=curves)
 
     with monkeypatch.context() as patch:
         patch.setattr(chunks_local, "AT_ONCE", 1)
@@ -363,7 +363,7 @@ def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
         return real(statics, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks_bench, "GroupWorker", broken)
+        patch.setattr(chunks_bench, "GroupRunner", broken)
         assert sweep() == CRASHED
     assert "crashed: TypeError: this step does not trace" in capsys.readouterr().err
     runs = pl.read_parquet("results/x/runs.parquet")
@@ -537,7 +537,7 @@ standardize = [true, false]
 lr = [0.1, 1.0, 10.0]
 """
 SUB = Site(
-    primitive="sub", phase="update", module="MLP/Dense_0", source="nanlab/training.py:1",
+    primitive="sub", phase="update", module="MLP/Dense_0", source="nanlab/problems/training.py:1",
     library="", function="step", mechanism="inf-inf",
 )  # fmt: skip
 
@@ -615,11 +615,11 @@ def test_the_most_frequent_blames_are_shown_and_the_others_counted(tmp_path):
     def blame_of(number):
         # Seed 0 is blamed on line 1, seeds 1 and 2 on line 2, and so on.
         line = int((math.isqrt(8 * number + 1) + 1) // 2)
-        return Site(**{**SUB.__dict__, "source": f"nanlab/training.py:{min(line, many)}"})
+        return Site(**{**SUB.__dict__, "source": f"nanlab/problems/training.py:{min(line, many)}"})
 
     text = shown(text, lambda point: "nan", tmp_path, blames_of=blame_of)
-    assert f"nanlab/training.py:{many}" in text
-    assert "nanlab/training.py:1 " not in text + " "
+    assert f"nanlab/problems/training.py:{many}" in text
+    assert "nanlab/problems/training.py:1 " not in text + " "
     assert "and 3 more" in text
     counts = [int(n) for n in re.findall(r"^\s*(\d+)\s+inf-inf in sub", text, re.MULTILINE)]
     assert counts == sorted(counts, reverse=True)
@@ -643,7 +643,7 @@ def test_a_narrow_terminal_gets_no_line_that_is_too_wide(tmp_path):
 def watched(events, *, is_terminal=False, width=80):
     file = io.StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=width, color_system=None)
-    with terminal.Watcher(console) as watcher:
+    with terminal.ProgressBar(console) as watcher:
         events(watcher)
     return file.getvalue()
 

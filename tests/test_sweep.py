@@ -306,9 +306,9 @@ def test_killed_by_the_system_the_same_command_finishes_the_rest(flushes, reused
     assert done.returncode == 0, done.stderr
     # On a wide screen each site is one line.
     blames = pl.read_csv("killed/blames.csv")
-    assert len(re.findall(r" nanlab/quadratic.py:\d+ *$", done.stdout, re.MULTILINE)) == 2 * len(
-        blames
-    ), done.stdout
+    assert len(
+        re.findall(r" nanlab/problems/quadratic.py:\d+ *$", done.stdout, re.MULTILINE)
+    ) == 2 * len(blames), done.stdout
     there = re.findall(r"^(\d+) of 300 runs are there already$", done.stderr, re.MULTILINE)
     assert there == ([] if reused is None else [str(reused)])
     assert bytes_of("killed") == bytes_of("undisturbed")

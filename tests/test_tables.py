@@ -15,6 +15,7 @@ from nanlab.grid import load_grid
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.plan.plan import make_plan
 from nanlab.results import frames as tables
+from nanlab.results.files import write_atomically
 from nanlab.results.runs_table import RunsTable, categorical_columns
 from nanlab.results.streaming import write_tables
 
@@ -380,14 +381,14 @@ def test_the_same_tables_are_the_same_bytes(study, tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "table.csv"
-    tables.write_atomically(path, lambda p: p.write_text("old"))
+    write_atomically(path, lambda p: p.write_text("old"))
 
     def half(partial):
         partial.write_text("ne")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tables.write_atomically(path, half)
+        write_atomically(path, half)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 

@@ -12,9 +12,9 @@ from polars.testing import assert_frame_equal
 
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
-from nanlab.results import frames as tables
 from nanlab.results import streaming as tables_parts
-from nanlab.results.streaming import in_slices, slices, write_csv, write_parts
+from nanlab.results.files import csv_text
+from nanlab.results.streaming import in_slices, slices, stream_csv, write_parts
 from nanlab.study import study
 from nanlab.sweep import DONE, main
 
@@ -63,8 +63,8 @@ def test_a_large_one_is_in_groups_of_rows_that_do_not_depend_on_its_parts(frame,
 def test_csv_in_parts_is_csv(height, frame, own_folder, monkeypatch):
     monkeypatch.setattr(tables_parts, "SLICE", 7)
     frame[:height].write_parquet(own_folder / "x.parquet")
-    write_csv(own_folder / "x.parquet", own_folder / "x.csv")
-    assert (own_folder / "x.csv").read_text() == tables.csv_text(frame[:height])
+    stream_csv(own_folder / "x.parquet", own_folder / "x.csv")
+    assert (own_folder / "x.csv").read_text() == csv_text(frame[:height])
 
 
 GRID = """\

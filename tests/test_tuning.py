@@ -12,7 +12,7 @@ from nanlab.engine.block_width import block_for
 from nanlab.engine.lanes import LaneProgram, Lanes
 from nanlab.engine.memory import launch_need
 from nanlab.engine.tuning import Timing, suggestion, tune, widths
-from nanlab.problems.build import problem_of
+from nanlab.problems.build import build_problem
 
 GRID = """
 [run]
@@ -26,7 +26,7 @@ lr = { logspace = [0.1, 1e38], num = 9 }
 
 @pytest.mark.slow
 def test_every_width_takes_every_lane_through_every_step(monkeypatch):
-    problem = problem_of({"problem": "quadratic"})
+    problem = build_problem({"problem": "quadratic"})
     took, run = [], LaneProgram.run
 
     def watched(self, trace, lanes, *, stop_at):
@@ -55,14 +55,14 @@ def test_every_width_takes_every_lane_through_every_step(monkeypatch):
 )
 def test_on_a_gpu_the_width_that_is_used_is_tried_and_none_that_is_far_from_it(width, tried):
     asked = {"problem": "training", "task": "digits", "width": width, "depth": 1, "batch_size": 16}
-    assert widths(problem_of(asked), SimpleNamespace(platform="gpu")) == tried
+    assert widths(build_problem(asked), SimpleNamespace(platform="gpu")) == tried
 
 
 def test_widths_that_do_not_fit_are_left_out_and_none_that_fits_is_a_sentence(
     tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "grid.toml").write_text(GRID, encoding="utf-8")
-    problem = problem_of({"problem": "quadratic"})
+    problem = build_problem({"problem": "quadratic"})
     lanes = 32 * len(jax.devices())
     room = launch_need(problem, at_once=lanes).launch(lanes)
     monkeypatch.setattr(tuning, "available_bytes", lambda _: room)
@@ -85,7 +85,7 @@ def test_widths_that_do_not_fit_are_left_out_and_none_that_fits_is_a_sentence(
     ],
 )
 def test_a_width_is_suggested_where_it_is_faster(speeds, words):
-    problem = problem_of({"problem": "quadratic"})
+    problem = build_problem({"problem": "quadratic"})
     timings = [Timing(block=b, compile_s=1.0, steps_per_s=float(v)) for b, v in speeds.items()]
     assert suggestion(problem, jax.devices()[0], timings).startswith(words)
 

@@ -11,7 +11,7 @@ import pytest
 
 from nanlab import diff, sweep, verify
 from nanlab.plan.plan import make_plan
-from nanlab.results.compare import compare
+from nanlab.results.compare import compare_runs
 from nanlab.results.provenance import file_hash
 
 GRID = """
@@ -250,4 +250,4 @@ def test_two_precisions_are_matched_by_everything_else(studies, capsys):
 def test_runs_that_share_what_they_are_matched_by_are_refused(studies):
     runs = pl.read_parquet(studies / "float32/runs.parquet")
     with pytest.raises(ValueError, match="several runs share lr"):
-        compare(runs, runs, on=["lr"])
+        compare_runs(runs, runs, on=["lr"])

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
-import re
-import time
-import warnings
 from pathlib import Path
-from typing import Any
 
 from nanlab.backend.machine import processor
-
-_DAMAGED = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.+?)'")
-
 
 PROGRAMS_BYTES = 1 << 30
 """How much disk compiled programs may take; the ones that were used longest ago go first."""
@@ -58,30 +50,3 @@ def drop_oldest(folder: Path, most: int) -> None:
         if room < 0:
             with contextlib.suppress(OSError):
                 os.unlink(path)
-
-
-def mend(folder: Path) -> None:
-    """From now on delete kept programs of a name when JAX warns that one cannot be read or written.
-
-    A full disk or a killed process leaves a part of one, and JAX neither writes over it nor deletes
-    it, so that it would be compiled, and warned of, at every start. One that cannot be read is from
-    before, one that cannot be written is not. A person is told of the first that cannot be written.
-    """
-    # Usually a warning of the same words is passed on once: two programs may have one name.
-    warnings.filterwarnings("always", message=_DAMAGED.pattern)
-    show, told, began = warnings.showwarning, set[str](), time.time()
-
-    def look(message: Warning | str, *where: Any, **others: Any) -> None:
-        damaged = _DAMAGED.match(str(message))
-        if damaged is None:
-            return show(message, *where, **others)
-        doing, name = damaged.groups()
-        for path in folder.glob(f"{glob.escape(name)}*-cache"):
-            with contextlib.suppress(OSError):
-                if (path.stat().st_mtime < began) == (doing == "reading"):
-                    path.unlink()
-        if doing == "writing" and doing not in told:
-            show(message, *where, **others)
-        told.add(doing)
-
-    warnings.showwarning = look

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from nanlab.backend.compile_cache import PROGRAMS_BYTES, drop_oldest, mend, programs_folder
+from nanlab.backend.compile_cache import PROGRAMS_BYTES, drop_oldest, programs_folder
 from nanlab.backend.jaxpr import Device
 from nanlab.backend.machine import cores
 
@@ -53,7 +53,6 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
     set_already = getattr(jax.config, "jax_compilation_cache_dir", None)
     if keep_programs and set_already is None and (folder := programs_folder()):
         drop_oldest(folder, PROGRAMS_BYTES)
-        mend(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # The witnesses run a hundred small programs, op by op: 2.6 s to compile, 1.2 to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

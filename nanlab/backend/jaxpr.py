@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 Aval = Any
-Value = Any
+JaxValue = Any
 Device: TypeAlias = Any  # jax.Device is a variable to a type checker
 
 
@@ -66,11 +66,11 @@ class Opened(NamedTuple):
     """
 
     kind: str
-    bodies: tuple[tuple[Jaxpr, Sequence[Value]], ...]
+    bodies: tuple[tuple[Jaxpr, Sequence[JaxValue]], ...]
     operands: tuple[tuple[int, ...], ...]
     consts: int = 0
     carry: int = 0
-    condition: tuple[tuple[Jaxpr, Sequence[Value]], int] | None = None
+    condition: tuple[tuple[Jaxpr, Sequence[JaxValue]], int] | None = None
 
 
 _CALLS = {
@@ -99,7 +99,7 @@ def names_axes(eqn: JaxprEqn) -> bool:
     return any(type(effect).__name__ == "NamedAxisEffect" for effect in eqn.effects)
 
 
-def split_constants(closed: Any) -> tuple[Jaxpr, Sequence[Value]]:
+def split_constants(closed: Any) -> tuple[Jaxpr, Sequence[JaxValue]]:
     """A jaxpr, open or closed, as (jaxpr, values of its constants)."""
     # JAX 0.12 has one class for both; its `jaxpr` attribute is itself without the constants.
     return (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
@@ -144,7 +144,7 @@ def open_equation(eqn: JaxprEqn) -> Opened | None:
     return None
 
 
-def _expanded(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Value]] | None:
+def _expanded(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[JaxValue]] | None:
     # JAX 0.12 has custom_root as such a primitive, which says itself what it stands for.
     primitive = eqn.params["_prim"]
     avals: list[Aval] = [v.aval for v in eqn.invars]
@@ -166,7 +166,7 @@ def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
-def bind(eqn: JaxprEqn, operands: Sequence[Value], **changed: Any) -> Sequence[Value]:
+def bind(eqn: JaxprEqn, operands: Sequence[JaxValue], **changed: Any) -> Sequence[JaxValue]:
     """Run one equation on `operands`, some parameters changed; the results as a sequence."""
     parameters = eqn.primitive.get_bind_params({**eqn.params, **changed})
     with eqn.ctx.manager:
@@ -175,8 +175,8 @@ def bind(eqn: JaxprEqn, operands: Sequence[Value], **changed: Any) -> Sequence[V
 
 
 def run_sharded(
-    eqn: JaxprEqn, shard: Callable[..., tuple[Any, Any]], operands: Sequence[Value]
-) -> tuple[list[Value], Any]:
+    eqn: JaxprEqn, shard: Callable[..., tuple[Any, Any]], operands: Sequence[JaxValue]
+) -> tuple[list[JaxValue], Any]:
     """Run `shard` in place of a `shard_map` equation's own program.
 
     Args:
@@ -190,7 +190,7 @@ def run_sharded(
     params = eqn.params
     axes = params["newly_manual_axes"]
 
-    def with_axis(*arguments: Value) -> tuple[tuple[Value, ...], Any]:
+    def with_axis(*arguments: JaxValue) -> tuple[tuple[JaxValue, ...], Any]:
         results, records = shard(*arguments)
         return tuple(results), jax.tree.map(lambda x: jnp.asarray(x)[None], records)
 
@@ -210,8 +210,8 @@ def run_sharded(
 
 
 def bind_loop(
-    eqn: JaxprEqn, body: Callable[..., Sequence[Value]], operands: Sequence[Value]
-) -> Sequence[Value]:
+    eqn: JaxprEqn, body: Callable[..., Sequence[JaxValue]], operands: Sequence[JaxValue]
+) -> Sequence[JaxValue]:
     """Run a scan or a while loop with another program of the same types in its body's place."""
     name = {"scan": "jaxpr", "while": "body_jaxpr"}[eqn.primitive.name]
     avals: list[Aval] = eqn.params[name].in_avals
@@ -221,16 +221,16 @@ def bind_loop(
 
 def run_jaxpr(
     jaxpr: Jaxpr,
-    constants: Sequence[Value],
-    arguments: Sequence[Value],
-    bind: Callable[[JaxprEqn, Sequence[Value]], Sequence[Value]] = bind,
-) -> list[Value]:
+    constants: Sequence[JaxValue],
+    arguments: Sequence[JaxValue],
+    bind: Callable[[JaxprEqn, Sequence[JaxValue]], Sequence[JaxValue]] = bind,
+) -> list[JaxValue]:
     """Run a jaxpr equation by equation, each by `bind`, in the enclosing trace."""
-    env: dict[Var, Value] = dict(
+    env: dict[Var, JaxValue] = dict(
         zip(argument_variables(jaxpr), (*constants, *arguments), strict=True)
     )
 
-    def read(atom: Any) -> Value:
+    def read(atom: Any) -> JaxValue:
         return atom.val if isinstance(atom, Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
@@ -239,7 +239,7 @@ def run_jaxpr(
     return [read(v) for v in jaxpr.outvars]
 
 
-def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Jaxpr, Sequence[Value], Any]:
+def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Jaxpr, Sequence[JaxValue], Any]:
     """`function` as (jaxpr, values of its constants, tree of its output's shapes).
 
     Arguments may be arrays or `jax.ShapeDtypeStruct`s, in any pytree.

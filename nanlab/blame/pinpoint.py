@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE, INF, NAN
-from nanlab.blame.diagnosis.attribution import Causes, Judge
+from nanlab.blame.diagnosis.attribution import CauseFinder, Causes
 from nanlab.blame.diagnosis.causal_walk import Event, beginnings, strays, way
 from nanlab.blame.diagnosis.contents import contents, first_bad, is_elementwise, met_at
 from nanlab.blame.diagnosis.reading import Reading
@@ -22,7 +22,7 @@ from nanlab.blame.explain.sites import any_bad, element_at, one_shard
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
-from nanlab.blame.single_call import Looks, codes_of
+from nanlab.blame.single_call import SingleCall, codes_of
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
 
@@ -66,7 +66,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         Exception: whatever tracing the function raises.
     """
     with _plain_mode():
-        return _Inquiry(call_of(function, args, kwargs)).verdict()
+        return _Pinpointing(call_of(function, args, kwargs)).verdict()
 
 
 @contextmanager
@@ -78,13 +78,13 @@ def _plain_mode() -> Generator[None]:
         yield
 
 
-class _Inquiry:
+class _Pinpointing:
     """One call, looked at."""
 
     def __init__(self, call: Call) -> None:
-        self._call, self._looks = call, Looks(call)
+        self._call, self._looks = call, SingleCall(call)
         self._program = self._looks.program
-        self._judge = Judge(self._program)
+        self._judge = CauseFinder(self._program)
         self._expressions = Expressions(self._program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None

@@ -16,14 +16,14 @@ from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.callbacks import Effects, has_effects
 from nanlab.blame.probes.capture import Capture
 from nanlab.blame.probes.codes import Probe
-from nanlab.blame.probes.values import Keeper, is_small
+from nanlab.blame.probes.values import ValueProbe, is_small
 from nanlab.blame.program.call import Call
-from nanlab.blame.program.interpreter import bind
+from nanlab.blame.program.interpreter import bind_equation
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import flatten_closed
 
 
-class Looks:
+class SingleCall:
     """Runs one call's program, compiled, as often as there is something to see.
 
     Args:
@@ -39,7 +39,7 @@ class Looks:
         self._effects = Effects(self.program) if has_effects(self.program) else None
 
     def _bind(self) -> Any:
-        return bind if self._effects is None else self._effects.replay()
+        return bind_equation if self._effects is None else self._effects.replay()
 
     def first(self) -> tuple[list[int], Reading]:
         """The codes of the compiled function's outputs, and the instrumented program's reading."""
@@ -61,16 +61,16 @@ class Looks:
 
     def _reading(self, *, is_simplified: bool = False) -> Reading:
         arrays, top = self._call.arrays, self.program.frames[0]
-        given = [on_host(array) for array in arrays]
+        given = [arrays_on_host(array) for array in arrays]
         if is_small(self.program):
-            keeper = Keeper(self.program, self._bind())
+            keeper = ValueProbe(self.program, self._bind())
             lowered = jax.jit(lambda *leaves: keeper(*leaves)[1]).lower(*arrays)
             compiled = lowered.compile() if is_simplified else _quick(lowered)
             return Reading(keeper, *keeper.codes(_records(compiled(*arrays)), given))
         probe = Probe(self.program, self._bind(), coarse_values(self.program))
         results, codes = jax.jit(probe)(*arrays)
         values = dict(zip(top.arguments, given, strict=True))
-        values |= zip(top.results, map(on_host, jax.tree.leaves(results)), strict=True)
+        values |= zip(top.results, map(arrays_on_host, jax.tree.leaves(results)), strict=True)
         return Reading(probe, _records(codes), values)
 
     def behind(self, reading: Reading, bad: list[int]) -> Reading:
@@ -91,7 +91,7 @@ class Looks:
             return {}
         capture = Capture(self.program, points, self._bind())
         arrays = jax.jit(capture)(*self._call.arrays)
-        return dict(zip(points, map(on_host, arrays), strict=True))
+        return dict(zip(points, map(arrays_on_host, arrays), strict=True))
 
 
 def _quick(lowered: Any) -> Any:
@@ -113,10 +113,10 @@ def _records(codes: Any) -> dict[str, np.ndarray]:
 
 def codes_of(tree: Any) -> list[int]:
     """FINITE, INF or NAN of each leaf."""
-    return [code_of(on_host(leaf)) for leaf in jax.tree.leaves(tree)]
+    return [code_of(arrays_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
-def on_host(leaf: Any) -> np.ndarray:
+def arrays_on_host(leaf: Any) -> np.ndarray:
     """An array as NumPy's; of typed random keys their bits."""
     if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
         leaf = jax.random.key_data(leaf)

@@ -54,7 +54,7 @@ def _installed_in(folder: Path) -> frozenset[str]:
 
 
 @cache
-def is_own(file: str) -> bool:
+def is_nanlab(file: str) -> bool:
     """Whether a source file belongs to nanlab."""
     return Path(file).resolve().is_relative_to(_OWN)
 

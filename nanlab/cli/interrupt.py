@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from nanlab.cli.progress import Watcher
+    from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study, StudyResult
 
 STOPPED = 130
@@ -52,7 +52,7 @@ def interruptibly(work: Callable[[], T], stopped: Callable[[], str]) -> T:
     return results[0]
 
 
-def run_interruptibly(study: Study, watcher: Watcher, *, force: bool) -> StudyResult:
+def run_interruptibly(study: Study, watcher: ProgressBar, *, force: bool) -> StudyResult:
     """Run a study that Ctrl-C stops at once.
 
     Args:

@@ -34,7 +34,7 @@ class _Rate(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.0f} runs/s")
 
 
-class Watcher:
+class ProgressBar:
     """Shows how a study goes, on standard error; a `study_listener.Listener`.
 
     Args:
@@ -65,7 +65,7 @@ class Watcher:
         self._round = ""
         self._began = self._said = time.monotonic()
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> ProgressBar:
         if self._console.is_terminal:
             self._bar.start()
         return self

@@ -11,7 +11,7 @@ import polars as pl
 from nanlab.results.schema import CURVES
 
 
-class Observed(NamedTuple):
+class Observation(NamedTuple):
     """What some runs of a chunk showed.
 
     Attributes:
@@ -41,7 +41,7 @@ def log_steps(steps: np.ndarray) -> list[int]:
     return sorted({0, *powers, *steps.tolist()})
 
 
-def curves_frame(run_ids: Sequence[str], observed: Sequence[Observed]) -> pl.DataFrame:
+def curves_frame(run_ids: Sequence[str], observed: Sequence[Observation]) -> pl.DataFrame:
     """Rows of CURVES, each (run, step, observable, layer) once, in that order.
 
     Args:

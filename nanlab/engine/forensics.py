@@ -13,7 +13,7 @@ from nanlab.backend.finiteness import FINITE, NAN
 from nanlab.backend.jaxpr import Device
 from nanlab.backend.keys import init_key, step_key
 from nanlab.blame.batched import BlockProbe
-from nanlab.blame.diagnosis.attribution import Blame, Judge
+from nanlab.blame.diagnosis.attribution import Blame, CauseFinder
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 from nanlab.blame.vocabulary import Phase
@@ -21,7 +21,7 @@ from nanlab.engine.lanes import Lanes
 from nanlab.problems.problem import Problem, State
 
 
-class Replay(NamedTuple):
+class StepReplay(NamedTuple):
     """What the instrumented program showed of one lane's step.
 
     Attributes:
@@ -65,16 +65,16 @@ class Forensics:
         """The instrumented `init`, of (knobs, seed), or step, of (state, knobs, seed, step)."""
         return self._init if is_init else self._step
 
-    def at_init(self, lanes: Lanes, watched: np.ndarray) -> list[Replay]:
+    def at_init(self, lanes: Lanes, watched: np.ndarray) -> list[StepReplay]:
         """What made the initial states of these lanes bad."""
         readings, which = self._init.read(lanes.knobs, lanes.seed)
-        judge = Judge(self._init.program, phase=Phase.INIT)
+        judge = CauseFinder(self._init.program, phase=Phase.INIT)
         replays = [_replay(judge, reading, watched, has_loss=False) for reading in readings]
         return [replays[i] for i in which]
 
     def at_step(
         self, state: State, lanes: Lanes, step: np.ndarray, watched: np.ndarray
-    ) -> list[Replay]:
+    ) -> list[StepReplay]:
         """What made the outputs of these lanes' steps bad.
 
         Args:
@@ -84,12 +84,14 @@ class Forensics:
             watched: (leaves,) bool, the leaves of the state in which an inf counts.
         """
         readings, which = self._step.read(state, lanes.knobs, lanes.seed, step)
-        judge = Judge(self._step.program)
+        judge = CauseFinder(self._step.program)
         replays = [_replay(judge, reading, watched, has_loss=True) for reading in readings]
         return [replays[i] for i in which]
 
 
-def _replay(judge: Judge, reading: Reading, watched: np.ndarray, *, has_loss: bool) -> Replay:
+def _replay(
+    judge: CauseFinder, reading: Reading, watched: np.ndarray, *, has_loss: bool
+) -> StepReplay:
     results = reading.probe.program.frames[0].results
     codes = [reading.code(Point(value)) for value in results]
     # The state's leaves come first, then the loss, in which an inf always counts.
@@ -99,4 +101,4 @@ def _replay(judge: Judge, reading: Reading, watched: np.ndarray, *, has_loss: bo
     state_codes = counted[: len(watched)]
     loss_code = counted[-1] if has_loss else FINITE
     blame = judge.blame(reading, faulty)
-    return Replay(blame, loss_code, max(state_codes, default=FINITE))
+    return StepReplay(blame, loss_code, max(state_codes, default=FINITE))

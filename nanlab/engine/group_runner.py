@@ -15,23 +15,23 @@ from nanlab.backend.jaxpr import Device
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
 from nanlab.engine.block_width import launch_lanes
-from nanlab.engine.curves import Observed, is_log_step, log_steps
-from nanlab.engine.forensics import Forensics, Replay
-from nanlab.engine.lanes import NEVER, LaneProgram, Lanes, Trace
+from nanlab.engine.curves import Observation, is_log_step, log_steps
+from nanlab.engine.forensics import Forensics, StepReplay
+from nanlab.engine.lanes import NEVER, LaneProgram, Lanes, LaneState
 from nanlab.engine.outcomes import Endings
 from nanlab.engine.placement import (
     Frozen,
     fresh,
+    frozen_subset,
     joined,
-    on_host,
     packed,
     packing_steps,
     slots,
     spread,
-    subset,
+    state_on_host,
     taken,
 )
-from nanlab.problems.build import problem_of
+from nanlab.problems.build import build_problem
 from nanlab.problems.problem import State
 
 
@@ -59,10 +59,10 @@ class ChunkOutcome:
     attributions: dict[int, Attribution]
     at_fault: Frozen
     at_nan: Frozen
-    observed: tuple[Observed, ...] = ()
+    observed: tuple[Observation, ...] = ()
 
 
-class GroupWorker:
+class GroupRunner:
     """Runs chunks of one group: its program and its forensics are compiled once.
 
     Args:
@@ -84,7 +84,7 @@ class GroupWorker:
         devices: Sequence[Device] | None = None,
     ) -> None:
         self._devices = list(devices or jax.devices())
-        self.problem = problem_of(statics)
+        self.problem = build_problem(statics)
         self.program = LaneProgram(self.problem, self._devices)
         self.lanes = self.lanes_for(runs or 1)
 
@@ -116,7 +116,7 @@ class GroupWorker:
             curves: whether to look at the runs at log-spaced steps and before their faults.
         """
         trace, places, observed = self._to_the_end(lanes, curves=curves)
-        first = on_host(trace, places)
+        first = state_on_host(trace, places)
         failed = np.flatnonzero(first.stop_step != NEVER)
         at_fault = Frozen(
             rows=failed, state=taken(trace.state, places[failed]), step=first.stop_step[failed]
@@ -132,13 +132,13 @@ class GroupWorker:
             endings=endings,
             attributions=attributions,
             at_fault=at_fault,
-            at_nan=joined(subset(at_fault, is_nan), at_nan),
+            at_nan=joined(frozen_subset(at_fault, is_nan), at_nan),
             observed=(*observed, *(self._before_faults(lanes, at_fault) if curves else ())),
         )
 
     def _to_the_end(
         self, lanes: Lanes, *, curves: bool
-    ) -> tuple[Trace, np.ndarray, list[Observed]]:
+    ) -> tuple[LaneState, np.ndarray, list[Observation]]:
         """Run all lanes to their ends or faults; on the way, those that go on are packed.
 
         Returns:
@@ -146,7 +146,7 @@ class GroupWorker:
         """
         places = self._slots(len(lanes.seed))
         placed = spread(lanes, places, self.lanes)
-        trace, observed = self.program.start(placed), list[Observed]()
+        trace, observed = self.program.start(placed), list[Observation]()
         steps = np.asarray(lanes.steps)
         for step in log_steps(steps) if curves else self._packing_steps(steps):
             until = placed._replace(steps=np.minimum(placed.steps, step))
@@ -164,8 +164,8 @@ class GroupWorker:
         return [] if self.lanes == self.smallest else packing_steps(steps)
 
     def _observed(
-        self, trace: Trace, lanes: Lanes, placed: Lanes, places: np.ndarray, step: int
-    ) -> list[Observed]:
+        self, trace: LaneState, lanes: Lanes, placed: Lanes, places: np.ndarray, step: int
+    ) -> list[Observation]:
         """What the runs that have come to `step`, and go on from there or end there, show."""
         here = np.asarray(trace.step)[places] == step
         here &= np.asarray(trace.stop_step)[places] == NEVER
@@ -177,11 +177,11 @@ class GroupWorker:
         steps = np.full(self.lanes, step, np.int32)
         seen = self.program.observe(trace.state, placed, steps)
         values = {key: np.asarray(value)[places[rows]] for key, value in seen.items()}
-        return [Observed(rows=rows, steps=np.full(len(rows), step), values=values)]
+        return [Observation(rows=rows, steps=np.full(len(rows), step), values=values)]
 
-    def _before_faults(self, lanes: Lanes, frozen: Frozen) -> list[Observed]:
+    def _before_faults(self, lanes: Lanes, frozen: Frozen) -> list[Observation]:
         """What the failing steps of frozen lanes show, from the states before them."""
-        chosen = subset(frozen, frozen.step >= 0)
+        chosen = frozen_subset(frozen, frozen.step >= 0)
         if not len(chosen.rows):
             return []
         places = self._slots(len(chosen.rows))
@@ -191,7 +191,7 @@ class GroupWorker:
         steps[places] = chosen.step
         seen = self.program.observe(state, asked, steps)
         values = {key: np.asarray(value)[places] for key, value in seen.items()}
-        return [Observed(rows=chosen.rows, steps=chosen.step, values=values)]
+        return [Observation(rows=chosen.rows, steps=chosen.step, values=values)]
 
     def step_once(self, lanes: Lanes, frozen: Frozen) -> tuple[State, np.ndarray]:
         """What the failing steps of frozen lanes make, bit for bit as in the sweep.
@@ -207,7 +207,7 @@ class GroupWorker:
         placed = spread(one_more, places, self.lanes)
         # Nothing is worse than a NaN: with this, no lane stops.
         trace = self.program.run(spread(start, places, self.lanes), placed, stop_at=NAN + 1)
-        after = on_host(trace, places)
+        after = state_on_host(trace, places)
         bad = np.where(after.loss_code == NAN, np.nan, np.inf)
         loss = np.where(after.loss_code == FINITE, after.final_loss, bad)
         return taken(trace.state, places), loss
@@ -222,15 +222,15 @@ class GroupWorker:
         return {"block": self.program.block, "devices": devices, "lanes": self.lanes}
 
     def _follow(
-        self, lanes: Lanes, first: Trace, at_fault: Frozen, rows: np.ndarray
-    ) -> tuple[Trace, Frozen]:
+        self, lanes: Lanes, first: LaneState, at_fault: Frozen, rows: np.ndarray
+    ) -> tuple[LaneState, Frozen]:
         """Take the lanes whose fault shows no NaN on from there, to a NaN or to their end.
 
         Returns:
             The chunk's trace with those lanes brought up to date, and those frozen at a NaN.
         """
         if not len(rows):
-            return first, subset(at_fault, np.zeros(len(at_fault.rows), bool))
+            return first, frozen_subset(at_fault, np.zeros(len(at_fault.rows), bool))
         places = self._slots(len(rows))
         picked = taken(lanes, rows)
         state = taken(at_fault.state, np.searchsorted(at_fault.rows, rows))
@@ -239,7 +239,7 @@ class GroupWorker:
         )
         placed = spread(picked, places, self.lanes)
         trace = self.program.run(spread(start, places, self.lanes), placed, stop_at=NAN)
-        after = on_host(trace, places)
+        after = state_on_host(trace, places)
         stopped = np.flatnonzero(after.stop_step != NEVER)
         at_nan = Frozen(
             rows=rows[stopped],
@@ -256,7 +256,7 @@ class GroupWorker:
         return merged, at_nan
 
     def _attribute(
-        self, lanes: Lanes, at_fault: Frozen, at_nan: Frozen, first: Trace, last: Trace
+        self, lanes: Lanes, at_fault: Frozen, at_nan: Frozen, first: LaneState, last: LaneState
     ) -> dict[int, Attribution]:
         """The blame of every failed run: origin at its fault, culprit at its NaN."""
         faults = self._replays(lanes, at_fault)
@@ -273,9 +273,9 @@ class GroupWorker:
             blames[row] = Attribution(origin=origin, culprit=culprit, status=status)
         return blames
 
-    def _replays(self, lanes: Lanes, frozen: Frozen) -> list[Replay]:
+    def _replays(self, lanes: Lanes, frozen: Frozen) -> list[StepReplay]:
         """The instrumented replay of each frozen lane's failing step, in the lanes' order."""
-        replays: dict[int, Replay] = {}
+        replays: dict[int, StepReplay] = {}
         for is_init in (True, False):
             chosen = np.flatnonzero((frozen.step < 0) == is_init)
             if not len(chosen):
@@ -290,12 +290,12 @@ class GroupWorker:
         return [replays[i] for i in range(len(frozen.rows))]
 
 
-def _same(replay: Replay, trace: Trace, row: int) -> bool:
+def _same(replay: StepReplay, trace: LaneState, row: int) -> bool:
     """Whether a replay's outputs were bad in the way that the sweep saw."""
     return (replay.loss_code, replay.state_code) == (trace.loss_code[row], trace.state_code[row])
 
 
-def _endings(first: Trace, last: Trace, nan_step: np.ndarray) -> Endings:
+def _endings(first: LaneState, last: LaneState, nan_step: np.ndarray) -> Endings:
     bad = np.maximum(last.loss_code, last.state_code) != FINITE
     return Endings(
         *(np.asarray(column) for column in (first.stop_step, nan_step, bad)),

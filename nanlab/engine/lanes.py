@@ -56,7 +56,7 @@ class Lanes(NamedTuple):
     steps: AnyArray
 
 
-class Trace(NamedTuple):
+class LaneState(NamedTuple):
     """Where each lane is and what it has seen; leading axis lanes.
 
     Attributes:
@@ -126,7 +126,7 @@ class LaneProgram:
         self._run = self._over_blocks(self._run_block, of_lanes=2, shared=2)
         self._observe = self._over_blocks(self._observe_block, of_lanes=3)
 
-    def start(self, lanes: Lanes) -> Trace:
+    def start(self, lanes: Lanes) -> LaneState:
         """The lanes at their initial states; a fault of the initial state stops a lane at -1."""
         trace, codes = self._start(lanes)
         if self.watched is None:
@@ -139,7 +139,7 @@ class LaneProgram:
             stop_step=stop.astype(np.int32), state_code=state_code.astype(np.int8)
         )
 
-    def run(self, trace: Trace, lanes: Lanes, *, stop_at: int) -> Trace:
+    def run(self, trace: LaneState, lanes: Lanes, *, stop_at: int) -> LaneState:
         """Run every lane to its end, or to the step whose outputs hold `stop_at` or worse.
 
         Args:
@@ -205,14 +205,14 @@ class LaneProgram:
 
         return run
 
-    def _start_block(self, lanes: Lanes) -> tuple[Trace, Array]:
+    def _start_block(self, lanes: Lanes) -> tuple[LaneState, Array]:
         return jax.vmap(self._start_lane)(lanes)
 
-    def _start_lane(self, lanes: Lanes) -> tuple[Trace, Array]:
+    def _start_lane(self, lanes: Lanes) -> tuple[LaneState, Array]:
         state = self.problem.init(lanes.knobs, init_key(lanes.seed))
         none, zero = jnp.float64(jnp.nan), jnp.int32(0)
         finite = jnp.int8(FINITE)
-        trace = Trace(
+        trace = LaneState(
             state, zero, jnp.int32(NEVER), finite, finite, none, none, none, none, none, zero
         )
         return trace, leaf_codes(state)
@@ -229,8 +229,10 @@ class LaneProgram:
                 "accuracy": metrics.accuracy}  # fmt: skip
         return {(n, ""): v.astype(jnp.float64) for n, v in told.items() if v is not None}
 
-    def _run_block(self, trace: Trace, lanes: Lanes, watched: Array, stop_at: Array) -> Trace:
-        def live(trace: Trace) -> Array:
+    def _run_block(
+        self, trace: LaneState, lanes: Lanes, watched: Array, stop_at: Array
+    ) -> LaneState:
+        def live(trace: LaneState) -> Array:
             return jnp.any((trace.stop_step == NEVER) & (trace.step < lanes.steps))
 
         base = jax.vmap(step_key)(lanes.seed)
@@ -240,8 +242,8 @@ class LaneProgram:
         return lax.while_loop(live, lambda t: advance(t, lanes, base, watched, stop_at), trace)
 
     def _advance(
-        self, trace: Trace, lanes: Lanes, base: Array, watched: Array, stop_at: Array
-    ) -> Trace:
+        self, trace: LaneState, lanes: Lanes, base: Array, watched: Array, stop_at: Array
+    ) -> LaneState:
         """One step of one lane, taken unless what it makes stops the lane."""
         key = keys.for_step(base, trace.step)
         state, metrics = self.problem.step(trace.state, lanes.knobs, key)
@@ -267,7 +269,7 @@ class LaneProgram:
         )
 
 
-def _observe(trace: Trace, metrics: Metrics, live: Array, once: Array) -> dict[str, Array]:
+def _observe(trace: LaneState, metrics: Metrics, live: Array, once: Array) -> dict[str, Array]:
     """The running summaries after one more step, unchanged in a lane that is not live.
 
     `once` is true where the step will not be tried again: only then is it counted.

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.engine.lanes import NEVER, Lanes, Trace
+from nanlab.engine.lanes import NEVER, Lanes, LaneState
 from nanlab.plan.plan import Plan
 from nanlab.problems.problem import Problem, State
 
@@ -19,7 +19,7 @@ PACKED_AFTER = (8, 2)
 steps that this project's studies fail at, that saves a tenth of the steps of blocks of 64 lanes
 (up to 0.3); four times save a hundredth more (benchmarks/README.md)."""
 
-FEWEST_STEPS = 32
+PACKING_MIN_STEPS = 32
 """Shorter runs are not worth a further launch."""
 
 
@@ -53,7 +53,7 @@ def packing_steps(steps: np.ndarray) -> list[int]:
         steps: how many each run has, (runs,).
     """
     longest = int(steps.max())
-    return [longest // part for part in PACKED_AFTER] if longest >= FEWEST_STEPS else []
+    return [longest // part for part in PACKED_AFTER] if longest >= PACKING_MIN_STEPS else []
 
 
 def packed(
@@ -129,22 +129,22 @@ def spread(tree: Any, places: np.ndarray, total: int) -> Any:
     return lanes
 
 
-def fresh(state: State, step: np.ndarray) -> Trace:
+def fresh(state: State, step: np.ndarray) -> LaneState:
     """Lanes at these states and steps that have seen nothing yet."""
     count = len(step)
     none, zero = np.full(count, np.nan), np.zeros(count, np.int32)
     never, finite = np.full(count, NEVER, np.int32), np.zeros(count, np.int8)
-    return Trace(
+    return LaneState(
         state, step.astype(np.int32), never, finite, finite, none, none, none, none, none, zero
     )  # fmt: skip
 
 
-def on_host(trace: Trace, places: np.ndarray) -> Trace:
+def state_on_host(trace: LaneState, places: np.ndarray) -> LaneState:
     """The summaries of the lanes in `places`, without their states."""
     return taken(trace._replace(state=None), places)
 
 
-def subset(frozen: Frozen, chosen: np.ndarray) -> Frozen:
+def frozen_subset(frozen: Frozen, chosen: np.ndarray) -> Frozen:
     """The lanes for which `chosen`, a bool array over them, holds."""
     rows = np.flatnonzero(chosen)
     return Frozen(rows=frozen.rows[rows], state=taken(frozen.state, rows), step=frozen.step[rows])

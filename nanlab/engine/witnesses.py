@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend.finiteness import INF, NAN
-from nanlab.blame.diagnosis.jax_debug import compare, sighting
+from nanlab.blame.diagnosis.jax_debug import compare_with_blame, sighting
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, WitnessAnswer
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import Lanes
 from nanlab.engine.placement import Frozen
 from nanlab.results.manifest import Testimony
@@ -24,7 +24,7 @@ NAN_MAKING = (
 )  # fmt: skip
 
 
-def ask(worker: GroupWorker, lanes: Lanes) -> list[Testimony]:
+def ask(worker: GroupRunner, lanes: Lanes) -> list[Testimony]:
     """Run these failing runs again and ask the witnesses; one testimony a run.
 
     Args:
@@ -52,7 +52,7 @@ def ask(worker: GroupWorker, lanes: Lanes) -> list[Testimony]:
 
 
 def _word(
-    worker: GroupWorker,
+    worker: GroupRunner,
     lanes: Lanes,
     frozen: Frozen,
     place: int,
@@ -73,7 +73,7 @@ def _word(
     arguments = jax.tree.map(jnp.asarray, asked)
     seen = sighting(probe.function, arguments, worst)
     (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], asked))
-    return compare(seen, site, reading, lambda: probe.read_op_by_op(*arguments), worst)
+    return compare_with_blame(seen, site, reading, lambda: probe.read_op_by_op(*arguments), worst)
 
 
 def _lane(tree: Any, place: int) -> Any:

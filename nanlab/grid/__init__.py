@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nanlab.grid.document import Asked, understood
+from nanlab.grid.document import GridDocument, parse_document
 from nanlab.grid.errors import Complaint, GridError, in_order
 from nanlab.grid.expansion import Findings
 from nanlab.grid.overrides import split_arguments
@@ -51,7 +51,7 @@ class Grid:
     exec: Exec
     warnings: tuple[str, ...]
     products: tuple[Product, ...]
-    asked: Asked
+    asked: GridDocument
     source: Source
 
     def complaint(self, key: str, sentence: str) -> Complaint:
@@ -89,7 +89,7 @@ def load_grid(
         GridError: every problem that was found, of the file, its values and the flags.
     """
     source = read_source(os.fspath(path), overrides, sets)
-    asked, complaints = understood(source)
+    asked, complaints = parse_document(source)
     findings = Findings(source, asked)
     products = checked_products(asked, findings)
     complaints = [*complaints, *findings.complaints, *source.complaints]

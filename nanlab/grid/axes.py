@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from nanlab.grid.errors import sentence_of, shown
-from nanlab.grid.parameter_types import LARGEST_INT, Number, Value, Whole, sentence_error
+from nanlab.grid.parameter_types import LARGEST_INT, Number, ParameterValue, Whole, sentence_error
 from nanlab.grid.parameters import Parameter
 
 POINT_LIMIT = 20_000_000
@@ -166,21 +166,21 @@ FORMS: dict[str, type[Linspace | Logspace | Range]] = {
 }
 """The forms by the key that tells them apart."""
 
-AxisForm = list[Value] | Linspace | Logspace | Range
+AxisForm = list[ParameterValue] | Linspace | Logspace | Range
 """An axis as it was written, its values not yet known to suit their parameter unless listed."""
 
 
-def is_form(value: Value | AxisForm) -> TypeGuard[AxisForm]:
+def is_form(value: ParameterValue | AxisForm) -> TypeGuard[AxisForm]:
     """Whether `value` is an axis, and not one value."""
     return isinstance(value, list | Linspace | Logspace | Range)
 
 
-def is_value(value: Value | AxisForm) -> TypeGuard[Value]:
+def is_value(value: ParameterValue | AxisForm) -> TypeGuard[ParameterValue]:
     """Whether `value` is one value, and not an axis."""
     return not is_form(value)
 
 
-def expanded(parameter: Parameter, form: AxisForm) -> Sequence[Value]:
+def expanded(parameter: Parameter, form: AxisForm) -> Sequence[ParameterValue]:
     """The values of an axis of `parameter`, in order; a `range` where that holds them.
 
     Raises:
@@ -203,7 +203,9 @@ def expanded(parameter: Parameter, form: AxisForm) -> Sequence[Value]:
 
 
 @cache
-def _valid_list_of(parameter: Parameter) -> Callable[[Sequence[Value]], list[Value]]:
+def _valid_list_of(
+    parameter: Parameter,
+) -> Callable[[Sequence[ParameterValue]], list[ParameterValue]]:
     # Of a long list only the first error is told, so no other is looked for.
     many: Any = Annotated[list[parameter.type], FailFast()]
     return TypeAdapter(many).validate_python

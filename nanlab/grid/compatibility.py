@@ -18,7 +18,7 @@ from nanlab.parts.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Misfit:
+class Incompatibility:
     """Values of some parameters that do not go together.
 
     Attributes:
@@ -55,7 +55,7 @@ def _counted(task: str) -> str:
 
 
 MISFITS = (
-    Misfit(
+    Incompatibility(
         names=("model", "task"),
         told="task",
         clashes=lambda model, task: (
@@ -69,7 +69,7 @@ MISFITS = (
             f"its task must be {one_of([name for name in TASKS if _is_like(name, task)])}"
         ),
     ),
-    Misfit(
+    Incompatibility(
         names=("loss", "task"),
         told="loss",
         clashes=lambda loss, task: LOSSES[loss].targets == "classes" and _has_numbers(task),
@@ -78,21 +78,21 @@ MISFITS = (
             f"its loss must be {one_of([n for n, each in LOSSES.items() if each.targets == 'any'])}"
         ),
     ),
-    Misfit(
+    Incompatibility(
         names=("imbalance", "task"),
         told="imbalance",
         clashes=lambda imbalance, task: imbalance != 0 and _has_numbers(task),
         sentence=lambda imbalance, task: f'needs classes, and task "{task}" has numbers',
         way_out=lambda imbalance, task: "leave it at 0",
     ),
-    Misfit(
+    Incompatibility(
         names=("train_examples", "task"),
         told="train_examples",
         clashes=lambda many, task: task in TASKS and many > TASKS[task].examples,
         sentence=lambda many, task: f'task "{task}" has {TASKS[task].examples} examples',
         way_out=lambda many, task: f"ask for {TASKS[task].examples} or fewer, or 0 for all",
     ),
-    Misfit(
+    Incompatibility(
         names=("model", "activation"),
         told="activation",
         clashes=lambda model, activation: (
@@ -105,7 +105,7 @@ MISFITS = (
         ),
         way_out=lambda model, activation: "choose another activation or model",
     ),
-    Misfit(
+    Incompatibility(
         names=("model", "heads", "width"),
         told="heads",
         clashes=lambda model, heads, width: model == "transformer" and width % heads != 0,
@@ -119,7 +119,7 @@ def _divisor(width: int, heads: int) -> int:
     return max(number for number in range(1, min(width, heads) + 1) if width % number == 0)
 
 
-def check_misfits(part: Part, product: Product, findings: Findings) -> None:
+def check_compatibility(part: Part, product: Product, findings: Findings) -> None:
     """Complains of each misfit that some point has."""
     for misfit in MISFITS:
         if findings.unknown & {"problem", *misfit.names}:
@@ -131,7 +131,11 @@ def check_misfits(part: Part, product: Product, findings: Findings) -> None:
 
 
 def _check(
-    misfit: Misfit, values: tuple[Any, ...], part: Part, product: Product, findings: Findings
+    misfit: Incompatibility,
+    values: tuple[Any, ...],
+    part: Part,
+    product: Product,
+    findings: Findings,
 ) -> None:
     named = dict(zip(misfit.names, values, strict=True))
     pair = matched(product, [(name, condition(value)) for name, value in named.items()])

@@ -11,26 +11,26 @@ from pydantic_core import ErrorDetails
 
 from nanlab.grid.axes import FORMS, AxisForm
 from nanlab.grid.errors import Complaint, sentence_of, suggestion, unknown_key
-from nanlab.grid.parameter_types import Value
-from nanlab.grid.parameters import PARAMETERS, is_own
+from nanlab.grid.parameter_types import ParameterValue
+from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.grid.schema import COMPARISONS, ORDERINGS, Exec, file_model
 from nanlab.grid.search import Refine, Search
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path, Tree, file_text
 
 OWN_TABLES = ("knobs", "static")
-TABLES = (
+GRID_TABLES = (
     "title", "run", "axes", "zip", "exclude", "include", "search", "refine", "exec", "claim",
 )  # fmt: skip
 
-MODELS: dict[str, type[BaseModel]] = {"search": Search, "refine": Refine, "exec": Exec}
+DOCUMENT_MODELS: dict[str, type[BaseModel]] = {"search": Search, "refine": Refine, "exec": Exec}
 """The tables whose keys are no parameters."""
 
-Condition = Value | list[Value] | dict[str, Any]
+Condition = ParameterValue | list[ParameterValue] | dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class GridDocument:
     """What a grid file asks for, each value valid on its own.
 
     Attributes:
@@ -44,11 +44,11 @@ class Asked:
     """
 
     title: str | None
-    run: dict[str, Value]
+    run: dict[str, ParameterValue]
     axes: dict[str, AxisForm]
     zips: list[dict[str, AxisForm]]
     excludes: list[dict[str, Condition]]
-    includes: list[dict[str, Value | AxisForm]]
+    includes: list[dict[str, ParameterValue | AxisForm]]
     search: Search | None
     refine: Refine | None
     exec: Exec
@@ -69,7 +69,7 @@ class Asked:
             "exclude": self.excludes,
             "include": self.includes,
         }
-        for key in MODELS:
+        for key in DOCUMENT_MODELS:
             model: BaseModel | None = getattr(self, key)
             tree[key] = None if model is None else model.model_dump(exclude_unset=True)
         return file_text({key: _plain(value) for key, value in tree.items() if value})
@@ -106,10 +106,10 @@ def _own_names(tree: Tree) -> Iterable[str]:
     values = [value if isinstance(value, list) else [value] for value in tree.values()]
     tables = [each for value in values for each in cast(list[Any], value)]
     names = {name for table in tables if isinstance(table, dict) for name in cast(Tree, table)}
-    return sorted(filter(is_own, names))
+    return sorted(filter(is_user_defined, names))
 
 
-def understood(source: Source) -> tuple[Asked, list[Complaint]]:
+def parse_document(source: Source) -> tuple[GridDocument, list[Complaint]]:
     """What pydantic understands of the source's tree, and complaints about all the rest."""
     complaints: list[Complaint] = []
     lost: frozenset[Path] = frozenset()
@@ -126,7 +126,7 @@ def understood(source: Source) -> tuple[Asked, list[Complaint]]:
     return _asked(parsed, tree, lost), complaints
 
 
-def _asked(parsed: Tree, tree: Tree, lost: frozenset[Path]) -> Asked:
+def _asked(parsed: Tree, tree: Tree, lost: frozenset[Path]) -> GridDocument:
     def ordered(values: Tree, as_in: Tree) -> Tree:
         return {name: values[name] for name in as_in}
 
@@ -134,7 +134,7 @@ def _asked(parsed: Tree, tree: Tree, lost: frozenset[Path]) -> Asked:
         pairs = zip(parsed.get(key, []), tree.get(key, []), strict=True)
         return [ordered(values, as_in) for values, as_in in pairs]
 
-    return Asked(
+    return GridDocument(
         title=parsed.get("title"),
         run=parsed.get("run", {}),
         axes=ordered(parsed.get("axes", {}), tree.get("axes", {})),
@@ -204,9 +204,9 @@ def _unknown_key(location: Path) -> str:
 
 def _known_keys(location: Path) -> Sequence[str]:
     if len(location) == 1:
-        return TABLES
-    if location[0] in MODELS:
-        return list(MODELS[str(location[0])].model_fields)
+        return GRID_TABLES
+    if location[0] in DOCUMENT_MODELS:
+        return list(DOCUMENT_MODELS[str(location[0])].model_fields)
     tag = str(location[-2]).strip("<>")
     if tag in FORMS:
         return list(FORMS[tag].model_fields)

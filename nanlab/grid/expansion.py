@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nanlab.grid.axes import AxisForm, expanded, is_form, is_value, repeated
-from nanlab.grid.document import TABLES, Asked
+from nanlab.grid.document import GRID_TABLES, GridDocument
 from nanlab.grid.errors import Complaint, shown, suggestion
-from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.points import Axis, Product, product_of
 from nanlab.grid.search import coarse_form
@@ -43,7 +43,7 @@ class Findings:
         unknown: parameters whose values in the main grid could not be understood.
     """
 
-    def __init__(self, source: Source, asked: Asked) -> None:
+    def __init__(self, source: Source, asked: GridDocument) -> None:
         self.complaints: list[Complaint] = []
         self.warnings: list[Complaint] = []
         self.unknown = _lost_parameters(asked.lost)
@@ -72,7 +72,7 @@ def _lost_parameters(lost: frozenset[Path]) -> set[str]:
     """The parameters of the main grid that may be meant by what could not be understood."""
     unknown: set[str] = set()
     for path in lost:
-        table, last = suggestion(path[0], TABLES), path[-1]
+        table, last = suggestion(path[0], GRID_TABLES), path[-1]
         if table not in ("run", "axes", "zip"):
             unknown |= {name for name in PARAMETERS if path == (name,)}
         elif isinstance(last, int) or len(path) == 1:
@@ -82,7 +82,7 @@ def _lost_parameters(lost: frozenset[Path]) -> set[str]:
     return unknown
 
 
-def main_part(asked: Asked, findings: Findings) -> Part:
+def main_part(asked: GridDocument, findings: Findings) -> Part:
     """The main grid, before excludes."""
     places: dict[str, Path] = {name: ("run", name) for name in asked.run}
     tables: list[tuple[Path, dict[str, AxisForm]]]
@@ -102,7 +102,7 @@ def main_part(asked: Asked, findings: Findings) -> Part:
     return Part(path=(), places=places, product=product_of(asked.run, axes))
 
 
-def _coarse(name: str, form: AxisForm, asked: Asked) -> AxisForm:
+def _coarse(name: str, form: AxisForm, asked: GridDocument) -> AxisForm:
     """The axis as the coarse pass of a search has it; as it is written where there is none."""
     table = asked.finer
     if table is None or name not in table.axes:
@@ -119,7 +119,7 @@ def _complain_of_double(path: Path, name: str, first: Path, findings: Findings) 
     findings.complain((*path, name), f"is in {table} too{line}; keep one of them")
 
 
-def include_parts(asked: Asked, findings: Findings) -> list[Part]:
+def include_parts(asked: GridDocument, findings: Findings) -> list[Part]:
     """The includes that can be understood: products of their own over [run] and the defaults."""
     parts: list[Part] = []
     for i, table in enumerate(asked.includes):
@@ -142,7 +142,7 @@ def include_parts(asked: Asked, findings: Findings) -> list[Part]:
 
 def _axis(path: Path, forms: Mapping[str, AxisForm], findings: Findings) -> Axis | None:
     """The axis of one parameter, or of several that move together; None if it cannot be."""
-    values: dict[str, Sequence[Value]] = {}
+    values: dict[str, Sequence[ParameterValue]] = {}
     for name, form in forms.items():
         try:
             values[name] = expanded(PARAMETERS[name], form)

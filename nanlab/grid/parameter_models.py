@@ -11,15 +11,15 @@ from nanlab.grid.parameter_types import (
     BatchSize,
     Choice,
     Number,
+    ParameterValue,
     Role,
     Switch,
-    Value,
     Whole,
 )
 from nanlab.parts.listing import PARTS
 
 
-def _asked(default: Value, role: Role, doc: str, **limits: Any) -> Any:
+def _asked(default: ParameterValue, role: Role, doc: str, **limits: Any) -> Any:
     return Field(default, description=doc, json_schema_extra={"role": role}, **limits)
 
 
@@ -224,7 +224,7 @@ class Quadratic(EveryRun, frozen=True, extra="forbid"):
 PROBLEMS: dict[str, type[EveryRun]] = {"training": Training, "quadratic": Quadratic}
 """The problems by name."""
 
-OWN = "own"
+USER_DEFINED = "own"
 """The kind of a problem that a person has written."""
 
 OWN_HAS = ("problem", "seed", "steps", "trained_margin", "diverged_factor")

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-Value = bool | int | float | str
+ParameterValue = bool | int | float | str
 
 Role = Literal["knob", "option", "static", "address", "length", "rule"]
 """What a parameter does: `knob` is traced, so a new value costs no compile; `option` is a knob
@@ -84,7 +84,7 @@ def _size_or_full(value: Any, handler: Callable[[Any], int | str]) -> int | str:
         raise sentence_error('must be a whole number, 1 or more, or "full"') from error
 
 
-def _scalar(value: Any) -> Value:
+def _scalar(value: Any) -> ParameterValue:
     is_scalar = isinstance(value, bool | int | float | str)
     if not is_scalar or (isinstance(value, float) and not math.isfinite(value)):
         raise sentence_error("must be true or false, a finite number, or text in quotes")

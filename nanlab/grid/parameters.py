@@ -15,8 +15,8 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
-from nanlab.grid.parameter_models import OWN, OWN_HAS, PROBLEMS, EveryRun
-from nanlab.grid.parameter_types import Number, Role, Scalar, Value
+from nanlab.grid.parameter_models import OWN_HAS, PROBLEMS, USER_DEFINED, EveryRun
+from nanlab.grid.parameter_types import Number, ParameterValue, Role, Scalar
 from nanlab.parts.listing import read_by
 
 
@@ -42,8 +42,8 @@ class Parameter:
 
     name: str
     type: Any
-    kinds: tuple[type[Value], ...]
-    default: Value | None
+    kinds: tuple[type[ParameterValue], ...]
+    default: ParameterValue | None
     role: Role
     doc: str
     problems: tuple[str, ...]
@@ -62,13 +62,13 @@ def _parameter(name: str, field: FieldInfo) -> Parameter:
     return Parameter(
         name=name,
         type=Annotated[declared, AfterValidator(_without_sign_of_zero)] if is_float else declared,
-        kinds=cast(tuple[type[Value], ...], kinds),
+        kinds=cast(tuple[type[ParameterValue], ...], kinds),
         default=field.default,
         role=cast(dict[str, Role], field.json_schema_extra)["role"],
         doc=_doc(name, field.description or ""),
         problems=(
             *(key for key, model in PROBLEMS.items() if name in model.model_fields),
-            *([OWN] if name in OWN_HAS else []),
+            *([USER_DEFINED] if name in OWN_HAS else []),
         ),
     )
 
@@ -88,7 +88,7 @@ def _own(name: str) -> Parameter:
         default=None,
         role="knob" if is_knob else "static",
         doc="A number of your own problem." if is_knob else "A choice of your own problem.",
-        problems=(OWN,),
+        problems=(USER_DEFINED,),
     )
 
 
@@ -103,7 +103,7 @@ class _Parameters(Mapping[str, Parameter]):
         self._made: dict[str, Parameter] = {}
 
     def __getitem__(self, name: str) -> Parameter:
-        if name not in self._declared and is_own(name):
+        if name not in self._declared and is_user_defined(name):
             return self._made.setdefault(name, _own(name))
         return self._declared[name]
 
@@ -114,14 +114,14 @@ class _Parameters(Mapping[str, Parameter]):
         return len(self._declared)
 
 
-def is_own(name: object) -> bool:
+def is_user_defined(name: object) -> bool:
     """Whether a parameter's name is that of a person's own: `knobs.alpha`, `static.order`."""
     return isinstance(name, str) and re.fullmatch(r"(knobs|static)\.[A-Za-z_]\w*", name) is not None
 
 
-def kind_of(problem: Value | None) -> str:
+def kind_of(problem: ParameterValue | None) -> str:
     """The kind of a problem: its own name, or "own" for one like "my_module:make_problem"."""
-    return str(problem) if problem in PROBLEMS else OWN
+    return str(problem) if problem in PROBLEMS else USER_DEFINED
 
 
 def _parameters() -> dict[str, Parameter]:
@@ -135,7 +135,7 @@ PARAMETERS: Mapping[str, Parameter] = _Parameters(_parameters())
 """Every parameter, in the order of the tables' columns: shared ones first."""
 
 
-def statics_off(problem: str) -> dict[str, Value]:
+def statics_off(problem: str) -> dict[str, ParameterValue]:
     """The statics of a run that asks for nothing: every default, and no option used."""
     return {
         name: each.default if each.role == "static" else False

@@ -10,10 +10,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS, kind_of
 
-Test = tuple[str, Callable[[Value], bool]]
+Test = tuple[str, Callable[[ParameterValue], bool]]
 """A parameter's name, and whether a value of it is matched."""
 
 Mask = NDArray[np.bool_]
@@ -27,7 +27,7 @@ class Axis:
         values: for each parameter its value at each place; all equally long, and never empty.
     """
 
-    values: Mapping[str, Sequence[Value]]
+    values: Mapping[str, Sequence[ParameterValue]]
 
     @property
     def many(self) -> int:
@@ -46,7 +46,7 @@ class Product:
             axis's places are kept alike, so that it stays small until it is looked at.
     """
 
-    fixed: Mapping[str, Value]
+    fixed: Mapping[str, ParameterValue]
     axes: tuple[Axis, ...]
     kept: Mask
 
@@ -66,10 +66,12 @@ class Product:
         return np.flatnonzero(np.broadcast_to(self.kept, self.shape))
 
 
-def product_of(named: Mapping[str, Value], axes: Sequence[Axis]) -> Product:
+def product_of(named: Mapping[str, ParameterValue], axes: Sequence[Axis]) -> Product:
     """All points of `axes`; elsewhere parameters are as `named`, or have their defaults."""
     on_axes = {name for axis in axes for name in axis.values}
-    defaults = {name: cast(Value, parameter.default) for name, parameter in PARAMETERS.items()}
+    defaults = {
+        name: cast(ParameterValue, parameter.default) for name, parameter in PARAMETERS.items()
+    }
     values = defaults | {**named}
     fixed = {name: value for name, value in values.items() if name not in on_axes}
     return Product(fixed=fixed, axes=tuple(axes), kept=np.ones([1] * len(axes), np.bool_))
@@ -114,12 +116,14 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def condition(asked: Value | list[Value] | dict[str, Any]) -> Callable[[Value], bool]:
+def condition(
+    asked: ParameterValue | list[ParameterValue] | dict[str, Any],
+) -> Callable[[ParameterValue], bool]:
     """The test that an exclude's condition is: equality, any of a list, or comparisons."""
     if isinstance(asked, dict):
         return partial(_holds, comparisons=asked)
     return set(asked if isinstance(asked, list) else [asked]).__contains__
 
 
-def _holds(value: Value, *, comparisons: dict[str, Any]) -> bool:
+def _holds(value: ParameterValue, *, comparisons: dict[str, Any]) -> bool:
     return all(_COMPARE[word](value, bound) for word, bound in comparisons.items())

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Literal
 
 from nanlab.grid.axes import EXACT, AxisForm, Linspace, Logspace, number_of
-from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameter_types import ParameterValue
 
 Kind = Literal["log", "linear"]
 KINDS: tuple[Kind, ...] = ("log", "linear")
@@ -74,7 +74,7 @@ def _log10(ratio: Fraction) -> Decimal:
 def _exact(form: AxisForm) -> list[Fraction]:
     if isinstance(form, Linspace | Logspace):
         return [Fraction(value) for value in form.exact()]
-    values: Sequence[Value] = form if isinstance(form, list) else form.values()
+    values: Sequence[ParameterValue] = form if isinstance(form, list) else form.values()
     return [Fraction(Decimal(repr(value))) for value in values]
 
 

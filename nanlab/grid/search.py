@@ -120,7 +120,7 @@ class Refine(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Direction:
+class RefinedAxis:
     """An axis that is made finer: its numbers at the tolerance, counted from its first value.
 
     Attributes:
@@ -179,7 +179,7 @@ def kind_of_axis(form: AxisForm, table: Search | Refine, name: str) -> Kind:
 
 def directions_of(
     table: Search | Refine | None, axes: Mapping[str, AxisForm]
-) -> Iterator[Direction]:
+) -> Iterator[RefinedAxis]:
     """The axes of a valid grid that are made finer, in the table's order.
 
     Args:
@@ -191,7 +191,7 @@ def directions_of(
         scale = Scale(coarse_form(axes[name], table, name), kind_of_axis(axes[name], table, name))
         tolerance = table.said("tolerance", name) or TOLERANCE
         cut = [parts(width, tolerance) for width in scale.widths]
-        yield Direction(
+        yield RefinedAxis(
             name=name, scale=scale, tolerance=tolerance, parts=tuple(cut),
             coarse=tuple(accumulate(cut, initial=0)),
         )  # fmt: skip

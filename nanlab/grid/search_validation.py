@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from nanlab.grid.document import Asked
+from nanlab.grid.document import GridDocument
 from nanlab.grid.errors import shown, suggestion
 from nanlab.grid.expansion import Findings, Part
-from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS, kind_of
 from nanlab.grid.search import Refine, Search, directions_of, kind_of_axis
 from nanlab.grid.toml import Path
@@ -23,7 +23,7 @@ _NO_QUANTITY = {
 }
 
 
-def check_search(asked: Asked, main: Part, findings: Findings) -> None:
+def check_search(asked: GridDocument, main: Part, findings: Findings) -> None:
     """Complains of what does not suit the grid in its [search] or [refine]."""
     table, key = asked.finer, "search" if asked.search else "refine"
     if table is None:
@@ -60,7 +60,12 @@ def _place(key: str, i: int) -> Path:
 
 
 def _check_axis(
-    name: str, path: Path, table: Search | Refine, asked: Asked, main: Part, findings: Findings
+    name: str,
+    path: Path,
+    table: Search | Refine,
+    asked: GridDocument,
+    main: Part,
+    findings: Findings,
 ) -> bool:
     """Whether the axis can be made finer; complains if not."""
     if name in findings.unknown or findings.is_lost(("axes", name)):
@@ -78,7 +83,7 @@ def _check_axis(
     return True
 
 
-def _no_axis(name: str, asked: Asked) -> str | None:
+def _no_axis(name: str, asked: GridDocument) -> str | None:
     if name in asked.axes:
         return None
     example = f"{name} = {{ logspace = [1e-4, 1.0], num = 9 }}"
@@ -111,7 +116,7 @@ def _no_owner(name: str, main: Part) -> str | None:
     return f'problem "{without[0]}" has no {name}; give it a grid of its own' if without else None
 
 
-def _unsuited(name: str, values: Sequence[Value], kind: str) -> str | None:
+def _unsuited(name: str, values: Sequence[ParameterValue], kind: str) -> str | None:
     numbers = [float(value) for value in values]
     if len(numbers) < 2:
         return "needs 2 values or more, to be made finer between them"
@@ -124,7 +129,9 @@ def _unsuited(name: str, values: Sequence[Value], kind: str) -> str | None:
     return None
 
 
-def _check_tolerance(key: str, table: Search | Refine, asked: Asked, findings: Findings) -> None:
+def _check_tolerance(
+    key: str, table: Search | Refine, asked: GridDocument, findings: Findings
+) -> None:
     path: Path = (key, "tolerance")
     linear = [n for n in table.axes if kind_of_axis(asked.axes[n], table, n) == "linear"]
     if linear and table.said("tolerance", linear[0]) is None:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 from nanlab.grid.axes import POINT_LIMIT
-from nanlab.grid.compatibility import check_misfits
-from nanlab.grid.document import Asked
+from nanlab.grid.compatibility import check_compatibility
+from nanlab.grid.document import GridDocument
 from nanlab.grid.errors import one_of
 from nanlab.grid.expansion import Findings, Part, include_parts, main_part
-from nanlab.grid.parameter_models import OWN
-from nanlab.grid.parameter_types import Value
-from nanlab.grid.parameters import PARAMETERS, is_own, kind_of
+from nanlab.grid.parameter_models import USER_DEFINED
+from nanlab.grid.parameter_types import ParameterValue
+from nanlab.grid.parameters import PARAMETERS, is_user_defined, kind_of
 from nanlab.grid.points import Product, condition, matched, without
 from nanlab.grid.search_validation import check_search
 from nanlab.grid.toml import Path
@@ -23,7 +23,7 @@ _OWN_SENTENCE = (
 )
 
 
-def checked_products(asked: Asked, findings: Findings) -> list[Product]:
+def checked_products(asked: GridDocument, findings: Findings) -> list[Product]:
     """The main grid's points and each include's; right if `findings` has no complaints."""
     main = main_part(asked, findings)
     includes = include_parts(asked, findings)
@@ -33,13 +33,13 @@ def checked_products(asked: Asked, findings: Findings) -> list[Product]:
         return []
     kept, all_understood = _excluded(main, asked, findings)
     if all_understood:
-        check_misfits(main, kept, findings)
+        check_compatibility(main, kept, findings)
     for include in includes:
-        check_misfits(include, include.product, findings)
+        check_compatibility(include, include.product, findings)
     return [kept, *(include.product for include in includes)]
 
 
-def _problems(parts: Iterable[Part]) -> set[Value]:
+def _problems(parts: Iterable[Part]) -> set[ParameterValue]:
     return {problem for part in parts for problem in part.product.values("problem")}
 
 
@@ -55,15 +55,17 @@ def _check_problems(parts: Sequence[Part], findings: Findings) -> None:
                 _check_problem(name, path, _problems(parts), findings)
 
 
-def _check_problem(name: str, path: Path, problems: set[Value], findings: Findings) -> bool:
+def _check_problem(
+    name: str, path: Path, problems: set[ParameterValue], findings: Findings
+) -> bool:
     having = PARAMETERS[name].problems
     if {kind_of(problem) for problem in problems} & set(having):
         return True
-    if is_own(name):
+    if is_user_defined(name):
         findings.complain(path, _OWN_SENTENCE)
         return False
     here = " and ".join(f'"{problem}"' for problem in sorted(map(str, problems)))
-    having = [problem for problem in having if problem != OWN]
+    having = [problem for problem in having if problem != USER_DEFINED]
     findings.complain(path, f"only problem {one_of(having)} has it, and the problem here is {here}")
     return False
 
@@ -80,7 +82,7 @@ def _check_size(parts: Sequence[Part], findings: Findings) -> bool:
     return False
 
 
-def _excluded(main: Part, asked: Asked, findings: Findings) -> tuple[Product, bool]:
+def _excluded(main: Part, asked: GridDocument, findings: Findings) -> tuple[Product, bool]:
     """The main grid without what the excludes drop, and whether each exclude was understood."""
     product, all_understood = main.product, not findings.is_lost(("exclude",))
     for i, table in enumerate(asked.excludes):

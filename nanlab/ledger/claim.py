@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nanlab.grid.errors import Complaint, GridError, sentence_of
 from nanlab.grid.outcome import Outcome
 
-SOURCES = {
+ARTICLES = {
     "A": "Why does ReLU activation cause NaN outputs during deep learning training, while tanh "
     "does not? (000_54f224a39ba6fff2)",
     "B": "Why does a neural network produce NaN values? (001_62b534fff68e71f7)",
@@ -27,7 +27,7 @@ CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
 """How many claims there are of each article."""
 
 Values = dict[str, Any]
-Kind = Literal["effect", "null", "example", "distribution"]
+ClaimKind = Literal["effect", "null", "example", "distribution"]
 
 
 class LedgerError(Exception):
@@ -104,7 +104,7 @@ class Claim(_Table):
 
     id: Annotated[str, Field(pattern=r"^[A-E][1-9][0-9]?$")]
     says: str
-    kind: Kind
+    kind: ClaimKind
     range: str
     study: str | None = None
     where: Values = {}
@@ -137,7 +137,7 @@ class Claim(_Table):
     @property
     def source(self) -> str:
         """Title and file of the article."""
-        return SOURCES[self.id[0]]
+        return ARTICLES[self.id[0]]
 
     @property
     def stem(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanlab.ledger.conditions import short_name
 from nanlab.ledger.judge import Judged, reverses
-from nanlab.ledger.rules import FAILS, HOLDS, OPEN, Finding
+from nanlab.ledger.rules import FAILS, HOLDS, OPEN, StratumResult
 
 FIGURES = "figures"
 MANY = 10
@@ -59,7 +59,7 @@ def _distance(judged: Judged) -> float:
     return max(sign * least - min(sign * e for e in effects), max(effects) - min(effects))
 
 
-def write_figures(folder: Path, judged: Sequence[Judged]) -> None:
+def write_ledger_figures(folder: Path, judged: Sequence[Judged]) -> None:
     """Draw the most telling claims, and take away figures of others.
 
     Args:
@@ -120,9 +120,9 @@ def _draw(judged: Judged, path: Path) -> None:
     figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def _rows(judged: Judged) -> list[tuple[Finding, str]]:
+def _rows(judged: Judged) -> list[tuple[StratumResult, str]]:
     """A row a stratum (of a cure, that of the placebo that leaves least), with its answer."""
-    worst: dict[str, tuple[Finding, str]] = {}
+    worst: dict[str, tuple[StratumResult, str]] = {}
     for finding, word in zip(judged.findings, judged.verdict.answers, strict=True):
         name = finding.stratum.name
         if finding.effect is None:
@@ -136,7 +136,7 @@ def _rows(judged: Judged) -> list[tuple[Finding, str]]:
     return [rows[round(i * (len(rows) - 1) / (ROWS - 1))] for i in range(ROWS)]
 
 
-def _labels(judged: Judged, rows: Sequence[tuple[Finding, str]]) -> list[str]:
+def _labels(judged: Judged, rows: Sequence[tuple[StratumResult, str]]) -> list[str]:
     """The strata in words, without what all the claim's strata share."""
     keys = [finding.stratum.key for finding in judged.findings]
     varying = [name for name in keys[0] if len({key[name] for key in keys}) > 1]

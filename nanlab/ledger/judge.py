@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.ledger.claim import Claim, rule_hash
-from nanlab.ledger.rules import Finding, Verdict, finding, rule, verdict
+from nanlab.ledger.rules import ClaimVerdict, StratumResult, finding, rule, verdict
 from nanlab.ledger.strata import strata_of
 from nanlab.results.statistics import holm
 
@@ -31,8 +31,8 @@ class Judged:
     """
 
     claim: Claim
-    verdict: Verdict
-    findings: tuple[Finding, ...]
+    verdict: ClaimVerdict
+    findings: tuple[StratumResult, ...]
     adjusted: tuple[float | None, ...]
     manifest: Mapping[str, Any]
     rule_hash: str

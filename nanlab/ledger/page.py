@@ -26,7 +26,7 @@ HOW_TO_READ = (
 )
 
 
-def page(judged: Sequence[Judged]) -> str:
+def ledger_page(judged: Sequence[Judged]) -> str:
     """The ledger as a page people read."""
     by_id = {each.claim.id: each for each in judged}
     telling = most_telling(judged)

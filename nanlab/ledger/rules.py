@@ -22,7 +22,7 @@ MIN_SEEDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class StratumResult:
     """What one stratum says of a claim.
 
     Attributes:
@@ -39,7 +39,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ClaimVerdict:
     """What a claim comes to.
 
     Attributes:
@@ -54,11 +54,11 @@ class Verdict:
     answers: tuple[str, ...]
 
 
-def finding(claim: Claim, stratum: Stratum) -> Finding:
+def finding(claim: Claim, stratum: Stratum) -> StratumResult:
     """The mean of a stratum's seeds with its interval, and the test where the rule asks for one."""
     values = stratum.values
     if not len(values):
-        return Finding(stratum=stratum, effect=None, low=None, high=None, p=None)
+        return StratumResult(stratum=stratum, effect=None, low=None, high=None, p=None)
     effect = float(np.mean(values))
     if claim.deterministic:
         low = high = effect
@@ -68,10 +68,10 @@ def finding(claim: Claim, stratum: Stratum) -> Finding:
         low, high = interval(values)
     tested = claim.kind == "effect"
     p = sign_flip_p(values) if tested else None
-    return Finding(stratum=stratum, effect=effect, low=low, high=high, p=p)
+    return StratumResult(stratum=stratum, effect=effect, low=low, high=high, p=p)
 
 
-def answer(claim: Claim, found: Finding, adjusted: float | None) -> str:
+def answer(claim: Claim, found: StratumResult, adjusted: float | None) -> str:
     """What one stratum says of its claim, given its p adjusted over the ledger."""
     if found.effect is None or found.low is None or found.high is None:
         return OPEN
@@ -113,26 +113,28 @@ def _moved(least: float, effect: float, between: tuple[float, float], p: float) 
     return FAILS if high < sign * least else OPEN
 
 
-def verdict(claim: Claim, found: Sequence[Finding], adjusted: Sequence[float | None]) -> Verdict:
+def verdict(
+    claim: Claim, found: Sequence[StratumResult], adjusted: Sequence[float | None]
+) -> ClaimVerdict:
     """The verdict: supported where every stratum holds, refuted where none does and some fail."""
     if claim.reason:
-        return Verdict(word=NOT_TESTABLE, condition=claim.reason, answers=())
+        return ClaimVerdict(word=NOT_TESTABLE, condition=claim.reason, answers=())
     answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
     if set(answers) == {HOLDS}:
-        return Verdict(word=SUPPORTED, condition="", answers=answers)
+        return ClaimVerdict(word=SUPPORTED, condition="", answers=answers)
     # A cure has failed in a stratum as soon as one placebo does as well.
     joined = _joined(found, answers)
     told = {word for _, word in joined}
     if told == {OPEN}:
-        return Verdict(word=OPEN, condition="", answers=answers)
+        return ClaimVerdict(word=OPEN, condition="", answers=answers)
     if told == {FAILS}:
-        return Verdict(word=REFUTED, condition="", answers=answers)
+        return ClaimVerdict(word=REFUTED, condition="", answers=answers)
     if HOLDS not in told:
-        return Verdict(word=REFUTED, condition=_condition(joined), answers=answers)
-    return Verdict(word=CONDITIONAL, condition=_condition(joined), answers=answers)
+        return ClaimVerdict(word=REFUTED, condition=_condition(joined), answers=answers)
+    return ClaimVerdict(word=CONDITIONAL, condition=_condition(joined), answers=answers)
 
 
-def _joined(found: Sequence[Finding], answers: Sequence[str]) -> list[tuple[Key, str]]:
+def _joined(found: Sequence[StratumResult], answers: Sequence[str]) -> list[tuple[Key, str]]:
     """What each stratum says once its placebos, if it has some, are taken together."""
     keys: dict[str, Key] = {}
     words: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.grid.outcome import FAILED
-from nanlab.grid.parameters import PARAMETERS, is_own
+from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
 from nanlab.results.compare import completed
 
@@ -50,7 +50,7 @@ class Stratum:
         return ", ".join(f"{name} {value}" for name, value in self.key.items()) or EVERY
 
 
-class Comparison(NamedTuple):
+class StratumComparison(NamedTuple):
     """Pairs of runs: of each the run of one side, and the other's columns under `_without`."""
 
     key: Mapping[str, str]
@@ -101,7 +101,7 @@ def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     return found
 
 
-def compared(claim: Claim, runs: pl.DataFrame) -> list[Comparison]:
+def compared(claim: Claim, runs: pl.DataFrame) -> list[StratumComparison]:
     """The pairs of runs that an effect or null claim rests on, of each stratum (and placebo)."""
     assert claim.contrast is not None
     return _compared(claim, claim.contrast, _about(claim, runs))
@@ -126,11 +126,11 @@ def _shares(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     ]  # fmt: skip
 
 
-def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Comparison]:
+def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[StratumComparison]:
     pairs = _paired(contrast, runs)
     if not contrast.of_failed:
-        return [Comparison(*part, "") for part in _parts(claim, pairs, every=pairs)]
-    found: list[Comparison] = []
+        return [StratumComparison(*part, "") for part in _parts(claim, pairs, every=pairs)]
+    found: list[StratumComparison] = []
     failed = pairs.filter(pl.col("_failed_without"))
     for words, tried in _placebos(contrast, runs).items():
         beside = failed.drop("_true_without", "_failed_without").join(
@@ -138,7 +138,7 @@ def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Comp
         )
         if failed.height and not beside.height:
             raise LedgerError(f"claim {claim.id}: placebo {words} leaves the grid for every run")
-        found += [Comparison(*part, words) for part in _parts(claim, beside, every=pairs)]
+        found += [StratumComparison(*part, words) for part in _parts(claim, beside, every=pairs)]
     return found
 
 
@@ -233,7 +233,7 @@ def _with_fresh_seed(side: pl.DataFrame) -> pl.DataFrame:
 
 
 def _parameters(runs: pl.DataFrame) -> list[str]:
-    return [name for name in runs.columns if name in PARAMETERS or is_own(name)]
+    return [name for name in runs.columns if name in PARAMETERS or is_user_defined(name)]
 
 
 def _parts(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanlab.ledger.figures import write_figures
+from nanlab.ledger.figures import write_ledger_figures
 from nanlab.ledger.judge import Judged, ledger_frame, strata_frame
-from nanlab.ledger.page import page
+from nanlab.ledger.page import ledger_page
 from nanlab.ledger.tables import latex, markdown
 from nanlab.results.files import write_atomically
 
@@ -19,12 +19,12 @@ def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
         "strata.csv": strata_frame(judged).write_csv(),
         "claims.md": markdown(judged),
         "claims.tex": latex(judged),
-        "README.md": page(judged),
+        "README.md": ledger_page(judged),
     }
     for name, text in files.items():
         write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
     try:
-        write_figures(folder, judged)
+        write_ledger_figures(folder, judged)
     except ModuleNotFoundError:
         return False
     return True

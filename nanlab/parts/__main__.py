@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from nanlab.parts.listing import PARTS, as_markdown, as_text
+from nanlab.parts.listing import PARTS, parts_markdown, parts_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
               file=sys.stderr)  # fmt: skip
         return 2
     kinds = arguments.kinds or tuple(PARTS)
-    print(as_markdown(kinds) if arguments.markdown else as_text(kinds), end="")
+    print(parts_markdown(kinds) if arguments.markdown else parts_text(kinds), end="")
     return 0
 
 

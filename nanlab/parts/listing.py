@@ -67,7 +67,7 @@ def _reads(entry: Entry) -> tuple[str, ...]:
     return (*getattr(entry, "knobs", ()), *getattr(entry, "statics", ()))
 
 
-def as_text(kinds: Sequence[str]) -> str:
+def parts_text(kinds: Sequence[str]) -> str:
     """The choices of these parameters, folded to the terminal's width."""
     width = max(min(shutil.get_terminal_size().columns, 110), 40)
     lines: list[str] = []
@@ -83,7 +83,7 @@ def as_text(kinds: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(kinds: Sequence[str]) -> str:
+def parts_markdown(kinds: Sequence[str]) -> str:
     """The choices of these parameters, a table for each."""
     blocks = ["# Parts\n\nWhat a training can be made of, by the grid's parameter."]
     for kind in kinds:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS, kind_of
 from nanlab.grid.points import Product
 
@@ -28,7 +28,7 @@ _GROUP_DIGITS = 12
 _HASHED_AT_ONCE = 65_536
 
 
-class Rows:
+class PointTable:
     """The points of one product, in order.
 
     Attributes:
@@ -98,7 +98,7 @@ class Rows:
         return map("".join, zip(*columns, strict=True))
 
 
-def _fragment(name: str, value: Value | None) -> str:
+def _fragment(name: str, value: ParameterValue | None) -> str:
     if value == PARAMETERS[name].default:
         return ""
     return f"{json.dumps(name)}:{json.dumps(value)},"
@@ -109,7 +109,7 @@ def _digest(fragments: str) -> bytes:
     return sha256(text.encode()).digest()[:DIGEST_BYTES]
 
 
-def group_id(statics: Mapping[str, Value]) -> str:
+def group_id(statics: Mapping[str, ParameterValue]) -> str:
     """The identity of a group: a hash of the static parameters that are not at their defaults."""
     text = "".join(_fragment(name, statics[name]) for name in sorted(statics))
     return sha256(f"{_GROUP_SALT}{{{text[:-1]}}}".encode()).hexdigest()[:_GROUP_DIGITS]

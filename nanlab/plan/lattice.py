@@ -14,7 +14,7 @@ import numpy as np
 
 from nanlab.grid import Grid
 from nanlab.grid.points import Axis, Product
-from nanlab.grid.search import Direction, directions_of
+from nanlab.grid.search import RefinedAxis, directions_of
 
 Spot = tuple[int, tuple[int, ...]]
 """A point of the other axes, and a place on each searched axis: one run of the full grid."""
@@ -32,7 +32,7 @@ class Lattice:
     """
 
     grid: Grid
-    directions: tuple[Direction, ...]
+    directions: tuple[RefinedAxis, ...]
     others: tuple[Axis, ...]
     kept: np.ndarray
 

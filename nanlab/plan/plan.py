@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from nanlab.grid import Grid
 from nanlab.grid.errors import Complaint, GridError
-from nanlab.grid.parameter_types import Value
-from nanlab.grid.parameters import PARAMETERS, Parameter, is_own, kind_of
+from nanlab.grid.parameter_types import ParameterValue
+from nanlab.grid.parameters import PARAMETERS, Parameter, is_user_defined, kind_of
 from nanlab.grid.points import Product
-from nanlab.plan.identity import Ints, Rows, group_id
+from nanlab.plan.identity import Ints, PointTable, group_id
 
 ID_BYTES = 6
 """A run's identity is this many bytes of its hash, written as hex digits."""
@@ -38,7 +38,7 @@ class Group:
     """
 
     group_id: str
-    statics: Mapping[str, Value]
+    statics: Mapping[str, ParameterValue]
     runs: Ints
 
 
@@ -68,13 +68,13 @@ class Plan:
         asked = frozenset(run_ids)
         return np.fromiter((each in asked for each in self.run_ids), np.bool_, len(self))
 
-    def point(self, run: int) -> dict[str, Value]:
+    def point(self, run: int) -> dict[str, ParameterValue]:
         """The parameters of one run as plain Python values: those that its problem has."""
         values = {name: _plain(column[run]) for name, column in self.columns.items()}
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _plain(value: Any) -> Value | None:
+def _plain(value: Any) -> ParameterValue | None:
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -84,12 +84,12 @@ def make_plan(grid: Grid) -> Plan:
     Raises:
         GridError: two different runs would have the same identity.
     """
-    parts = [Rows(product) for product in grid.products]
+    parts = [PointTable(product) for product in grid.products]
     digests = np.concatenate([part.digests() for part in parts])
     chosen = _firsts(digests)
     run_ids = _run_ids(digests[chosen], grid.path)
     kinds = {kind_of(problem) for problem in grid.problems}
-    own = dict.fromkeys(name for part in parts for name in part.names if is_own(name))
+    own = dict.fromkeys(name for part in parts for name in part.names if is_user_defined(name))
     known = [*PARAMETERS.values(), *(PARAMETERS[name] for name in own)]
     asked = [each for each in known if set(each.problems) & kinds]
     columns = {each.name: _column(each, parts, chosen) for each in asked}
@@ -100,10 +100,10 @@ def make_plan(grid: Grid) -> Plan:
 
 def identities(product: Product) -> list[str]:
     """The run_id of each point of a product, in order; equal points have the same."""
-    return [digest[:ID_BYTES].tobytes().hex() for digest in Rows(product).digests()]
+    return [digest[:ID_BYTES].tobytes().hex() for digest in PointTable(product).digests()]
 
 
-def subset(plan: Plan, rows: Ints) -> Plan:
+def plan_subset(plan: Plan, rows: Ints) -> Plan:
     """The plan of some of its runs, in its order; groups without any are left out."""
     place = np.full(len(plan), -1)
     place[rows] = np.arange(len(rows))
@@ -144,7 +144,7 @@ def _fixed(column: NDArray[Any]) -> NDArray[Any]:
     return column
 
 
-def _column(parameter: Parameter, parts: Sequence[Rows], chosen: Ints) -> NDArray[Any]:
+def _column(parameter: Parameter, parts: Sequence[PointTable], chosen: Ints) -> NDArray[Any]:
     name = parameter.name
     using = np.concatenate([part.using(name) for part in parts])[chosen]
     values = {part.levels(name)[0] for part in parts if part.codes(name) is None}
@@ -160,14 +160,14 @@ def _dtype(parameter: Parameter) -> type[Any]:
     return parameter.kinds[0] if parameter.kinds in ((float,), (int,), (bool,)) else object
 
 
-def _values(parameter: Parameter, part: Rows) -> NDArray[Any]:
+def _values(parameter: Parameter, part: PointTable) -> NDArray[Any]:
     levels = np.array(part.levels(parameter.name), _dtype(parameter))
     codes = part.codes(parameter.name)
     # A slice, which keeps the kind "object": one part's 32 beside another's "full" became "32".
     return np.broadcast_to(levels[:1], part.many) if codes is None else levels[codes]
 
 
-def _group_keys(statics: Sequence[str], parts: Sequence[Rows], chosen: Ints) -> Ints:
+def _group_keys(statics: Sequence[str], parts: Sequence[PointTable], chosen: Ints) -> Ints:
     """A number for each run, equal for two runs just when all their statics are."""
     keys = np.zeros(len(chosen), np.int64)
     for name in statics:
@@ -178,9 +178,9 @@ def _group_keys(statics: Sequence[str], parts: Sequence[Rows], chosen: Ints) -> 
     return keys
 
 
-def _codes(name: str, parts: Sequence[Rows]) -> tuple[Ints, int]:
+def _codes(name: str, parts: Sequence[PointTable]) -> tuple[Ints, int]:
     """Codes of a static that mean the same in every part, and how many there are."""
-    known: dict[Value | None, int] = {None: 0}  # None: the run's problem does not have it
+    known: dict[ParameterValue | None, int] = {None: 0}  # None: the run's problem does not have it
     columns: list[Ints] = []
     for part in parts:
         values = [static_value(name, value) for value in part.levels(name)]

@@ -20,7 +20,7 @@ Outcomes = Mapping[Spot, str | None]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Cell:
+class PlaneCell:
     """A rectangle of the plane; runs are made at its corners.
 
     Attributes:
@@ -45,11 +45,11 @@ class PlaneRefinement:
         self._lattice, self._table = lattice, table
         self._known: dict[Spot, str | bool | None] = {}
         self._open = list(self._coarse())
-        self._closed: list[Cell] = []
+        self._closed: list[PlaneCell] = []
         self._divided = 0
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[PlaneCell]:
         """The cells that the plane is divided into so far."""
         return sorted([*self._open, *self._closed])
 
@@ -86,26 +86,26 @@ class PlaneRefinement:
             return word
         return word in self._table.trains
 
-    def kinds(self, cell: Cell) -> set[str | bool | None]:
+    def kinds(self, cell: PlaneCell) -> set[str | bool | None]:
         """The kinds of the runs on a cell's rim that are known; None for one that failed."""
         return {self._known[spot] for spot in self._rim(cell)}
 
-    def _coarse(self) -> Iterator[Cell]:
+    def _coarse(self) -> Iterator[PlaneCell]:
         first, second = self._lattice.directions
         for point, kept in enumerate(self._lattice.kept.tolist()):
             for i, j in product(range(len(first.parts)), range(len(second.parts))):
                 if kept[i][j] and kept[i + 1][j] and kept[i][j + 1] and kept[i + 1][j + 1]:
                     lower = first.coarse[i], second.coarse[j]
                     upper = first.coarse[i + 1], second.coarse[j + 1]
-                    yield Cell(point=point, lower=lower, upper=upper)
+                    yield PlaneCell(point=point, lower=lower, upper=upper)
 
-    def _is_mixed(self, cell: Cell) -> bool:
+    def _is_mixed(self, cell: PlaneCell) -> bool:
         if not _can_divide(cell) or any(spot not in self._known for spot in _corners(cell)):
             return False
         kinds = self.kinds(cell)
         return len(kinds) > 1 and None not in kinds
 
-    def _rim(self, cell: Cell) -> Iterator[Spot]:
+    def _rim(self, cell: PlaneCell) -> Iterator[Spot]:
         """Where runs are known on a cell's rim."""
         yield from _corners(cell)
         (a, c), (b, d) = cell.lower, cell.upper
@@ -124,21 +124,21 @@ class PlaneRefinement:
         yield from self._between(point, middle, second)
 
 
-def _corners(cell: Cell) -> Iterator[Spot]:
+def _corners(cell: PlaneCell) -> Iterator[Spot]:
     for place in product(*zip(cell.lower, cell.upper, strict=True)):
         yield cell.point, place
 
 
-def _can_divide(cell: Cell) -> bool:
+def _can_divide(cell: PlaneCell) -> bool:
     """Whether there are places between its corners, so that it is wider than the tolerance."""
     return any(b - a > 1 for a, b in zip(cell.lower, cell.upper, strict=True))
 
 
-def _divide(cell: Cell) -> Iterator[Cell]:
+def _divide(cell: PlaneCell) -> Iterator[PlaneCell]:
     """Its halves along each axis on which it has places between its corners."""
     pieces = [
         [(low, (low + high) // 2), ((low + high) // 2, high)] if high - low > 1 else [(low, high)]
         for low, high in zip(cell.lower, cell.upper, strict=True)
     ]
     for (a, b), (c, d) in product(*pieces):
-        yield Cell(point=cell.point, lower=(a, c), upper=(b, d))
+        yield PlaneCell(point=cell.point, lower=(a, c), upper=(b, d))

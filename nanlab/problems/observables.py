@@ -17,17 +17,17 @@ from nanlab.problems.problem import OBSERVABLES
 SATURATED = 0.01
 """An entry is saturated where the activation's slope is smaller than this."""
 
-Observed = dict[tuple[str, str], Array]
+ObservedValues = dict[tuple[str, str], Array]
 """(observable, layer) -> float64 scalar; the layer is "" where it is of all of them."""
 
 
-def of_arrays(params: Any, gradient: Any, update: Any) -> Observed:
+def of_arrays(params: Any, gradient: Any, update: Any) -> ObservedValues:
     """Norms, shares and ratios of each array of parameters, and of all together.
 
     Args:
         params, gradient, update: pytrees of the same structure.
     """
-    seen: Observed = {}
+    seen: ObservedValues = {}
     trees = [jax.tree_util.tree_leaves_with_path(tree) for tree in (params, gradient, update)]
     rows = [(_layer(path), p, g, u) for (path, p), (_, g), (_, u) in zip(*trees, strict=True)]
     for layer, p, g, u in [*((n, [p], [g], [u]) for n, p, g, u in rows), _together(rows)]:
@@ -53,7 +53,9 @@ def _layer(path: tuple[Any, ...]) -> str:
     return "/".join(part for part in parts if part != "params")
 
 
-def of_units(sown: Mapping[str, Any], activation: Callable[[Array], Array] | None) -> Observed:
+def of_units(
+    sown: Mapping[str, Any], activation: Callable[[Array], Array] | None
+) -> ObservedValues:
     """Largest activations, and the shares of units that are dead and of entries saturated.
 
     A unit is dead where the activation's slope is exactly 0 on every example of the batch.
@@ -62,7 +64,7 @@ def of_units(sown: Mapping[str, Any], activation: Callable[[Array], Array] | Non
         sown: what the model sowed, Linen's collections.
         activation: None where it is not elementwise, and has no slope of a unit.
     """
-    seen: Observed = {}
+    seen: ObservedValues = {}
     for number, x in enumerate(_hidden(sown, "activations")):
         seen["largest_activation", f"hidden_{number}"] = largest_magnitude(x)
     for number, x in enumerate(_hidden(sown, "attention_logits")):
@@ -94,7 +96,7 @@ def headroom(trees: Any, dtype: Any) -> Array:
     return jnp.where(most > 0, jnp.log10(float(jnp.finfo(dtype).max)) - jnp.log10(most), jnp.nan)
 
 
-def as_float64(seen: Observed) -> Observed:
+def as_float64(seen: ObservedValues) -> ObservedValues:
     """The same, in one type; each observable is one that the data dictionary knows."""
     unknown = {name for name, _ in seen} - set(OBSERVABLES)
     assert not unknown, f"problem.OBSERVABLES does not tell of {sorted(unknown)}"

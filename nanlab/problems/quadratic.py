@@ -20,7 +20,7 @@ from nanlab.parts.optimizers import build_update
 from nanlab.parts.precision import PRECISIONS
 from nanlab.problems.problem import Knobs, Metrics, Problem
 
-KNOBS = tuple(
+QUADRATIC_KNOBS = tuple(
     name
     for name, each in PARAMETERS.items()
     if each.role in ("knob", "option") and "quadratic" in each.problems
@@ -76,4 +76,4 @@ def make_quadratic(statics: Mapping[str, Any]) -> Problem:
             norm = jnp.abs(gradient).astype(jnp.float64)
         return QuadraticState(jnp.asarray(x), opt_state), Metrics(loss, norm)
 
-    return Problem(init=init, step=step, knobs=KNOBS)
+    return Problem(init=init, step=step, knobs=QUADRATIC_KNOBS)

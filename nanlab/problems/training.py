@@ -26,9 +26,9 @@ from nanlab.parts.scaling import LOSS_SCALINGS, first_scale, is_finite, next_sca
 from nanlab.parts.tasks import Examples
 from nanlab.problems.batches import Data, DataState
 from nanlab.problems.metrics import accuracy, gradient_norm
-from nanlab.problems.observables import Observed, as_float64, headroom, of_arrays, of_units
+from nanlab.problems.observables import ObservedValues, as_float64, headroom, of_arrays, of_units
 from nanlab.problems.problem import Knobs, Metrics, Problem
-from nanlab.problems.user_parts import OwnModel, build_model, examples_of, is_own_part
+from nanlab.problems.user_parts import UserModel, build_model, examples_of, is_user_part
 
 SOWN = ("preactivations", "activations", "attention_logits")
 """The collections that models sow."""
@@ -54,7 +54,7 @@ class TrainState(NamedTuple):
     data: DataState | None = None
 
 
-KNOBS = tuple(
+TRAINING_KNOBS = tuple(
     name
     for name, each in PARAMETERS.items()
     if each.role in ("knob", "option") and "training" in each.problems
@@ -77,7 +77,7 @@ def make_training(statics: Mapping[str, Any], examples: Examples | None = None) 
     return Problem(
         init=training.init,
         step=training.step,
-        knobs=KNOBS,
+        knobs=TRAINING_KNOBS,
         baseline_losses=training.baseline_losses,
         batch=lambda state, knobs, key: training.data.batch(state.data, knobs, key),
         observe=training.observe,
@@ -149,7 +149,7 @@ class _Training:
             metrics = Metrics(loss, gradient_norm(gradient), share)
         return after, metrics
 
-    def observe(self, state: TrainState, knobs: Knobs, key: Array) -> Observed:
+    def observe(self, state: TrainState, knobs: Knobs, key: Array) -> ObservedValues:
         """What the next step would show, taking none of it."""
         inputs, targets = self.data.batch(state.data, knobs, key)
         knobs = self._weak(knobs)
@@ -166,7 +166,7 @@ class _Training:
         update, _ = optimizer.update(gradient, state.opt_state, worked)
         activation = ACTIVATIONS[self._statics["activation"]]
         slope = (lambda x: activation.apply(x, knobs)) if activation.is_elementwise else None
-        seen: Observed = {("loss", ""): loss}
+        seen: ObservedValues = {("loss", ""): loss}
         if self.data.has_classes:
             seen["accuracy", ""] = accuracy(outputs, targets)
         seen |= of_arrays(worked, gradient, update) | of_units(sown, slope)
@@ -175,7 +175,7 @@ class _Training:
         return as_float64(seen)
 
     def _rngs(self, key: Array) -> dict[str, Array] | None:
-        if self._statics["dropout"] or is_own_part(self._statics["model"]):
+        if self._statics["dropout"] or is_user_part(self._statics["model"]):
             return {"dropout": keys.for_purpose(key, "dropout")}
         return None
 
@@ -237,7 +237,7 @@ class _Training:
     def _weak(self, knobs: Knobs) -> dict[str, Array]:
         return {name: weak(value, self._precision.traced) for name, value in knobs.items()}
 
-    def _model(self, knobs: Mapping[str, Array]) -> nn.Module | OwnModel:
+    def _model(self, knobs: Mapping[str, Array]) -> nn.Module | UserModel:
         statics = self._statics
         shape = Shape(
             statics["depth"], statics["width"], self.data.output_shape, self.data.natural_shape
@@ -288,7 +288,7 @@ def _bias_init(name: str, knobs: Mapping[str, Array]) -> Callable[[int], Callabl
 
 
 def _applied(
-    model: nn.Module | OwnModel, params: Any, batch_stats: Any, inputs: Array, rngs: Any
+    model: nn.Module | UserModel, params: Any, batch_stats: Any, inputs: Array, rngs: Any
 ) -> tuple[Array, Any]:
     """The outputs, and the running statistics after them (None where there are none)."""
     if batch_stats is None:

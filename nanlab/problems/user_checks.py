@@ -11,10 +11,10 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.problems.problem import Problem, State
-from nanlab.problems.user_code import OwnCodeError, told
+from nanlab.problems.user_code import UserCodeError, told
 
 
-def check_own(
+def check_user_problem(
     problem: Problem, given: frozenset[str], spec: str, *, key: str = "run.problem"
 ) -> None:
     """See that a problem of a person's own can be run; nothing is computed, only traced.
@@ -33,7 +33,7 @@ def check_own(
     defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
     for name, default in defaults.items():
         if default is None and name not in given:
-            raise OwnCodeError(name, f"is missing: {spec} gives it no default")
+            raise UserCodeError(name, f"is missing: {spec} gives it no default")
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
     random = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     code = _Code(spec, key)
@@ -58,14 +58,14 @@ class _Code(NamedTuple):
     spec: str
     key: str
 
-    def wrong(self, sentence: str) -> OwnCodeError:
-        return OwnCodeError(self.key, sentence)
+    def wrong(self, sentence: str) -> UserCodeError:
+        return UserCodeError(self.key, sentence)
 
 
 def _traced(code: _Code, name: str, trace: Callable[[], Any]) -> Any:
     try:
         return trace()
-    except OwnCodeError:
+    except UserCodeError:
         raise
     except Exception as error:
         raise code.wrong(f"{code.spec}'s {name} fails: {told(error)}") from error

@@ -24,7 +24,7 @@ from nanlab.grid.parameter_types import OWN_CODE
 from nanlab.problems.problem import Knobs, Metrics, Problem, State
 
 
-class OwnCodeError(Exception):
+class UserCodeError(Exception):
     """A person's own code cannot be used.
 
     Attributes:
@@ -38,7 +38,7 @@ class OwnCodeError(Exception):
         self.sentence = sentence
 
 
-def own_function(spec: str, *, key: str) -> Callable[..., Any]:
+def user_function(spec: str, *, key: str) -> Callable[..., Any]:
     """The function that "my_module:name" or "path/to/file.py:name" means.
 
     Raises:
@@ -53,12 +53,12 @@ def own_function(spec: str, *, key: str) -> Callable[..., Any]:
     theirs = ((n, each) for n, each in vars(module).items() if callable(each))
     defined = [n for n, each in theirs if getattr(each, "__module__", None) == home]
     held = f"it has {', '.join(defined)}" if defined else "it defines no function"
-    raise OwnCodeError(key, f"{place} has no function {name}; {held}")
+    raise UserCodeError(key, f"{place} has no function {name}; {held}")
 
 
 def _from_file(path: Path, key: str) -> ModuleType:
     if not path.is_file():
-        raise OwnCodeError(
+        raise UserCodeError(
             key, f"there is no file {path}; a path is taken from the folder where the command runs"
         )
     name = f"nanlab_own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
@@ -75,7 +75,7 @@ def _from_file(path: Path, key: str) -> ModuleType:
         described.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise OwnCodeError(key, f"importing {path} fails: {told(error)}") from error
+        raise UserCodeError(key, f"importing {path} fails: {told(error)}") from error
     return module
 
 
@@ -84,12 +84,12 @@ def _from_path(name: str, key: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and name.startswith(error.name):
-            raise OwnCodeError(
+            raise UserCodeError(
                 key, f"there is no module {name}; a file is given as path/to/file.py:name"
             ) from error
-        raise OwnCodeError(key, f"importing {name} fails: {told(error)}") from error
+        raise UserCodeError(key, f"importing {name} fails: {told(error)}") from error
     except Exception as error:
-        raise OwnCodeError(key, f"importing {name} fails: {told(error)}") from error
+        raise UserCodeError(key, f"importing {name} fails: {told(error)}") from error
 
 
 def told(error: BaseException) -> str:
@@ -102,20 +102,20 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}{at}"
 
 
-def own_code_hashes(specs: Iterable[str]) -> dict[str, str]:
+def user_code_hashes(specs: Iterable[str]) -> dict[str, str]:
     """The hash of each of these files, or of the file that holds the code that it names."""
     hashes: dict[str, str] = {}
     for spec in sorted(specs):
         source: str | None = spec
         if OWN_CODE.match(spec):
-            found = inspect.unwrap(own_function(spec, key="run.problem"))
+            found = inspect.unwrap(user_function(spec, key="run.problem"))
             source = inspect.getsourcefile(found)
         content = b"" if source is None else Path(source).read_bytes()
         hashes[spec] = hashlib.sha256(content).hexdigest()
     return hashes
 
 
-def make_own(statics: Mapping[str, Any]) -> Problem:
+def make_user_problem(statics: Mapping[str, Any]) -> Problem:
     """A person's own problem, its knobs named as the grid names them.
 
     Args:
@@ -125,15 +125,15 @@ def make_own(statics: Mapping[str, Any]) -> Problem:
         OwnCodeError: it cannot be made of these.
     """
     spec, key = str(statics["problem"]), "run.problem"
-    function = own_function(spec, key=key)
+    function = user_function(spec, key=key)
     given = {n.partition(".")[2]: v for n, v in statics.items() if n.startswith("static.")}
     _check_arguments(function, given, spec)
     try:
         problem = function(**given)
     except Exception as error:
-        raise OwnCodeError(key, f"{spec} fails: {told(error)}") from error
+        raise UserCodeError(key, f"{spec} fails: {told(error)}") from error
     if not isinstance(problem, Problem):
-        raise OwnCodeError(
+        raise UserCodeError(
             key, f"{spec} returns {type(problem).__name__}; it must return a nanlab.Problem"
         )
     return _named(problem)
@@ -147,10 +147,10 @@ def _check_arguments(function: Callable[..., Any], given: Mapping[str, Any], spe
     for name in given:
         if name not in names:
             known = f"it takes {', '.join(names)}" if names else "it takes no arguments"
-            raise OwnCodeError(f"static.{name}", f"{spec} has no argument of that name; {known}")
+            raise UserCodeError(f"static.{name}", f"{spec} has no argument of that name; {known}")
     for p in parameters:
         if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in given:
-            raise OwnCodeError(
+            raise UserCodeError(
                 f"static.{p.name}", f"is missing: {spec} has no default for its argument {p.name}"
             )
 
@@ -195,8 +195,8 @@ def _strong(state: State) -> State:
     return jax.tree.map(array, state)
 
 
-def unknown_knob(name: str, problem: Problem, spec: str) -> OwnCodeError:
+def unknown_knob(name: str, problem: Problem, spec: str) -> UserCodeError:
     """What to say of a knob that the grid gives and the problem does not have."""
     near = difflib.get_close_matches(name, list(problem.knobs), n=1)
     hint = f'; did you mean "{near[0]}"?' if near else f"; it has {', '.join(problem.knobs)}"
-    return OwnCodeError(name, f"{spec} has no knob of that name{hint}")
+    return UserCodeError(name, f"{spec} has no knob of that name{hint}")

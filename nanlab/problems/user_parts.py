@@ -20,7 +20,7 @@ from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS
 from nanlab.parts.pieces import Pieces, Shape
 from nanlab.parts.tasks import TASKS, Examples, load_examples, standardized
-from nanlab.problems.user_code import OwnCodeError, own_function, told
+from nanlab.problems.user_code import UserCodeError, told, user_function
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "depth": ("depth",),
@@ -45,7 +45,7 @@ MODE = {"train": True, "training": True, "deterministic": False, "use_running_av
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnModel:
+class UserModel:
     """A person's own module, called as a training calls it.
 
     Attributes:
@@ -73,7 +73,7 @@ class OwnModel:
         asked = (x.shape[0], *self.shape.outputs)
         if not isinstance(outputs, jax.Array) or outputs.shape != asked:
             given = getattr(outputs, "shape", type(outputs).__name__)
-            raise OwnCodeError(
+            raise UserCodeError(
                 "run.model",
                 f"{self.spec} makes {given} of {x.shape[0]} examples; the task needs {asked}",
             )
@@ -88,12 +88,12 @@ class OwnModel:
         return {name: value for name, value in MODE.items() if name in names}
 
 
-def is_own_part(spec: str) -> bool:
+def is_user_part(spec: str) -> bool:
     """Whether a model or task is a person's own and not of nanlab's tables."""
     return spec not in MODELS and spec not in TASKS
 
 
-def build_model(spec: str, shape: Shape, pieces: Pieces) -> nn.Module | OwnModel:
+def build_model(spec: str, shape: Shape, pieces: Pieces) -> nn.Module | UserModel:
     """A model of the table, or of a person's own code.
 
     Raises:
@@ -101,7 +101,7 @@ def build_model(spec: str, shape: Shape, pieces: Pieces) -> nn.Module | OwnModel
     """
     if spec in MODELS:
         return MODELS[spec].build(shape, pieces)
-    made = own_function(spec, key="run.model")
+    made = user_function(spec, key="run.model")
     has = _fields(made)
     outputs = shape.outputs[0] if len(shape.outputs) == 1 else shape.outputs
     values: dict[str, Any] = {
@@ -113,18 +113,18 @@ def build_model(spec: str, shape: Shape, pieces: Pieces) -> nn.Module | OwnModel
     try:
         theirs = made(**{name: value for name, value in values.items() if name in has})
     except Exception as error:
-        raise OwnCodeError(
+        raise UserCodeError(
             "run.model",
             f"{spec} fails: {told(error)}; what it may ask for is {', '.join((*FIELDS, *GIVEN))}",
         ) from error
     if not isinstance(theirs, nn.Module):
         kind = type(theirs).__name__
-        raise OwnCodeError(
+        raise UserCodeError(
             "run.model",
             f"{spec} makes {kind}; it must be a class of flax.linen.Module, or a function that "
             "returns one (for anything else write a problem of your own)",
         )
-    return OwnModel(spec=spec, theirs=theirs, shape=shape, natural="inputs" in has)
+    return UserModel(spec=spec, theirs=theirs, shape=shape, natural="inputs" in has)
 
 
 def _fields(made: Callable[..., Any]) -> tuple[str, ...]:
@@ -136,11 +136,11 @@ def _fields(made: Callable[..., Any]) -> tuple[str, ...]:
 
 def read_by_model(spec: str) -> frozenset[str]:
     """The grid's parameters that a person's own model has fields for."""
-    has = _fields(own_function(spec, key="run.model"))
+    has = _fields(user_function(spec, key="run.model"))
     return frozenset(name for field in FIELDS if field in has for name in FIELDS[field])
 
 
-def ignored_by_model(spec: str, asked: Iterable[str]) -> OwnCodeError | None:
+def ignored_by_model(spec: str, asked: Iterable[str]) -> UserCodeError | None:
     """What to say where the grid asks for something that an own model does not read."""
     of_models = {n for names in FIELDS.values() for n in names}
     of_models |= {"bias_initializer", "bias_scale", "norm", "norm_epsilon", "norm_first"}
@@ -151,7 +151,7 @@ def ignored_by_model(spec: str, asked: Iterable[str]) -> OwnCodeError | None:
     name = ignored[0]
     field = next((field for field, names in FIELDS.items() if name in names), None)
     way = f"give it a field {field}" if field else "build it into the model"
-    return OwnCodeError(
+    return UserCodeError(
         f"run.{name}",
         f"{spec} does not read it, so it would change nothing; {way}, or leave it out",
     )
@@ -176,7 +176,7 @@ def is_data_file(spec: str) -> bool:
 
 
 def _of_function(spec: str) -> tuple[Any, ...]:
-    load = own_function(spec, key="run.task")
+    load = user_function(spec, key="run.task")
     try:
         made = load()
     except Exception as error:
@@ -271,15 +271,17 @@ def check_fit(statics: Mapping[str, Any], examples: Examples) -> None:
     """
     spec, classes, many = str(statics["task"]), examples.classes, len(examples.inputs)
     if LOSSES[statics["loss"]].targets == "classes" and not classes:
-        raise OwnCodeError("run.loss", f"needs classes, and the targets of {spec} are numbers")
+        raise UserCodeError("run.loss", f"needs classes, and the targets of {spec} are numbers")
     if statics["imbalance"] and not classes:
-        raise OwnCodeError("run.imbalance", f"needs classes, and the targets of {spec} are numbers")
+        raise UserCodeError(
+            "run.imbalance", f"needs classes, and the targets of {spec} are numbers"
+        )
     if statics["train_examples"] > many:
-        raise OwnCodeError(
+        raise UserCodeError(
             "run.train_examples",
             f"{spec} has {many} examples; ask for {many} or fewer, or 0 for all",
         )
 
 
-def _wrong(spec: str, what: str) -> OwnCodeError:
-    return OwnCodeError("run.task", f"{spec}: {what}")
+def _wrong(spec: str, what: str) -> UserCodeError:
+    return UserCodeError("run.task", f"{spec}: {what}")

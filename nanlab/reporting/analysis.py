@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from nanlab.grid.outcome import Outcome
-from nanlab.reporting.causes import ROLES, Cause, Role, causes_of
+from nanlab.reporting.causes import ROLES, Cause, SiteRole, causes_of
 from nanlab.reporting.cells import Maps, maps_of
 from nanlab.reporting.critical import Critical, criticals_of
 from nanlab.reporting.depth import Growth, Layer, growths_of, layers_of
@@ -29,7 +29,7 @@ class Analysis:
     survivals: list[Survival]
     steps: list[Steps]
     criticals: list[Critical]
-    causes: dict[Role, list[Cause]]
+    causes: dict[SiteRole, list[Cause]]
     layers: list[Layer]
     growths: list[Growth]
     instructive: list[Instructive]

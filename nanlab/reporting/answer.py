@@ -10,7 +10,7 @@ import polars as pl
 
 from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.causes import SAID, Role, shares
+from nanlab.reporting.causes import SAID, SiteRole, shares
 from nanlab.reporting.critical import Critical
 from nanlab.reporting.depth import Growth, Layer
 from nanlab.reporting.groups import choices_of
@@ -261,7 +261,7 @@ def _arithmetic(analysis: Analysis) -> str:
     return f"{first}{'; ' if first and then else ''}{_small(then) if first else then}."
 
 
-def _made(analysis: Analysis, role: Role) -> str:
+def _made(analysis: Analysis, role: SiteRole) -> str:
     causes = analysis.causes[role]
     told = sum(cause.runs for cause in causes)
     if not told:

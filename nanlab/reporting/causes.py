@@ -10,10 +10,10 @@ import polars as pl
 
 from nanlab.blame.vocabulary import Phase
 
-Role = Literal["origin", "culprit"]
+SiteRole = Literal["origin", "culprit"]
 
-ROLES: tuple[Role, Role] = ("origin", "culprit")
-SAID: Mapping[Role, str] = {"origin": "first inf or NaN", "culprit": "first NaN"}
+ROLES: tuple[SiteRole, SiteRole] = ("origin", "culprit")
+SAID: Mapping[SiteRole, str] = {"origin": "first inf or NaN", "culprit": "first NaN"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Cause:
         runs: how many.
     """
 
-    role: Role
+    role: SiteRole
     mechanism: str
     primitive: str
     phases: dict[str, int]
@@ -41,7 +41,7 @@ class Cause:
         return f"{self.mechanism} in {self.primitive}" if self.primitive else self.mechanism
 
 
-def causes_of(runs: pl.DataFrame, role: Role) -> list[Cause]:
+def causes_of(runs: pl.DataFrame, role: SiteRole) -> list[Cause]:
     """By mechanism and primitive, most frequent first; runs without such a site are left out."""
     told = runs.filter(pl.col(f"{role}_mechanism").is_not_null())
     causes: list[Cause] = []
@@ -69,7 +69,7 @@ def shares(runs: pl.DataFrame, name: str) -> list[tuple[str, int]]:
     return _counted(runs.filter(pl.col(name).is_not_null()), name)
 
 
-def blame_sentence(row: Mapping[str, Any], role: Role, *, line: bool = True) -> str:
+def blame_sentence(row: Mapping[str, Any], role: SiteRole, *, line: bool = True) -> str:
     """`overflow in square, forward, MLP/Dense_1, at nanlab/parts/losses.py:122`."""
     if row[f"{role}_mechanism"] is None:
         return "no NaN" if role == "culprit" else "not found"

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.grid.outcome import Outcome
-from nanlab.reporting.layout import Axis, Layout
+from nanlab.reporting.layout import Layout, ReportAxis
 
 MOST_CELLS = 9000
 """Beyond so many the values of an axis are put together in pairs, until they are fewer."""
@@ -20,7 +20,7 @@ WIDEST = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class MapCell:
     """Runs that are alike but for the seed and what is pooled.
 
     Attributes:
@@ -70,11 +70,11 @@ class Maps:
     """
 
     layout: Layout
-    cells: tuple[Cell, ...]
+    cells: tuple[MapCell, ...]
     together: tuple[int, int]
     placed: pl.DataFrame
 
-    def of_panel(self, panel: int) -> list[Cell]:
+    def of_panel(self, panel: int) -> list[MapCell]:
         """The cells of one map."""
         return [cell for cell in self.cells if cell.panel == panel]
 
@@ -132,13 +132,13 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     rows = sorted(counted["_row"].unique())
     up = dict(zip(rows, _edges([_position(layout.y, r, together[1]) for r in rows]), strict=True))
     columns = _columns(counted)
-    cells: list[Cell] = []
+    cells: list[MapCell] = []
     for row in counted.sort(where).iter_rows(named=True):
         panel, y, x = (row[name] for name in where)
         left, right = across[panel, y][sorted(columns[panel, y]).index(x)]
         told = blames.get((panel, y, x), [])
         cells.append(
-            Cell(
+            MapCell(
                 panel=panel, column=x, row=y, left=left, right=right, bottom=up[y][0],
                 top=up[y][1], counts={o: row[o] for o in Outcome if row[o]},
                 blames=tuple((i, n) for i, n, _ in told), fault_step=row["fault"],
@@ -166,14 +166,14 @@ def _numbered(runs: pl.DataFrame, names: Sequence[str], values: Sequence[Any]) -
     return pl.Series([place[row] for row in runs.select(names).iter_rows()], dtype=pl.Int64)
 
 
-def _place(runs: pl.DataFrame, axis: Axis, together: int) -> pl.Series:
+def _place(runs: pl.DataFrame, axis: ReportAxis, together: int) -> pl.Series:
     if not axis.name:
         return pl.Series([0] * runs.height, dtype=pl.Int64)
     place = {value: i // together for i, value in enumerate(axis.values)}
     return pl.Series([place[value] for value in runs[axis.name]], dtype=pl.Int64)
 
 
-def _position(axis: Axis, place: int, together: int) -> float:
+def _position(axis: ReportAxis, place: int, together: int) -> float:
     held = axis.values[place * together : (place + 1) * together]
     return float(np.mean([axis.position(value) for value in held]))
 

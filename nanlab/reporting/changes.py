@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanlab.reporting.figures import STYLE, WIDTHS, matplotlib_or_say, save
+from nanlab.reporting.figures import STYLE, WIDTHS, matplotlib_or_say, save_figure
 
 SAME, OTHER = "#d9d9d9", "#b2182b"
 """Where nothing changed, and where the most did."""
@@ -52,7 +52,7 @@ def write_changes(
         figure.set_layout_engine("none")
         changed = int(counts.sum() - np.trace(counts))
         said = f"{changed:,} of {int(counts.sum()):,} runs have another outcome."
-        save(figure, folder / "outcomes-1col", f"{names[0]} and {names[1]}", said)
+        save_figure(figure, folder / "outcomes-1col", f"{names[0]} and {names[1]}", said)
 
 
 def _share(counts: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import critical_name
 from nanlab.reporting.critical import Critical
-from nanlab.reporting.layout import Axis
+from nanlab.reporting.layout import ReportAxis
 from nanlab.reporting.ticks import linear_ticks, log_ticks, ticks
 from nanlab.reporting.words import name_of
 
@@ -131,7 +131,7 @@ def _critical(analysis: Analysis, most: int) -> Chart:
     )  # fmt: skip
 
 
-def _span(axis: Axis) -> float:
+def _span(axis: ReportAxis) -> float:
     first, last = (axis.position(axis.values[i]) for i in (0, -1))
     return max(last - first, 1.0 if axis.scale == "ordinal" else last - first)
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from nanlab.grid.parameters import PARAMETERS, Parameter
-from nanlab.results.dictionary import TABLES, meaning_of, type_of
+from nanlab.results.dictionary import TABLE_MEANINGS, meaning_of, type_of
 from nanlab.results.schema import BLAME, BOUNDARIES, CELLS, CURVES, ENDING, ENDS
 
 _ITERATIONS = [name for name in BLAME if name.endswith("_iterations")]
@@ -67,14 +67,14 @@ What a parameter is: a *knob* is traced, so that another value of it costs no co
 |---|---|---|---|---|"""  # noqa: E501
 
 
-def as_markdown() -> str:
+def columns_markdown() -> str:
     """The page: a section for each table, and one for the parameters."""
     blocks = [_HEAD]
     for table, columns in COLUMNS.items():
         head = [
             f"## {table}",
             "",
-            f"{TABLES[table]} {_MORE[table]}",
+            f"{TABLE_MEANINGS[table]} {_MORE[table]}",
             "",
             "| column | type | unit | meaning |",
         ]

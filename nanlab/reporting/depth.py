@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.reporting.groups import divided
-from nanlab.reporting.layout import Axis, Layout
+from nanlab.reporting.layout import Layout, ReportAxis
 from nanlab.reporting.theory import DEEP, Prediction, overflow_layer, predicted
 
 SETTLED = 4
@@ -64,7 +64,7 @@ def layers_of(runs: pl.DataFrame, layout: Layout) -> list[Layer]:
     return layers
 
 
-def _value(axis: Axis, value: Any) -> str:
+def _value(axis: ReportAxis, value: Any) -> str:
     label = axis.labels[axis.values.index(value)]
     return f"{axis.name.rpartition('.')[2]} = {label}" if axis.is_number else label
 

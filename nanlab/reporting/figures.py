@@ -64,7 +64,7 @@ def write_figures(folder: Path, analysis: Analysis) -> list[str]:
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")
                 title = f"{analysis.results.title} {HEADINGS[name]}."
-                save(figure, folder / f"{name}-{columns}", title, caption(analysis, name))
+                save_figure(figure, folder / f"{name}-{columns}", title, caption(analysis, name))
     for path in sorted(folder.glob("*-?col.*")):
         if path.stem.rpartition("-")[0] not in names:
             path.unlink()  # of an earlier report, which had more to show
@@ -97,7 +97,7 @@ def _draw(figure: Figure, analysis: Analysis, name: str) -> None:
         draw_outcomes(figure, analysis)
 
 
-def save(figure: Figure, stem: Path, title: str, said: str) -> None:
+def save_figure(figure: Figure, stem: Path, title: str, said: str) -> None:
     """Write a figure as SVG and PDF, with its title and what it shows; no dates in them."""
     for kind, metadata in {
         "svg": {"Title": title, "Description": said, "Date": None},

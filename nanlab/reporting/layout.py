@@ -19,11 +19,11 @@ LOG_FROM = 20.0
 EVEN = 0.15
 """A numeric axis is drawn to scale where no gap is below this share of the mean one."""
 
-Scale = Literal["log", "linear", "ordinal"]
+AxisScale = Literal["log", "linear", "ordinal"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
+class ReportAxis:
     """A parameter as an axis of a picture.
 
     Attributes:
@@ -35,7 +35,7 @@ class Axis:
 
     name: str
     values: tuple[Any, ...]
-    scale: Scale
+    scale: AxisScale
     labels: tuple[str, ...]
 
     @property
@@ -72,8 +72,8 @@ class Layout:
             more: tied parameter -> the one that stands for it.
     """
 
-    x: Axis
-    y: Axis
+    x: ReportAxis
+    y: ReportAxis
     facets: tuple[str, ...]
     panels: tuple[tuple[Any, ...], ...]
     pooled: tuple[str, ...]
@@ -86,7 +86,7 @@ class Layout:
         return ", ".join(told)
 
 
-NO_AXIS = Axis(name="", values=("",), scale="ordinal", labels=("",))
+NO_AXIS = ReportAxis(name="", values=("",), scale="ordinal", labels=("",))
 
 
 def parameters_of(runs: pl.DataFrame) -> list[str]:
@@ -201,9 +201,9 @@ def _axis(
     tied: Mapping[str, str],
     *,
     even: bool,
-) -> Axis:
+) -> ReportAxis:
     values = runs[name].unique(maintain_order=True).to_list()
-    scale: Scale = "ordinal"
+    scale: AxisScale = "ordinal"
     if _is_number(runs, name):
         values.sort()
         scale = _scale(runs, name, values, rows, EVEN if even else 0.0)
@@ -214,12 +214,12 @@ def _axis(
         told = [f"{short} {exact(pairs[value])}" for value in values]
         if len(values) < 5:  # beside more of them there is no room for a second value
             labels = [f"{label}, {more}" for label, more in zip(labels, told, strict=True)]
-    return Axis(name=name, values=tuple(values), scale=scale, labels=tuple(labels))
+    return ReportAxis(name=name, values=tuple(values), scale=scale, labels=tuple(labels))
 
 
 def _scale(
     runs: pl.DataFrame, name: str, values: Sequence[Any], rows: Sequence[str], least: float
-) -> Scale:
+) -> AxisScale:
     if len(values) < 3:
         return "ordinal"
     is_log = values[0] > 0 and values[-1] / values[0] >= LOG_FROM

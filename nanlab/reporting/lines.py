@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.reporting.groups import groups_of
-from nanlab.reporting.layout import Axis, Layout
+from nanlab.reporting.layout import Layout, ReportAxis
 from nanlab.reporting.theory import Prediction, predicted, predicted_fault_step
 
 POINTS = 80
@@ -60,7 +60,7 @@ def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
 _Told = tuple[list[tuple[float, float]], list[int], tuple[Prediction, ...]] | None
 
 
-def _along(frame: pl.DataFrame, x: Axis, y: Axis) -> _Told:
+def _along(frame: pl.DataFrame, x: ReportAxis, y: ReportAxis) -> _Told:
     fixed = frame.row(0, named=True)
     ends = y.position(y.values[0]), y.position(y.values[-1])
     points: list[tuple[float, float]] = []
@@ -74,7 +74,7 @@ def _along(frame: pl.DataFrame, x: Axis, y: Axis) -> _Told:
     return (points, [], tuple(said.values())) if said else None
 
 
-def _across(frame: pl.DataFrame, x: Axis, y: Axis) -> _Told:
+def _across(frame: pl.DataFrame, x: ReportAxis, y: ReportAxis) -> _Told:
     points: list[tuple[float, float]] = []
     rows: list[int] = []
     said: dict[tuple[str, str], Prediction] = {}
@@ -90,7 +90,7 @@ def _across(frame: pl.DataFrame, x: Axis, y: Axis) -> _Told:
     return (points, rows, tuple(said.values())) if said else None
 
 
-def _within(x: Axis, value: float) -> bool:
+def _within(x: ReportAxis, value: float) -> bool:
     return x.values[0] <= value <= x.values[-1]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from nanlab.results.dictionary import TABLES, field_of
+from nanlab.results.dictionary import TABLE_MEANINGS, field_of
 from nanlab.results.provenance import file_hash
 from nanlab.results.read import Results
 
@@ -21,7 +21,7 @@ def data_package(results: Results) -> dict[str, Any]:
     """The tables as a Frictionless data package: every column with type, unit and meaning."""
     resources: list[dict[str, Any]] = []
     frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
-    for name, said in TABLES.items():
+    for name, said in TABLE_MEANINGS.items():
         for ending in ("csv", "parquet"):
             path = results.folder / f"{name}.{ending}"
             if path.is_file():

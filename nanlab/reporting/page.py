@@ -14,8 +14,8 @@ from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.captions import HEADINGS, caption, figures_of, made_of
-from nanlab.reporting.causes import ROLES, SAID, Role, blame_sentence
-from nanlab.reporting.cells import Cell
+from nanlab.reporting.causes import ROLES, SAID, SiteRole, blame_sentence
+from nanlab.reporting.cells import MapCell
 from nanlab.reporting.charts import CHARTS, chart_of
 from nanlab.reporting.methods import GLOSSARY, checklist, methods_paragraph, where
 from nanlab.reporting.sheets import MOST_CAUSES, Sheet, sheets_of
@@ -35,7 +35,7 @@ MOST_NAMED = 25_000
 """With more runs than these only an example of each cell is named."""
 
 
-def page(analysis: Analysis, *, files_made: Sequence[str]) -> str:
+def report_page(analysis: Analysis, *, files_made: Sequence[str]) -> str:
     """The whole report as HTML.
 
     Args:
@@ -140,7 +140,7 @@ def _map_table(analysis: Analysis, panel: int) -> str:
     )
 
 
-def _map_cell(i: int, cell: Cell) -> str:
+def _map_cell(i: int, cell: MapCell) -> str:
     told = ", ".join(f"{n:,} {outcome}" for outcome, n in cell.counts.items())
     return f'<td><button type="button" data-cell="{i}">{told}</button></td>'
 
@@ -172,7 +172,7 @@ def _figure(analysis: Analysis, name: str, sheets: dict[str, Sheet]) -> str:
 
 
 def _causes(analysis: Analysis) -> str:
-    shown: list[Role] = [role for role in ROLES if analysis.causes[role]]
+    shown: list[SiteRole] = [role for role in ROLES if analysis.causes[role]]
     if not shown:
         return ""
     parts: list[str] = []

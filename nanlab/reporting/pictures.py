@@ -10,7 +10,7 @@ import numpy as np
 
 from nanlab.blame.vocabulary import Phase
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.causes import ROLES, SAID, Role
+from nanlab.reporting.causes import ROLES, SAID, SiteRole
 from nanlab.reporting.charts import Chart, Series
 from nanlab.reporting.lines import Boundary
 from nanlab.reporting.ticks import ticks
@@ -196,7 +196,7 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
     """Bars by mechanism and primitive, colored by phase: first inf or NaN, and first NaN."""
     from matplotlib.patches import Patch
 
-    shown: list[Role] = [role for role in ROLES if analysis.causes[role]]
+    shown: list[SiteRole] = [role for role in ROLES if analysis.causes[role]]
     wide = _is_wide(figure)
     bars = [len(analysis.causes[role][:MOST_CAUSES]) for role in shown]
     grid: Any

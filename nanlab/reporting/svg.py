@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.cells import Cell
+from nanlab.reporting.cells import MapCell
 from nanlab.reporting.charts import Chart, Series
 from nanlab.reporting.ticks import ticks
 from nanlab.reporting.words import COLORS, LINES, name_of
@@ -144,7 +144,7 @@ def _rectangle(plane: Plane, left: float, right: float, bottom: float, top: floa
     return f"M{x} {y}h{wide}v{high}h-{wide}z"
 
 
-def cell_box(plane: Plane, cell: Cell) -> list[float]:
+def cell_box(plane: Plane, cell: MapCell) -> list[float]:
     """Left, top, width and height of a cell, in units."""
     x, y = plane.x(cell.left), min(plane.y(cell.top), plane.y(cell.bottom))
     wide, high = plane.x(cell.right) - x, abs(plane.y(cell.bottom) - plane.y(cell.top))

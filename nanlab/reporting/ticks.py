@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from nanlab.reporting.layout import Axis
+from nanlab.reporting.layout import ReportAxis
 from nanlab.reporting.words import number
 
 
-def ticks(axis: Axis, most: int) -> list[tuple[float, str]]:
+def ticks(axis: ReportAxis, most: int) -> list[tuple[float, str]]:
     """At most about so many ticks of an axis."""
     if axis.scale == "ordinal":
         every = -(-len(axis.values) // most)

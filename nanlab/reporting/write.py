@@ -12,13 +12,13 @@ from nanlab.reporting.captions import caption
 from nanlab.reporting.figures import WIDTHS, NoMatplotlib, write_figures
 from nanlab.reporting.methods import reproduce
 from nanlab.reporting.package import citation, data_package, may_replace_citation
-from nanlab.reporting.page import page
+from nanlab.reporting.page import report_page
 from nanlab.reporting.sheets import latex, markdown, sheets_of, tex
 from nanlab.reporting.text import text
 from nanlab.results.files import write_atomically
 from nanlab.results.read import ReportError, read_results
 
-TABLES = (
+LATEX_TABLES = (
     "runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv", "cells.csv",
 )  # fmt: skip
 ASKED = ("grid.resolved.toml", "manifest.json")
@@ -93,10 +93,10 @@ def _write_all(folder: Path, analysis: Analysis, figures: Sequence[str]) -> None
         _write(folder / "CITATION.cff", citation(results))
     _write(folder / "REPRODUCE.md", reproduce(analysis))
     _write(folder / "report.md", text(analysis, figures=figures))
-    there = [name for name in (*TABLES, *ASKED) if (folder / name).is_file()]
+    there = [name for name in (*LATEX_TABLES, *ASKED) if (folder / name).is_file()]
     made = ["figures/"] if figures else []
     more = ["tables/", "report.md", "REPRODUCE.md", "CITATION.cff", "datapackage.json"]
-    _write(folder / "report.html", page(analysis, files_made=[*there, *made, *more]))
+    _write(folder / "report.html", report_page(analysis, files_made=[*there, *made, *more]))
 
 
 def _write(path: Path, content: str) -> None:

@@ -23,7 +23,7 @@ def in_bytes(run_ids: np.ndarray) -> np.ndarray:
     return run_ids.astype(f"S{2 * ID_BYTES}")
 
 
-class Kept:
+class ChunkIndex:
     """Which runs of a plan are kept, and where; two small numbers a run are held of them.
 
     Args:

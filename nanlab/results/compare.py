@@ -20,7 +20,7 @@ and culprit; their lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """Two tables of runs, matched.
 
     Attributes:
@@ -43,7 +43,7 @@ class Comparison:
         return self.pairs.filter(~pl.all_horizontal(same))
 
 
-def compare(before: pl.DataFrame, now: pl.DataFrame, *, on: Sequence[str]) -> Comparison:
+def compare_runs(before: pl.DataFrame, now: pl.DataFrame, *, on: Sequence[str]) -> RunComparison:
     """Match the runs of two tables, and see what is the same.
 
     Args:
@@ -72,7 +72,7 @@ def compare(before: pl.DataFrame, now: pl.DataFrame, *, on: Sequence[str]) -> Co
         )
         for aspect, names in groups.items()
     ]
-    return Comparison(
+    return RunComparison(
         pairs=pairs.with_columns(same),
         only_before=before.height - pairs.height,
         only_now=now.height - pairs.height,

@@ -9,11 +9,11 @@ import polars as pl
 
 from nanlab.blame.vocabulary import Phase, Status
 from nanlab.grid.outcome import Outcome
-from nanlab.grid.parameters import PARAMETERS, is_own
+from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.results.schema import BOUNDARIES, CELLS, ENDS
 
 
-def one_of(words: Iterable[str]) -> str:
+def alternatives(words: Iterable[str]) -> str:
     """Format alternatives: "a, b or c"."""
     *others, last = words
     return f"{', '.join(others)} or {last}"
@@ -23,7 +23,7 @@ _STATUSES = [status for status in Status if status != Status.CLEAN]
 
 _SITE = {
     "primitive": "the operation (JAX primitive)",
-    "phase": f"the phase of a step: {one_of(Phase)}",
+    "phase": f"the phase of a step: {alternatives(Phase)}",
     "module": "the path of the network's module",
     "source": "file and line of the innermost frame outside installed libraries",
     "library": "file and line inside the installed library, if it was made there",
@@ -37,7 +37,7 @@ _ROLE = {
     "culprit": "The first site that makes a NaN from inputs without one",
 }
 
-TABLES = {
+TABLE_MEANINGS = {
     "runs": "A row for each run.",
     "blames": "A row for each distinct blame.",
     "curves": "A row for each run, step, observable and layer.",
@@ -64,7 +64,7 @@ _MEANING: dict[str, tuple[str, str]] = {
                       "norm"),
     "nonfinite_gradient_steps": ("Steps whose gradient had an inf or a NaN.", "steps"),
     "blame_id": ("The row of blames.csv: a hash of all that is told of origin and culprit.", ""),
-    "blame_status": (f"How sure the blame is: {one_of(_STATUSES)}.", ""),
+    "blame_status": (f"How sure the blame is: {alternatives(_STATUSES)}.", ""),
     "witness": ("What the independent witnesses say, the worse of the two.", ""),
     "runs": ("How many runs share the blame.", "runs"),
     "reproduced": ("How many of them the instrumented step reproduces.", "runs"),
@@ -96,7 +96,7 @@ def meaning_of(column: str, table: str = "runs") -> tuple[str, str]:
     role, _, rest = column.partition("_")
     if role in _ROLE and rest in _SITE:
         return f"{_ROLE[role]}: {_SITE[rest]}.", ""
-    if column in PARAMETERS or is_own(column):
+    if column in PARAMETERS or is_user_defined(column):
         return PARAMETERS[column].doc, ""
     return "", ""
 

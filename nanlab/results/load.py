@@ -86,7 +86,7 @@ def _of_running(folder: Path, table: str) -> pl.DataFrame:
 
 
 @pl.api.register_dataframe_namespace("nanlab")
-class Described:
+class DescribedFrame:
     """What the columns of a frame mean, where they are columns of nanlab's tables."""
 
     def __init__(self, frame: pl.DataFrame) -> None:

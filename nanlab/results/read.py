@@ -15,12 +15,12 @@ import polars as pl
 
 from nanlab.grid import GridError, load_grid
 from nanlab.plan.plan import make_plan
-from nanlab.results.chunk_index import Kept, curves_beside
+from nanlab.results.chunk_index import ChunkIndex, curves_beside
 from nanlab.results.frames import blames_frame, read_blames, with_blame_ids, with_witnesses
 from nanlab.results.provenance import file_hash
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
-from nanlab.results.store import CHUNKS, CURVES_FILE, PLAN, SOURCES
+from nanlab.results.store import CHUNKS, CURVES_FILE, HASHED_FILES, PLAN
 
 
 class ReportError(Exception):
@@ -143,7 +143,7 @@ def _finished(folder: Path, manifest: Mapping[str, Any]) -> Results:
         first = (str(error).splitlines() or [""])[0]
         raise ReportError(f"{folder}: a table cannot be read: {first}") from error
     hashes = manifest.get("files", {})
-    changed = [name for name in SOURCES if file_hash(folder / name) != hashes.get(name)]
+    changed = [name for name in HASHED_FILES if file_hash(folder / name) != hashes.get(name)]
     notes = tuple(
         f"{name} is not the file that manifest.json tells of: it was changed after the study."
         for name in changed
@@ -166,7 +166,7 @@ def _running(folder: Path, resolved: str) -> Results:
         grid = load_grid(folder / CHUNKS / PLAN)
         plan = make_plan(grid)
         paths = _chunks(folder, mixed=grid.exec.mixed_devices)
-        kept = Kept(plan.run_ids, paths, [None] * len(paths))
+        kept = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
         places = np.flatnonzero(kept.done)
         rows = with_blame_ids(kept.rows(places))
         curves = [pl.read_parquet(p) for p in map(curves_beside, paths) if p.is_file()]

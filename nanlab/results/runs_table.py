@@ -13,7 +13,7 @@ from nanlab.parts.listing import BESIDE_OPTION, readers
 from nanlab.plan.plan import Plan
 from nanlab.results.schema import BLAME, ENDING
 
-Kind = Any
+PolarsType = Any
 """A polars type; beartype cannot read the name that polars has for it."""
 
 
@@ -90,7 +90,7 @@ def _is_told(name: str, held: dict[str, list[Any]]) -> bool:
     return not readers(name) or any(chosen[key] & set(readers(name)[key]) for key in chosen)
 
 
-def _kind(values: list[Any]) -> Kind:
+def _kind(values: list[Any]) -> PolarsType:
     """The type of a column that holds these."""
     # A batch size is a number or "full": one column has one type.
     if any(isinstance(v, str) for v in values):
@@ -98,7 +98,7 @@ def _kind(values: list[Any]) -> Kind:
     return pl.Series(values).dtype
 
 
-def _parameter(column: np.ndarray, kind: Kind) -> pl.Series:
+def _parameter(column: np.ndarray, kind: PolarsType) -> pl.Series:
     values = column.tolist()
     if kind == pl.String:
         values = [None if value is None else str(value) for value in values]

@@ -18,7 +18,7 @@ from nanlab.results.files import write_atomically, write_csv, write_parquet
 from nanlab.results.frames import parameter_series
 from nanlab.results.schema import BOUNDARIES, CELLS, ENDS
 
-TABLES = ("boundaries", "cells")
+SEARCH_TABLES = ("boundaries", "cells")
 
 
 def boundaries_frame(
@@ -157,7 +157,7 @@ def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> lis
     if lattice is not None and isinstance(search, PlaneRefinement):
         frames["cells"] = cells_frame(lattice, search, rounds.run_ids)
     written: list[str] = []
-    for table in TABLES:
+    for table in SEARCH_TABLES:
         names = f"{table}.parquet", f"{table}.csv"
         for name, write in zip(names, (write_parquet, write_csv), strict=True):
             if table in frames:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.results.chunk_index import Kept, curves_beside, in_bytes
+from nanlab.results.chunk_index import ChunkIndex, curves_beside, in_bytes
 from nanlab.results.environments import Environment, device_name, is_same_software, sign, signed
 from nanlab.results.errors import StoreError, reason_of, writing
 from nanlab.results.files import is_left_behind, partial_of, write_atomically, write_parquet
@@ -28,7 +28,7 @@ CURVES_FILE = "curves.parquet"
 DEVICE = "device"
 """The column that says on what each run of a study with several kinds of devices was computed."""
 
-SOURCES = ("runs.parquet", "blames.csv")
+HASHED_FILES = ("runs.parquet", "blames.csv")
 """The tables that a finished study's rows are read back from."""
 
 
@@ -99,7 +99,7 @@ class Store:
             path.is_file() and file_hash(path) == files.get(name) for name, path in paths.items()
         )
 
-    def kept(self, run_ids: np.ndarray, *, curves: bool = False) -> Kept:
+    def kept(self, run_ids: np.ndarray, *, curves: bool = False) -> ChunkIndex:
         """Where the runs of a plan are kept in chunks, of this study or an earlier one.
 
         Args:
@@ -112,7 +112,7 @@ class Store:
             path for maker in makers for path in sorted(self.chunks.glob(f"{maker}-*.parquet"))
         ]
         paths = [path for path in paths if not curves or curves_beside(path).is_file()]
-        return Kept(run_ids, paths, [names[path.name.partition("-")[0]] for path in paths])
+        return ChunkIndex(run_ids, paths, [names[path.name.partition("-")[0]] for path in paths])
 
     def makers(self) -> dict[str, Environment | None]:
         """The fingerprints of those whose chunks are taken, and their environments if known."""
@@ -129,7 +129,7 @@ class Store:
             curves: only runs whose curves are in a table too.
         """
         manifest = self.manifest()
-        sources = (*SOURCES, CURVES_FILE) if curves else SOURCES
+        sources = (*HASHED_FILES, CURVES_FILE) if curves else HASHED_FILES
         if not self._are_whole(manifest, sources):
             return
         made: dict[str, Environment] = manifest.get("environments") or {
@@ -170,7 +170,7 @@ class Store:
         Returns:
             The file's name, and the SHA-256 of its bytes.
         """
-        name = name_of(rows.get_column("run_id").to_list())
+        name = chunk_name(rows.get_column("run_id").to_list())
         path = self.chunks / f"{maker or self._fingerprint}-{name}.parquet"
         with writing(path):
             if curves is not None:
@@ -190,7 +190,7 @@ class Store:
             self.chunks.rmdir()
 
 
-def name_of(run_ids: Sequence[str]) -> str:
+def chunk_name(run_ids: Sequence[str]) -> str:
     """What the chunk of these runs is called: 16 hex digits."""
     return hashlib.sha256("\n".join(run_ids).encode()).hexdigest()[:16]
 

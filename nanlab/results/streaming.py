@@ -107,7 +107,7 @@ def write_tables(
     write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=ROW_GROUP))
     if count <= csv_runs:
         written.append("runs.csv")
-        write_atomically(folder / "runs.csv", lambda p: write_csv(path, p))
+        write_atomically(folder / "runs.csv", lambda p: stream_csv(path, p))
     else:
         (folder / "runs.csv").unlink(missing_ok=True)
     text = csv_text(blames)
@@ -122,7 +122,7 @@ def write_curves(path: Path, frame_of: Callable[[slice], pl.DataFrame], count: i
     write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=group))
 
 
-def write_csv(source: Path, path: Path) -> None:
+def stream_csv(source: Path, path: Path) -> None:
     """Write a Parquet table as CSV."""
     with path.open("wb") as file:
         for number, frame in enumerate(in_slices(source)):

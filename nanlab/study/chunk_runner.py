@@ -16,12 +16,12 @@ from nanlab.backend.jaxpr import Device
 from nanlab.engine.block_width import NARROWEST, launch_runs
 from nanlab.engine.curves import curves_frame
 from nanlab.engine.environment import environment
-from nanlab.engine.group_runner import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.memory import Need, available_bytes, is_lack_of_memory, launch_need, way_out
 from nanlab.engine.placement import lanes_of
 from nanlab.engine.witnesses import ask
 from nanlab.plan.plan import Plan
-from nanlab.problems.user_code import own_code_hashes
+from nanlab.problems.user_code import user_code_hashes
 from nanlab.results.manifest import Testimony
 from nanlab.results.provenance import fingerprint
 from nanlab.results.store import Store
@@ -39,7 +39,7 @@ def study_environment(devices: Sequence[Device], own: set[str]) -> dict[str, Any
         devices: on which.
         own: what the plan calls a person's own code; that decides the bits too.
     """
-    hashes = own_code_hashes(own)
+    hashes = user_code_hashes(own)
     return environment(list(devices)) | ({"own_code_sha256": hashes} if hashes else {})
 
 
@@ -62,7 +62,7 @@ def cut_here(
     return cut(plan, asked, chunk_runs=most, unit=unit, held=held)
 
 
-class Bench:
+class ChunkRunner:
     """Runs chunks on this process's devices and keeps what comes of them.
 
     Args:
@@ -77,7 +77,7 @@ class Bench:
     def __init__(self, store: Store, devices: Sequence[Device], *, curves: bool):
         self._store, self._devices, self._curves = store, list(devices), curves
         self.holds = WORKERS_KEPT
-        self._workers: OrderedDict[tuple[str, int], GroupWorker] = OrderedDict()
+        self._workers: OrderedDict[tuple[str, int], GroupRunner] = OrderedDict()
         self._broken: dict[str, Exception] = {}
         self._needs: dict[tuple[str, int], Need] = {}
         self._fitted = set[tuple[str, int]]()
@@ -98,7 +98,7 @@ class Bench:
         """
         began = time.perf_counter()
         plan, count = chunk.plan, len(chunk.run_ids)
-        worker: GroupWorker | None = None
+        worker: GroupRunner | None = None
         try:
             with self._working(chunk) as worker:
                 lanes = lanes_of(plan, worker.problem, plan.groups[0].runs)
@@ -127,7 +127,7 @@ class Bench:
         ]
 
     @contextmanager
-    def _working(self, chunk: Chunk) -> Generator[GroupWorker]:
+    def _working(self, chunk: Chunk) -> Generator[GroupRunner]:
         """The chunk's worker; several threads may have one at once."""
         with self._changed:
             worker = self._worker(chunk)
@@ -140,14 +140,14 @@ class Bench:
                 self._at_work.remove(needed)
                 self._changed.notify_all()
 
-    def _worker(self, chunk: Chunk) -> GroupWorker:
+    def _worker(self, chunk: Chunk) -> GroupRunner:
         for (name, _), held in self._workers.items():
             if name == chunk.group_id and held.lanes == held.lanes_for(chunk.largest):
                 return held
         if chunk.group_id in self._broken:
             raise self._broken[chunk.group_id]
         try:
-            worker = GroupWorker(chunk.statics, runs=chunk.largest, devices=self._devices)
+            worker = GroupRunner(chunk.statics, runs=chunk.largest, devices=self._devices)
             need = launch_need(worker.problem, at_once=worker.smallest)
         except MemoryError:
             raise
@@ -160,7 +160,7 @@ class Bench:
             self._workers.popitem(last=False)
         return worker
 
-    def _await_memory(self, key: tuple[str, int], worker: GroupWorker) -> int:
+    def _await_memory(self, key: tuple[str, int], worker: GroupRunner) -> int:
         """The bytes of a launch, once it fits beside those at work.
 
         A program that has been launched before is alone with its memory when no other is at work,
@@ -188,7 +188,7 @@ class Bench:
         return need.launch(worker.lanes)
 
 
-def _check_memory(error: Exception, worker: GroupWorker | None) -> None:
+def _check_memory(error: Exception, worker: GroupRunner | None) -> None:
     """Raise a MemoryError with what may fit, if that is what `error` is about."""
     if isinstance(error, MemoryError) and "--set" in str(error):
         raise error
@@ -204,9 +204,9 @@ def _check_memory(error: Exception, worker: GroupWorker | None) -> None:
     ) from error
 
 
-def bench_at(
+def chunk_runner_on(
     folder: Path, own: set[str], devices: Sequence[Device], *, curves: bool, mixed: bool
-) -> tuple[Bench, Store, dict[str, Any]]:
+) -> tuple[ChunkRunner, Store, dict[str, Any]]:
     """A bench on this process's devices, the store that it fills, and its environment.
 
     Args:
@@ -220,11 +220,11 @@ def bench_at(
     """
     made = study_environment(devices, own)
     store = Store(folder, fingerprint(made), mixed=made if mixed else None)
-    return Bench(store, devices, curves=curves), store, made
+    return ChunkRunner(store, devices, curves=curves), store, made
 
 
 @runtime_checkable
-class Engine(Protocol):
+class Executor(Protocol):
     """Where chunks run."""
 
     @property

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanlab.grid.parameter_types import Value
+from nanlab.grid.parameter_types import ParameterValue
 from nanlab.plan import plan as plans
 from nanlab.plan.plan import Group, Plan
 
@@ -51,7 +51,7 @@ class Chunk:
     """
 
     group_id: str
-    statics: Mapping[str, Value]
+    statics: Mapping[str, ParameterValue]
     run_ids: np.ndarray
     columns: Mapping[str, np.ndarray]
     largest: int

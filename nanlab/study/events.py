@@ -8,7 +8,7 @@ from nanlab.plan.plan import Group
 
 
 @runtime_checkable
-class Listener(Protocol):
+class StudyCallbacks(Protocol):
     """Who is told how a study goes; called from the thread that runs it."""
 
     def started(self, total: int, reused: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nanlab.plan.plan import Plan
 from nanlab.results.manifest import Testimony
-from nanlab.study.chunk_runner import Bench
+from nanlab.study.chunk_runner import ChunkRunner
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of
 
 AT_ONCE = 2
@@ -23,7 +23,7 @@ compiled once; and a run's bits depend on no other."""
 _Told = Piece | Done | Crash | BaseException | None
 
 
-class LocalEngine:
+class LocalExecutor:
     """Runs chunks in this process.
 
     Args:
@@ -31,7 +31,7 @@ class LocalEngine:
         environment: of this process.
     """
 
-    def __init__(self, bench: Bench, environment: dict[str, Any]) -> None:
+    def __init__(self, bench: ChunkRunner, environment: dict[str, Any]) -> None:
         self._bench, self.environment = bench, environment
 
     def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:

@@ -29,7 +29,7 @@ from nanlab.results.store import Store, StoreError
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 from nanlab.study.ray_worker import Failed, Job, ask_there, environment_there, run_there
 
-TRIES = 3
+MAX_RETRIES = 3
 """How often a chunk is run whose worker dies."""
 
 ARRIVAL_S = 30.0
@@ -40,7 +40,7 @@ class ClusterError(Exception):
     """There is no Ray, or no cluster; the message is a sentence for a person."""
 
 
-def ray_engine(folder: Path, own: set[str], how: Exec) -> tuple[RayEngine, Store]:
+def ray_executor(folder: Path, own: set[str], how: Exec) -> tuple[RayExecutor, Store]:
     """An engine on the cluster that RAY_ADDRESS names, or that runs here, or on a new one here.
 
     Args:
@@ -67,7 +67,9 @@ def ray_engine(folder: Path, own: set[str], how: Exec) -> tuple[RayEngine, Store
         store = Store(folder, fingerprint(made), mixed=made if how.mixed_devices else None)
         if how.mixed_devices:
             sign(store.chunks, made)
-        return RayEngine(ray, job._replace(first=made), store, share, slots, is_mine=is_mine), store
+        return RayExecutor(
+            ray, job._replace(first=made), store, share, slots, is_mine=is_mine
+        ), store
     except BaseException:
         if is_mine:
             ray.shutdown()
@@ -111,7 +113,7 @@ def _share(resources: Mapping[str, float], devices: int) -> tuple[dict[str, int]
     return {kind: devices}, have // devices
 
 
-class RayEngine:
+class RayExecutor:
     """Runs chunks on a Ray cluster.
 
     Args:
@@ -166,7 +168,7 @@ class RayEngine:
                 (ready, *_), _ = self._ray.wait(list(flying), num_returns=1)
                 piece, tries = flying.pop(ready)
                 report = self._report(ready, piece)
-                if isinstance(report, Crash) and report.is_lost and tries < TRIES:
+                if isinstance(report, Crash) and report.is_lost and tries < MAX_RETRIES:
                     send(piece, tries + 1)
                 else:
                     yield report
@@ -259,10 +261,10 @@ def _landed(ray: Any, ref: Any, less: str) -> Any:
 def _resilient(ray: Any, function: Any, *arguments: Any, devices: int, runs: int = 1) -> Any:
     """What a task returns, begun again where its worker dies; `runs` is how many it launches."""
     less = _less(runs, devices)
-    for tries in range(1, TRIES + 1):
+    for tries in range(1, MAX_RETRIES + 1):
         try:
             return _landed(ray, function.remote(*arguments), less)
         except LostError as error:
-            if tries == TRIES:
-                raise ClusterError(f"{TRIES} times one after another {error}") from error
+            if tries == MAX_RETRIES:
+                raise ClusterError(f"{MAX_RETRIES} times one after another {error}") from error
     raise AssertionError("it has returned or raised")

@@ -10,7 +10,7 @@ from nanlab.backend.config import lab_devices
 from nanlab.results.environments import DevicesError, check_alike, sign
 from nanlab.results.manifest import Testimony
 from nanlab.results.store import StoreError
-from nanlab.study.chunk_runner import Bench, bench_at, study_environment
+from nanlab.study.chunk_runner import ChunkRunner, chunk_runner_on, study_environment
 from nanlab.study.chunks import Chunk, Crash, Done
 
 
@@ -77,15 +77,15 @@ def _enter(here: str) -> None:
         os.chdir(here)
 
 
-_BENCHES: dict[str, Bench] = {}
+_BENCHES: dict[str, ChunkRunner] = {}
 """This process's, by `Job.begun`: what is compiled serves every chunk."""
 
 
-def _bench(job: Job) -> Bench:
+def _bench(job: Job) -> ChunkRunner:
     assert job.first is not None
     if job.begun not in _BENCHES:
         _enter(job.here)
-        bench, store, made = bench_at(
+        bench, store, made = chunk_runner_on(
             Path(job.folder), set(job.own), lab_devices(job.devices), curves=job.curves,
             mixed=job.mixed,
         )  # fmt: skip

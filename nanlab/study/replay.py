@@ -11,7 +11,7 @@ from nanlab.grid import GridError, load_grid
 from nanlab.plan.plan import Group, Plan, make_plan
 
 if TYPE_CHECKING:
-    from nanlab.engine.group_runner import Attribution, ChunkOutcome, GroupWorker
+    from nanlab.engine.group_runner import Attribution, ChunkOutcome, GroupRunner
     from nanlab.engine.lanes import Lanes
 
 At = Literal["fault", "nan"]
@@ -79,23 +79,23 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
     return _replay(worker, lanes, outcome, at, name, plan.point(number))
 
 
-def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupWorker, Lanes, ChunkOutcome]:
+def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupRunner, Lanes, ChunkOutcome]:
     import numpy as np
 
-    from nanlab.engine.group_runner import GroupWorker
+    from nanlab.engine.group_runner import GroupRunner
     from nanlab.engine.placement import lanes_of
-    from nanlab.problems.user_code import OwnCodeError
+    from nanlab.problems.user_code import UserCodeError
 
     try:
-        worker = GroupWorker(group.statics)
+        worker = GroupRunner(group.statics)
         lanes = lanes_of(plan, worker.problem, np.array([number]))
         return worker, lanes, worker.run(lanes)
-    except OwnCodeError as error:
+    except UserCodeError as error:
         raise ReplayError(str(error)) from error
 
 
 def _replay(
-    worker: GroupWorker,
+    worker: GroupRunner,
     lanes: Lanes,
     outcome: ChunkOutcome,
     at: At,

@@ -18,11 +18,11 @@ from nanlab.plan.plan import Plan
 from nanlab.results.environments import FIRST, check_alike, first_environment
 from nanlab.results.files import write_atomically
 from nanlab.results.manifest import Testimony
-from nanlab.results.store import CHUNKS, PLAN, Store, name_of, writing
-from nanlab.study.chunk_runner import Bench
+from nanlab.results.store import CHUNKS, PLAN, Store, chunk_name, writing
+from nanlab.study.chunk_runner import ChunkRunner
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """How often a chunk is begun at which its worker dies."""
 
 
@@ -75,11 +75,11 @@ def share(pieces: Sequence[Piece], number: int, of: int) -> Sequence[Piece]:
 
 def crash_path(folder: Path, run_ids: Sequence[str]) -> Path:
     """Where it is told that the chunk of these runs crashed."""
-    return folder / CHUNKS / f"crash-{name_of(run_ids)}.json"
+    return folder / CHUNKS / f"crash-{chunk_name(run_ids)}.json"
 
 
 def work(
-    plan: Plan, pieces: Sequence[Piece], done: np.ndarray, bench: Bench, store: Store
+    plan: Plan, pieces: Sequence[Piece], done: np.ndarray, bench: ChunkRunner, store: Store
 ) -> Iterator[tuple[Piece, Callable[[], Done | Crash]]]:
     """A worker's chunks, each with what runs and keeps it.
 
@@ -97,14 +97,14 @@ def work(
         yield piece._replace(runs=missing), lambda chunk=chunk: _run(chunk, bench, store)
 
 
-def _run(chunk: Chunk, bench: Bench, store: Store) -> Done | Crash:
+def _run(chunk: Chunk, bench: ChunkRunner, store: Store) -> Done | Crash:
     run_ids = chunk.run_ids.tolist()
     path = crash_path(store.folder, run_ids)
     if (told := _told(path)) is not None and told.is_lost:
         # It would kill this worker too, and what comes after it would never run.
         return told
-    stem = f"begun-{name_of(run_ids)}"
-    notes = [store.chunks / f"{stem}-{tries + 1}" for tries in range(TRIES)]
+    stem = f"begun-{chunk_name(run_ids)}"
+    notes = [store.chunks / f"{stem}-{tries + 1}" for tries in range(MAX_ATTEMPTS)]
     if _begins(notes):
         try:
             report = bench.run(chunk)
@@ -126,9 +126,9 @@ def _run(chunk: Chunk, bench: Bench, store: Store) -> Done | Crash:
 def _lost(runs: int, path: Path) -> Crash:
     """What is told of a chunk that kills whoever runs it."""
     sentence = (
-        f"its worker died {TRIES} times one after another. What kills a worker is the memory "
-        "above all: make exec.chunk_runs smaller, or see the worker's own log. It is not run "
-        f"again unless {path} is deleted, or all begins anew with --force"
+        f"its worker died {MAX_ATTEMPTS} times in a row, most likely out of memory. Lower "
+        "exec.chunk_runs or check the worker's log. To run it again, delete "
+        f"{path} or start over with --force"
     )
     return Crash(runs, sentence, sentence, is_lost=True)
 
@@ -168,7 +168,7 @@ def forget_tries() -> None:
         _NOTES.discard(note)
 
 
-class ShardsEngine:
+class SharedFolderExecutor:
     """Runs nothing: gathers what workers have left in the folder.
 
     Args:
@@ -179,7 +179,7 @@ class ShardsEngine:
     """
 
     def __init__(
-        self, bench: Bench, environment: dict[str, Any], folder: Path, *, mixed: bool
+        self, bench: ChunkRunner, environment: dict[str, Any], folder: Path, *, mixed: bool
     ) -> None:
         self._bench, self.environment, self._folder = bench, environment, folder
         self._mixed = mixed

@@ -15,15 +15,15 @@ from nanlab.grid import Grid
 from nanlab.plan.plan import Plan
 from nanlab.plan.rounds import Rounds
 from nanlab.results import frames as tables
-from nanlab.results.chunk_index import Kept
+from nanlab.results.chunk_index import ChunkIndex
 from nanlab.results.manifest import Testimony, command_line, write_manifest
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.search_tables import write_search_tables
 from nanlab.results.store import CURVES_FILE, DEVICE, writing
 from nanlab.results.streaming import SLICE, places, slices, write_curves, write_tables
 from nanlab.study.chunks import Crash, Piece, chunk_of
-from nanlab.study.events import Listener
-from nanlab.study.executors import engine_of
+from nanlab.study.events import StudyCallbacks
+from nanlab.study.executors import executor_of
 from nanlab.study.shared_folder import prepare
 
 CRASHES = "crashes.log"
@@ -62,7 +62,7 @@ class Study:
     plan: Plan
     folder: Path
     devices: Sequence[Device]
-    listener: Listener
+    listener: StudyCallbacks
     arguments: Sequence[str] = ()
     engine: str | None = None
     rules: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
@@ -70,7 +70,7 @@ class Study:
 
     def __post_init__(self) -> None:
         engine = self.engine or self.grid.exec.engine
-        made = engine_of(self.grid, self.plan, self.folder, self.devices, engine)
+        made = executor_of(self.grid, self.plan, self.folder, self.devices, engine)
         self._engine, self.store = made
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Study:
             (self.folder / CRASHES).unlink(missing_ok=True)
         return StudyResult(folder=self.folder, runs=runs, blames=blames, manifest=manifest)
 
-    def _run_rounds(self, rounds: Rounds, *, force: bool) -> Kept:
+    def _run_rounds(self, rounds: Rounds, *, force: bool) -> ChunkIndex:
         """Run the plan, and then what its outcomes ask for, round by round."""
         if force:
             self.store.forget_chunks(folder=False)
@@ -170,10 +170,10 @@ class Study:
         self.plan = rounds.plan() if rounds.number else self.plan
         return self.store.kept(self.plan.run_ids, curves=self.grid.exec.curves)
 
-    def _outcomes(self, kept: Kept) -> pl.DataFrame:
+    def _outcomes(self, kept: ChunkIndex) -> pl.DataFrame:
         return kept.rows(places(slice(0, len(self.plan)))).select("run_id", "outcome")
 
-    def _run_missing(self, rounds: Rounds, *, force: bool) -> Kept:
+    def _run_missing(self, rounds: Rounds, *, force: bool) -> ChunkIndex:
         """Run what is not kept of a round; then nearly all is, and the rest has crashed."""
         run_ids, curves = self.plan.run_ids, self.grid.exec.curves
         if not force:
@@ -211,15 +211,15 @@ class Study:
         with writing(self.folder), (self.folder / CRASHES).open("a", encoding="utf-8") as log:
             log.write(crash.trace + "\n")
 
-    def _results(self, kept: Kept, rows: slice) -> pl.DataFrame:
+    def _results(self, kept: ChunkIndex, rows: slice) -> pl.DataFrame:
         return tables.with_blame_ids(kept.rows(places(rows)))
 
-    def _blames(self, kept: Kept) -> pl.DataFrame:
+    def _blames(self, kept: ChunkIndex) -> pl.DataFrame:
         """The table of blames, without witnesses."""
         parts = slices(len(self.plan), SLICE)
         return tables.merged_blames(tables.blames_frame(self._results(kept, p)) for p in parts)
 
-    def _write_tables(self, kept: Kept, blames: pl.DataFrame) -> list[str]:
+    def _write_tables(self, kept: ChunkIndex, blames: pl.DataFrame) -> list[str]:
         """Write the tables, some rows at a time; the names of those written."""
         table, count = RunsTable(self.plan), len(self.plan)
 

@@ -10,7 +10,7 @@ import pytest
 from corpus import CASES, lanes, loops, nested, op_by_op, overflows
 from corpus.case import Case
 from nanlab import Verdict, pinpoint
-from nanlab.blame.diagnosis.attribution import Blame, Judge
+from nanlab.blame.diagnosis.attribution import Blame, CauseFinder
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.codes import Probe
 from nanlab.blame.program.program import flatten
@@ -80,7 +80,7 @@ def blame_of(case: Case) -> Blame:
         probe = Probe(program)
         codes = jax.jit(lambda *a: probe(*a)[1])(*arguments)
     reading = Reading(probe, {name: np.asarray(code) for name, code in codes.items()})
-    return Judge(program).blame(reading, program.frames[0].results)
+    return CauseFinder(program).blame(reading, program.frames[0].results)
 
 
 def canonical(primitive: str) -> str:

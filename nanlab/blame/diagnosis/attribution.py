@@ -13,8 +13,7 @@ from nanlab.blame.diagnosis import location, mechanism
 from nanlab.blame.diagnosis.causal_walk import Event, beginnings, way
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import Program
-from nanlab.blame.program.program import Site as Equation
+from nanlab.blame.program.program import Equation, Program
 from nanlab.blame.site import Site
 from nanlab.blame.source_path import written
 from nanlab.blame.vocabulary import Mechanism, Phase
@@ -38,7 +37,7 @@ class Causes(NamedTuple):
 _FORWARD = (Phase.INIT, Phase.DATA, Phase.FORWARD)
 
 
-class Judge:
+class CauseFinder:
     """Tells the causes of one program's faults.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from nanlab.backend.finiteness import INF, NAN, as_numbers
-from nanlab.blame.program.program import Site
+from nanlab.blame.program.program import Equation
 
-SHOWN = 8
+SHOWN_ELEMENTS = 8
 """How many of the elements that went into one result are shown."""
 
 Index = tuple[int, ...]
@@ -28,7 +28,8 @@ class Contents:
         nans, posinfs, neginfs, zeros: how many; of a complex array, elements with such a part.
         first_bad: the index of its first element that is not finite, None if there is none.
         there: of a result, its first bad element; of an operand, the elements that went into
-            that one, the telling ones first, at most `SHOWN`; empty where that is not known.
+            that one, the telling ones first, at most
+            `SHOWN_ELEMENTS`; empty where that is not known.
     """
 
     expression: str
@@ -115,17 +116,17 @@ def _telling(numbers: np.ndarray) -> np.ndarray:
     """At most SHOWN elements: those that are not finite, zeros, then the largest."""
     flat = numbers.reshape(-1)
     if flat.dtype.kind not in "fc" or len(flat) <= 1:
-        return flat[:SHOWN]
+        return flat[:SHOWN_ELEMENTS]
     with np.errstate(all="ignore"):
         rank = np.where(np.isnan(flat), 3, np.where(np.isinf(flat), 2, np.where(flat == 0, 1, 0)))
         order = np.lexsort((-np.abs(np.nan_to_num(flat)), -rank))
     # One of each kind first, so that the inf and the zero that it met are both seen.
     firsts = {int(rank[i]): int(i) for i in order[::-1]}
     chosen = list(dict.fromkeys([*(firsts[r] for r in sorted(firsts, reverse=True)), *order]))
-    return flat[chosen[:SHOWN]]
+    return flat[chosen[:SHOWN_ELEMENTS]]
 
 
-def met_at(site: Site, operands: Sequence[np.ndarray], index: Index) -> list[np.ndarray | None]:
+def met_at(site: Equation, operands: Sequence[np.ndarray], index: Index) -> list[np.ndarray | None]:
     """Of each operand, the elements that went into one element of a site's first result."""
     name, params = site.primitive, site.eqn.params
     if name == "dot_general":
@@ -155,7 +156,7 @@ def _broadcast_at(x: np.ndarray, index: Index) -> np.ndarray:
     return np.asarray(x[place])
 
 
-def is_elementwise(site: Site) -> bool:
+def is_elementwise(site: Equation) -> bool:
     """Whether each element of a site's result comes of those in its place."""
     return site.primitive in _ELEMENTWISE
 

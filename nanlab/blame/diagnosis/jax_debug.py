@@ -59,7 +59,7 @@ def sighting(
     return None
 
 
-def compare(
+def compare_with_blame(
     seen: Sighting | None,
     site: Site,
     reading: Reading,

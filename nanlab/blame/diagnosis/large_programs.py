@@ -15,13 +15,13 @@ from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Program
 
-DEPTH = 40
+SEARCH_DEPTH = 40
 """How many operations may follow each other without a measured value."""
 
 LOOKED_BEHIND = 4
 """Behind how many of the first bad values, of each kind, the second look goes."""
 
-LIMIT_BYTES = 2**30
+LARGE_PROGRAM_BYTES = 2**30
 """The second look fetches no more than this."""
 
 _KEPT = {
@@ -42,7 +42,7 @@ def coarse_values(program: Program) -> set[int]:
         for index in frame.sites:
             site = program.sites[index]
             deep = 1 + max((depth.get(value, 0) for value in site.operands), default=0)
-            is_chosen = in_while or site.primitive in _KEPT or deep > DEPTH
+            is_chosen = in_while or site.primitive in _KEPT or deep > SEARCH_DEPTH
             if is_chosen:
                 chosen.update(site.results)
             depth |= dict.fromkeys(site.results, 0 if is_chosen else deep)
@@ -118,7 +118,7 @@ def _time(reading: Reading, point: Point) -> tuple[int, ...]:
 def _as_fits(program: Program, points: list[Point]) -> list[Point]:
     """As many of the points, in order, as may be fetched."""
     fitting: list[Point] = []
-    left = LIMIT_BYTES
+    left = LARGE_PROGRAM_BYTES
     for point in points:
         value = program.values[point.value]
         left -= prod(value.shape) * getattr(value.dtype, "itemsize", 8)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.jaxpr import CodeFrame
 from nanlab.blame.program.dataflow import downstream, upstream
-from nanlab.blame.program.program import Program, Site
-from nanlab.blame.source_path import is_installed, is_own, is_standard
+from nanlab.blame.program.program import Equation, Program
+from nanlab.blame.source_path import is_installed, is_nanlab, is_standard
 from nanlab.blame.vocabulary import Phase
 
 _MARKS = frozenset(phase.value for phase in Phase)
@@ -80,15 +80,15 @@ def phases_of(program: Program) -> dict[int, Phase]:
     return phases
 
 
-def _is_transposed(site: Site) -> bool:
+def _is_transposed(site: Equation) -> bool:
     return "transpose(" in site.scopes
 
 
-def _is_straight(site: Site) -> bool:
+def _is_straight(site: Equation) -> bool:
     return not _is_transposed(site)
 
 
-def _is_swept(site: Site) -> bool:
+def _is_swept(site: Equation) -> bool:
     """Whether a site belongs to the forward sweep of a derivative."""
     return "jvp(" in site.scopes and not _is_transposed(site)
 
@@ -106,9 +106,9 @@ def _prepared(program: Program) -> set[int]:
     return {s.index for run in runs for s in run if straight.isdisjoint(s.results)}
 
 
-def _sweeps(program: Program) -> list[list[Site]]:
+def _sweeps(program: Program) -> list[list[Equation]]:
     """The forward sweeps in each frame: each ends where its transposition begins."""
-    runs: dict[int, list[list[Site]]] = {frame.index: [[]] for frame in program.frames}
+    runs: dict[int, list[list[Equation]]] = {frame.index: [[]] for frame in program.frames}
     for site in program.sites:
         of_frame = runs[site.frame]
         if _is_swept(site):
@@ -118,7 +118,7 @@ def _sweeps(program: Program) -> list[list[Site]]:
     return [run for of_frame in runs.values() for run in of_frame if run]
 
 
-def _unused(program: Program, sites: list[Site]) -> set[int]:
+def _unused(program: Program, sites: list[Equation]) -> set[int]:
     used = {value for site in program.sites for value in site.operands}
     used.update(value for frame in program.frames for value in frame.results)
     return {value for site in sites if used.isdisjoint(site.results) for value in site.results}
@@ -131,7 +131,7 @@ def _updates(program: Program) -> set[int]:
     plain = [site for site in program.sites if not _is_transposed(site) and not _is_swept(site)]
     found = {site.index for site in plain if not dependent.isdisjoint(site.operands)}
 
-    def is_before(site: Site) -> bool:
+    def is_before(site: Equation) -> bool:
         return site.index not in found
 
     differentiated = [s for s in program.sites if _is_transposed(s) or _is_swept(s)]
@@ -142,23 +142,23 @@ def _updates(program: Program) -> set[int]:
     return found | {site.index for site in plain if not needed_here.isdisjoint(site.results)}
 
 
-def stack_of(site: Site) -> Iterator[CodeFrame]:
+def stack_of(site: Equation) -> Iterator[CodeFrame]:
     """The Python frames that made a site, innermost first, through the calls around it."""
     for eqn in (site.eqn, *site.callers):
         yield from _jax.equation_frames(eqn)
 
 
-def user_frame(site: Site) -> CodeFrame | None:
+def user_frame(site: Equation) -> CodeFrame | None:
     """The innermost frame outside installed libraries (nanlab counts as outside)."""
     return next((f for f in stack_of(site) if not is_installed(f.file)), None)
 
 
-def library_frame(site: Site) -> CodeFrame | None:
+def library_frame(site: Equation) -> CodeFrame | None:
     """The innermost frame in an installed library, JAX's own plumbing passed over."""
     for frame in stack_of(site):
         if not is_installed(frame.file):
             return None
-        own = is_installed(frame.file) and is_own(frame.file)
+        own = is_installed(frame.file) and is_nanlab(frame.file)
         if not (own or _PLUMBING.search(frame.file) or is_standard(frame.file)):
             return frame
     return None

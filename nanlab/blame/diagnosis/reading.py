@@ -17,7 +17,7 @@ from nanlab.blame.probes.codes import WINDOW, Probe
 from nanlab.blame.probes.values import same_as
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.primitives import DETAILS, NAN_OF, SAME_AS
-from nanlab.blame.program.program import Site
+from nanlab.blame.program.program import Equation
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Reading:
     def _known(self) -> dict[Point, int]:
         return {}
 
-    def detail(self, site: Site, iterations: tuple[int, ...]) -> int:
+    def detail(self, site: Equation, iterations: tuple[int, ...]) -> int:
         """What was computed to settle the site's mechanism; 0 if nothing."""
         if site.primitive not in DETAILS:
             return 0
@@ -211,7 +211,7 @@ class Reading:
                 place = site.results.index(point.value)
                 yield from self._feeds_of_result(site, place, point.iterations)
 
-    def _taken(self, site: Site, point: Point) -> Iterable[int]:
+    def _taken(self, site: Equation, point: Point) -> Iterable[int]:
         """The operands whose elements go into the result: of a selection those that it takes."""
         code = self._direct(point) if site.primitive == "select_n" else None
         if code is None:
@@ -252,7 +252,7 @@ class Reading:
         yield Point(operand, outer)
 
     def _feeds_of_result(
-        self, site: Site, place: int, iterations: tuple[int, ...]
+        self, site: Equation, place: int, iterations: tuple[int, ...]
     ) -> Iterator[Point]:
         program, opened = self.probe.program, site.opened
         assert opened is not None
@@ -287,7 +287,7 @@ class Reading:
         return (*clock, site)
 
 
-def _detail(site: Site, arrays: list[np.ndarray]) -> int:
+def _detail(site: Equation, arrays: list[np.ndarray]) -> int:
     """What settles a site's mechanism, of its operands and then its results."""
     count = len(site.operands)
     return int(DETAILS[site.primitive](np, site.eqn.params, arrays[:count], arrays[count:]))

@@ -14,14 +14,14 @@ import numpy as np
 from nanlab.blame.diagnosis.contents import first_bad
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import Program, Site
+from nanlab.blame.program.program import Equation, Program
 
 _VMAP = "vmap("
 Lane = int | tuple[int, ...]
 
 
 def lane_of(
-    reading: Reading, site: Site, out: Sequence[Point], element: tuple[int, ...] | None
+    reading: Reading, site: Equation, out: Sequence[Point], element: tuple[int, ...] | None
 ) -> Lane | None:
     """The lane, of nested vmaps one for each, outermost first; None if all lanes share the fault.
 
@@ -68,7 +68,7 @@ def _are_all_bad(held: np.ndarray, places: Sequence[int]) -> bool:
     return len(lanes) > 1 and all(first_bad(np.asarray(lane)) is not None for lane in lanes)
 
 
-def _inside(program: Program, site: Site, level: int, out: Sequence[Point]) -> list[Point]:
+def _inside(program: Program, site: Equation, level: int, out: Sequence[Point]) -> list[Point]:
     """The points on the way out whose sites are inside the same vmap of this level."""
     end = -1
     for _ in range(level + 1):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanlab.blame.program.program import Program, Site, Value
+from nanlab.blame.program.program import Equation, Program, Value
 
-DEPTH = 3
+EXPRESSION_DEPTH = 3
 """How many operations an expression shows; what is further away is "..."."""
 
 _INFIX = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "rem": "%"}
@@ -31,7 +31,7 @@ class Expressions:
     def __init__(self, program: Program, names: Sequence[str]) -> None:
         self._program, self._names = program, names
 
-    def of(self, value: int, depth: int = DEPTH) -> str:
+    def of(self, value: int, depth: int = EXPRESSION_DEPTH) -> str:
         """One value's expression, by number."""
         about = self._program.values[value]
         if about.argument is not None:
@@ -54,10 +54,10 @@ class Expressions:
         is_carried = about.argument < site.opened.consts + site.opened.carry
         if is_carried:
             # What it began with says which it is, not what it holds by now.
-            return f"carry (first: {outside})" if depth == DEPTH else "carry"
+            return f"carry (first: {outside})" if depth == EXPRESSION_DEPTH else "carry"
         return f"({outside})[i]" if " " in outside else f"{outside}[i]"
 
-    def _result(self, site: Site, value: int, depth: int) -> str:
+    def _result(self, site: Equation, value: int, depth: int) -> str:
         name = site.primitive
         if name in _SILENT:
             return self.of(site.operands[0], depth)

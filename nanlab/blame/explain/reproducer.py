@@ -35,7 +35,7 @@ class Evidence:
     worst: int
 
 
-def save(verdict: Verdict, folder: Path) -> Path:
+def save_reproducer(verdict: Verdict, folder: Path) -> Path:
     """Write the reproducer; see `Verdict.save`."""
     evidence, site = verdict.evidence, verdict.culprit or verdict.origin
     if evidence is None or site is None:

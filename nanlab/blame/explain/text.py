@@ -30,7 +30,7 @@ SHORT = 16
 """Operands whose expressions are no longer are shown by these, others as a, b, ..."""
 
 
-def as_text(verdict: Verdict, width: int = WIDTH) -> str:
+def verdict_text(verdict: Verdict, width: int = WIDTH) -> str:
     """Plain text; only the path of a source file may be wider."""
     console = Console(width=width, no_color=True, color_system=None, highlight=False)
     with console.capture() as captured:
@@ -39,7 +39,7 @@ def as_text(verdict: Verdict, width: int = WIDTH) -> str:
     return "\n".join(lines).rstrip()
 
 
-def as_html(verdict: Verdict, width: int = 100) -> str:
+def verdict_html(verdict: Verdict, width: int = 100) -> str:
     """A <pre> block with colours, for notebooks."""
     console = Console(width=width, record=True, force_jupyter=False, file=io.StringIO())
     console.print(renderable(verdict))

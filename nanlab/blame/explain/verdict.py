@@ -71,9 +71,9 @@ class Verdict:
         Raises:
             ValueError: there is no site to reproduce, or it is one that cannot be run alone.
         """
-        from nanlab.blame.explain.reproducer import save
+        from nanlab.blame.explain.reproducer import save_reproducer
 
-        return save(self, Path(folder))
+        return save_reproducer(self, Path(folder))
 
     def __repr__(self) -> str:
         sites = {"origin": self.origin, "culprit": self.culprit}
@@ -81,9 +81,9 @@ class Verdict:
         return f"Verdict({', '.join([self.status, *told])}; print it)"
 
     def __str__(self) -> str:
-        from nanlab.blame.explain.text import as_text
+        from nanlab.blame.explain.text import verdict_text
 
-        return as_text(self)
+        return verdict_text(self)
 
     def __rich__(self) -> Any:
         from nanlab.blame.explain.text import renderable
@@ -91,9 +91,9 @@ class Verdict:
         return renderable(self)
 
     def _repr_html_(self) -> str:
-        from nanlab.blame.explain.text import as_html
+        from nanlab.blame.explain.text import verdict_html
 
-        return as_html(self)
+        return verdict_html(self)
 
 
 def _plain(thing: Any) -> Any:

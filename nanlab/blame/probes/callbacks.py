@@ -16,9 +16,9 @@ from jax import Array
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.probes.capture import Capture
-from nanlab.blame.program.interpreter import bind
+from nanlab.blame.program.interpreter import bind_equation
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import Program, Site
+from nanlab.blame.program.program import Equation, Program
 
 SILENCED = {"debug_callback", "debug_print"}
 """Effects without a result: left out of the instrumented programs."""
@@ -48,15 +48,15 @@ class Effects:
         results = [Point(value) for value in self._program.frames[0].results]
         return Capture(self._program, results, self._record)
 
-    def replay(self) -> Callable[[Site, Sequence[Any]], Sequence[Any]]:
-        """A `bind` for one instrumented program: each callback returns what it did before."""
+    def replay(self) -> Callable[[Equation, Sequence[Any]], Sequence[Any]]:
+        """Return a `bind_equation` with which each callback returns what it did before."""
         queues = {site: deque(returned) for site, returned in self._returned.items()}
 
-        def replayed(site: Site, operands: Sequence[Any]) -> Sequence[Any]:
+        def replayed(site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
             if site.primitive in SILENCED:
                 return []
             if site.primitive != REPLAYED:
-                return bind(site, operands)
+                return bind_equation(site, operands)
             queue = queues.setdefault(site.index, deque())
 
             def again(*_: Any) -> list[np.ndarray]:
@@ -66,9 +66,9 @@ class Effects:
 
         return replayed
 
-    def _record(self, site: Site, operands: Sequence[Any]) -> Sequence[Any]:
+    def _record(self, site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
         if site.primitive != REPLAYED:
-            return bind(site, operands)
+            return bind_equation(site, operands)
         returned = self._returned.setdefault(site.index, [])
         call = site.eqn.params["callback"]
 

@@ -17,14 +17,14 @@ from nanlab.blame.program.interpreter import (
     Bind,
     Interpreter,
     Records,
-    bind,
+    bind_equation,
     kept,
     split_scan,
     split_while,
     switch,
 )
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import Frame, Program, Site
+from nanlab.blame.program.program import Equation, Frame, Program
 
 
 class Capture(Interpreter):
@@ -36,8 +36,10 @@ class Capture(Interpreter):
         bind: runs a site that is not opened.
     """
 
-    def __init__(self, program: Program, points: Sequence[Point], bind: Bind = bind) -> None:
-        super().__init__(program, bind)
+    def __init__(
+        self, program: Program, points: Sequence[Point], bind_equation: Bind = bind_equation
+    ) -> None:
+        super().__init__(program, bind_equation)
         self._points = points
         self._wanted: dict[int, list[int]] = {}
         for number, point in enumerate(points):
@@ -63,7 +65,7 @@ class Capture(Interpreter):
                 sites.append(index)
         return sites[::-1]
 
-    def _is_watched(self, site: Site) -> bool:
+    def _is_watched(self, site: Equation) -> bool:
         return any(frame in self._wanted for frame in site.frames)
 
     def __call__(self, *arguments: Any) -> list[Array]:
@@ -84,8 +86,8 @@ class Capture(Interpreter):
         numbers = self._wanted.get(frame.index, [])
         return {str(n): jnp.asarray(self.read(env, self._points[n].value)) for n in numbers}
 
-    def _whole(self, site: Site) -> bool:
-        # What has effects is always run step by step: `bind` says what becomes of them.
+    def _whole(self, site: Equation) -> bool:
+        # What has effects is always run step by step: `bind_equation` says what becomes of them.
         return not self._is_watched(site) and not site.eqn.effects
 
     def _keep(self, frame: Frame, index: Any, records: Records, slots: Records) -> Records:
@@ -98,10 +100,10 @@ class Capture(Interpreter):
         shapes: Records = jax.eval_shape(lambda *a: run(*a)[1], *arguments)
         return {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
 
-    def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_scan`."""
         if self._whole(site):
-            return bind(site, operands), {}
+            return bind_equation(site, operands), {}
         params, body = site.eqn.params, self.program.frames[site.frames[0]]
         consts, first, sliced = split_scan(site, operands)
 
@@ -123,10 +125,10 @@ class Capture(Interpreter):
         )
         return [*carried, *stacked], slots
 
-    def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_while`."""
         if self._whole(site):
-            return bind(site, operands), {}
+            return bind_equation(site, operands), {}
         body = self.program.frames[site.frames[0]]
         going, consts, first = split_while(site, operands)
 
@@ -146,10 +148,10 @@ class Capture(Interpreter):
         )
         return results, slots
 
-    def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_cond`."""
         if self._whole(site):
-            return bind(site, operands), {}
+            return bind_equation(site, operands), {}
 
         def branch(frame: Frame) -> Callable[[Any], tuple[Any, Records]]:
             return lambda inputs: self.run(frame, inputs)
@@ -160,10 +162,10 @@ class Capture(Interpreter):
             nothing |= self._nothing(each, inputs)
         return switch(operands[0], branches, inputs, nothing)
 
-    def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_shards`."""
         if self._whole(site):
-            return bind(site, operands), {}
+            return bind_equation(site, operands), {}
         body = self.program.frames[site.frames[0]]
 
         def shard(*arguments: Any) -> tuple[Any, Records]:

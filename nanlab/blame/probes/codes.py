@@ -20,14 +20,14 @@ from nanlab.backend.finiteness import FINITE, INF, NAN, codes_of_bits, largest_b
 from nanlab.blame.program.interpreter import (
     Bind,
     Interpreter,
-    bind,
+    bind_equation,
     kept,
     split_scan,
     split_while,
     switch,
 )
 from nanlab.blame.program.primitives import DETAILS, NAN_OF, SAME_AS
-from nanlab.blame.program.program import Frame, Program, Site
+from nanlab.blame.program.program import Equation, Frame, Program
 
 WINDOW = 64
 """How many iterations of a while loop are recorded, from the first that holds a bad value."""
@@ -55,9 +55,12 @@ class Probe(Interpreter):
     """
 
     def __init__(
-        self, program: Program, bind: Bind = bind, only: Container[int] | None = None
+        self,
+        program: Program,
+        bind_equation: Bind = bind_equation,
+        only: Container[int] | None = None,
     ) -> None:
-        super().__init__(program, bind)
+        super().__init__(program, bind_equation)
         self._only = only
         self.is_coarse = only is not None
         self.slots: dict[int, int] = {}
@@ -127,7 +130,7 @@ class Probe(Interpreter):
         detail = DETAILS[site.primitive](jnp, site.eqn.params, operands, results)
         return jnp.asarray(detail, jnp.int8)
 
-    def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_scan`."""
         params, body = site.eqn.params, self.program.frames[site.frames[0]]
         consts, first, sliced = split_scan(site, operands)
@@ -141,7 +144,7 @@ class Probe(Interpreter):
         )
         return [*carried, *stacked], codes
 
-    def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_while`."""
         body = self.program.frames[site.frames[0]]
         going, consts, carry = split_while(site, operands)
@@ -171,7 +174,7 @@ class Probe(Interpreter):
         about |= {f"late{body.index}.{k}": began for k, began in late.items()}
         return results, {**window, **about}
 
-    def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_cond`."""
 
         def branch(frame: Frame) -> Any:
@@ -186,7 +189,7 @@ class Probe(Interpreter):
         nothing = {k: jnp.zeros(s.shape, s.dtype) for each in shapes for k, s in each.items()}
         return switch(operands[0], branches, inputs, nothing)
 
-    def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_shards`."""
         body = self.program.frames[site.frames[0]]
 

@@ -18,13 +18,13 @@ from nanlab.backend.finiteness import code_of
 from nanlab.blame.probes.codes import Probe
 from nanlab.blame.program.interpreter import Records
 from nanlab.blame.program.primitives import SAME_AS
-from nanlab.blame.program.program import Frame, Program, Site
+from nanlab.blame.program.program import Equation, Frame, Program
 
-LIMIT_BYTES = 32 * 2**20
+STORED_VALUES_BYTES = 32 * 2**20
 """Programs whose values need more than this, all iterations together, are probed."""
 
 
-class Keeper(Probe):
+class ValueProbe(Probe):
     """A program that returns its values: "value3" ..., stacked by iteration and by device."""
 
     def observe(self, frame: Frame, env: Mapping[int, Any]) -> Records:
@@ -33,7 +33,7 @@ class Keeper(Probe):
             return super().observe(frame, env)
         return {f"value{value}": env[value] for value in _kept(self.program, frame)}
 
-    def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_shards`."""
         if _is_windowed(self.program, self.program.frames[site.frame]):
             return super().run_shards(site, operands)
@@ -102,7 +102,7 @@ def is_small(program: Program) -> bool:
             trips = prod(_lengths(program, frame))
             kept = (program.values[v] for v in _kept(program, frame))
             needed += trips * sum(prod(v.shape) * v.dtype.itemsize for v in kept)
-    return needed <= LIMIT_BYTES
+    return needed <= STORED_VALUES_BYTES
 
 
 def _is_windowed(program: Program, frame: Frame) -> bool:
@@ -115,7 +115,7 @@ def _lengths(program: Program, frame: Frame) -> list[int]:
     return [program.sites[f.parent].eqn.params["length"] for f in scans if f.parent is not None]
 
 
-def same_as(site: Site, operand: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def same_as(site: Equation, operand: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The result of a site of `SAME_AS`, which holds just what its operand holds.
 
     Args:

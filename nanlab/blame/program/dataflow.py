@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from nanlab.blame.program.program import Program, Site
+from nanlab.blame.program.program import Equation, Program
 
 
 def feeders(program: Program, value: int, *, around: bool) -> Iterator[int]:
@@ -41,7 +41,7 @@ def _feeders_of_argument(
         yield frame.results[carried]
 
 
-def _feeders_of_result(program: Program, site: Site, place: int) -> Iterator[int]:
+def _feeders_of_result(program: Program, site: Equation, place: int) -> Iterator[int]:
     assert site.opened is not None
     yield from (program.frames[index].results[place] for index in site.frames)
     if site.opened.kind == "cond":
@@ -51,7 +51,7 @@ def _feeders_of_result(program: Program, site: Site, place: int) -> Iterator[int
 
 
 def upstream(
-    program: Program, values: Iterable[int], *, through: Callable[[Site], bool], around: bool
+    program: Program, values: Iterable[int], *, through: Callable[[Equation], bool], around: bool
 ) -> set[int]:
     """These values and all that goes into them, by way of sites that pass `through`.
 

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.blame.program.program import Frame, Program, Site
+from nanlab.blame.program.program import Equation, Frame, Program
 
 Records = dict[str, Any]
-Bind = Callable[[Site, Sequence[Any]], Sequence[Any]]
+Bind = Callable[[Equation, Sequence[Any]], Sequence[Any]]
 
 
-def bind(site: Site, operands: Sequence[Any]) -> Sequence[Any]:
+def bind_equation(site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
     """Run a site as it is."""
     return _jax.bind(site.eqn, operands)
 
@@ -33,9 +33,9 @@ class Interpreter(ABC):
         bind: runs a site that is not opened.
     """
 
-    def __init__(self, program: Program, bind: Bind = bind) -> None:
+    def __init__(self, program: Program, bind_equation: Bind = bind_equation) -> None:
         self.program = program
-        self._bind = bind
+        self._bind = bind_equation
 
     @abstractmethod
     def observe(self, frame: Frame, env: Mapping[int, Any]) -> Records:
@@ -47,19 +47,19 @@ class Interpreter(ABC):
         """
 
     @abstractmethod
-    def run_scan(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """Run a scan."""
 
     @abstractmethod
-    def run_while(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """Run a while loop."""
 
     @abstractmethod
-    def run_cond(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """Run a branching."""
 
     @abstractmethod
-    def run_shards(self, site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
         """Run a `shard_map`."""
 
     def sites_of(self, frame: Frame) -> Iterable[int]:
@@ -94,7 +94,7 @@ class Interpreter(ABC):
         return env[value] if value in env else self.program.values[value].constant
 
 
-def split_scan(site: Site, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def split_scan(site: Equation, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """A scan's operands: constants, what is carried first, what is sliced."""
     opened = site.opened
     assert opened is not None
@@ -107,7 +107,7 @@ def split_scan(site: Site, operands: Sequence[Any]) -> tuple[list[Any], list[Any
 
 
 def split_while(
-    site: Site, operands: Sequence[Any]
+    site: Equation, operands: Sequence[Any]
 ) -> tuple[Callable[[Sequence[Any]], Array], list[Any], list[Any]]:
     """A while loop's condition, of what is carried; its body's constants; what is carried first."""
     opened = site.opened

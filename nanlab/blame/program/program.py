@@ -43,7 +43,7 @@ class Value:
 
 
 @dataclass(slots=True, kw_only=True)
-class Site:
+class Equation:
     """One equation, where it stands in the program.
 
     Attributes:
@@ -99,7 +99,7 @@ class Frame:
 class Program:
     """A function as sites, frames and values; `tree` is the shape of what it returns."""
 
-    sites: list[Site]
+    sites: list[Equation]
     frames: list[Frame]
     values: list[Value]
     tree: Any
@@ -205,7 +205,7 @@ class _Flattener:
             arguments = [operands[place] for place in places]
             return self._walk(jaxpr, constants, arguments, frame, scopes, around)
         sites = self.program.sites
-        site = Site(
+        site = Equation(
             index=len(sites), frame=frame.index, eqn=eqn, operands=operands, scopes=scopes,
             callers=callers, opened=opened,
         )  # fmt: skip
