@@ -9,9 +9,15 @@ author = "nanlab's maintainers"
 copyright = "nanlab's maintainers, Apache-2.0"
 release = nanlab.__version__
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_class_signature = "separated"
+# Single backticks are code, as in Markdown.
+default_role = "code"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
 # What has no reader here: a grid file is shown as it is.
 highlight_language = "text"
 

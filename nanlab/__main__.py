@@ -1,20 +1,70 @@
-"""python -m nanlab -> the list of commands."""
+"""The command `nanlab`: `nanlab sweep grid.toml` runs the module `nanlab.sweep`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import import_module
+
+import nanlab
 
 COMMANDS = {
-    "nanlab.sweep": "train every run that a grid file asks for; say what made each NaN",
-    "nanlab.worker": "run a share of a sweep on another machine",
-    "nanlab.report": "write what people read and cite of a study: pages, figures, tables",
-    "nanlab.verify": "run a study again, whole or a sample; say what reproduces",
-    "nanlab.diff": "tell which runs of two studies ended otherwise, or failed otherwise",
-    "nanlab.claims": "settle published claims about NaN by measurement; list the verdicts",
-    "nanlab.replay": "bring a failed run back to its failing step",
-    "nanlab.debug": "run a script of yours; say what made its first inf or NaN",
-    "nanlab.parts": "list what a training can be made of, with sources",
-    "nanlab.reporting": "write the data dictionary, what every column of the tables means",
-    "nanlab.grid": "write the JSON Schema of grid files, for completion in editors",
+    "sweep": "train every run of a grid file; attribute every failure",
+    "debug": "run a script; find what made its first inf or NaN",
+    "replay": "bring a failed run back to its failing step",
+    "report": "write the report of a study: page, figures, tables, citation",
+    "verify": "run a study again, all or a sample; report what reproduces",
+    "diff": "report which runs of two studies ended or failed differently",
+    "worker": "run a share of a sweep on another machine",
+    "claims": "settle published claims about NaN by measurement",
+    "parts": "list what a training can be composed of, with sources",
+    "grid": "print the JSON Schema of grid files, for completion in editors",
+    "reporting": "print the data dictionary: the meaning of every column",
 }
 
+
+def usage() -> str:
+    """Return the list of commands."""
+    lines = [
+        "usage: nanlab COMMAND [ARGUMENT ...]   (or: python -m nanlab.COMMAND)",
+        "       nanlab --version",
+        "",
+        "A laboratory for numerical failure in neural-network training, and a detective for it.",
+        "",
+        *(f"  {name:10} {sentence}" for name, sentence in COMMANDS.items()),
+        "",
+        "nanlab COMMAND --help describes a command.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the command's name and its arguments; those of this process if not given.
+
+    Returns:
+        The command's exit status; 2 if there is no such command.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    if not given or given[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if given else sys.stderr)
+        return 0 if given else 2
+    if given[0] in ("-V", "--version"):
+        print(f"nanlab {nanlab.__version__}")
+        return 0
+    name, *arguments = given
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else "; nanlab --help lists the commands"
+        print(f"nanlab: there is no command {name!r}{hint}", file=sys.stderr)
+        return 2
+    module = import_module(f"nanlab.{name}")
+    if hasattr(module, "__path__"):  # a room: its command is its __main__
+        module = import_module(f"nanlab.{name}.__main__")
+    return module.main(arguments)
+
+
 if __name__ == "__main__":
-    print("nanlab: a laboratory for numerical failure in neural-network training")
-    for name, sentence in COMMANDS.items():
-        print(f"  python -m {name:16} {sentence}")
+    sys.exit(main())

@@ -193,6 +193,7 @@ def test_what_the_readme_shows_is_what_the_example_says(repository, run, monkeyp
     said = [line.rstrip() for line in output.replace("script.py", "nan_in_a_where.py").splitlines()]
     for wanted in shown.replace("examples/", "").splitlines():
         pattern = re.sub(r"(\\ )+", " +", re.escape(wanted))
+        pattern = pattern.replace(r"\.\.\.", ".*")
         # Another machine may round differently.
         pattern = re.sub(r"(\\-)?\d\\\.\d{3,}", r"-?[0-9.e-]+", pattern)
         assert any(re.fullmatch(pattern, line) for line in said), wanted

@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), ROOT / "README.md"])
 LINKED = [
     *PAGES,
-    *(ROOT / name for name in ("CHANGELOG.md", "benchmarks/README.md", "results/claims/README.md")),
+    *(
+        ROOT / name
+        for name in (
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
+            "benchmarks/README.md",
+            "results/HISTORY.md",
+            "results/claims/README.md",
+        )
+    ),
 ]
 BLOCKS = {page: pages.blocks_of(page) for page in PAGES}
 NOT_RUN = {
@@ -25,12 +35,6 @@ NOT_RUN = {
         "runs these tests, as .ci/run does",
         "docs/how-to/debug-a-script.md runs it, and tests/test_debug.py what it shows",
         "train_step stands for a function of yours",
-        "a study of 720 runs; docs/how-to/many-machines.md runs a small one",
-        "starts a Ray cluster, which has tests of its own",
-        "starts a Ray cluster, which has tests of its own",
-        "RUN_ID stands for a run of yours",
-        "it takes an hour",
-        "tests/test_docs.py builds it into a folder of its own",
     ],
     "docs/how-to/many-machines.md": [
         "needs Slurm",

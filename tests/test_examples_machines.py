@@ -149,7 +149,6 @@ def test_the_first_lines_of_slurms_script_run_it_as_it_wants_to_be_run():
 
 
 def test_pages_show_the_commands_that_the_examples_first_lines_do():
-    assert f"`{words_of_slurm()}`" in (ROOT / "README.md").read_text()
     blocks = pages.blocks_of(ROOT / "docs/how-to/many-machines.md")
     shown = [block.text.rstrip("\n") for block in blocks if "examples/" in block.text]
     lines = (ROOT / "examples/kubernetes.yaml").read_text().splitlines()

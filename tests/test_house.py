@@ -152,12 +152,20 @@ def test_importing_it_does_not_import_jax(module: str) -> None:
 
 def test_readme_shows_the_main_job_and_the_tests_on_its_first_screen() -> None:
     main_job, tests = shell_commands()
-    assert main_job.endswith(" -m nanlab.sweep sweeps/quickstart.toml --force")
+    assert main_job.endswith(" -m nanlab.sweep sweeps/quickstart.toml --out out/quickstart")
     assert tests.endswith(" -m pytest")
     assert all("-c constraints.txt" in command for command in (main_job, tests))
     first_screen = README.splitlines()[:40]
     assert main_job in first_screen
     assert tests in first_screen
+
+
+def test_the_folder_of_readmes_first_command_is_ignored_by_git() -> None:
+    assert "/out/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 def test_every_file_and_module_that_readme_names_exists() -> None:
