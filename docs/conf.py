@@ -17,7 +17,6 @@ autodoc_class_signature = "separated"
 default_role = "code"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
 # What has no reader here: a grid file is shown as it is.
 highlight_language = "text"
 

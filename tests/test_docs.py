@@ -65,7 +65,7 @@ def test_every_fence_of_a_page_is_seen_and_of_a_known_language():
     for page, blocks in BLOCKS.items():
         fences = re.findall(r"^```", page.read_text("utf-8"), re.MULTILINE)
         seen = sum(1 + (block.shown is not None) for block in blocks)
-        directives = page.read_text("utf-8").count("```{toctree}")
+        directives = page.read_text("utf-8").count("```{")
         assert len(fences) == 2 * (seen + directives), name_of(page)
         assert {block.language for block in blocks} <= {"python", "sh", "toml", "text", ""}
         alone = [b.line for b in blocks if b.language == "text" and not b.word]
