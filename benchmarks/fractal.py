@@ -1,8 +1,8 @@
-"""The trainability fractal -> pixels and seconds: a sweep's engine beside the published way.
+"""Compare the engine with the published code on the trainability fractal.
 
 The published notebook (Sohl-Dickstein 2024) calls a jitted, vmapped step from a Python loop, in
-batches of up to 50,000 lanes, and keeps every loss. Both sides train the network of
-`examples/fractal.py`, from the same draws; a pixel has converged when the mean of its last 20
+batches of up to 50,000 lanes, and stores every loss. Both sides train the network of
+`examples/fractal.py` from the same random draws; a pixel has converged if the mean of its last 20
 losses is below its first loss.
 """
 
@@ -41,9 +41,9 @@ class Options:
     """Compare the engine with a vmapped step in a Python loop on the trainability fractal.
 
     Attributes:
-        pixels: along each side of the map.
-        steps: how many steps a pixel is trained; a column each.
-        rounds: how often each side is timed; by turns, medians are shown.
+        pixels: pixels along each side of the map.
+        steps: training steps of a pixel; a row per number.
+        rounds: how often each side is timed, in turn; medians are shown.
     """
 
     pixels: int = 64
@@ -52,14 +52,14 @@ class Options:
 
 
 def rates(pixels: int) -> dict[str, np.ndarray]:
-    """Both learning rates of each pixel, 1e-3 to 1e6."""
+    """Return both learning rates of each pixel, from 1e-3 to 1e6."""
     axis = np.logspace(-3, 6, pixels)
     hidden, output = np.meshgrid(axis, axis, indexing="ij")
     return {"knobs.lr_hidden": hidden.ravel(), "knobs.lr_output": output.ravel()}
 
 
 class Sweep:
-    """The engine, chunk by chunk as a sweep calls it, with all that it does beside training."""
+    """The engine, called chunk by chunk as in a sweep, with monitoring and attribution."""
 
     def __init__(self, knobs: dict[str, np.ndarray], steps: int) -> None:
         count = len(knobs["knobs.lr_hidden"])
@@ -68,7 +68,7 @@ class Sweep:
         self._worker = GroupRunner({"problem": SPEC}, runs=largest)
         zeros = np.zeros(count, np.int64)
         self._lanes = Lanes(knobs, zeros, np.full(count, steps, np.int32))
-        # A run of its own compiles the forensics too.
+        # Running once compiles the forensics too.
         self.run()
 
     def run(self) -> tuple[Timed, np.ndarray]:
@@ -77,18 +77,18 @@ class Sweep:
                 self._worker.run(jax.tree.map(lambda x, p=piece: x[p], self._lanes))
                 for piece in self._pieces
             ]
-        fault = np.concatenate([each.endings.fault_step for each in done])
-        first = np.concatenate([each.endings.initial_loss for each in done])
-        last = np.concatenate([each.endings.final_loss for each in done])
+        fault = np.concatenate([chunk.endings.fault_step for chunk in done])
+        first = np.concatenate([chunk.endings.initial_loss for chunk in done])
+        last = np.concatenate([chunk.endings.final_loss for chunk in done])
         return timed, (fault == NEVER) & (last < first)
 
 
 class Loop:
-    """A jitted, vmapped step in a Python loop, which keeps the losses."""
+    """A jitted, vmapped step in a Python loop that stores the losses."""
 
     def __init__(self, knobs: dict[str, np.ndarray], steps: int) -> None:
         sys.path.insert(0, str(EXAMPLE.parent))
-        from fractal import make_problem  # the example, by its path
+        from fractal import make_problem  # examples/fractal.py, not this file
 
         problem = make_problem()
         key = init_key(jnp.int64(0))
@@ -114,12 +114,12 @@ class Loop:
         parts: list[np.ndarray] = []
         count = len(self._knobs["knobs.lr_hidden"])
         for at in range(0, count, BATCH):
-            some = {name: jnp.asarray(v[at : at + BATCH]) for name, v in self._knobs.items()}
-            lanes = len(some["knobs.lr_hidden"])
+            batch = {name: jnp.asarray(v[at : at + BATCH]) for name, v in self._knobs.items()}
+            lanes = len(batch["knobs.lr_hidden"])
             weights = jax.tree.map(lambda w, n=lanes: jnp.tile(w, (n, 1, 1)), self._weights)
             losses: list[jax.Array] = []
             for _ in range(steps):
-                weights, loss = self._step(weights, *some.values())
+                weights, loss = self._step(weights, *batch.values())
                 losses.append(loss)
             parts.append(np.asarray(jnp.stack(losses, axis=1)))
         return np.concatenate(parts)
