@@ -31,7 +31,7 @@ from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.plan.plan import chunks
 
 BATCH = 50_000
-REMEMBERED = 20
+WINDOW = 20
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/fractal.py"
 SPEC = f"{EXAMPLE}:make_problem"
 
@@ -95,7 +95,7 @@ class Loop:
         weights = problem.init({}, key)[0]
 
         def one(weights: Any, hidden: jax.Array, output: jax.Array) -> tuple[Any, jax.Array]:
-            state = (weights, jnp.zeros(REMEMBERED), jnp.int32(0))
+            state = (weights, jnp.zeros(WINDOW), jnp.int32(0))
             knobs = {"lr_hidden": hidden, "lr_output": output}
             (weights, _, _), metrics = problem.step(state, knobs, key)
             return weights, metrics.loss
@@ -108,7 +108,7 @@ class Loop:
         with Timed() as timed:
             losses = self._train(self._steps)
         with np.errstate(all="ignore"):
-            return timed, losses[:, -REMEMBERED:].mean(axis=1) < losses[:, 0]
+            return timed, losses[:, -WINDOW:].mean(axis=1) < losses[:, 0]
 
     def _train(self, steps: int) -> np.ndarray:
         parts: list[np.ndarray] = []
@@ -126,8 +126,8 @@ class Loop:
 
 
 def main(options: Options) -> None:
-    if min(options.pixels, options.rounds) < 1 or min(options.steps) < REMEMBERED:
-        sys.exit(f"--pixels and --rounds must be 1 or more, --steps {REMEMBERED} or more")
+    if min(options.pixels, options.rounds) < 1 or min(options.steps) < WINDOW:
+        sys.exit(f"--pixels and --rounds must be 1 or more, --steps {WINDOW} or more")
     configure_lab()
     console, knobs = Console(), rates(options.pixels)
     shown = Table(title=f"{options.pixels} x {options.pixels} pixels", caption=machine())
