@@ -1,7 +1,7 @@
-"""Corpus -> what nanlab, `jax.debug_nans` and checkify get right, and how long they take.
+"""Compare nanlab with `jax.debug_nans` and checkify: correct answers and time.
 
-Each case runs in this process with JAX's caches cleared before each side: cold, as at two in the
-morning. The programs and their labels are those of the tests (tests/corpus).
+The programs and their labels are those of the tests (tests/corpus). JAX's caches are cleared before
+each side, so that every answer starts cold.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ ALIASES = {"add_any": "add", "pjit": "jit", "remat2": "checkpoint"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compare the detective with JAX's own on the corpus.
+    """Compare the detective with JAX's own tools on the corpus.
 
     Attributes:
         rounds: how often each case is timed on each side; medians are shown.
-        only: a part of the names of the cases to run.
-        each: print a line for each case.
+        only: run the cases with this text in their name.
+        each: print a line per case.
     """
 
     rounds: int = 1
@@ -50,7 +50,7 @@ class Options:
 
 
 class Answer(NamedTuple):
-    """What a tool said of a case: None where it said nothing."""
+    """A tool's answer to a case; None for what it did not report."""
 
     is_fault: bool
     primitive: str | None = None
@@ -59,9 +59,9 @@ class Answer(NamedTuple):
 
 
 def corpus_line(frames: Iterable[tuple[str, int | None]]) -> str | None:
-    """The innermost of some frames (file, line) in the corpus, as its marks are written."""
-    own = (f"corpus/{Path(file).name}:{line}" for file, line in frames if _is_corpus(file))
-    return next(own, None)
+    """Return the innermost of these (file, line) in the corpus, written as its marks are."""
+    lines = (f"corpus/{Path(file).name}:{line}" for file, line in frames if _is_corpus(file))
+    return next(lines, None)
 
 
 def _is_corpus(file: str) -> bool:
@@ -69,7 +69,7 @@ def _is_corpus(file: str) -> bool:
 
 
 Tool = Callable[[Callable[..., Any], tuple[Any, ...], bool], Answer]
-"""Of (function, arguments, whether an inf is asked for)."""
+"""(function, arguments, whether to look for an inf) -> the tool's answer."""
 
 
 def with_nanlab(function: Callable[..., Any], arguments: tuple[Any, ...], is_inf: bool) -> Answer:
@@ -127,7 +127,7 @@ SIDES: dict[str, Tool] = {
 
 @dataclass
 class Score:
-    """Of one side, over the cases: how many it gets right, how many alarms are false."""
+    """One side's counts over the cases: correct answers, false alarms, crashes."""
 
     nan: int = 0
     inf: int = 0
@@ -141,14 +141,14 @@ def canonical(primitive: str | None) -> str | None:
 
 
 def grade(case: Case, answer: Answer, score: Score) -> str:
-    """Count one answer; what is wrong with it, in words."""
+    """Add an answer to the score; return what is wrong with it, or ""."""
     if not case.phase:
-        # A control is right when nothing is said of it; one whose NaN came in has no culprit line.
+        # No fault should be reported on a control, unless its input holds a NaN (no culprit line).
         is_alarm = answer.is_fault and case.mechanism == ""
         score.alarms += is_alarm
         return "false alarm" if is_alarm else ""
     right = {canonical(p) for p in (case.primitive or case.origin, *case.also) if p}
-    # A NaN that came with the data has no primitive of its own.
+    # A NaN that came with the data has no primitive.
     is_primitive = not right or canonical(answer.primitive) in right
     if case.origin == "constant":
         is_primitive = answer.origin == "constant"
@@ -163,10 +163,10 @@ def grade(case: Case, answer: Answer, score: Score) -> str:
 def main(options: Options) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     sys.path.insert(0, str(TESTS))
-    every: dict[str, Case] = import_module("corpus").CASES
-    cases = {name: case for name, case in every.items() if options.only in name}
+    corpus: dict[str, Case] = import_module("corpus").CASES
+    cases = {name: case for name, case in corpus.items() if options.only in name}
     if not cases:
-        sys.exit(f"--only {options.only}: no program has that in its name")
+        sys.exit(f"--only {options.only}: no case has this in its name")
     console = Console()
     scores = {side: Score() for side in SIDES}
     times: dict[str, list[float]] = {side: [] for side in SIDES}

@@ -1,8 +1,8 @@
-"""The trainability fractal -> pixels and seconds: a sweep's engine beside the published way.
+"""Compare the engine with the published code on the trainability fractal.
 
 The published notebook (Sohl-Dickstein 2024) calls a jitted, vmapped step from a Python loop, in
-batches of up to 50,000 lanes, and keeps every loss. Both sides train the network of
-`examples/fractal.py`, from the same draws; a pixel has converged when the mean of its last 20
+batches of up to 50,000 lanes, and stores every loss. Both sides train the network of
+`examples/fractal.py` from the same random draws; a pixel has converged if the mean of its last 20
 losses is below its first loss.
 """
 
@@ -31,7 +31,7 @@ from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.plan.plan import chunks
 
 BATCH = 50_000
-REMEMBERED = 20
+WINDOW = 20
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/fractal.py"
 SPEC = f"{EXAMPLE}:make_problem"
 
@@ -41,9 +41,9 @@ class Options:
     """Compare the engine with a vmapped step in a Python loop on the trainability fractal.
 
     Attributes:
-        pixels: along each side of the map.
-        steps: how many steps a pixel is trained; a column each.
-        rounds: how often each side is timed; by turns, medians are shown.
+        pixels: pixels along each side of the map.
+        steps: training steps of a pixel; a row per number.
+        rounds: how often each side is timed, in turn; medians are shown.
     """
 
     pixels: int = 64
@@ -52,14 +52,14 @@ class Options:
 
 
 def rates(pixels: int) -> dict[str, np.ndarray]:
-    """Both learning rates of each pixel, 1e-3 to 1e6."""
+    """Return both learning rates of each pixel, from 1e-3 to 1e6."""
     axis = np.logspace(-3, 6, pixels)
     hidden, output = np.meshgrid(axis, axis, indexing="ij")
     return {"knobs.lr_hidden": hidden.ravel(), "knobs.lr_output": output.ravel()}
 
 
 class Sweep:
-    """The engine, chunk by chunk as a sweep calls it, with all that it does beside training."""
+    """The engine, called chunk by chunk as in a sweep, with monitoring and attribution."""
 
     def __init__(self, knobs: dict[str, np.ndarray], steps: int) -> None:
         count = len(knobs["knobs.lr_hidden"])
@@ -68,7 +68,7 @@ class Sweep:
         self._worker = GroupRunner({"problem": SPEC}, runs=largest)
         zeros = np.zeros(count, np.int64)
         self._lanes = Lanes(knobs, zeros, np.full(count, steps, np.int32))
-        # A run of its own compiles the forensics too.
+        # Running once compiles the forensics too.
         self.run()
 
     def run(self) -> tuple[Timed, np.ndarray]:
@@ -77,25 +77,25 @@ class Sweep:
                 self._worker.run(jax.tree.map(lambda x, p=piece: x[p], self._lanes))
                 for piece in self._pieces
             ]
-        fault = np.concatenate([each.endings.fault_step for each in done])
-        first = np.concatenate([each.endings.initial_loss for each in done])
-        last = np.concatenate([each.endings.final_loss for each in done])
+        fault = np.concatenate([chunk.endings.fault_step for chunk in done])
+        first = np.concatenate([chunk.endings.initial_loss for chunk in done])
+        last = np.concatenate([chunk.endings.final_loss for chunk in done])
         return timed, (fault == NEVER) & (last < first)
 
 
 class Loop:
-    """A jitted, vmapped step in a Python loop, which keeps the losses."""
+    """A jitted, vmapped step in a Python loop that stores the losses."""
 
     def __init__(self, knobs: dict[str, np.ndarray], steps: int) -> None:
         sys.path.insert(0, str(EXAMPLE.parent))
-        from fractal import make_problem  # the example, by its path
+        from fractal import make_problem  # examples/fractal.py, not this file
 
         problem = make_problem()
         key = init_key(jnp.int64(0))
         weights = problem.init({}, key)[0]
 
         def one(weights: Any, hidden: jax.Array, output: jax.Array) -> tuple[Any, jax.Array]:
-            state = (weights, jnp.zeros(REMEMBERED), jnp.int32(0))
+            state = (weights, jnp.zeros(WINDOW), jnp.int32(0))
             knobs = {"lr_hidden": hidden, "lr_output": output}
             (weights, _, _), metrics = problem.step(state, knobs, key)
             return weights, metrics.loss
@@ -108,26 +108,26 @@ class Loop:
         with Timed() as timed:
             losses = self._train(self._steps)
         with np.errstate(all="ignore"):
-            return timed, losses[:, -REMEMBERED:].mean(axis=1) < losses[:, 0]
+            return timed, losses[:, -WINDOW:].mean(axis=1) < losses[:, 0]
 
     def _train(self, steps: int) -> np.ndarray:
         parts: list[np.ndarray] = []
         count = len(self._knobs["knobs.lr_hidden"])
         for at in range(0, count, BATCH):
-            some = {name: jnp.asarray(v[at : at + BATCH]) for name, v in self._knobs.items()}
-            lanes = len(some["knobs.lr_hidden"])
+            batch = {name: jnp.asarray(v[at : at + BATCH]) for name, v in self._knobs.items()}
+            lanes = len(batch["knobs.lr_hidden"])
             weights = jax.tree.map(lambda w, n=lanes: jnp.tile(w, (n, 1, 1)), self._weights)
             losses: list[jax.Array] = []
             for _ in range(steps):
-                weights, loss = self._step(weights, *some.values())
+                weights, loss = self._step(weights, *batch.values())
                 losses.append(loss)
             parts.append(np.asarray(jnp.stack(losses, axis=1)))
         return np.concatenate(parts)
 
 
 def main(options: Options) -> None:
-    if min(options.pixels, options.rounds) < 1 or min(options.steps) < REMEMBERED:
-        sys.exit(f"--pixels and --rounds must be 1 or more, --steps {REMEMBERED} or more")
+    if min(options.pixels, options.rounds) < 1 or min(options.steps) < WINDOW:
+        sys.exit(f"--pixels and --rounds must be 1 or more, --steps {WINDOW} or more")
     configure_lab()
     console, knobs = Console(), rates(options.pixels)
     shown = Table(title=f"{options.pixels} x {options.pixels} pixels", caption=machine())

@@ -1,8 +1,8 @@
-"""Runs, steps, width, groups -> seconds and memory: how a study's cost grows with each.
+"""Measure how a study's time and memory grow with its runs, steps, width and groups.
 
-Each study is swept by the command itself, in a process of its own, without compiled programs from
-before. Its peak is the largest resident size that the system has seen of that process. The slope
-is that of log(seconds - the smallest study's start) against log(size), between the two largest.
+The command sweeps each study in a process of its own, with nothing compiled before. The peak is the
+largest resident set size of that process. The slope at a size is that of log(seconds minus the
+fastest study's) against log(size), from the size before it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ problem = "quadratic"
 steps = {steps}
 
 [axes]
-lr = {{ logspace = [0.1, 1e38], num = {each} }}
-x0 = {{ logspace = [0.001, 1000.0], num = {others} }}
+lr = {{ logspace = [0.1, 1e38], num = {rates} }}
+x0 = {{ logspace = [0.001, 1000.0], num = {starts} }}
 
 [exec]
 chunk_runs = 8192
@@ -68,9 +68,9 @@ class Options:
     """Measure how a study's seconds and memory grow.
 
     Attributes:
-        axes: what grows: runs, steps, width, groups.
-        most: leave out larger sizes.
-        figure: write a figure here, as SVG.
+        axes: the sizes that grow, of runs, steps, width and groups.
+        most: the largest size; larger ones are left out.
+        figure: the SVG file to write a figure to.
     """
 
     axes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AXIS ...")] = tuple(SIZES)
@@ -79,7 +79,7 @@ class Options:
 
 
 class Measured(NamedTuple):
-    """What one study took: seconds by the clock, peak bytes, bytes of runs.parquet."""
+    """One study: elapsed seconds, peak bytes of memory, bytes of runs.parquet."""
 
     wall_s: float
     peak: int
@@ -89,9 +89,9 @@ class Measured(NamedTuple):
 def grid_of(axis: str, size: int) -> str:
     if axis in ("runs", "steps"):
         runs = size if axis == "runs" else 1_000
-        others = min(runs, 1_000)
+        starts = min(runs, 1_000)
         steps = size if axis == "steps" else 8
-        return QUADRATIC.format(runs=runs, steps=steps, each=runs // others, others=others)
+        return QUADRATIC.format(runs=runs, steps=steps, rates=runs // starts, starts=starts)
     groups = size if axis == "groups" else 1
     activations = list(ACTIVATIONS[:groups])
     width, runs, steps = (size, 128, 200) if axis == "width" else (16, 128, 50)
@@ -114,20 +114,20 @@ def swept(text: str) -> Measured:
         took_s = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
-            sys.exit(f"a sweep ended with {child.returncode}:\n{text}")
-        # Kilobytes on Linux, bytes on a Mac.
+            sys.exit(f"a sweep failed with exit status {child.returncode}:\n{text}")
+        # ru_maxrss is in kilobytes on Linux, in bytes on macOS.
         unit = 1 if sys.platform == "darwin" else 1024
         return Measured(took_s, usage.ru_maxrss * unit, (out / "runs.parquet").stat().st_size)
 
 
 def slopes(found: dict[int, Measured]) -> list[str]:
-    """The slope up to each size from the one before it, "" for the first two."""
+    """Return the slope at each size; "" for the first two."""
     sizes, start = list(found), min(m.wall_s for m in found.values())
-    told = ["", ""]
+    cells = ["", ""]
     for before, now in pairwise(sizes[1:]):
         a, b = (found[size].wall_s - start for size in (before, now))
-        told.append(f"{math.log(b / a) / math.log(now / before):.2f}" if min(a, b) > 0 else "")
-    return told[: len(sizes)]
+        cells.append(f"{math.log(b / a) / math.log(now / before):.2f}" if min(a, b) > 0 else "")
+    return cells[: len(sizes)]
 
 
 def draw(path: Path, measured: dict[str, dict[int, Measured]]) -> None:
@@ -142,11 +142,11 @@ def draw(path: Path, measured: dict[str, dict[int, Measured]]) -> None:
         peak.semilogx(sizes, [m.peak / 2**20 for m in found.values()], "o-")
         seconds.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         seconds.yaxis.set_major_formatter(EngFormatter(sep=""))
-        for each in (seconds.xaxis, seconds.yaxis):
-            each.set_minor_formatter(NullFormatter())
+        for one_axis in (seconds.xaxis, seconds.yaxis):
+            one_axis.set_minor_formatter(NullFormatter())
         peak.set_xticks(sizes, labels=[EngFormatter(sep="")(size) for size in sizes])
         peak.set_xlabel(axis)
-    axes[1, 0].set_ylim(bottom=0)  # of the whole row
+    axes[1, 0].set_ylim(bottom=0)  # shared by the row
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak, MiB")
     figure.savefig(path, format="svg")
@@ -154,7 +154,7 @@ def draw(path: Path, measured: dict[str, dict[int, Measured]]) -> None:
 
 def main(options: Options) -> None:
     if unknown := set(options.axes) - set(SIZES):
-        sys.exit(f"{', '.join(sorted(unknown))}: --axes are of {', '.join(SIZES)}")
+        sys.exit(f"--axes {' '.join(sorted(unknown))}: must be among {', '.join(SIZES)}")
     console, measured = Console(), dict[str, dict[int, Measured]]()
     for axis in options.axes:
         sizes = [s for s in SIZES[axis] if options.most is None or s <= options.most]

@@ -1,8 +1,9 @@
-"""How far from the limit: a sweep's time over that of its matrix products alone.
+"""Compare a sweep's time with that of its matrix products alone.
 
-The products are those of the training's forward and backward pass, of the same shapes, lanes
-vmapped in blocks of the width that is fastest for them. The weights move a little after each step,
-so that no product can be left out. The device's peak is what one large product of float32 reaches.
+The products are those of the training's forward and backward pass, with the same shapes; lanes are
+vmapped in blocks of whichever width is the fastest for the products. The weights change a little
+after each step, so that XLA cannot drop a product. The device's peak is the speed of one large
+float32 product.
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from nanlab.backend.config import configure_lab
 
 BLOCKS = (8, 16, 32, 64, 128, 256)
 LARGE = {"cpu": 2048}
-"""Rows of the large product's matrices; LARGEST where a device is not named."""
+"""Rows of the matrices of the large product, by backend."""
 LARGEST = 16384
+"""The same for other backends."""
 HEADINGS = ("width", "sweep", "products", "block", "sweep / products", "Gflop/s", "of peak")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compare the engine's time with that of the training's matrix products alone.
+    """Compare a sweep's time with that of its matrix products alone.
 
     Attributes:
-        runs: how many networks.
-        steps: how many steps each is trained.
-        rounds: how often each side is timed; by turns, medians are shown.
-        widths: units in each of the three hidden layers, a network each.
+        runs: the number of networks.
+        steps: training steps of each network.
+        rounds: how often each side is timed, in turn; medians are shown.
+        widths: units in each of the three hidden layers; a row per width.
     """
 
     runs: int = 1024
@@ -52,7 +54,7 @@ class Options:
 
 
 def products(weights: list[Array], inputs: Array, steps: int) -> list[Array]:
-    """The matrix products of some steps of one run's training."""
+    """Compute the matrix products of this number of steps of one run's training."""
 
     def step(_: Array, weights: list[Array]) -> list[Array]:
         seen, h = [], inputs
@@ -62,7 +64,7 @@ def products(weights: list[Array], inputs: Array, steps: int) -> list[Array]:
         moved: list[Array] = []
         for i in reversed(range(len(weights))):
             moved.append(weights[i] - 1e-6 * (seen[i].T @ h))
-            if i:  # no gradient of the data is needed
+            if i:  # the data need no gradient
                 h = h @ weights[i].T
         return moved[::-1]
 
@@ -70,7 +72,7 @@ def products(weights: list[Array], inputs: Array, steps: int) -> list[Array]:
 
 
 def program(task: Task, block: int) -> Callable[[], None]:
-    """The products of all runs, each device with its share, block by block."""
+    """Compile the products of all runs, split over the devices, block by block."""
     sizes = (FEATURES, *[task.width] * DEPTH, CLASSES)
     rng = np.random.default_rng(0)
     weights = [
@@ -91,7 +93,7 @@ def program(task: Task, block: int) -> Callable[[], None]:
 
 
 def by_turns(sides: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """The seconds of each side, in each round."""
+    """Return the seconds of each side, by round."""
     spent: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for run, seconds in zip(sides, spent, strict=True):
@@ -102,37 +104,37 @@ def by_turns(sides: Sequence[Callable[[], object]], rounds: int) -> list[list[fl
 
 
 class Products(NamedTuple):
-    """The matrix products alone, in blocks of some width."""
+    """The matrix products alone, in blocks of one width."""
 
     block: int
     run: Callable[[], object]
 
 
 def fastest(programs: dict[int, Callable[[], object]], rounds: int) -> Products:
-    """The block's width whose products are the fastest, by turns."""
-    medians = [median(each) for each in by_turns(list(programs.values()), rounds)]
+    """Return the products in the blocks that are the fastest, timed in turn."""
+    medians = [median(spent) for spent in by_turns(list(programs.values()), rounds)]
     block = min(zip(medians, programs, strict=True))[1]
     return Products(block, programs[block])
 
 
 def flops(task: Task) -> float:
-    """Floating-point operations of the products of all runs."""
+    """Return the floating-point operations of the products of all runs."""
     sizes = (FEATURES, *[task.width] * DEPTH, CLASSES)
     pairs = list(pairwise(sizes))
-    one = sum(2 * BATCH * a * b for a, b in pairs)
-    back = sum(2 * BATCH * a * b for a, b in pairs[1:])
-    return float(task.runs * task.steps * (2 * one + back))
+    forward = sum(2 * BATCH * a * b for a, b in pairs)
+    inputs_gradient = sum(2 * BATCH * a * b for a, b in pairs[1:])
+    return float(task.runs * task.steps * (2 * forward + inputs_gradient))
 
 
 def peak(rounds: int) -> float:
-    """Floating-point operations a second of one large product, on all devices at once."""
+    """Return the floating-point operations per second of large products, one on each device."""
     size = LARGE.get(jax.default_backend(), LARGEST)
-    each = jnp.ones((jax.device_count(), size, size), jnp.float32)
+    matrices = jnp.ones((jax.device_count(), size, size), jnp.float32)
     mesh = Mesh(np.array(jax.devices()), ("devices",))
     spec = PartitionSpec("devices")
     square = jax.jit(jax.shard_map(lambda x: x @ x, mesh=mesh, in_specs=spec, out_specs=spec))
-    jax.block_until_ready(square(each))
-    spent = by_turns([lambda: jax.block_until_ready(square(each))], max(rounds, 3))[0]
+    jax.block_until_ready(square(matrices))
+    spent = by_turns([lambda: jax.block_until_ready(square(matrices))], max(rounds, 3))[0]
     return 2.0 * jax.device_count() * size**3 / median(spent)
 
 
@@ -140,8 +142,8 @@ def main(options: Options) -> None:
     if min(options.runs, options.steps, options.rounds, *options.widths) < 1:
         sys.exit("--runs, --steps, --rounds and --widths must be 1 or more")
     configure_lab()
-    most = peak(options.rounds)
-    caption = f"{machine()}\none large product: {most / 1e9:,.0f} Gflop/s"
+    peak_flops = peak(options.rounds)
+    caption = f"{machine()}\none large product: {peak_flops / 1e9:,.0f} Gflop/s"
     shown = Table(title=f"{options.runs:,} runs x {options.steps} steps", caption=caption)
     for heading in HEADINGS:
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -161,7 +163,7 @@ def main(options: Options) -> None:
         shown.add_row(
             f"{width}", f"{sweep:.2f} s", f"{median(alone):.2f} s", f"{best.block}",
             f"{ratio:.2f}", f"{flops(task) / sweep / 1e9:.1f}",
-            f"{flops(task) / sweep / most:.0%}",
+            f"{flops(task) / sweep / peak_flops:.0%}",
         )  # fmt: skip
     Console().print(shown)
 

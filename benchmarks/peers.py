@@ -1,9 +1,9 @@
-"""One training, every way that people run it many times -> seconds for the same work.
+"""Compare the engine with other ways to train many networks, for the same training.
 
-The sweep's engine, all its monitoring included, beside a hand-written `jit(vmap(scan))`, a jitted
-scan run by run, a jitted step in a Python loop, PyTorch's eager step in a Python loop and its
-`torch.func.vmap`. Sides that take one run after another are timed on a share of the runs, and the
-table says what all would take.
+The sides are the sweep's engine with all its monitoring, a hand-written `jit(vmap(scan))`, a jitted
+scan run by run, a jitted step in a Python loop (vmapped and run by run), and PyTorch: eager run by
+run and `torch.func.vmap`. Sides that train one run after another are timed on a share of the runs,
+and the table extrapolates to all runs.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ENGINE, PLAIN, LOOP = "nanlab's engine", "jit(vmap(scan))", "jitted step, Python
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Time the same training done by nanlab and by its peers.
+    """Compare the engine with other ways to train many networks.
 
     Attributes:
-        runs: how many networks are trained.
-        steps: how many steps each is trained.
-        rounds: how often each side is timed; by turns, medians are shown.
-        widths: units in each of the three hidden layers, a network each.
-        serial_runs: how many of the runs are timed of a side that takes them one after another.
+        runs: the number of networks.
+        steps: training steps of each network.
+        rounds: how often each side is timed, in turn; medians are shown.
+        widths: units in each of the three hidden layers; a column per width.
+        serial_runs: the number of runs timed on the sides that train one run after another.
     """
 
     runs: int = 4096
@@ -53,7 +53,7 @@ class Side(Protocol):
     """A way to train the runs of a task."""
 
     def run(self, lr: np.ndarray) -> tuple[Timed, Any]:
-        """The time that a run at each of these learning rates takes, and their last losses."""
+        """Train a run at each learning rate; return the time and the final losses."""
         ...
 
 
@@ -71,7 +71,7 @@ class ScanByRun:
 
 
 class StepInLoop:
-    """A jitted step in a Python loop, run by run, as most training scripts have it."""
+    """A jitted step in a Python loop, run by run, as in most training scripts."""
 
     def __init__(self, task: Task) -> None:
         self._steps = task.steps
@@ -116,7 +116,7 @@ class VmappedStepInLoop:
 
 
 def sides() -> dict[str, tuple[Callable[[Task], Side], bool]]:
-    """Name -> (how it is made, whether it takes the runs one after another)."""
+    """Return each side's constructor, and whether it trains one run after another."""
     found: dict[str, tuple[Callable[[Task], Side], bool]] = {
         ENGINE: (Engine, False),
         PLAIN: (Plain, False),
@@ -133,33 +133,33 @@ def sides() -> dict[str, tuple[Callable[[Task], Side], bool]]:
 
 
 def measure(task: Task, options: Options) -> dict[str, float]:
-    """Seconds for all the runs, by side; and what early exit adds, of a third that fails."""
-    made = {name: (make(task), serial) for name, (make, serial) in sides().items()}
+    """Return the seconds for all runs by side, without failures and when a third fail."""
+    built = {name: (make(task), serial) for name, (make, serial) in sides().items()}
     lr = task.healthy_lr()
-    some = lr[:: max(1, len(lr) // options.serial_runs)]
-    spent: dict[str, list[float]] = {name: [] for name in made}
+    few = lr[:: max(1, len(lr) // options.serial_runs)]
+    spent: dict[str, list[float]] = {name: [] for name in built}
     losses: dict[str, np.ndarray] = {}
     for _ in range(options.rounds):
-        for name, (side, serial) in made.items():
-            asked = some if serial else lr
-            timed, told = side.run(asked)
-            spent[name].append(timed.wall_s * len(lr) / len(asked))
-            losses[name] = getattr(told, "final_loss", told)
+        for name, (side, serial) in built.items():
+            rates = few if serial else lr
+            timed, ended = side.run(rates)
+            spent[name].append(timed.wall_s * len(lr) / len(rates))
+            losses[name] = getattr(ended, "final_loss", ended)
     if np.max(np.abs(losses[ENGINE] / losses[PLAIN] - 1)) > 1e-3:
-        sys.exit("not the same training: the engine's final losses are others")
-    engine, plain = made[ENGINE][0], made[PLAIN][0]
+        sys.exit("the sides differ: the engine's final losses are not those of jit(vmap(scan))")
+    engine, plain = built[ENGINE][0], built[PLAIN][0]
     assert isinstance(engine, Engine)
     failing = failing_lr(engine)[1]
     both = [(engine.run(failing)[0].wall_s, plain.run(failing)[0].wall_s)
             for _ in range(options.rounds)]  # fmt: skip
-    found = {name: median(each) for name, each in spent.items()}
-    found["a third fails: the engine"] = median(a for a, _ in both)
-    found["a third fails: jit(vmap(scan))"] = median(b for _, b in both)
+    found = {name: median(rounds) for name, rounds in spent.items()}
+    found[f"a third fail: {ENGINE}"] = median(a for a, _ in both)
+    found[f"a third fail: {PLAIN}"] = median(b for _, b in both)
     return found
 
 
 def table(measured: dict[Task, dict[str, float]], options: Options, caption: str) -> Table:
-    """A row a side: seconds, and how many times the engine's."""
+    """Return a table with a row per side: seconds, and their multiple of the engine's."""
     title = f"{options.runs:,} runs x {options.steps} steps, seconds (times the engine's)"
     shown = Table(title=title, caption=caption)
     shown.add_column("side", no_wrap=True)
@@ -187,9 +187,9 @@ def main(options: Options) -> None:
     for task in tasks:
         console.print(f"width {task.width}: {options.rounds} rounds of {len(sides())} sides")
         measured[task] = measure(task, options)
-    absent = "" if importlib.util.find_spec("torch") else "PyTorch is not installed: not compared\n"
-    told = f"* of {options.serial_runs} runs, times {options.runs / options.serial_runs:g}\n"
-    console.print(table(measured, options, f"{told}{absent}{machine()}, load {before:.1f} before"))
+    absent = "" if importlib.util.find_spec("torch") else "PyTorch is not installed: left out\n"
+    note = f"* timed on {options.serial_runs} runs, times {options.runs / options.serial_runs:g}\n"
+    console.print(table(measured, options, f"{note}{absent}{machine()}, load {before:.1f} before"))
     for task, found in measured.items():
         console.print(
             f"width {task.width}: {found[ENGINE] / found[PLAIN]:.2f} of jit(vmap(scan))'s time, "

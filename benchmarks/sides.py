@@ -1,8 +1,8 @@
-"""A task -> the engine and a hand-written program, each compiled and ready to be timed.
+"""Build the engine and a hand-written program for the same training, compiled and ready to time.
 
-The hand-written side is what a person would write without nanlab: one network's training is a
-`lax.scan`, and `jit(vmap(...))` trains them all at once. It looks at nothing. The engine's side
-is called as a sweep calls it: chunk by chunk, all the monitoring, following and blaming included.
+The hand-written side is the usual code without nanlab: a `lax.scan` trains one network and
+`jit(vmap(...))` trains them all at once, without monitoring. The engine is called as a sweep calls
+it: chunk by chunk, with monitoring, following and attribution.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LossName = Literal["softmax_cross_entropy", "mse"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What both sides train."""
+    """The training that both sides do."""
 
     runs: int
     steps: int
@@ -50,13 +50,13 @@ class Task:
         return Examples(inputs, np.arange(EXAMPLES) % CLASSES)
 
     def healthy_lr(self) -> np.ndarray:
-        """A learning rate for each run, none of which fails."""
+        """Return a learning rate per run; none of these runs fails."""
         return np.geomspace(1e-4, 0.1, self.runs)
 
 
 @dataclass
 class Timed:
-    """What some work took: by the clock, of all cores, and of its parts by the clock."""
+    """Elapsed seconds, CPU seconds of all cores, and elapsed seconds by part."""
 
     wall_s: float = 0.0
     cores_s: float = 0.0
@@ -72,7 +72,7 @@ class Timed:
 
 
 class Network(nn.Module):
-    """The same network as a person writes it; Linen's names of its layers address the draws."""
+    """The same network, hand-written; Linen's layer names address its random draws."""
 
     width: int
 
@@ -84,11 +84,11 @@ class Network(nn.Module):
 
 
 Carry = tuple[Any, Any]
-"""Parameters, and the optimizer's state."""
+"""The parameters and the optimizer's state."""
 
 
 def plain_start(task: Task) -> Callable[[Array, Array], Carry]:
-    """(lr, seed) -> what a run starts from."""
+    """Return the function (lr, seed) -> the initial carry of a run."""
     network, inputs = Network(task.width), jnp.asarray(task.examples().inputs, jnp.float32)
 
     def start(lr: Array, seed: Array) -> Carry:
@@ -100,7 +100,7 @@ def plain_start(task: Task) -> Callable[[Array, Array], Carry]:
 
 
 def plain_step(task: Task) -> Callable[[Carry, Array, Array, Array], tuple[Carry, Array]]:
-    """(carry, lr, seed, t) -> the carry after step t, and its loss, of one run."""
+    """Return the function (carry, lr, seed, t) -> (carry after step t, its loss) of one run."""
     examples, network = task.examples(), Network(task.width)
     inputs = jnp.asarray(examples.inputs, jnp.float32)
     targets = jnp.eye(CLASSES, dtype=jnp.float32)[examples.targets]
@@ -125,7 +125,7 @@ def plain_step(task: Task) -> Callable[[Carry, Array, Array, Array], tuple[Carry
 
 
 def plain_training(task: Task) -> Callable[[Array, Array], tuple[Any, Array]]:
-    """(lr, seed) -> (parameters, losses by step), of one run."""
+    """Return the function (lr, seed) -> (parameters, losses by step) of one run."""
     start, one_step = plain_start(task), plain_step(task)
 
     def train(lr: Array, seed: Array) -> tuple[Any, Array]:
@@ -148,7 +148,7 @@ class Plain:
             self._compiled = program.lower(task.healthy_lr(), self.seeds).compile()
 
     def run(self, lr: np.ndarray) -> tuple[Timed, np.ndarray]:
-        """The time, and the loss at the last step of each run."""
+        """Return the time, and the loss of each run at its last step."""
         with Timed() as timed:
             _, losses = jax.block_until_ready(self._compiled(lr, self.seeds))
         return timed, np.asarray(losses)[:, -1]
@@ -160,25 +160,25 @@ class Engine:
     def __init__(self, task: Task) -> None:
         self.task, self.seeds = task, np.arange(task.runs)
         statics = {
-            "problem": "made", "model": "mlp", "depth": DEPTH, "width": task.width,
+            "problem": "benchmark", "model": "mlp", "depth": DEPTH, "width": task.width,
             "activation": "relu", "initializer": "lecun_normal", "loss": task.loss,
             "optimizer": "sgd", "precision": "float32", "batch_size": BATCH,
         }  # fmt: skip
-        problems.PROBLEMS["made"] = partial(make_training, examples=task.examples())
+        problems.PROBLEMS["benchmark"] = partial(make_training, examples=task.examples())
         self.pieces = chunks(task.runs, chunk_runs=launch_runs(jax.devices()))
         largest = max(piece.stop - piece.start for piece in self.pieces)
         with Timed() as self.compiling:
             self.worker = GroupRunner(statics, runs=largest)
-            # Lanes that have no steps: both programs are compiled, and hardly run.
-            none = np.zeros(self.pieces[0].stop, np.int32)
-            self.worker.run(self._lanes(task.healthy_lr(), self.seeds, none, self.pieces[0]))
+            # Zero steps per lane: this compiles both programs and runs next to nothing.
+            steps = np.zeros(self.pieces[0].stop, np.int32)
+            self.worker.run(self._lanes(task.healthy_lr(), self.seeds, steps, self.pieces[0]))
         self._parts_s: Counter[str] = Counter()
-        self._time_apart(self.worker.program, "start")
-        self._time_apart(self.worker, "_follow")
-        self._time_apart(self.worker, "_attribute")
+        self._time_part(self.worker.program, "start")
+        self._time_part(self.worker, "_follow")
+        self._time_part(self.worker, "_attribute")
 
     def run(self, lr: np.ndarray, seeds: np.ndarray | None = None) -> tuple[Timed, Endings]:
-        """The time, and how each run ended."""
+        """Return the time, and how each run ended."""
         seeds = self.seeds[: len(lr)] if seeds is None else seeds
         steps = np.full(len(lr), self.task.steps, np.int32)
         pieces = [piece for piece in self.pieces if piece.start < len(lr)]
@@ -192,13 +192,13 @@ class Engine:
         knobs = {name: np.ones(len(lr[piece])) for name in self.worker.problem.knobs}
         return Lanes({**knobs, "lr": lr[piece]}, seeds[piece], steps[piece])
 
-    def _time_apart(self, owner: Any, part: str) -> None:
-        # Each of the three waits for its own results, so the clock sees all of its work.
-        whole = getattr(owner, part)
+    def _time_part(self, owner: Any, part: str) -> None:
+        # Each of these functions waits for its own results, so its elapsed time is complete.
+        function = getattr(owner, part)
 
         def timed(*arguments: Any) -> Any:
             began = time.perf_counter()
-            result = whole(*arguments)
+            result = function(*arguments)
             self._parts_s[part] += time.perf_counter() - began
             return result
 
@@ -206,7 +206,7 @@ class Engine:
 
 
 class Endings:
-    """How the runs of some chunks ended, in order."""
+    """How the runs of several chunks ended, in order."""
 
     def __init__(self, done: Sequence[ChunkOutcome]) -> None:
         self.final_loss = np.concatenate([chunk.endings.final_loss for chunk in done])

@@ -1,7 +1,8 @@
-"""How long until it runs: `--help`, a wrong grid, a first and a second start of a study.
+"""Time what comes before a study's first step: imports, validation and compiling.
 
-Each is a process of its own. Of a study the seconds spent compiling are those that JAX tells:
-tracing, lowering and XLA; the second start finds XLA's programs in the cache.
+Four commands are timed, each in a process of its own: `--help`, an invalid grid, and the first and
+the second start of a study. JAX reports how long it traces, lowers and compiles; at the second
+start XLA's programs come from the cache.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILING = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
-WATCHED = """
+MEASURED_SWEEP = """
 import json, sys
 from collections import Counter
 from jax import monitoring
@@ -36,10 +37,10 @@ print(json.dumps({"status": status, "spent": spent}))
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Time what a person waits for before anything runs.
+    """Time what comes before a study's first step.
 
     Attributes:
-        rounds: how often; medians are shown.
+        rounds: how often each command is timed; medians are shown.
         grid: the study that is started twice.
     """
 
@@ -54,23 +55,24 @@ def wall_s(*arguments: str) -> float:
 
 
 def started(grid: Path, folder: str, cache: str) -> dict[str, float]:
-    """Seconds of a study that is run whole: of its process, and of each kind of compiling."""
+    """Run a study; return the seconds of its process and of each kind of compiling."""
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(grid), "--out", folder, "--force"],
+        [sys.executable, "-c", MEASURED_SWEEP, str(grid), "--out", folder, "--force"],
         capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": cache}, cwd=ROOT,
     )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stderr)
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+    report = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {}
+    if report.get("status") != 0:
+        sys.exit(f"the sweep of {grid} failed:\n{done.stderr}")
     kinds = {
-        kind: sum(s for name, s in told["spent"].items() if f"/{kind}" in name)
+        kind: sum(s for name, s in report["spent"].items() if f"/{kind}" in name)
         for kind in COMPILING
     }
     return {"all": time.perf_counter() - began, **kinds, "compiling": sum(kinds.values())}
 
 
 def main(options: Options) -> None:
+    grid = options.grid.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         wrong = Path(scratch) / "wrong.toml"
         wrong.write_text('[run]\noptimiser = "sgd"\n[axes]\nlr = []\n', encoding="utf-8")
@@ -80,15 +82,15 @@ def main(options: Options) -> None:
         second: list[dict[str, float]] = []
         for i in range(options.rounds):
             cache = f"{scratch}/cache{i}"
-            first.append(started(options.grid, f"{scratch}/out", cache))
-            second.append(started(options.grid, f"{scratch}/out", cache))
-    shown = Table(title=f"starting, medians of {options.rounds}")
+            first.append(started(grid, f"{scratch}/out", cache))
+            second.append(started(grid, f"{scratch}/out", cache))
+    shown = Table(title=f"seconds until the start, medians of {options.rounds}")
     for heading in ("", "first", "second", "second / first", "target"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_row("--help", f"{help_s:.2f} s", "", "", "0.50 s")
-    shown.add_row("a wrong grid", f"{wrong_s:.2f} s", "", "", "2.00 s")
+    shown.add_row("an invalid grid", f"{wrong_s:.2f} s", "", "", "2.00 s")
     for kind in (*COMPILING, "compiling", "all"):
-        a, b = (median(each[kind] for each in side) for side in (first, second))
+        a, b = (median(seconds[kind] for seconds in start) for start in (first, second))
         target = "0.25" if kind == "compiling" else ""
         shown.add_row(kind, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}" if a else "", target)
     Console().print(shown)

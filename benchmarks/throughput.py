@@ -1,7 +1,7 @@
-"""Engine and hand-written `jit(vmap(scan))` of one training -> seconds and bytes, side by side.
+"""Compare the engine with a hand-written `jit(vmap(scan))` of the same training: time and memory.
 
-Both train in this process, by turns; memory is measured in a process for each side. The training
-is checked to be the same (final losses agree), and no time is.
+The sides train in turn in this process; memory is measured in a process per side. The script stops
+if the final losses show that the sides did not do the same training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROBED_LR = (1e-3, 1e6)
 PROBED_RUNS = 256
 FAILING_SHARE = 1 / 3
 SLACK = 1e-3
-"""Final losses that differ by more than this share are not those of the same training."""
+"""The largest relative difference between final losses of the same training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class Options:
     """Compare the engine with a plain jit(vmap(scan)) of the same training.
 
     Attributes:
-        runs: how many networks are trained side by side.
-        steps: how many steps each is trained.
-        rounds: how often each side is timed; by turns, medians are shown.
-        widths: units in each of the three hidden layers, a network each.
+        runs: the number of networks.
+        steps: training steps of each network.
+        rounds: how often each side is timed, in turn; medians are shown.
+        widths: units in each of the three hidden layers; a column per width.
         loss: the training's loss.
     """
 
@@ -54,9 +54,9 @@ class Options:
 
 
 def failing_lr(engine: Engine) -> tuple[Timed, np.ndarray]:
-    """Learning rates from PROBED_LR's lower end up to where FAILING_SHARE of the runs fail.
+    """Return learning rates from the start of PROBED_LR to where FAILING_SHARE of the runs fail.
 
-    The first failures are found on the way: the time has the compiling of the forensics in it.
+    These are the engine's first failing runs, so their time includes compiling the forensics.
     """
     lr = np.geomspace(*PROBED_LR, min(PROBED_RUNS, engine.task.runs))
     timed, ended = engine.run(lr)
@@ -67,21 +67,18 @@ def failing_lr(engine: Engine) -> tuple[Timed, np.ndarray]:
 
 
 def steps_to_save(ended: Endings, steps: int, block: int) -> tuple[float, float]:
-    """The share of all steps that come after a lane's failure, and of those that blocks leave out.
+    """Return the share of steps after a lane's failure, and the share that ending blocks save.
 
-    A block is left when all its lanes have failed; until then it runs the failed ones too.
+    A block ends when all its lanes have failed; until then it also computes the failed ones.
     """
     taken = np.where(ended.failed, ended.fault_step + 1, steps)
     by_block = np.maximum.reduceat(taken, np.arange(0, len(taken), block))
     return 1 - float(taken.mean()) / steps, 1 - float(by_block.mean()) / steps
 
 
-# Measuring.
-
-
 @dataclass(kw_only=True)
 class Measured:
-    """All of one size; what is a list has an entry a round."""
+    """The measurements at one size; lists have an entry per round."""
 
     engine: list[Timed] = field(default_factory=list[Timed])
     plain: list[Timed] = field(default_factory=list[Timed])
@@ -99,7 +96,7 @@ class Measured:
 
 
 def measure(task: Task, rounds: int) -> Measured:
-    """Time both sides by turns: `rounds` times without a failure, then with."""
+    """Time both sides in turn: `rounds` times without failures, then with failures."""
     engine, plain, m = Engine(task), Plain(task), Measured()
     m.compile_s = engine.compiling.wall_s, plain.compiling.wall_s
     lr = task.healthy_lr()
@@ -110,7 +107,7 @@ def measure(task: Task, rounds: int) -> Measured:
         m.plain.append(timed)
         m.difference = float(np.max(np.abs(ended.final_loss / losses - 1)))
         if ended.failed.any() or not m.difference < SLACK:
-            sys.exit(f"not the same training: final losses differ by {m.difference:.1e}")
+            sys.exit(f"the sides differ: final losses by {m.difference:.1e}, or a lane failed")
     cold, lr = failing_lr(engine)
     order = np.random.default_rng(0).permutation(task.runs)
     for _ in range(rounds):
@@ -120,7 +117,7 @@ def measure(task: Task, rounds: int) -> Measured:
         m.failing_plain.append(timed)
         m.shuffled.append(engine.run(lr[order], engine.seeds[order])[0])
         if ended.blames != ended.failed.sum():
-            sys.exit(f"{ended.failed.sum()} runs failed and {ended.blames} have a blame")
+            sys.exit(f"{ended.failed.sum()} runs failed, but {ended.blames} have a blame")
     m.forensics_cold_s = cold.parts_s["_attribute"]
     m.faults = int(ended.failed.sum())
     m.followed = int((ended.failed & (ended.fault_step != ended.nan_step)).sum())
@@ -130,20 +127,20 @@ def measure(task: Task, rounds: int) -> Measured:
 
 
 class Memory(NamedTuple):
-    """The most resident memory of a process, once all is imported and in the end."""
+    """The peak resident memory of a process, after its imports and at its end."""
 
     imported_bytes: int
     peak_bytes: int
 
 
 def memory(side: str, task: Task) -> Memory:
-    """What one side needs, from a process of its own."""
+    """Measure the memory of one side in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(memory_here, side, task).result()
 
 
 def memory_here(side: str, task: Task) -> Memory:
-    """Compile and run one side in this process."""
+    """Compile and run one side in this process; return its memory."""
     configure_lab()
     imported = peak_bytes()
     if side == "plain":
@@ -155,22 +152,20 @@ def memory_here(side: str, task: Task) -> Memory:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident."""
+    """Return the peak resident memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
-
-# Telling.
 
 Row = tuple[str, Callable[[Measured], str], str]
 
 
 def wall_s(timed: Sequence[Timed]) -> float:
-    return median(each.wall_s for each in timed)
+    return median(round_.wall_s for round_ in timed)
 
 
 def part_s(timed: Sequence[Timed], part: str) -> float:
-    return median(each.parts_s[part] for each in timed)
+    return median(round_.parts_s[part] for round_ in timed)
 
 
 def ratio(a: Sequence[Timed], b: Sequence[Timed]) -> str:
@@ -179,13 +174,13 @@ def ratio(a: Sequence[Timed], b: Sequence[Timed]) -> str:
 
 def fastest_ratio(m: Measured) -> str:
     """The ratio of the fastest rounds, in which other work on the machine was least in the way."""
-    engine, plain = (min(each.wall_s for each in side) for side in (m.engine, m.plain))
+    engine, plain = (min(round_.wall_s for round_ in side) for side in (m.engine, m.plain))
     return f"{engine / plain:.2f}"
 
 
 def cores_ratio(m: Measured) -> str:
-    """The ratio of what all cores spent: the work done, however many cores shared it."""
-    engine, plain = ([each.cores_s for each in side] for side in (m.engine, m.plain))
+    """Return the ratio of the CPU seconds of all cores."""
+    engine, plain = ([round_.cores_s for round_ in side] for side in (m.engine, m.plain))
     return f"{median(engine) / median(plain):.2f}"
 
 
@@ -206,41 +201,41 @@ SECTIONS: dict[str, list[Row]] = {
         ("engine: compile", lambda m: f"{m.compile_s[0]:.1f} s", ""),
         ("plain: compile", lambda m: f"{m.compile_s[1]:.1f} s", ""),
         ("engine: run", lambda m: f"{wall_s(m.engine):.2f} s", ""),
-        ("  of it, initial states", lambda m: f"{part_s(m.engine, 'start'):.2f} s", ""),
+        ("  of that, initial states", lambda m: f"{part_s(m.engine, 'start'):.2f} s", ""),
         ("plain: run", lambda m: f"{wall_s(m.plain):.2f} s", ""),
         ("engine / plain, run", lambda m: ratio(m.engine, m.plain), "0.70"),
-        ("  of the fastest rounds", fastest_ratio, ""),
-        ("  of the seconds of all cores", cores_ratio, ""),
+        ("  in the fastest rounds", fastest_ratio, ""),
+        ("  CPU seconds of all cores", cores_ratio, ""),
         ("final losses differ by up to", lambda m: f"{m.difference:.0e}", ""),
     ],
-    "a third of the lanes fails": [
+    "a third of the lanes fail": [
         ("runs that fail", lambda m: f"{m.faults}", ""),
         ("  followed from inf to NaN", lambda m: f"{m.followed}", ""),
-        ("  whose ends differ by side", lambda m: f"{m.disagreeing}", ""),
+        ("  that end differently by side", lambda m: f"{m.disagreeing}", ""),
         ("engine: run", lambda m: f"{wall_s(m.failing):.2f} s", ""),
-        ("  of it, following", lambda m: f"{part_s(m.failing, '_follow'):.2f} s", ""),
-        ("  of it, forensics", lambda m: f"{part_s(m.failing, '_attribute'):.2f} s", ""),
+        ("  of that, following", lambda m: f"{part_s(m.failing, '_follow'):.2f} s", ""),
+        ("  of that, forensics", lambda m: f"{part_s(m.failing, '_attribute'):.2f} s", ""),
         ("plain: run", lambda m: f"{wall_s(m.failing_plain):.2f} s", ""),
         ("engine / plain, run", lambda m: ratio(m.failing, m.failing_plain), ""),
-        ("forensics / engine's run", forensics_share, "10%"),
-        ("forensics, the first time", lambda m: f"{m.forensics_cold_s:.1f} s", ""),
+        ("forensics / engine: run", forensics_share, "10%"),
+        ("forensics, first time", lambda m: f"{m.forensics_cold_s:.1f} s", ""),
         ("steps after a fault / all steps", lambda m: f"{m.steps_to_save[0]:.0%}", ""),
-        ("  saved by leaving blocks early", lambda m: f"{m.steps_to_save[1]:.0%}", ""),
+        ("  saved by ending blocks early", lambda m: f"{m.steps_to_save[1]:.0%}", ""),
         ("engine: run, lanes shuffled", lambda m: f"{wall_s(m.shuffled):.2f} s", ""),
     ],
-    "peak memory of a process": [
-        ("once all is imported", lambda m: f"{m.memory['plain'].imported_bytes / 1e6:.0f} MB", ""),
+    "peak memory of the process": [
+        ("after imports", lambda m: f"{m.memory['plain'].imported_bytes / 1e6:.0f} MB", ""),
         ("engine", peak("engine"), ""),
-        ("engine, a third fails", peak("failing"), ""),
+        ("engine, a third fail", peak("failing"), ""),
         ("plain", peak("plain"), ""),
         ("engine / plain", peak_ratio("engine"), "1.20"),
-        ("engine, a third fails / plain", peak_ratio("failing"), "1.20"),
+        ("engine, a third fail / plain", peak_ratio("failing"), "1.20"),
     ],
 }
 
 
 def table(measured: dict[Task, Measured], caption: str) -> Table:
-    """A column a size, a row a figure."""
+    """Return a table with a column per size and a row per figure."""
     first = next(iter(measured))
     title = f"{first.runs:,} runs x {first.steps} steps, {first.loss}, batch {BATCH}"
     shown = Table(title=title, caption=caption)
@@ -251,8 +246,8 @@ def table(measured: dict[Task, Measured], caption: str) -> Table:
     shown.add_column("target", justify="right")
     for section, rows in SECTIONS.items():
         shown.add_row(f"[bold]{section}[/bold]")
-        for name, told, most in rows:
-            shown.add_row(f"  {name}", *map(told, measured.values()), most and f"<= {most}")
+        for name, cell, target in rows:
+            shown.add_row(f"  {name}", *map(cell, measured.values()), target and f"<= {target}")
         shown.add_section()
     return shown
 
@@ -269,7 +264,7 @@ def machine() -> str:
 def main(options: Options) -> None:
     if min(options.runs, options.steps, options.rounds, len(options.widths), *options.widths) < 1:
         sys.exit("--runs, --steps, --rounds and --widths must be 1 or more")
-    # What is compiled here is compiled anew, in the processes that measure memory too.
+    # Compile without the cache, in the processes that measure memory too.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     jax.config.update("jax_enable_compilation_cache", False)
     console = Console()
@@ -277,20 +272,20 @@ def main(options: Options) -> None:
         Task(runs=options.runs, steps=options.steps, width=width, loss=options.loss)
         for width in options.widths
     ]
-    # Memory first: a child starts with its parent's peak, which is still small.
+    # Memory first: a child process inherits its parent's peak, which is still small.
     sides = ("engine", "failing", "plain")
-    taken: dict[Task, dict[str, Memory]] = {}
+    memories: dict[Task, dict[str, Memory]] = {}
     for task in tasks:
         console.print(f"width {task.width}: memory, {len(sides)} processes")
-        taken[task] = {side: memory(side, task) for side in sides}
+        memories[task] = {side: memory(side, task) for side in sides}
     configure_lab()
     before = os.getloadavg()[0]
     measured: dict[Task, Measured] = {}
     for task in tasks:
         console.print(f"width {task.width}: times, {options.rounds} rounds")
         measured[task] = measure(task, options.rounds)
-        measured[task].memory = taken[task]
-    load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after (it counts this too)"
+        measured[task].memory = memories[task]
+    load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after (with this benchmark)"
     console.print(table(measured, f"{machine()}\n{load}"))
 
 

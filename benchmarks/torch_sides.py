@@ -1,6 +1,6 @@
-"""The same training in PyTorch -> seconds: eager, run by run, and `torch.func.vmap` of all runs.
+"""The same training in PyTorch: eager, run by run, and with `torch.func.vmap` over all runs.
 
-The draws are PyTorch's own, so its losses are those of other networks of the same kind.
+PyTorch draws its own random numbers, so its losses are those of different networks of this kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 class TorchEager:
-    """A Python loop of eager steps, one run after another."""
+    """Eager steps in a Python loop, one run after another."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.data = task, data(task)
@@ -62,7 +62,7 @@ class TorchEager:
 
 
 class TorchVmap:
-    """A Python loop of steps, each `torch.func.vmap` of the gradient over all runs at once."""
+    """Steps in a Python loop, each with `torch.func.vmap` of the gradient over all runs."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.data = task, data(task)

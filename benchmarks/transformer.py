@@ -1,7 +1,8 @@
-"""A transformer's training step -> what pinpointing costs beside a plain step.
+"""Measure what pinpointing costs on a transformer's training step.
 
-At least 10 million parameters, 6 layers, AdamW; in the fourth layer a normalisation without eps
-meets a row of zeros. Compile and run apart: the step as it is, and instrumented.
+The model has 6 layers and at least 10 million parameters and trains with AdamW; a normalization
+without eps in the fourth layer meets a row of zeros. Compile time and run time are measured for the
+plain and for the instrumented step.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Options:
     """Time a transformer's step, plain and instrumented.
 
     Attributes:
-        width: of the residual stream.
+        width: width of the residual stream.
         length: tokens in a sequence.
         batch: sequences in a batch.
-        rounds: how often each side runs; by turns, medians are shown.
+        rounds: how often each side runs, in turn; medians are shown.
     """
 
     width: int = 384
@@ -51,7 +52,7 @@ FAULTY_LAYER = 3
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward layer; a faulty one normalises without eps."""
+    """Attention and a feed-forward layer; a faulty block normalizes without eps."""
 
     is_faulty: bool = False
 
@@ -68,7 +69,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predicts the next word."""
+    """A decoder-only language model."""
 
     width: int
 
@@ -81,7 +82,7 @@ class Transformer(nn.Module):
 
 
 def training(options: Options) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A step and its arguments."""
+    """Return a training step and its arguments."""
     model, optimizer = Transformer(options.width), optax.adamw(1e-3)
     shape = (options.batch, options.length + 1)
     tokens = jax.random.randint(jax.random.key(0), shape, 0, WORDS)
@@ -101,27 +102,27 @@ def training(options: Options) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, Any]:
-    """Seconds to trace, lower and compile; the program."""
+    """Return the seconds to trace, lower and compile a function, and the program."""
     began = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     return time.perf_counter() - began, program
 
 
 def seconds(program: Any, arguments: tuple[Any, ...]) -> float:
-    """Seconds to run once."""
+    """Run a program once; return the seconds."""
     began = time.perf_counter()
     jax.block_until_ready(program(*arguments))
     return time.perf_counter() - began
 
 
 def stopped_by_debug_nans(step: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-    """The first line of what JAX's own check says."""
+    """Return the first line of the error that `jax.debug_nans` raises."""
     with jax.debug_nans(True), contextlib.redirect_stdout(io.StringIO()):
         try:
             jax.block_until_ready(jax.jit(step)(*arguments))
         except FloatingPointError as error:
             return str(error).splitlines()[0]
-    return "nothing"
+    return "no error"
 
 
 def main(options: Options) -> None:
@@ -139,27 +140,29 @@ def main(options: Options) -> None:
     jax.clear_caches()
     began = time.perf_counter()
     verdict = nanlab.pinpoint(step, *arguments)
-    whole = time.perf_counter() - began
+    pinpoint_s = time.perf_counter() - began
     jax.clear_caches()
     began = time.perf_counter()
-    said = stopped_by_debug_nans(step, arguments)
-    theirs = time.perf_counter() - began
-    runs = {side: median(each) for side, each in taken.items()}
+    message = stopped_by_debug_nans(step, arguments)
+    debug_nans_s = time.perf_counter() - began
+    run_s = {side: median(rounds) for side, rounds in taken.items()}
     table = Table(
         title=f"{count / 1e6:.1f} million parameters, {LAYERS} layers, {len(probe.slots)} values",
         caption=f"{os.cpu_count()} cores, JAX {jax.__version__}, {jax.devices()[0].platform}",
     )
     for column in ("", "plain", "instrumented", "ratio", "target"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for name, a, b, most in (
+    for name, a, b, target in (
         ("compile", plain_compile, probe_compile, "2.5"),
-        ("run", runs["plain"], runs["instrumented"], "1.5"),
+        ("run", run_s["plain"], run_s["instrumented"], "1.5"),
     ):
-        table.add_row(name, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}", f"<= {most}")
+        table.add_row(name, f"{a:.2f} s", f"{b:.2f} s", f"{b / a:.2f}", f"<= {target}")
     console = Console()
     console.print(table)
-    console.print(f"nanlab.pinpoint, all of it, cold: {whole:.1f} s", highlight=False)
-    console.print(f"jax.debug_nans, cold: {theirs:.1f} s, {said!r}", highlight=False)
+    console.print(f"nanlab.pinpoint from a cold start: {pinpoint_s:.1f} s", highlight=False)
+    console.print(
+        f"jax.debug_nans from a cold start: {debug_nans_s:.1f} s, {message!r}", highlight=False
+    )
     console.print(verdict)
 
 

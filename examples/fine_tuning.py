@@ -1,9 +1,9 @@
-"""A fine-tuning script of a model library, in Flax: which number is safe in an attention mask?
+"""A Flax fine-tuning script as in model libraries: which number is safe in an attention mask?
 
     python -m nanlab.sweep examples/fine_tuning.toml
 
-The mask adds that number to the scores of padding. A row that is padding alone has no other scores:
-where the number is -inf, or becomes so in float16, the row's softmax is inf - inf.
+The mask adds this number to the attention scores of padding. A row of nothing but padding has no
+other scores: if the number is -inf, or becomes -inf in float16, its softmax computes inf - inf.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ROWS, LENGTH, BATCH = 96, 6, 8
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, 16, (ROWS, LENGTH)).astype(np.int32)
 LENGTHS = RNG.integers(2, LENGTH + 1, ROWS)
-LENGTHS[50] = 0  # what is left of an empty text
+LENGTHS[50] = 0  # an empty text
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TokenClassifierModule(linen.Module):
 
 
 class TokenClassifier:
-    """The module and what is fixed of it; the parameters are given at each call."""
+    """A module with its fixed settings; the parameters are passed at each call."""
 
     def __init__(self, config, mask_value, dtype=jnp.float32):
         self.module, self.mask_value = TokenClassifierModule(config, dtype), mask_value
@@ -93,7 +93,7 @@ class TrainState(train_state.TrainState):
 
 
 def decay_mask(params):
-    """True for what is decayed: neither biases nor layer norms."""
+    """Select the parameters for weight decay: all but biases and layer norms."""
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(
         {path: path[-1] != "bias" and not path[-2].endswith("norm") for path in flat}
@@ -128,7 +128,7 @@ def train_step(state, batch):
 
 
 def batches():
-    """The data as a loader has it: dicts of padded rows, in the order in which they are taken."""
+    """Return the data as a loader yields them: padded rows by batch, in training order."""
     real = np.arange(LENGTH) < LENGTHS[:, None]
     data = {
         "input_ids": np.where(real, TOKENS, 0),
@@ -150,14 +150,14 @@ def make_problem(precision: str = "float32", train_steps: int = 60):
         return TrainState.create(apply_fn=model, params=params, tx=tx, dropout_rng=dropout_rng)
 
     def arrays_of(state):
-        # The step of a new TrainState is Python's 0.
+        # A new TrainState's step is a Python int.
         count = jnp.asarray(state.step, jnp.int32)
         return count, state.params, state.opt_state, state.dropout_rng
 
     def init(knobs, key):
         weights, dropout = jax.random.split(key)
         params = model_of(knobs).init_weights(weights)
-        # A typed key is no array of numbers: what is in it is.
+        # The state must consist of numeric arrays, so a typed key is stored as its raw data.
         return arrays_of(state_of(knobs, params, jax.random.key_data(dropout)))
 
     def step(arrays, knobs, key):

@@ -1,11 +1,11 @@
-"""Two learning rates -> does it converge?  The trainability fractal (Sohl-Dickstein 2024).
+"""Which pairs of learning rates converge? The trainability fractal (Sohl-Dickstein 2024).
 
     python -m nanlab.sweep examples/fractal.toml
 
 One hidden layer of 16 tanh units with mean-field scaling learns 272 normal points, as many as it
-has weights, with full batches; each layer has a learning rate of its own. A run has converged
-when the mean of its last 20 losses is below its first loss: that mean is the loss told here, so
-with trained_margin = 0 the outcome `trained` says just that.
+has weights, on full batches; each layer has its own learning rate. A run has converged if the mean
+of its last 20 losses is below its first loss. This mean is the loss reported here, so that with
+trained_margin = 0 the outcome `trained` means exactly that.
 """
 
 import jax
@@ -14,11 +14,11 @@ import numpy as np
 
 import nanlab
 
-REMEMBERED = 20
+WINDOW = 20
 
 
 def make_problem(width: int = 16, examples: int = 272) -> nanlab.Problem:
-    """The network on its points, in float64; knobs lr_hidden and lr_output."""
+    """Build the training in float64, with knobs lr_hidden and lr_output."""
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((examples, width))
     targets = rng.standard_normal((examples, 1))
@@ -29,7 +29,7 @@ def make_problem(width: int = 16, examples: int = 272) -> nanlab.Problem:
             jax.random.normal(hidden, (width, width), jnp.float64),
             jax.random.normal(output, (width, 1), jnp.float64),
         )
-        return weights, jnp.zeros(REMEMBERED, jnp.float64), jnp.int32(0)
+        return weights, jnp.zeros(WINDOW, jnp.float64), jnp.int32(0)
 
     def loss_of(weights):
         hidden = jnp.tanh(inputs @ weights[0] / np.sqrt(width))
@@ -43,8 +43,8 @@ def make_problem(width: int = 16, examples: int = 272) -> nanlab.Problem:
             weights = tuple(
                 w - rate * g for w, rate, g in zip(weights, rates, gradient, strict=True)
             )
-        losses = losses.at[taken % REMEMBERED].set(loss)
-        mean = jnp.sum(losses) / jnp.minimum(taken + 1, REMEMBERED)
+        losses = losses.at[taken % WINDOW].set(loss)
+        mean = jnp.sum(losses) / jnp.minimum(taken + 1, WINDOW)
         return (weights, losses, taken + 1), nanlab.Metrics(mean)
 
     return nanlab.Problem(init=init, step=step, knobs={"lr_hidden": 1.0, "lr_output": 1.0})

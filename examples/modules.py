@@ -1,9 +1,9 @@
-"""A training step of your own framework in a grid: Flax NNX, Equinox, or Linen with a TrainState.
+"""Training steps of other frameworks in a grid: Linen with a TrainState, NNX and Equinox.
 
     python -m nanlab.sweep examples/modules.toml
 
-Each function wraps an ordinary training step as the two pure functions that nanlab runs: what is
-trained goes into the state, what is fixed stays outside.
+Each function wraps an ordinary training step in the two pure functions that nanlab runs: trained
+arrays go into the state, everything fixed stays outside.
 """
 
 import equinox as eqx
@@ -28,7 +28,7 @@ def _batch(key):
 
 
 def with_linen() -> nanlab.Problem:
-    """Linen, Optax and Flax's TrainState, as the examples of model libraries have it."""
+    """Use Linen, Optax and Flax's TrainState, as model libraries' examples do."""
 
     class Net(linen.Module):
         @linen.compact
@@ -64,7 +64,7 @@ def with_linen() -> nanlab.Problem:
 
 
 def with_nnx() -> nanlab.Problem:
-    """NNX: the module is split into its structure, which is fixed, and its state."""
+    """Use NNX: the module is split into its fixed structure and its state."""
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -96,7 +96,7 @@ def with_nnx() -> nanlab.Problem:
 
 
 def with_equinox() -> nanlab.Problem:
-    """Equinox: the arrays of a model are its state, and the rest is fixed."""
+    """Use Equinox: the arrays of a model are its state, the rest is fixed."""
 
     def model_of(key):
         return eqx.nn.MLP(8, 1, WIDTH, depth=1, key=key, dtype=jnp.float32)

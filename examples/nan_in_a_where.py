@@ -1,4 +1,4 @@
-"""The most reported NaN of all: a where() keeps a root from a bad argument, and not its gradient.
+"""The most frequently reported NaN: a where() guards a square root, but not its gradient.
 
 python -m nanlab.debug examples/nan_in_a_where.py
 """
@@ -10,7 +10,7 @@ import optax
 
 
 class Distances(nn.Module):
-    """Distances between all points of a batch, each to itself included."""
+    """Distances between all pairs of points in a batch, also from each point to itself."""
 
     @nn.compact
     def __call__(self, x):

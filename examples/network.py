@@ -1,4 +1,4 @@
-"""A network and data of your own in a grid, with nanlab's training around them.
+"""A user-defined network and data set in a grid, trained by nanlab.
 
     python -m nanlab.sweep examples/network.toml
 
@@ -27,13 +27,13 @@ class Gated(nn.Module):
             units = nn.Dense(self.width, kernel_init=self.kernel_init)(x)
             gates = nn.Dense(self.width, kernel_init=self.kernel_init)(x)
             x = units * self.activation(gates)
-        # A norm without an epsilon: 0/0 where all gates are shut.
+        # A norm without an epsilon: 0/0 if all gates are closed.
         x = x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True))
         return nn.Dense(self.outputs, kernel_init=self.kernel_init)(x)
 
 
 def spirals():
-    """300 points of three spirals: inputs (300, 2) and classes (300,)."""
+    """Return 300 points of three spirals: inputs (300, 2) and classes (300,)."""
     turn = np.linspace(0.0, 1.0, 100)
     points = [
         turn[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)

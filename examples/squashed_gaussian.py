@@ -2,9 +2,9 @@
 
     python -m nanlab.sweep examples/squashed_gaussian.toml
 
-The policy's action is a = tanh(u) with u normal; its log-probability takes log(1 - a^2) off, which
-is log 0 where a rounds to 1. `correction` says how that is written: "naive" as in the formula,
-"epsilon" with 1e-6 inside, "stable" as 2 (log 2 - u - softplus(-2 u)).
+The policy's action is a = tanh(u) with normal u; its log-probability subtracts log(1 - a^2), which
+is log 0 if a rounds to 1. `correction` selects how this term is computed: "naive" as it stands,
+"epsilon" with 1e-6 added inside the log, "stable" as 2 (log 2 - u - softplus(-2 u)).
 """
 
 import math
@@ -22,7 +22,7 @@ CORRECTIONS = {
 
 
 def make_problem(correction: str = "naive", batch: int = 64) -> nanlab.Problem:
-    """A linear policy that is paid for large actions; knobs lr and spread (first deviation)."""
+    """Build a linear policy rewarded for large actions, with knobs lr and spread (initial std)."""
     correct = CORRECTIONS[correction]
 
     def init(knobs, key):

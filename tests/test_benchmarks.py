@@ -1,4 +1,4 @@
-"""Every benchmark runs, small; what it measures is nobody's business here."""
+"""Every benchmark runs with small sizes; nothing is asserted about its timings."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ SMALL = {
     "peers": (
         "--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8", "--serial-runs", "2",
     ),
+    "search": ("--steps", "3", "--tolerance", "0.5"),
     "startup": ("--rounds", "1", "--grid", "grid.toml"),
     "throughput": ("--runs", "128", "--steps", "8", "--rounds", "1", "--widths", "8"),
     "transformer": ("--width", "12", "--length", "4", "--batch", "2", "--rounds", "1"),
 }  # fmt: skip
-LONG = {"search": "its full grid takes minutes, and it has no smaller one"}
 GRID = """\
 [run]
 problem = "quadratic"
@@ -32,8 +32,8 @@ lr = { logspace = [0.1, 1e38], num = 9 }
 """
 
 
-def test_every_benchmark_is_run_or_says_why_not():
-    assert {path.stem for path in BENCHMARKS.glob("*.py")} == set(SMALL) | set(LONG) | NO_SCRIPTS
+def test_every_benchmark_is_run():
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == set(SMALL) | NO_SCRIPTS
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The examples, each run small, and what they show held against a plain loop."""
+"""The examples run with small sizes; their results are compared with plain loops."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
-    # The grids name their files from there.
+    # The grids name their files relative to the root.
     monkeypatch.chdir(ROOT)
 
 
@@ -31,7 +31,7 @@ def test_every_grid_among_the_examples_is_run_here():
 
 
 def converges(weights, inputs, targets, rates, steps):
-    """The fractal's training in NumPy: whether the mean of its last losses is below its first."""
+    """Train in NumPy; return whether the mean of the last losses is below the first loss."""
     hidden, output, losses = *weights, []
     with np.errstate(all="ignore"):
         for _ in range(steps):
@@ -73,7 +73,7 @@ def test_the_fractal_is_that_of_a_plain_loop_in_numpy(tmp_path):
 
 
 def van_der_pol(step_size, stiffness, steps):
-    """Whether Euler's method stays finite, in a float32 loop."""
+    """Return whether Euler's method stays finite, in a float32 loop."""
     x, v, h, mu = (np.float32(number) for number in (2.0, 0.0, step_size, stiffness))
     with np.errstate(all="ignore"):
         for _ in range(steps):
@@ -136,7 +136,7 @@ def test_a_norm_without_epsilon_divides_zero_by_zero_in_a_network_of_ones_own(tm
 
 
 def attention_to_padding(mask_value, precision):
-    """The softmax of a row's scores where all of them are masked, in NumPy."""
+    """Return the softmax in NumPy of a row whose scores are all masked."""
     with np.errstate(all="ignore"):
         scores = np.zeros(6, precision) + np.float64(mask_value).astype(precision)
         powers = np.exp(scores - scores.max())

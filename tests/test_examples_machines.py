@@ -31,10 +31,10 @@ chunk_runs = 10
 witnesses = 1
 """
 
-# What a shell would take apart.
+# Arguments that a shell would split or expand.
 SETS = ["--set", "exec.chunk_runs=8", "--set", 'title="a $b; c"']
 
-# Stands for Slurm's: each task of the array is run at once, and what they say is kept.
+# A stand-in for Slurm's sbatch: it runs each array task at once and logs the output.
 SBATCH = """\
 #!/usr/bin/env bash
 echo "$@" >> sbatch.log
@@ -66,11 +66,11 @@ def test_slurms_script_prepares_runs_and_writes_a_study(own_folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "results/many is prepared: 40 runs in 5 chunks" in done.stdout
-    asked = Path("sbatch.log").read_text().splitlines()
-    assert "--array=0-2" in asked[0] and "--cpus-per-task=4" in asked[0]
-    assert "--dependency=afterany:42" in asked[1]
-    said = Path("jobs.log").read_text()
-    assert [f"shard {n}/3 of results/many" in said for n in range(3)] == [True] * 3
+    submitted = Path("sbatch.log").read_text().splitlines()
+    assert "--array=0-2" in submitted[0] and "--cpus-per-task=4" in submitted[0]
+    assert "--dependency=afterany:42" in submitted[1]
+    log = Path("jobs.log").read_text()
+    assert [f"shard {n}/3 of results/many" in log for n in range(3)] == [True] * 3
     assert pl.read_parquet("results/many/runs.parquet").height == 40
     assert load_grid("results/many/grid.resolved.toml").title == "a $b; c"
 
@@ -82,13 +82,13 @@ def jobs():
 
 
 def command_of(job):
-    """The module and the arguments that a Job's container runs, for one index."""
+    """Return the module and the arguments that a Job's container runs, for one index."""
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["sh", "-c"]
     (line,) = container["args"]
-    shown = ["sh", "-c", f"printf '%s\\n' {line}"]
+    command = ["sh", "-c", f"printf '%s\\n' {line}"]
     environment = {"JOB_COMPLETION_INDEX": "3", "PATH": os.environ["PATH"]}
-    words = subprocess.run(shown, capture_output=True, text=True, check=True, env=environment)
+    words = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     python, flag, module, *arguments = words.stdout.splitlines()
     assert (python, flag) == ("python", "-m")
     return module, arguments
@@ -111,8 +111,8 @@ def test_the_workers_of_kubernetes_have_a_shard_each(jobs):
     assert spec["completionMode"] == "Indexed"
     module, arguments = command_of(jobs["workers"])
     assert module == "nanlab.worker"
-    asked = tyro.cli(worker.Arguments, args=arguments)
-    assert worker._shard(asked.shard) == (3, spec["completions"])
+    parsed = tyro.cli(worker.Arguments, args=arguments)
+    assert worker._shard(parsed.shard) == (3, spec["completions"])
 
 
 @pytest.mark.parametrize("step", ["prepare", "tables"])
@@ -121,17 +121,17 @@ def test_both_sweeps_of_kubernetes_ask_the_same_of_a_grid_that_is_there(step, jo
     module, arguments = command_of(jobs[step])
     assert module == "nanlab.sweep"
     rest, overrides = split_arguments(arguments)
-    asked = tyro.cli(sweep.Arguments, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
-    assert (asked.set, overrides) == (['exec.engine="files"', "exec.chunk_runs=64"], [])
-    assert (ROOT / asked.grid).is_file()
+    parsed = tyro.cli(sweep.Arguments, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
+    assert (parsed.set, overrides) == (['exec.engine="files"', "exec.chunk_runs=64"], [])
+    assert (ROOT / parsed.grid).is_file()
     _, arguments = command_of(jobs["workers"])
-    assert tyro.cli(worker.Arguments, args=arguments).results == Path("results") / asked.grid.stem
-    assert chunks_of(asked) >= jobs["workers"]["spec"]["completions"]
+    assert tyro.cli(worker.Arguments, args=arguments).results == Path("results") / parsed.grid.stem
+    assert n_chunks(parsed) >= jobs["workers"]["spec"]["completions"]
 
 
-def chunks_of(asked):
-    """How many chunks a sweep has for its workers."""
-    grid = load_grid(ROOT / asked.grid, sets=asked.set)
+def n_chunks(parsed):
+    """Return the number of chunks that a sweep has for its workers."""
+    grid = load_grid(ROOT / parsed.grid, sets=parsed.set)
     return len(pieces_of(make_plan(grid), grid.exec.chunk_runs))
 
 
@@ -141,11 +141,11 @@ def words_of_slurm():
 
 
 def test_the_first_lines_of_slurms_script_run_it_as_it_wants_to_be_run():
-    bash, script, grid, many, *rest = shlex.split(words_of_slurm())
-    assert (bash, script, int(many)) == ("bash", "examples/slurm.sh", 8)
+    bash, script, grid, n_workers, *rest = shlex.split(words_of_slurm())
+    assert (bash, script, int(n_workers)) == ("bash", "examples/slurm.sh", 8)
     assert (ROOT / script).is_file() and (ROOT / grid).is_file()
     flags = (tyro.conf.FlagCreatePairsOff,)
-    assert chunks_of(tyro.cli(sweep.Arguments, args=[grid, *rest], config=flags)) >= int(many)
+    assert n_chunks(tyro.cli(sweep.Arguments, args=[grid, *rest], config=flags)) >= int(n_workers)
 
 
 def test_pages_show_the_commands_that_the_examples_first_lines_do():

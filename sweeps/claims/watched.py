@@ -1,8 +1,8 @@
-"""A training that is watched at every step: what it shows becomes the number that is told.
+"""A training monitored at every step, which reports the monitored quantity as its loss.
 
-The claims A4, B3, B16, D4 and E12 are about what a training shows while it runs. The problem's
-loss is that number; the training's own loss stands in the state, so that a loss that is not finite
-is a fault as in any training.
+The claims A4, B3, B16, D4 and E12 are about quantities of a running training. The problem's loss is
+that quantity; the training's own loss is part of the state, so that a non-finite loss is a fault as
+in any training.
 """
 
 import jax
@@ -15,14 +15,14 @@ from nanlab.problems.training import make_training
 
 DEPTH = 3
 WARN_AT = 10.0
-"""The monitor warns where the loss or the largest activation is so many times its first value:
-the factor from which a finite run counts as diverged, too."""
+"""The monitor warns if the loss or the largest activation exceeds its first value by this factor,
+which is also the factor from which a finite run counts as diverged."""
 
 BEYOND = 1e300
-"""Stands for what is not finite, so that the number told is no fault by itself."""
+"""Replaces non-finite values, so that the reported quantity is not a fault itself."""
 
 KNOBS = ("lr", "init_scale", "optimizer_epsilon")
-"""Those of the training that a grid may set, beside hidden_bias and output_bias."""
+"""The training's knobs that a grid may set, in addition to hidden_bias and output_bias."""
 
 
 def watched(
@@ -33,17 +33,17 @@ def watched(
     precision: str = "float32",
     optimizer: str = "sgd",
 ):
-    """An mlp of 3 x 32 in batches of 64; 1,000 digits drawn by each seed, or all of another task.
+    """Train an MLP of 3 x 32 in batches of 64, on 1,000 digits per seed or all of another task.
 
-    What is told:
-        "loss", "activations": the largest so far of the loss, or of the hidden layers' outputs,
-            divided by the first; BEYOND where one is not finite.
-        "gradient", "first layer": the norm of the whole gradient, or of the first layer's,
-            divided by its first.
+    The reported quantity (`told`):
+        "loss", "activations": the largest loss, or output of a hidden layer, so far, divided by the
+            first one; BEYOND if it is not finite.
+        "gradient", "first layer": the norm of the whole gradient, or of the first layer's, divided
+            by the first one.
         "dead": the share of hidden units whose slope is 0 on every example of the batch.
-        "warning": 1 where a monitor is right. It looks at the loss and at the largest activation
-            of each step, and once it has warned it stays so. It is right if it has warned before a
-            step that comes to a NaN or whose loss is large, and if it has not before another.
+        "warning": 1 if a monitor is right. It reads the loss and the largest activation of every
+            step, and a warning is permanent. It is right if it has warned before a step that ends
+            in a NaN or with a large loss, or if it has not warned before any other step.
 
     The knobs hidden_bias and output_bias are added to the biases of the initial state.
     """
@@ -71,7 +71,7 @@ def watched(
     def step(state, knobs, key):
         after, metrics = training.step(state["training"], all_knobs(knobs), key)
         seen = {("gradient_norm", ""): metrics.grad_norm}
-        if told not in ("loss", "gradient"):  # those the step itself tells
+        if told not in ("loss", "gradient"):  # the step itself returns these
             seen = training.observe(state["training"], all_knobs(knobs), key)
         now, is_first = metrics.loss.astype(jnp.float64), state["step"] == 0
         shown = _shown("activations" if told == "warning" else told, seen, now)
@@ -100,7 +100,7 @@ def watched(
         init=init,
         step=step,
         knobs={**defaults, "hidden_bias": 0.0, "output_bias": 0.0},
-        # No run is called trained: what is told is no loss.
+        # No run counts as trained: the reported quantity is not a loss.
         baseline_losses=lambda knobs: np.zeros(len(knobs["lr"])),
     )
 
