@@ -169,8 +169,10 @@ def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
 def bind(eqn: JaxprEqn, operands: Sequence[JaxValue], **changed: Any) -> Sequence[JaxValue]:
     """Run one equation on `operands`, some parameters changed; the results as a sequence."""
     parameters = eqn.primitive.get_bind_params({**eqn.params, **changed})
+    # JAX < 0.10: functions to bind with come apart from the parameters.
+    functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
     with eqn.ctx.manager:
-        results = eqn.primitive.bind(*operands, **parameters)
+        results = eqn.primitive.bind(*functions, *operands, **parameters)
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
@@ -188,7 +190,8 @@ def run_sharded(
         The equation's results, and the records of all devices, stacked in a new first axis.
     """
     params = eqn.params
-    axes = params["newly_manual_axes"]
+    # JAX < 0.9 calls them manual_axes.
+    axes = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
 
     def with_axis(*arguments: JaxValue) -> tuple[tuple[JaxValue, ...], Any]:
         results, records = shard(*arguments)
