@@ -1,0 +1,235 @@
+"""Who is writing to a results folder: one sweep, or any number of workers.
+
+Each process that writes has a file of its own in `.owners/`, and touches it every `HEARTBEAT_S`
+seconds. An owner is alive if its process exists (same machine), or if its heartbeat is not older
+than `STALE_S` (another machine that sees the folder). Ages are measured with the clock of the file
+system, so that machines need not agree on the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import random
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from nanlab.results.errors import StoreError, reason_of
+
+OWNERS = ".owners"
+HEARTBEAT_S = 10.0
+STALE_S = 60.0
+_ATTEMPTS = 40
+
+Role = Literal["sweep", "worker"]
+
+
+class BusyError(StoreError):
+    """Another process writes to the folder; the message says which, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A process that writes to a results folder.
+
+    Attributes:
+        role: "sweep" owns the folder alone; "worker" shares it with other workers.
+        host: name of the machine.
+        process: process id there.
+        started: when the process started, in clock ticks since the machine's boot; 0 if unknown.
+            It tells a process from a later one that got the same id.
+        since: when it began to write, ISO 8601, UTC.
+        is_settled: False while the process is still finding out whether it may write.
+    """
+
+    role: Role
+    host: str
+    process: int
+    started: int
+    since: str
+    is_settled: bool
+
+
+@contextlib.contextmanager
+def owned(folder: Path, role: Role) -> Generator[None]:
+    """Own a results folder for as long as the context is open.
+
+    Args:
+        folder: the results folder; it exists.
+        role: what this process does there.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BusyError: another process owns the folder.
+        StoreError: the folder cannot be written to.
+    """
+    owners = folder / OWNERS
+    path = owners / f"{_host()}-{os.getpid()}-{threading.get_ident():x}-{time.time_ns():x}.json"
+    try:
+        owners.mkdir(parents=True, exist_ok=True)
+        _acquire(folder, path, role)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {folder}: {reason_of(error)}") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    stop = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            owners.rmdir()  # fails, as it should, while another worker is there
+
+
+def live_owner(folder: Path) -> Owner | None:
+    """Return a process that writes to `folder` now, if there is one."""
+    return next((owner for _, owner in _others(folder / OWNERS, None)), None)
+
+
+def _acquire(folder: Path, path: Path, role: Role) -> None:
+    """Become an owner.
+
+    Each contender first announces itself, then looks for others. Whoever sees nobody settles; two
+    that see each other both withdraw and retry after a random time. So no two can both settle.
+
+    Raises:
+        BusyError: another process owns the folder.
+    """
+    for _ in range(_ATTEMPTS):
+        _write(path, _myself(role, is_settled=False))
+        others = [
+            owner for _, owner in _others(path.parent, path) if not (role == owner.role == "worker")
+        ]
+        if not others:
+            _write(path, _myself(role, is_settled=True))
+            return
+        path.unlink(missing_ok=True)
+        settled = [owner for owner in others if owner.is_settled]
+        if settled:
+            raise BusyError(_sentence(folder, settled[0]))
+        time.sleep(random.uniform(0.02, 0.2))
+    raise BusyError(f"{folder}: several processes contend for this folder; start one of them again")
+
+
+def _sentence(folder: Path, owner: Owner) -> str:
+    here = "" if owner.host == _host() else f" on {owner.host}"
+    what = {"sweep": "a sweep", "worker": "a worker"}[owner.role]
+    return (
+        f"{folder}: {what} is writing to this folder (process {owner.process}{here}, since "
+        f"{owner.since}); wait until it ends, stop it, or name another folder with --out"
+    )
+
+
+def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
+    """Yield the owners that are alive, and delete the files of those that are not."""
+    try:
+        paths = sorted(owners.glob("*.json"))
+    except OSError:
+        return
+    now = _now_there(owners) if any(path != mine for path in paths) else 0.0
+    for path in paths:
+        if path == mine:
+            continue
+        try:
+            owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+            age = now - path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # it has just ended
+        except (OSError, ValueError, TypeError):
+            with contextlib.suppress(OSError):
+                # A file that is being written, or is left half-written by a full disk.
+                if now - path.stat().st_mtime > STALE_S:
+                    path.unlink(missing_ok=True)
+                    continue
+            yield path, _unreadable(path)
+            continue
+        if _is_alive(owner, age):
+            yield path, owner
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(owner: Owner, age: float) -> bool:
+    if owner.host != _host():
+        return age <= STALE_S
+    try:
+        os.kill(owner.process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return age <= STALE_S
+    started = _started(owner.process)
+    return started == owner.started if started and owner.started else age <= STALE_S
+
+
+def _myself(role: Role, *, is_settled: bool) -> Owner:
+    return Owner(
+        role=role,
+        host=_host(),
+        process=os.getpid(),
+        started=_started(os.getpid()),
+        since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        is_settled=is_settled,
+    )
+
+
+def _unreadable(path: Path) -> Owner:
+    host, _, rest = path.name.partition("-")
+    process = rest.partition("-")[0]
+    number = int(process) if process.isdecimal() else 0
+    return Owner(
+        role="sweep", host=host, process=number, started=0, since="just now", is_settled=False
+    )
+
+
+def _write(path: Path, owner: Owner) -> None:
+    partial = path.with_suffix(".new")
+    partial.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+    partial.replace(path)
+
+
+def _now_there(owners: Path) -> float:
+    """Return the time by the clock that stamps files in this folder."""
+    probe = owners / f"clock-{_host()}-{os.getpid()}-{threading.get_ident():x}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()  # readers may not be allowed to write there
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _started(process: int) -> int:
+    """Return when a process started, in clock ticks since boot (Linux); 0 elsewhere."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() or c == "." else "_" for c in platform.node()) or "here"
