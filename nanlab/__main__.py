@@ -11,7 +11,7 @@ COMMANDS = {
     "nanlab.debug": "run a script of yours; say what made its first inf or NaN",
     "nanlab.parts": "list what a training can be made of, with sources",
     "nanlab.reporting": "write the data dictionary, what every column of the tables means",
-    "nanlab.grid": "write the JSON Schema of grid files, for completion in editors",
+    "nanlab.grid": "print the JSON Schema of grid files, for completion in editors",
 }
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ WRONG = {
     ),
     "a parameter outside every table": (
         "lr = 0.1",
-        ['lr (line 1): a parameter stands in a table; did you mean "run.lr" or "axes.lr"?'],
+        ['lr (line 1): a parameter belongs in a table; did you mean "run.lr" or "axes.lr"?'],
     ),
     "text for a whole number": (
         '[run]\nsteps = "many"',
@@ -179,25 +179,25 @@ WRONG = {
         "[axes]\nactivation = { range = 3 }",
         [
             "axes.activation = { range = 3 } (line 2): must be a list of values: linspace, "
-            "logspace and range make numbers"
+            "logspace and range produce numbers"
         ],
     ),
     "empty axes": (
         "[axes]\nlr = []\nseed = { range = 0 }\nsteps = { range = [3, 3] }",
         [
-            "axes.lr = [] (line 2): must hold 1 value or more",
+            "axes.lr = [] (line 2): must have at least 1 value",
             "axes.seed.range = 0 (line 3): must be a count, 1 or more, or whole numbers "
             "[start, stop] or [start, stop, step]",
-            "axes.steps.range = [3, 3] (line 4): is empty; stop is not part of it",
+            "axes.steps.range = [3, 3] (line 4): is empty: stop is exclusive",
         ],
     ),
     "duplicate values": (
         "[axes]\nlr = [0.1, 1, 1.0]\nx0 = { linspace = [2.0, 2.0], num = 2 }\n"
         'problem = ["quadratic"]\ncurvature = [0.0, -0.0]',
         [
-            "axes.lr (line 2): holds 1.0 more than once",
-            "axes.x0 (line 3): holds 2.0 more than once",
-            "axes.curvature (line 5): holds 0.0 more than once",
+            "axes.lr (line 2): contains 1.0 more than once",
+            "axes.x0 (line 3): contains 2.0 more than once",
+            "axes.curvature (line 5): contains 0.0 more than once",
         ],
     ),
     "wrong forms": (
@@ -207,12 +207,12 @@ WRONG = {
         [
             "axes.lr.num = 0 (line 2): must be 1 or more",
             "axes.b1.logspace.0 = 0.0 (line 3): must be more than 0",
-            "axes.b2.linspace = [0.5] (line 4): must hold 2 values or more",
+            "axes.b2.linspace = [0.5] (line 4): must have at least 2 values",
             "axes.b2.num (line 4): is missing",
-            "axes.seed.range = [0, 8, 0] (line 5): has step 0; a step must lead from start to stop",
+            "axes.seed.range = [0, 8, 0] (line 5): has step 0; the step must lead from start to stop",
             "axes.momentum = { from = 1 } (line 6): must be a list, or a table such as "
             "{ linspace = [1.0, 2.0], num = 3 }; one value belongs under [run]",
-            "axes.x0.linspace = [0, 1, 2] (line 7): must hold 2 values or fewer",
+            "axes.x0.linspace = [0, 1, 2] (line 7): must have at most 2 values",
         ],
     ),
     "a misspelled form, told once": (
@@ -233,17 +233,17 @@ WRONG = {
         "[run]\nlr = 1.0\n[axes]\nlr = [0.1]\nseed = [1]\n[[zip]]\nseed = [2]\nsteps = [2]\n"
         "[[zip]]\nsteps = [3]",
         [
-            "axes.lr (line 4): is in [run] too (line 2); keep one of them",
-            "zip.0.seed (line 7): is in [axes] too (line 5); keep one of them",
-            "zip.1.steps (line 10): is in zip.0 too (line 8); keep one of them",
+            "axes.lr (line 4): is in [run] too (line 2); remove one of them",
+            "zip.0.seed (line 7): is in [axes] too (line 5); remove one of them",
+            "zip.1.steps (line 10): is in zip.0 too (line 8); remove one of them",
         ],
     ),
     "wrong zips": (
         "[[zip]]\nlr = [1.0, 2.0]\nsteps = [1]\n[[zip]]\nseed = [1, 1]\nwidth = [2, 2]\n[[zip]]",
         [
-            "zip.0 (line 1): axes that move together must be equally long, not lr 2, steps 1",
-            "zip.1 (line 4): holds { seed = 1, width = 2 } more than once",
-            "zip.2 (line 7): moves nothing; name its axes",
+            "zip.0 (line 1): axes that move together must have equal lengths, not lr 2, steps 1",
+            "zip.1 (line 4): contains { seed = 1, width = 2 } more than once",
+            "zip.2 (line 7): is empty; name the axes that move together",
         ],
     ),
     "single brackets": (
@@ -268,10 +268,10 @@ WRONG = {
             'exclude.0.model = "mlpp" (line 2): must be one of "mlp", "neuron", "cnn", "rnn", '
             '"lstm", "gru", "transformer", or your own, as "my_module:Model"; did you mean "mlp"?',
             'exclude.0.lr.gt = "x" (line 3): must be a number',
-            "exclude.1.lr = {} (line 5): must hold a comparison: "
+            "exclude.1.lr = {} (line 5): must contain a comparison: "
             "one of gt, ge, lt, le, ne, in, not_in",
             "exclude.2.model.gt (line 7): unknown key; known here: ne, in, not_in",
-            "exclude.3.standardize = [] (line 9): must hold 1 value or more",
+            "exclude.3.standardize = [] (line 9): must have at least 1 value",
             'exclude.4.task.not_in.0 = "moons" (line 11): must be one of "digits", '
             '"breast_cancer", "wine", "iris", "diabetes", "linnerud", "images", "adding" or 3 more '
             '(python -m nanlab.parts lists them), or your own, as "my_module:load"',
@@ -310,7 +310,7 @@ WRONG = {
     ),
     "an include that adds nothing": (
         "[[include]]",
-        ["include.0 (line 1): adds nothing; name a parameter"],
+        ["include.0 (line 1): is empty; name a parameter"],
     ),
     "wrong includes": (
         '[[include]]\nlr = { a = 1 }\n[[include]]\nmodel = ["mlp", "mlp"]\nseed = [-1]',
@@ -323,36 +323,36 @@ WRONG = {
     "a neuron for ten classes": (
         '[run]\nmodel = "neuron"',
         [
-            'run.task = "digits" (line 1): has 10 classes, and model "neuron" has one output, '
-            'for two; its task must be "breast_cancer"'
+            'run.task = "digits" (line 1): has 10 classes, but model "neuron" has one output, '
+            'which fits two; its task must be "breast_cancer"'
         ],
     ),
     "a neuron for ten classes at some points": (
         '[axes]\nmodel = ["mlp", "neuron"]\ntask = ["digits", "breast_cancer", "wine"]\n'
         '[[exclude]]\nmodel = "neuron"\ntask = "wine"',
         [
-            'axes.task = "digits" (line 3): has 10 classes, and model "neuron" has one output, '
-            'for two; drop the pair: [[exclude]] with model = "neuron" and task = "digits"'
+            'axes.task = "digits" (line 3): has 10 classes, but model "neuron" has one output, '
+            'which fits two; drop the pair: [[exclude]] with model = "neuron" and task = "digits"'
         ],
     ),
     "an include of a neuron": (
         '[[include]]\nmodel = "neuron"\ntask = "wine"',
         [
-            'include.0.task = "wine" (line 3): has 3 classes, and model "neuron" has one output, '
-            'for two; its task must be "breast_cancer"'
+            'include.0.task = "wine" (line 3): has 3 classes, but model "neuron" has one output, '
+            'which fits two; its task must be "breast_cancer"'
         ],
     ),
     "too many points": (
         "[axes]\nseed = { range = 30000 }\nlr = { linspace = [0.0, 1.0], num = 1000 }\n",
         [
             "axes (line 1): 30000000 points (seed 30000 x lr 1000); "
-            "a study holds at most 20000000"
+            "a study has at most 20000000"
         ],
     ),
     "too many values": (
         "[axes]\nseed = { range = 9000000000000000000 }",
         [
-            "axes.seed (line 2): 9000000000000000000 values; a study holds at most 20000000 points"
+            "axes.seed (line 2): 9000000000000000000 values; a study has at most 20000000 points"
         ],
     ),
     "wrong settings": (
@@ -389,7 +389,7 @@ class Recording(dict):
         return super().get(key, default)
 
 
-def test_every_complaint_of_pydantic_is_told_in_our_words(monkeypatch):
+def test_every_complaint_of_pydantic_is_in_our_words(monkeypatch):
     sentences = Recording(errors._SENTENCES)
     monkeypatch.setattr(errors, "_SENTENCES", sentences)
     told = " ".join(" ".join(complaints_of(text)) for text, _ in WRONG.values())
@@ -415,7 +415,7 @@ SYNTAX = {
     "[run]\nlr = = 3": "line 2, column 6: not TOML: not a value; text goes in quotes, in: lr = = 3",
     "[run\nlr = 3": "line 1, column 5: not TOML: expected ']' at the end of a table declaration, "
     "in: [run",
-    "a = 1\na = 2\n": "line 2, column 6: not TOML: this key is there twice, in: a = 2",
+    "a = 1\na = 2\n": "line 2, column 6: not TOML: this key is defined twice, in: a = 2",
     "a = [1,": "line 1, column 8: not TOML: the file ends where a value should be, in: a = [1,",
     "[a.b]\n[a.b]\n": "line 2, column 5: not TOML: cannot declare [a.b] twice, in: [a.b]",
     "a = " + "[" * 5000: "cannot be read: nested too deeply",
@@ -437,11 +437,11 @@ def test_a_file_that_cannot_be_read_is_answered_with_what_is_there(tmp_path):
         with pytest.raises(GridError) as raised:
             load_grid(tmp_path / path)
         told[path] = str(raised.value).splitlines()[1].strip()
-    held = f"this folder holds {tmp_path / 'latin.toml'}, {relu}"
+    listed = f"{tmp_path / 'latin.toml'}, {relu}"
     assert told == {
         "rleu.toml": f'no such file; did you mean "{relu}"?',
-        "": f"a folder, not a grid file; {held}",
-        "zzzzz": f"no such file; {held}",
+        "": f"a folder, not a grid file; it contains {listed}",
+        "zzzzz": f"no such file; the folder contains {listed}",
         "no/relu.toml": f'no such file: there is no folder "{tmp_path / "no"}"',
         "latin.toml": "line 2: not UTF-8 (byte 0xe9); save the file as UTF-8",
     }
@@ -457,12 +457,12 @@ def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(tmp_path):
 WRONG_FLAGS = {
     "a key that is not there": (
         [("run.stepz", "50")], [],
-        "run.stepz (--run.stepz): not in the file; only --set adds keys (--set run.stepz=50); "
+        "run.stepz (--run.stepz): not in the file; to add it, use --set run.stepz=50; "
         'did you mean "run.steps"?',
     ),
     "a parameter that stands elsewhere": (
         [("run.lr", "50")], [],
-        "run.lr (--run.lr): not in the file; only --set adds keys (--set run.lr=50); "
+        "run.lr (--run.lr): not in the file; to add it, use --set run.lr=50; "
         'did you mean "axes.lr"?',
     ),
     "a wrong value": (
@@ -479,10 +479,10 @@ WRONG_FLAGS = {
         [], ["axes.widht=[8]"], 'axes.widht (--set): unknown key; did you mean "width"?',
     ),
     "no key": ([], ["width"], "--set width: must be KEY=VALUE, as in run.steps=50"),
-    "no such place": ([], ["zip.3.lr=[1.0]"], "zip.3.lr (--set): no such place in the file"),
+    "no such place": ([], ["zip.3.lr=[1.0]"], "zip.3.lr (--set): no such key in the file"),
     "a parameter that a zip has": (
         [], ["run.input_scale=1"],
-        "zip.0.input_scale (line 21): is in [run] too; keep one of them",
+        "zip.0.input_scale (line 21): is in [run] too; remove one of them",
     ),
 }  # fmt: skip
 
@@ -620,7 +620,9 @@ def test_toml_that_is_written_is_read_back_and_each_of_its_keys_has_a_line(tree)
 
 
 def test_the_schema_in_the_repository_is_current():
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run: python -m nanlab.grid"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
+        "run: python -m nanlab.grid --write"
+    )
 
 
 def test_the_schema_accepts_the_example():
