@@ -1,5 +1,6 @@
 """A person's grid file -> a Grid, or sentences about all that is wrong with it."""
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -18,14 +19,19 @@ from nanlab.grid import (
     load_grid,
     schema,
     schema_text,
+    source,
     split_arguments,
 )
+from nanlab.grid import __main__ as grid_command
 from nanlab.grid.errors import dotted
 from nanlab.grid.parameter_models import PROBLEMS
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.toml import file_text, key_lines
 from nanlab.parts.activations import ACTIVATIONS
+from nanlab.parts.listing import PARTS
 from nanlab.plan.plan import make_plan
+from nanlab.sweep import WRONG as WRONG_GRID
+from nanlab.sweep import main
 
 EXAMPLE = """\
 #:schema ../nanlab/grid.schema.json
@@ -209,7 +215,8 @@ WRONG = {
             "axes.b1.logspace.0 = 0.0 (line 3): must be more than 0",
             "axes.b2.linspace = [0.5] (line 4): must have at least 2 values",
             "axes.b2.num (line 4): is missing",
-            "axes.seed.range = [0, 8, 0] (line 5): has step 0; the step must lead from start to stop",
+            "axes.seed.range = [0, 8, 0] (line 5): has step 0; the step must lead from start to "
+            "stop",
             "axes.momentum = { from = 1 } (line 6): must be a list, or a table such as "
             "{ linspace = [1.0, 2.0], num = 3 }; one value belongs under [run]",
             "axes.x0.linspace = [0, 1, 2] (line 7): must have at most 2 values",
@@ -355,6 +362,33 @@ WRONG = {
             "axes.seed (line 2): 9000000000000000000 values; a study has at most 20000000 points"
         ],
     ),
+    "a long axis": (
+        "[axes]\nlr = { linspace = [0.0, 1.0], num = 19999999 }",
+        ["axes.lr.num = 19999999 (line 2): must be 1000000 or less"],
+    ),
+    "too many devices": (
+        "[exec]\ndevices = 100000",
+        ["exec.devices = 100000 (line 2): must be 1024 or less"],
+    ),
+    "names from other libraries": (
+        '[run]\nlearning_rate = 0.1\ninitializer = "xavier_uniform"\nprecision = "fp16"',
+        [
+            'run.learning_rate (line 2): unknown key; did you mean "lr"?',
+            'run.initializer = "xavier_uniform" (line 3): must be one of "lecun_normal", '
+            '"lecun_uniform", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", '
+            '"he_fan_out", "he_fan_avg" or 9 more (python -m nanlab.parts lists them); '
+            'did you mean "glorot_uniform"?',
+            'run.precision = "fp16" (line 4): must be one of "float64", "float32", "bfloat16", '
+            '"float16"; did you mean "float16"?',
+        ],
+    ),
+    "a file that sets nothing": (
+        'title = "x"\n[run]\n[axes]',
+        [
+            "nothing is swept: the file sets no parameter; write an axis, as in [axes] "
+            "lr = { logspace = [1e-4, 1.0], num = 9 }"
+        ],
+    ),
     "wrong settings": (
         '[exec]\nengine = "spark"\ndevices = 0\nchunk_runs = 1.5\nwitnesses = -1',
         [
@@ -377,8 +411,21 @@ def test_a_wrong_grid_is_answered_with_these_sentences(name):
     assert complaints_of(text) == expected
 
 
+def test_every_alias_stands_for_a_part_or_a_parameter():
+    names = {*PARAMETERS, *itertools.chain(*PARTS.values())}
+    assert set(errors.ALIASES.values()) <= names
+    assert not set(errors.ALIASES) & names
+    assert errors.suggestion("Kaiming-Uniform", PARTS["initializer"]) == "he_uniform"
+
+
+def test_a_sweep_of_nothing_exits_with_status_2(tmp_path, capsys):
+    (tmp_path / "empty.toml").write_text("")
+    assert main([str(tmp_path / "empty.toml"), "--dry-run"]) == WRONG_GRID
+    assert "empty.toml: 1 problem\n  nothing is swept" in capsys.readouterr().err
+
+
 class Recording(dict):
-    """A table that remembers which of its keys were looked up."""
+    """A table that records which of its keys were looked up."""
 
     def __init__(self, table):
         super().__init__(table)
@@ -419,6 +466,9 @@ SYNTAX = {
     "a = [1,": "line 1, column 8: not TOML: the file ends where a value should be, in: a = [1,",
     "[a.b]\n[a.b]\n": "line 2, column 5: not TOML: cannot declare [a.b] twice, in: [a.b]",
     "a = " + "[" * 5000: "cannot be read: nested too deeply",
+    "[run." + "a." * 1000 + "b]": "cannot be read: nested too deeply",
+    "claim = " + "[" * 40 + "]" * 40: "cannot be read: nested too deeply",
+    "claim = " + "{ a = " * 40 + "1" + "}" * 40: "cannot be read: nested too deeply",
     "a = " + "1" * 5000: "cannot be read: a number is too long",
 }  # fmt: skip
 
@@ -491,6 +541,56 @@ WRONG_FLAGS = {
 def test_a_wrong_flag_is_answered_with_this_sentence(name):
     overrides, sets, expected = WRONG_FLAGS[name]
     assert complaints_of(EXAMPLE, overrides=overrides, sets=sets) == [expected]
+
+
+def test_a_flag_cannot_nest_too_deeply():
+    with pytest.raises(GridError, match="nested too deeply"):
+        grid_of(EXAMPLE, sets=[f"claim.{'a.' * 40}b=1"])
+
+
+def test_the_lines_of_a_valid_file_are_not_looked_for(monkeypatch):
+    monkeypatch.setattr(source, "key_lines", None)
+    assert grid_of(EXAMPLE, overrides=[("run.steps", "50")]).title
+    with pytest.raises(TypeError):
+        grid_of("[run]\nstepz = 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[run]\n" + "".join(f"zz{i} = 1\n" for i in range(5000)),
+        "[axes]\nlr = [" + "-1.0, " * 5000 + "]",
+        '[run]\nmodel = "transformer"\n[axes]\nheads = { range = [1, 100] }\n'
+        "width = { range = [1, 100] }",
+    ],
+    ids=["keys", "values", "pairs"],
+)
+def test_checking_stops_after_a_thousand_problems(text, monkeypatch):
+    calls = []
+    monkeypatch.setattr(errors.difflib, "get_close_matches", lambda *a, **k: calls.append(a) or [])
+    with pytest.raises(GridError) as raised:
+        grid_of(text)
+    headline, *lines = str(raised.value).splitlines()
+    assert headline.endswith(f"{errors.MAX_COMPLAINTS} problems or more")
+    assert len(lines) == errors.SHOWN_COMPLAINTS + 1
+    assert len(raised.value.complaints) == errors.MAX_COMPLAINTS
+    assert len(calls) <= 2 * errors.MAX_COMPLAINTS
+
+
+def test_a_complaint_about_a_parameter_of_any_zip_has_its_line():
+    knobs = "".join(f"[[zip]]\nknobs.a{i} = [1.0]\n" for i in range(60))
+    grid = grid_of(f'[run]\nproblem = "my_module:make_problem"\n{knobs}')
+    assert str(grid.complaint("knobs.a59", "wrong")) == "zip.59.knobs.a59 (line 122): wrong"
+
+
+def test_more_axes_than_an_array_has_dimensions_are_refused():
+    axes = "".join(f"knobs.a{i} = [1.0]\n" for i in range(65))
+    for table, line in (("axes", 3), ("[include]", 3)):
+        text = f'[run]\nproblem = "my_module:make_problem"\n[{table}]\n{axes}'
+        key = "axes" if table == "axes" else "include.0"
+        assert complaints_of(text) == [
+            f"{key} (line {line}): has 65 axes that vary independently; at most 64 are possible"
+        ]
 
 
 def test_flags_change_what_the_file_says():
@@ -623,6 +723,19 @@ def test_the_schema_in_the_repository_is_current():
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
         "run: python -m nanlab.grid --write"
     )
+
+
+def test_the_command_prints_the_schema_and_writes_it_only_on_request(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grid_command, "SCHEMA_FILE", tmp_path / "schema.json")
+    with pytest.raises(SystemExit) as stopped:
+        grid_command.main(["--help"])
+    assert stopped.value.code == 0
+    assert "--write" in capsys.readouterr().out
+    assert grid_command.main([]) == 0
+    assert capsys.readouterr().out == schema_text()
+    assert not list(tmp_path.iterdir())
+    assert grid_command.main(["--write"]) == 0
+    assert (tmp_path / "schema.json").read_text(encoding="utf-8") == schema_text()
 
 
 def test_the_schema_accepts_the_example():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nanlab.grid import GridError, load_grid
 from nanlab.grid.axes import Linspace, Logspace, Range
-from nanlab.grid.defaults import static_value
+from nanlab.grid.defaults import knob_values, static_value
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.toml import file_text
 from nanlab.plan import plan as plan_module
@@ -131,6 +131,20 @@ def test_two_runs_that_would_share_an_identity_are_refused(monkeypatch):
 def test_a_run_that_sets_nothing_else_has_the_defaults():
     training = {n: v for n, v in DEFAULTS.items() if "training" in PARAMETERS[n].problems}
     assert points_of("[run]\nseed = 0") == [training]
+
+
+def test_progress_counts_the_points_of_every_product():
+    grid = grid_of("[axes]\nseed = { range = 70000 }\n[[include]]\nsteps = [1, 2]")
+    seen = []
+    make_plan(grid, progress=lambda *counts: seen.append(counts))
+    assert seen == [(65536, 70002), (70000, 70002), (70002, 70002)]
+
+
+def test_a_knob_has_its_default_where_a_run_sets_none():
+    rows, column = np.array([0, 2]), np.array([1.0, 2.0, None], object)
+    assert knob_values(None, rows, 5.0).tolist() == [5.0, 5.0]
+    assert knob_values(column, rows, 5.0).tolist() == [1.0, 5.0]
+    assert knob_values(np.array([1, 2, 3]), rows, None).dtype == np.float64
 
 
 def test_the_first_axis_is_slowest_then_zips_then_includes():

@@ -16,6 +16,10 @@ from nanlab.grid.source import Source
 from nanlab.grid.toml import Path
 
 
+MAX_AXES = 64
+"""Maximum number of axes of a product: NumPy's number of dimensions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subgrid:
     """The main grid, or one include.
@@ -100,7 +104,7 @@ def main_subgrid(document: GridDocument, diagnostics: Diagnostics) -> Subgrid:
         axis = _axis(path, {n: form for n, form in table.items() if n not in doubled}, diagnostics)
         axes += [axis] if axis else []
         diagnostics.unknown |= set(table if axis is None else doubled)
-    return Subgrid(path=(), paths=paths, product=product_of(document.run, axes))
+    return _subgrid((), paths, document.run, axes, diagnostics)
 
 
 def _coarse(name: str, form: AxisForm, document: GridDocument) -> AxisForm:
@@ -136,9 +140,22 @@ def include_subgrids(document: GridDocument, diagnostics: Diagnostics) -> list[S
             named = {name: value for name, value in table.items() if is_value(value)}
             paths = {name: ("run", name) for name in document.run}
             paths |= {name: (*path, name) for name in table}
-            product = product_of({**document.run, **named}, valid)
-            subgrids.append(Subgrid(path=path, paths=paths, product=product))
+            values = {**document.run, **named}
+            subgrids.append(_subgrid(path, paths, values, valid, diagnostics))
     return subgrids
+
+
+def _subgrid(
+    path: Path,
+    paths: Mapping[str, Path],
+    named: Mapping[str, ParameterValue],
+    axes: Sequence[Axis],
+    diagnostics: Diagnostics,
+) -> Subgrid:
+    if len(axes) > MAX_AXES:
+        sentence = f"has {len(axes)} axes that vary independently; at most {MAX_AXES} are possible"
+        diagnostics.complain(path or ("axes",), sentence)
+    return Subgrid(path=path, paths=paths, product=product_of(named, axes[:MAX_AXES]))
 
 
 def _axis(path: Path, forms: Mapping[str, AxisForm], diagnostics: Diagnostics) -> Axis | None:

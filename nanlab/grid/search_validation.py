@@ -18,7 +18,7 @@ MAX_TICKS = 1_000_000
 
 _NOT_SEARCHABLE = {
     "address": "is a seed, so nothing lies between two of its values",
-    "length": "counts steps; see fault_step and the curves for how a run fares by step",
+    "length": "is the number of steps; see fault_step and the curves for progress over steps",
     "rule": "only decides the name of the outcome and changes no run",
 }
 

@@ -7,7 +7,7 @@ indices; only hashing visits them one by one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -65,8 +65,10 @@ class PointTable:
         index = self.level_index("problem")
         return np.broadcast_to(uses, self.n_points) if index is None else uses[index]
 
-    def digests(self) -> UInt8[np.ndarray, "points bytes"]:
-        """Return the first `DIGEST_BYTES` of each point's hash."""
+    def digests(
+        self, on_hashed: Callable[[int], None] = lambda n_points: None
+    ) -> UInt8[np.ndarray, "points bytes"]:
+        """Return the first bytes of each point's hash; report the number of points hashed."""
         digests = np.empty((self.n_points, DIGEST_BYTES), np.uint8)
         index = self.level_index("problem")
         for level, problem in enumerate(self.levels("problem")):
@@ -79,6 +81,7 @@ class PointTable:
                 rows = of_problem[start : start + _HASHED_AT_ONCE]
                 hashed = b"".join(map(_digest, self._texts(names, rows)))
                 digests[rows] = np.frombuffer(hashed, np.uint8).reshape(-1, DIGEST_BYTES)
+                on_hashed(len(rows))
         return digests
 
     def _texts(self, names: Iterable[str], rows: Int[np.ndarray, " rows"]) -> Iterator[str]:

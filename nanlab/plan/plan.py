@@ -7,7 +7,7 @@ the order of the axes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -80,13 +80,14 @@ def _plain(value: Any) -> ParameterValue | None:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def make_plan(grid: Grid) -> Plan:
+def make_plan(grid: Grid, *, progress: Callable[[int, int], None] | None = None) -> Plan:
     """List the grid's runs and sort them into groups.
 
     Equal points are one run, at the first of them.
 
     Args:
         grid: the grid.
+        progress: called with the number of points listed so far and the number of all points.
 
     Returns:
         The plan.
@@ -95,7 +96,15 @@ def make_plan(grid: Grid) -> Plan:
         GridError: two different runs would have the same identity.
     """
     tables = [PointTable(product) for product in grid.products]
-    digests = np.concatenate([table.digests() for table in tables])
+    n_points, n_listed = sum(table.n_points for table in tables), 0
+
+    def on_hashed(count: int) -> None:
+        nonlocal n_listed
+        n_listed += count
+        if progress is not None:
+            progress(n_listed, n_points)
+
+    digests = np.concatenate([table.digests(on_hashed) for table in tables])
     rows = _first_occurrences(digests)
     run_ids = _run_ids(digests[rows], grid.path)
     kinds = {kind_of(problem) for problem in grid.problems}
