@@ -535,8 +535,8 @@ WRONG = {
     ),
     "the steps": (
         '[axes]\nsteps = [10, 100]\n[search]\naxis = "steps"',
-        'search.axis = "steps" (line 4): counts steps; see fault_step and the curves for how a '
-        "run fares by step; choose a number such as lr",
+        'search.axis = "steps" (line 4): is the number of steps; see fault_step and the curves '
+        "for progress over steps; choose a number such as lr",
     ),
     "a rule": (
         '[axes]\ntrained_margin = [0.1, 0.2]\n[search]\naxis = "trained_margin"',

@@ -15,7 +15,6 @@ from nanlab.grid.search import coarse_form
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path
 
-
 MAX_AXES = 64
 """Maximum number of axes of a product: NumPy's number of dimensions."""
 
