@@ -191,7 +191,7 @@ WRONG = {
     "empty axes": (
         "[axes]\nlr = []\nseed = { range = 0 }\nsteps = { range = [3, 3] }",
         [
-            "axes.lr = [] (line 2): must have at least 1 value",
+            "axes.lr = [] (line 2): must have 1 or more values",
             "axes.seed.range = 0 (line 3): must be a count, 1 or more, or whole numbers "
             "[start, stop] or [start, stop, step]",
             "axes.steps.range = [3, 3] (line 4): is empty: stop is exclusive",
@@ -213,13 +213,13 @@ WRONG = {
         [
             "axes.lr.num = 0 (line 2): must be 1 or more",
             "axes.b1.logspace.0 = 0.0 (line 3): must be more than 0",
-            "axes.b2.linspace = [0.5] (line 4): must have at least 2 values",
+            "axes.b2.linspace = [0.5] (line 4): must have 2 or more values",
             "axes.b2.num (line 4): is missing",
             "axes.seed.range = [0, 8, 0] (line 5): has step 0; the step must lead from start to "
             "stop",
             "axes.momentum = { from = 1 } (line 6): must be a list, or a table such as "
             "{ linspace = [1.0, 2.0], num = 3 }; one value belongs under [run]",
-            "axes.x0.linspace = [0, 1, 2] (line 7): must have at most 2 values",
+            "axes.x0.linspace = [0, 1, 2] (line 7): must have 2 or fewer values",
         ],
     ),
     "a misspelled form, told once": (
@@ -278,7 +278,7 @@ WRONG = {
             "exclude.1.lr = {} (line 5): must contain a comparison: "
             "one of gt, ge, lt, le, ne, in, not_in",
             "exclude.2.model.gt (line 7): unknown key; known here: ne, in, not_in",
-            "exclude.3.standardize = [] (line 9): must have at least 1 value",
+            "exclude.3.standardize = [] (line 9): must have 1 or more values",
             'exclude.4.task.not_in.0 = "moons" (line 11): must be one of "digits", '
             '"breast_cancer", "wine", "iris", "diabetes", "linnerud", "images", "adding" or 3 more '
             '(python -m nanlab.parts lists them), or your own, as "my_module:load"',
@@ -442,7 +442,7 @@ def test_every_complaint_of_pydantic_is_in_our_words(monkeypatch):
     told = " ".join(" ".join(complaints_of(text)) for text, _ in WRONG.values())
     for jargon in ("Input should", "valid", "Extra inputs", "Field required", "not accepted here"):
         assert jargon not in told
-    assert sentences.used == set(sentences)
+    assert sentences.used == {*sentences}
 
 
 def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file():

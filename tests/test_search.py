@@ -586,7 +586,7 @@ WRONG = {
     ),
     "three axes": (
         f'[axes]\n{LR}\n[refine]\naxes = ["lr", "depth", "seed"]',
-        'refine.axes = ["lr", "depth", "seed"] (line 4): must have at most 2 values',
+        'refine.axes = ["lr", "depth", "seed"] (line 4): must have 2 or fewer values',
     ),
     "an include": (
         f'[axes]\n{LR}\n[search]\naxis = "lr"\n[[include]]\nmodel = "rnn"',

@@ -13,7 +13,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate, repeat
-from typing import Annotated, Any, TypeGuard, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,11 +22,18 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    WrapValidator,
 )
+from typing_extensions import TypeIs
 
 from nanlab.grid.errors import sentence_of, shown
-from nanlab.grid.parameter_types import LARGEST_INT, Number, ParameterValue, Whole, sentence_error
+from nanlab.grid.parameter_types import (
+    LARGEST_INT,
+    Number,
+    ParameterValue,
+    Whole,
+    or_sentence,
+    sentence_error,
+)
 from nanlab.grid.parameters import Parameter
 
 POINT_LIMIT = 20_000_000
@@ -63,11 +70,6 @@ class Linspace(_Form, frozen=True):
     linspace: Annotated[Ends, Field(description="First and last value.")]
     num: Num
 
-    @property
-    def count(self) -> int:
-        """Number of values."""
-        return self.num
-
     def _quotients(self) -> tuple[Iterator[int], int]:
         """Return the exact values as fractions: their numerators, and their common denominator."""
         (a, p), (b, q) = (Decimal(repr(end)).as_integer_ratio() for end in self.linspace)
@@ -91,11 +93,6 @@ class Logspace(_Form, frozen=True):
 
     logspace: Annotated[PositiveEnds, Field(description="First and last value, not exponents.")]
     num: Num
-
-    @property
-    def count(self) -> int:
-        """Number of values."""
-        return self.num
 
     def exact(self) -> Sequence[Decimal]:
         """Return the values before rounding to floats, to at least 58 digits."""
@@ -122,13 +119,7 @@ def number_of(value: Decimal) -> int | float:
     return int(whole) if is_whole else float(value)
 
 
-def _bounds(value: Any, handler: Callable[[Any], int | list[int]]) -> int | list[int]:
-    try:
-        return handler(value)
-    except ValueError as error:
-        raise sentence_error(
-            "must be a count, 1 or more, or whole numbers [start, stop] or [start, stop, step]"
-        ) from error
+_BOUNDS = "must be a count, 1 or more, or whole numbers [start, stop] or [start, stop, step]"
 
 
 def _not_empty(bounds: int | list[int]) -> int | list[int]:
@@ -145,7 +136,7 @@ def _range(bounds: int | list[int]) -> range:
 
 Bounds = Annotated[
     Count | Annotated[list[Integer], Field(min_length=2, max_length=3)],
-    WrapValidator(_bounds),
+    or_sentence(_BOUNDS),
     AfterValidator(_not_empty),
 ]
 
@@ -177,32 +168,20 @@ AxisForm = list[ParameterValue] | Linspace | Logspace | Range
 """An axis as written; only a list's values have been validated against their parameter."""
 
 
-def is_form(value: ParameterValue | AxisForm) -> TypeGuard[AxisForm]:
+def is_form(value: ParameterValue | AxisForm) -> TypeIs[AxisForm]:
     """Return whether `value` is an axis rather than one value."""
     return isinstance(value, list | Linspace | Logspace | Range)
 
 
-def is_value(value: ParameterValue | AxisForm) -> TypeGuard[ParameterValue]:
-    """Return whether `value` is one value rather than an axis."""
-    return not is_form(value)
-
-
 def expanded(parameter: Parameter, form: AxisForm) -> Sequence[ParameterValue]:
-    """Return the values of an axis of `parameter`, in order.
-
-    Args:
-        parameter: the parameter that varies.
-        form: the axis as written.
-
-    Returns:
-        The values; a `range` where the axis is one and the parameter is a whole number.
+    """Return the values of an axis, a `range` for a range of whole numbers.
 
     Raises:
         ValueError: there are too many values, or one is invalid; the message is for the user.
     """
     if isinstance(form, list):
         return form
-    if form.count > POINT_LIMIT:
+    if isinstance(form, Range) and form.count > POINT_LIMIT:
         raise ValueError(f"{form.count} values; a study has at most {POINT_LIMIT} points")
     values = form.values()
     # A range of whole numbers is within the parameter's limits if both of its ends are.

@@ -72,14 +72,8 @@ class GridDocument:
 
     def toml(self) -> str:
         """Return canonical TOML: no comments, normalized numbers, tables in a fixed order."""
-        tree: Tree = {
-            "title": self.title,
-            "run": self.run,
-            "axes": self.axes,
-            "zip": self.zips,
-            "exclude": self.excludes,
-            "include": self.includes,
-        }
+        tree: Tree = {"title": self.title, "run": self.run, "axes": self.axes}
+        tree |= {"zip": self.zips, "exclude": self.excludes, "include": self.includes}
         for key in DOCUMENT_MODELS:
             model: BaseModel | None = getattr(self, key)
             tree[key] = None if model is None else model.model_dump(exclude_unset=True)
@@ -121,17 +115,7 @@ def _user_defined_names(tree: Tree) -> Iterable[str]:
 
 
 def parse_document(source: Source) -> tuple[GridDocument, list[Complaint]]:
-    """Validate the source's tree.
-
-    Args:
-        source: the settings.
-
-    Returns:
-        The settings that are valid, and complaints about all others.
-
-    Raises:
-        GridError: there are more than `MAX_COMPLAINTS` problems.
-    """
+    """Return the settings that are valid, and complaints; raise those if they are too many."""
     complaints: list[Complaint] = []
     invalid: frozenset[Path] = frozenset()
     tree = flattened(source.tree)

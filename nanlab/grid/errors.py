@@ -6,7 +6,7 @@ Pydantic finds what is wrong with a value; the wording is entirely nanlab's.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,37 +153,31 @@ def _choice(context: Mapping[str, Any], value: object) -> str:
     return sentence if near is None else f'{sentence}; did you mean "{near}"?'
 
 
-def _plain(number: Any) -> str:
-    return f"{number:g}" if isinstance(number, float) else str(number)
-
-
-_SENTENCES: Mapping[str, Callable[[Mapping[str, Any], object], str]] = {
-    "sentence": lambda context, value: context["sentence"],
-    "choice": _choice,
-    "int_type": lambda context, value: "must be a whole number",
-    "float_type": lambda context, value: "must be a number",
-    "finite_number": lambda context, value: "must be finite",
-    "bool_type": lambda context, value: "must be true or false",
-    "string_type": lambda context, value: "must be text in quotes",
-    "list_type": lambda context, value: "must be a list",
-    "model_type": lambda context, value: "must be a table",
-    "dict_type": lambda context, value: "must be a table",
-    "missing": lambda context, value: "is missing",
-    "greater_than": lambda context, value: f"must be more than {_plain(context['gt'])}",
-    "greater_than_equal": lambda context, value: f"must be {_plain(context['ge'])} or more",
-    "less_than": lambda context, value: f"must be less than {_plain(context['lt'])}",
-    "less_than_equal": lambda context, value: f"must be {_plain(context['le'])} or less",
-    "too_short": lambda context, value: (
-        f"must have at least {counted(context['min_length'], 'value')}"
-    ),
-    "too_long": lambda context, value: (
-        f"must have at most {counted(context['max_length'], 'value')}"
-    ),
+_SENTENCES: Mapping[str, str] = {
+    "sentence": "{sentence}",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be finite",
+    "bool_type": "must be true or false",
+    "string_type": "must be text in quotes",
+    "list_type": "must be a list",
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "missing": "is missing",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be {le} or less",
+    "too_short": "must have {min_length} or more values",
+    "too_long": "must have {max_length} or fewer values",
 }
-"""Sentences by pydantic's error type.  A test raises each type that our models can raise."""
+"""Templates by pydantic's error type.  A test raises each type that our models can raise."""
 
 
 def sentence_of(error: ErrorDetails) -> str:
     """Return the sentence for one of pydantic's errors, "extra_forbidden" excepted."""
-    write = _SENTENCES.get(error["type"])
-    return "is not accepted here" if write is None else write(error.get("ctx", {}), error["input"])
+    context = error.get("ctx", {})
+    if error["type"] == "choice":
+        return _choice(context, error["input"])
+    plain = {key: f"{v:g}" if isinstance(v, float) else v for key, v in context.items()}
+    return _SENTENCES.get(error["type"], "is not accepted here").format(**plain)

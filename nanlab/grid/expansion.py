@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nanlab.grid.axes import AxisForm, expanded, is_form, is_value, repeated
+from nanlab.grid.axes import AxisForm, expanded, is_form, repeated
 from nanlab.grid.document import GRID_TABLES, GridDocument
 from nanlab.grid.errors import Complaint, shown, suggestion
 from nanlab.grid.parameter_types import ParameterValue
@@ -103,7 +103,8 @@ def main_subgrid(document: GridDocument, diagnostics: Diagnostics) -> Subgrid:
         axis = _axis(path, {n: form for n, form in table.items() if n not in doubled}, diagnostics)
         axes += [axis] if axis else []
         diagnostics.unknown |= set(table if axis is None else doubled)
-    return _subgrid((), paths, document.run, axes, diagnostics)
+    product = product_of(document.run, _limited(("axes",), axes, diagnostics))
+    return Subgrid(path=(), paths=paths, product=product)
 
 
 def _coarse(name: str, form: AxisForm, document: GridDocument) -> AxisForm:
@@ -136,25 +137,19 @@ def include_subgrids(document: GridDocument, diagnostics: Diagnostics) -> list[S
         axes = [_axis(path, {n: form}, diagnostics) for n, form in table.items() if is_form(form)]
         valid = [axis for axis in axes if axis is not None]
         if len(valid) == len(axes):
-            named = {name: value for name, value in table.items() if is_value(value)}
+            named = {name: value for name, value in table.items() if not is_form(value)}
             paths = {name: ("run", name) for name in document.run}
             paths |= {name: (*path, name) for name in table}
-            values = {**document.run, **named}
-            subgrids.append(_subgrid(path, paths, values, valid, diagnostics))
+            product = product_of({**document.run, **named}, _limited(path, valid, diagnostics))
+            subgrids.append(Subgrid(path=path, paths=paths, product=product))
     return subgrids
 
 
-def _subgrid(
-    path: Path,
-    paths: Mapping[str, Path],
-    named: Mapping[str, ParameterValue],
-    axes: Sequence[Axis],
-    diagnostics: Diagnostics,
-) -> Subgrid:
+def _limited(path: Path, axes: list[Axis], diagnostics: Diagnostics) -> list[Axis]:
     if len(axes) > MAX_AXES:
         sentence = f"has {len(axes)} axes that vary independently; at most {MAX_AXES} are possible"
-        diagnostics.complain(path or ("axes",), sentence)
-    return Subgrid(path=path, paths=paths, product=product_of(named, axes[:MAX_AXES]))
+        diagnostics.complain(path, sentence)
+    return axes[:MAX_AXES]
 
 
 def _axis(path: Path, forms: Mapping[str, AxisForm], diagnostics: Diagnostics) -> Axis | None:

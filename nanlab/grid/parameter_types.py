@@ -85,11 +85,16 @@ def sentence_error(sentence: str) -> PydanticCustomError:
     return PydanticCustomError("sentence", "{sentence}", {"sentence": sentence})
 
 
-def _size_or_full(value: Any, handler: Callable[[Any], int | str]) -> int | str:
-    try:
-        return handler(value)
-    except ValueError as error:
-        raise sentence_error('must be a whole number, 1 or more, or "full"') from error
+def or_sentence(sentence: str) -> WrapValidator:
+    """Return a validator that replaces all errors of a type with one sentence."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValueError as error:
+            raise sentence_error(sentence) from error
+
+    return WrapValidator(validate)
 
 
 def _scalar(value: Any) -> ParameterValue:
@@ -105,5 +110,5 @@ Whole = Annotated[int, Strict()]
 Switch = Annotated[bool, Strict()]
 BatchSize = Annotated[
     Annotated[int, Strict(), Field(ge=1, le=LARGEST_INT)] | Literal["full"],
-    WrapValidator(_size_or_full),
+    or_sentence('must be a whole number, 1 or more, or "full"'),
 ]

@@ -16,12 +16,13 @@ from pydantic.fields import FieldInfo
 
 from nanlab.grid.parameter_models import (
     PROBLEMS,
+    USER_CODE_EXAMPLES,
     USER_DEFINED,
     USER_DEFINED_PARAMETERS,
     EveryRun,
 )
-from nanlab.grid.parameter_types import Number, ParameterValue, Role, Scalar
-from nanlab.parts.listing import read_by
+from nanlab.grid.parameter_types import Choice, Number, ParameterValue, Role, Scalar
+from nanlab.parts.listing import PARTS, read_by
 
 
 def _without_sign_of_zero(value: float) -> float:
@@ -61,12 +62,14 @@ class Parameter:
 def _parameter(name: str, field: FieldInfo) -> Parameter:
     # The only annotation that is not a class is the union of a batch size and "full".
     kinds = (field.annotation,) if isinstance(field.annotation, type) else (int, str)
-    declared = field.rebuild_annotation()
-    is_float = kinds == (float,)
+    types: dict[object, Any] = {
+        (float,): Annotated[field.rebuild_annotation(), AfterValidator(_without_sign_of_zero)],
+        (str,): _choice(name),
+    }
     sentence, readers = field.description or "", read_by(name)
     return Parameter(
         name=name,
-        type=Annotated[declared, AfterValidator(_without_sign_of_zero)] if is_float else declared,
+        type=types.get(kinds) or field.rebuild_annotation(),
         kinds=cast(tuple[type[ParameterValue], ...], kinds),
         default=field.default,
         role=cast(dict[str, Role], field.json_schema_extra)["role"],
@@ -76,6 +79,13 @@ def _parameter(name: str, field: FieldInfo) -> Parameter:
             *([USER_DEFINED] if name in USER_DEFINED_PARAMETERS else []),
         ),
     )
+
+
+def _choice(name: str) -> Any:
+    """Return the type of a parameter that names a part or a problem."""
+    names = PARTS.get(name, PROBLEMS).keys
+    endings = (".npz", ".parquet") if name == "task" else ()
+    return Annotated[str, Choice(names, USER_CODE_EXAMPLES.get(name), endings)]
 
 
 def _user_defined(name: str) -> Parameter:

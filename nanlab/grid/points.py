@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -91,11 +91,6 @@ def matched(product: Product, tests: Iterable[Test]) -> Mask:
 def _along_axis(product: Product, name: str, test: Callable[[Any], bool]) -> Mask:
     shape = [axis.size if name in axis.values else 1 for axis in product.axes]
     return np.array([test(value) for value in product.values(name)], np.bool_).reshape(shape)
-
-
-def without(product: Product, dropped: Mask) -> Product:
-    """Return the product less the points where `dropped` is true."""
-    return replace(product, mask=np.asarray(product.mask & ~dropped))
 
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {

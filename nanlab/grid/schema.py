@@ -51,46 +51,37 @@ _AXIS_SENTENCE = (
 class Exec(BaseModel, frozen=True, extra="forbid"):
     """How to run a study; never part of a run's identity."""
 
-    engine: Annotated[
-        str,
-        Choice(lambda: ENGINES),
-        Field(
-            description="Where chunks run: local in this process, files in worker processes that "
-            "you start (python -m nanlab.worker), ray on a Ray cluster."
-        ),
-    ] = "local"
-    devices: Annotated[
-        Annotated[Whole, Field(ge=1, le=DEVICE_LIMIT)] | None,
-        Field(
-            description="Number of devices per process; the default is all devices of the "
-            "machine, or one per worker with engine ray."
-        ),
-    ] = None
-    mixed_devices: Annotated[
-        Switch,
-        Field(
-            description="Allow machines with different kinds of devices to share the study; adds a "
-            "device column to runs."
-        ),
-    ] = False
-    curves: Annotated[
-        Switch,
-        Field(description="Write curves.parquet: metrics of every run at log-spaced steps."),
-    ] = False
-    chunk_runs: Annotated[
-        Count | None,
-        Field(
-            description="Approximate number of runs per launch; the default is 1,024, or 4,096 per "
-            "GPU in a process with GPUs."
-        ),
-    ] = None
-    witnesses: Annotated[
-        Whole,
-        Field(ge=0, description="Maximum number of distinct blames replayed by jax.debug_nans."),
-    ] = 20
-    csv_runs: Annotated[
-        Whole, Field(ge=0, description="Maximum number of runs for which runs.csv is written.")
-    ] = CSV_RUNS
+    engine: Annotated[str, Choice(lambda: ENGINES)] = Field(
+        default="local",
+        description="Where chunks run: local in this process, files in worker processes that "
+        "you start (python -m nanlab.worker), ray on a Ray cluster.",
+    )
+    devices: Annotated[Whole, Field(ge=1, le=DEVICE_LIMIT)] | None = Field(
+        default=None,
+        description="Number of devices per process; the default is all devices of the machine, or "
+        "one per worker with engine ray.",
+    )
+    mixed_devices: Switch = Field(
+        default=False,
+        description="Allow machines with different kinds of devices to share the study; adds a "
+        "device column to runs.",
+    )
+    curves: Switch = Field(
+        default=False, description="Write curves.parquet: metrics of every run at log-spaced steps."
+    )
+    chunk_runs: Count | None = Field(
+        default=None,
+        description="Approximate number of runs per launch; the default is 1,024, or 4,096 per GPU "
+        "in a process with GPUs.",
+    )
+    witnesses: Whole = Field(
+        default=20,
+        ge=0,
+        description="Maximum number of distinct blames replayed by jax.debug_nans.",
+    )
+    csv_runs: Whole = Field(
+        default=CSV_RUNS, ge=0, description="Maximum number of runs for which runs.csv is written."
+    )
 
 
 def _documented(type_: Any, doc: str) -> Any:

@@ -13,13 +13,7 @@ from fractions import Fraction
 from itertools import accumulate
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    GetJsonSchemaHandler,
-    Strict,
-)
+from pydantic import BaseModel, BeforeValidator, Field, GetJsonSchemaHandler, Strict
 from pydantic_core import CoreSchema
 
 from nanlab.grid.axes import AxisForm, Linspace, Logspace, expanded
@@ -60,8 +54,13 @@ ScaleKinds = Annotated[list[ScaleKind], _TWO, _BOTH, _OneOrTwo()]
 CoarseCount = Annotated[Whole, Field(ge=2, le=1_000_000)]
 CoarseCounts = Annotated[list[CoarseCount], _TWO, _BOTH, _OneOrTwo()]
 AxisName = Annotated[str, Strict()]
+Outcomes = Annotated[
+    list[Annotated[str, Choice(lambda: RAN)]],
+    Field(
+        min_length=1, description="Outcomes that count as training; all others count as failing."
+    ),
+]
 
-_TRAINS = "Outcomes that count as training; all others count as failing."
 _TOLERANCE = (
     "Maximum distance between neighboring values with different outcomes: in log10 on a log scale "
     "(default 0.01), in the axis's own unit on a linear scale."
@@ -76,14 +75,14 @@ _COARSE = "Number of values of the coarse pass, spaced between the axis's end po
 class Search(BaseModel, frozen=True, extra="forbid"):
     """Find, for every point of the other axes, where runs start or stop training along one axis."""
 
-    axis: Annotated[AxisName, Field(description="Name of a numeric axis under [axes].")]
-    finds: Annotated[str, Choice(lambda: FINDS), Field(description="The value to find.")] = FINDS[0]
-    trains: Annotated[
-        list[Annotated[str, Choice(lambda: RAN)]], Field(min_length=1, description=_TRAINS)
-    ] = [Outcome.TRAINED]
-    tolerance: Annotated[Tolerance | None, Field(description=_TOLERANCE)] = None
-    scale: Annotated[ScaleKind | None, Field(description=_SCALE)] = None
-    coarse: Annotated[CoarseCount | None, Field(description=_COARSE)] = None
+    axis: AxisName = Field(description="Name of a numeric axis under [axes].")
+    finds: Annotated[str, Choice(lambda: FINDS)] = Field(
+        default=FINDS[0], description="The value to find."
+    )
+    trains: Outcomes = [Outcome.TRAINED]
+    tolerance: Tolerance | None = Field(default=None, description=_TOLERANCE)
+    scale: ScaleKind | None = Field(default=None, description=_SCALE)
+    coarse: CoarseCount | None = Field(default=None, description=_COARSE)
 
     @property
     def axes(self) -> Sequence[str]:
@@ -98,21 +97,17 @@ class Search(BaseModel, frozen=True, extra="forbid"):
 class Refine(BaseModel, frozen=True, extra="forbid"):
     """Sample the plane of two axes more finely wherever the outcome changes."""
 
-    axes: Annotated[
-        list[AxisName],
-        Field(min_length=2, max_length=2, description="Names of two numeric axes under [axes]."),
-    ]
-    between: Annotated[
-        str,
-        Choice(lambda: BETWEEN),
-        Field(description="Boundaries to follow: between training and failing, or all outcomes."),
-    ] = BETWEEN[0]
-    trains: Annotated[
-        list[Annotated[str, Choice(lambda: RAN)]], Field(min_length=1, description=_TRAINS)
-    ] = [Outcome.TRAINED]
-    tolerance: Annotated[Tolerances | None, Field(description=_TOLERANCE)] = None
-    scale: Annotated[ScaleKinds | None, Field(description=_SCALE)] = None
-    coarse: Annotated[CoarseCounts | None, Field(description=_COARSE)] = None
+    axes: list[AxisName] = Field(
+        min_length=2, max_length=2, description="Names of two numeric axes under [axes]."
+    )
+    between: Annotated[str, Choice(lambda: BETWEEN)] = Field(
+        default=BETWEEN[0],
+        description="Boundaries to follow: between training and failing, or all outcomes.",
+    )
+    trains: Outcomes = [Outcome.TRAINED]
+    tolerance: Tolerances | None = Field(default=None, description=_TOLERANCE)
+    scale: ScaleKinds | None = Field(default=None, description=_SCALE)
+    coarse: CoarseCounts | None = Field(default=None, description=_COARSE)
 
     def setting(self, key: str, axis: str) -> Any:
         """Return the value of `key` for `axis`, or None."""
@@ -150,19 +145,7 @@ class SearchedAxis:
 
 
 def coarse_form(form: AxisForm, table: Search | Refine, name: str) -> AxisForm:
-    """Return the axis of the coarse pass.
-
-    Args:
-        form: the axis as written.
-        table: the [search] or [refine] table.
-        name: parameter of the axis.
-
-    Returns:
-        The axis itself, or `coarse` values between its end points.
-
-    Raises:
-        ValueError: the axis has a value that is invalid for its parameter.
-    """
+    """Return the axis of the coarse pass: as written, or `coarse` values between its ends."""
     count = table.setting("coarse", name)
     if count is None:
         return form
@@ -183,20 +166,9 @@ def kind_of_axis(form: AxisForm, table: Search | Refine, name: str) -> Kind:
     return "log" if isinstance(form, Logspace) else "linear"
 
 
-def searched_axes(
-    table: Search | Refine | None, axes: Mapping[str, AxisForm]
-) -> Iterator[SearchedAxis]:
-    """Yield the searched axes of a valid grid, in the table's order.
-
-    Args:
-        table: the [search] or [refine] table; None in a plain grid.
-        axes: the grid's axes as written.
-
-    Yields:
-        Each axis at its tolerance.
-    """
-    for name in () if table is None else table.axes:
-        assert table is not None
+def searched_axes(table: Search | Refine, axes: Mapping[str, AxisForm]) -> Iterator[SearchedAxis]:
+    """Yield the searched axes of a valid grid, in the table's order."""
+    for name in table.axes:
         scale = Scale(coarse_form(axes[name], table, name), kind_of_axis(axes[name], table, name))
         tolerance = table.setting("tolerance", name) or TOLERANCE
         counts = tuple(subdivisions(width, tolerance) for width in scale.widths)

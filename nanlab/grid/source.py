@@ -56,13 +56,7 @@ class Source:
         return _written(path) in self._lines or _written(path) in self.flags
 
     def complaint(self, path: Path, sentence: str, *values: object) -> Complaint:
-        """Return a complaint about `path`, at its line or flag or its table's.
-
-        Args:
-            path: place of the problem.
-            sentence: what is wrong.
-            values: the value to show, if any.
-        """
+        """Return a complaint about `path`, at its line or flag or its table's, with any value."""
         known = next((p for p in _outwards(_written(path)) if self.defines(p)), ())
         flag = self.flags.get(known)
         return Complaint(
@@ -85,19 +79,7 @@ def _outwards(path: Path) -> Iterator[Path]:
 
 
 def read_source(path: str, overrides: Sequence[tuple[str, str]], sets: Sequence[str]) -> Source:
-    """Read the file at `path` and apply the flags; see `nanlab.grid.load_grid`.
-
-    Args:
-        path: the TOML file.
-        overrides: (key, text) pairs for existing keys.
-        sets: KEY=VALUE assignments, which may add keys.
-
-    Returns:
-        The settings, and where each was made.
-
-    Raises:
-        GridError: the file cannot be read, or is not TOML.
-    """
+    """Read the file at `path` and apply the flags; see `nanlab.grid.load_grid`."""
     text = _file_text(path)
     try:
         if _LONG_KEY.search(text):

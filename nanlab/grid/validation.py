@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from nanlab.grid.axes import POINT_LIMIT
 from nanlab.grid.compatibility import check_compatibility
@@ -13,7 +14,7 @@ from nanlab.grid.expansion import Diagnostics, Subgrid, include_subgrids, main_s
 from nanlab.grid.parameter_models import USER_DEFINED
 from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS, is_user_defined, kind_of
-from nanlab.grid.points import Product, condition, matched, without
+from nanlab.grid.points import Product, condition, matched
 from nanlab.grid.search_validation import check_search
 from nanlab.grid.toml import Path
 
@@ -28,15 +29,7 @@ _NOTHING_SWEPT = (
 
 
 def checked_products(document: GridDocument, diagnostics: Diagnostics) -> list[Product]:
-    """Return the points of the main grid and of each include.
-
-    Args:
-        document: the valid settings.
-        diagnostics: receives all problems; the result is meaningful only if there are none.
-
-    Returns:
-        A product for the main grid and one for each include.
-    """
+    """Return the points of the main grid and of each include, which are valid if none complains."""
     tables = (document.run, document.axes, document.zips, document.includes)
     if not any(tables) and not diagnostics.unknown and not document.invalid:
         diagnostics.complain((), _NOTHING_SWEPT)
@@ -118,7 +111,7 @@ def _excluded(
         dropped = matched(product, tests)
         if not dropped.any():
             diagnostics.warn(path, "matches no point")
-        rest = without(product, dropped)
+        rest = replace(product, mask=product.mask & ~dropped)
         if product.mask.any() and not rest.mask.any() and not document.includes:
             diagnostics.complain(path, "leaves no point of the grid")
         product = rest

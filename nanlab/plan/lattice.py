@@ -77,7 +77,9 @@ class Lattice:
 
 def lattice_of(grid: Grid) -> Lattice:
     """Return the lattice of a grid that has a [search] or a [refine]."""
-    searched = tuple(searched_axes(grid.document.refinement, grid.document.axes))
+    table = grid.document.refinement
+    assert table is not None
+    searched = tuple(searched_axes(table, grid.document.axes))
     (product,) = grid.products
     names = [axis.name for axis in searched]
     others = tuple(axis for axis in product.axes if not set(names) & set(axis.values))

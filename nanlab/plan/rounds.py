@@ -130,15 +130,7 @@ class Rounds:
 
 
 def finished_plan(grid: Grid, runs: pl.DataFrame) -> Plan:
-    """Return the plan of a finished study, the rounds of its search included.
-
-    Args:
-        grid: the study's grid.
-        runs: the study's table of runs.
-
-    Returns:
-        The plan of all its runs.
-    """
+    """Return the plan of a finished study with this table of runs, its search included."""
     plan = make_plan(grid)
     if grid.document.refinement is None:
         return plan
