@@ -1,4 +1,4 @@
-"""A person's grid file -> a Grid, or sentences about all that is wrong with it."""
+"""Grid file -> Grid, or a sentence about everything that is wrong with it."""
 
 import itertools
 import subprocess
@@ -222,7 +222,7 @@ WRONG = {
             "axes.x0.linspace = [0, 1, 2] (line 7): must have 2 or fewer values",
         ],
     ),
-    "a misspelled form, told once": (
+    "a misspelled form, reported once": (
         "[axes]\nlr = { linspce = [0.0, 1.0], num = 3 }",
         ['axes.lr.linspce (line 2): unknown key; did you mean "linspace"?'],
     ),
@@ -439,9 +439,9 @@ class Recording(dict):
 def test_every_complaint_of_pydantic_is_in_our_words(monkeypatch):
     sentences = Recording(errors._SENTENCES)
     monkeypatch.setattr(errors, "_SENTENCES", sentences)
-    told = " ".join(" ".join(complaints_of(text)) for text, _ in WRONG.values())
+    complaints = " ".join(" ".join(complaints_of(text)) for text, _ in WRONG.values())
     for jargon in ("Input should", "valid", "Extra inputs", "Field required", "not accepted here"):
-        assert jargon not in told
+        assert jargon not in complaints
     assert sentences.used == {*sentences}
 
 
@@ -451,11 +451,11 @@ def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file():
         "[run]\nstepz = 1\n[axes]\nlr = { logspace = [1.0, 2.0], num = 0 }\ndepth = [1, 1]\n"
         '[[zip]]\nseed = [1]\nwidth = [1, 2]\n[[exclude]]\nb1 = "x"\n[[exclude]]\nmodel = "mlp"'
     )
-    told = complaints_of(text)
-    assert [line.split(" ")[0].split(".")[0] for line in told] == [
+    complaints = complaints_of(text)
+    assert [line.split(" ")[0].split(".")[0] for line in complaints] == [
         "run", "axes", "axes", "zip", "exclude", "exclude",
     ]  # fmt: skip
-    assert set(tables) == {line.split(".")[0] for line in told}
+    assert set(tables) == {line.split(".")[0] for line in complaints}
 
 
 SYNTAX = {
@@ -482,13 +482,13 @@ def test_a_file_that_cannot_be_read_is_answered_with_what_is_there(tmp_path):
     (tmp_path / "relu.toml").write_text("")
     (tmp_path / "latin.toml").write_bytes(b'title = "x"\n# \xe9t\xe9')
     relu = tmp_path / "relu.toml"
-    told = {}
+    complaints = {}
     for path in ("rleu.toml", "", "zzzzz", "no/relu.toml", "latin.toml"):
         with pytest.raises(GridError) as raised:
             load_grid(tmp_path / path)
-        told[path] = str(raised.value).splitlines()[1].strip()
+        complaints[path] = str(raised.value).splitlines()[1].strip()
     listed = f"{tmp_path / 'latin.toml'}, {relu}"
-    assert told == {
+    assert complaints == {
         "rleu.toml": f'no such file; did you mean "{relu}"?',
         "": f"a folder, not a grid file; it contains {listed}",
         "zzzzz": f"no such file; the folder contains {listed}",
@@ -649,10 +649,10 @@ TABLES = {"[run]": "run", "[axes]": "axes", "[[zip]]": "zip.0", "[[exclude]]": "
 )
 def test_every_wrong_value_is_told_by_its_key_and_its_line(wrong, table):
     lines = [f"{name} = {value}" for name, value in wrong.items()]
-    told = complaints_of("\n".join([table, *lines]))
+    complaints = complaints_of("\n".join([table, *lines]))
     for line, name in enumerate(wrong, start=2):
         key = f"{TABLES[table]}.{name}"
-        assert [each for each in told if each.startswith(key) and f" (line {line}): " in each]
+        assert [each for each in complaints if each.startswith(key) and f" (line {line}): " in each]
 
 
 # Each line that begins a key or an element says so behind `#@`.
@@ -799,8 +799,8 @@ def test_a_wrong_grid_is_answered_without_importing_jax(tmp_path):
         [sys.executable, "-c", REFUSAL, str(path)],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    *told, last = done.stdout.splitlines()
+    *complaints, last = done.stdout.splitlines()
     heavy, _, seconds = last.rpartition(" ")
-    assert told[1].strip().startswith("exec.steps (line 31): unknown key")
+    assert complaints[1].strip().startswith("exec.steps (line 31): unknown key")
     assert heavy == "[]"
     assert float(seconds) < 10, "far more than it takes, for a busy machine"

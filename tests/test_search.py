@@ -53,13 +53,13 @@ def study_of(text, word_of, folder=None):
         for run_id, *values in zip(plan.run_ids.tolist(), *columns, strict=True):
             if run_id in new:
                 words[run_id] = word_of(dict(zip(names, values, strict=True)))
-        told = {"run_id": list(words), "outcome": list(words.values())}
-        plan = rounds.after(pl.DataFrame(told))
-    results = pl.DataFrame(told)
+        endings = {"run_id": list(words), "outcome": list(words.values())}
+        plan = rounds.after(pl.DataFrame(endings))
+    results = pl.DataFrame(endings)
     assert rounds.plan().run_ids.tolist() == list(words)
-    with tempfile.TemporaryDirectory() as made:
-        name, _ = write_search_tables(rounds, folder or Path(made), results)
-        table = pl.read_parquet(Path(folder or made, name))
+    with tempfile.TemporaryDirectory() as scratch:
+        name, _ = write_search_tables(rounds, folder or Path(scratch), results)
+        table = pl.read_parquet(Path(folder or scratch, name))
     return rounds.plan(), results, rounds, table
 
 
@@ -319,7 +319,7 @@ def full_map(kind_of, lattice=401):
 
 def painted(cells, lr, curvature):
     """The map that the cells tell: -1 where the boundary goes through."""
-    told = np.full((len(lr), len(curvature)), -2)
+    drawn = np.full((len(lr), len(curvature)), -2)
     edges = [
         np.searchsorted(axis, cells[f"{name}_{end}"].to_numpy())
         for name, axis in (("lr", lr), ("curvature", curvature))
@@ -327,8 +327,8 @@ def painted(cells, lr, curvature):
     ]
     kinds = [{"trains": 1, "fails": 0, None: -1}[kind] for kind in cells["kind"]]
     for kind, a, b, c, d in zip(kinds, *(edge.tolist() for edge in edges), strict=True):
-        told[a : b + 1, c : d + 1] = kind
-    return told
+        drawn[a : b + 1, c : d + 1] = kind
+    return drawn
 
 
 def line(lr, curvature):
@@ -361,10 +361,10 @@ def test_the_cells_tell_the_full_grids_map_at_a_tenth_of_its_runs(kind_of, fewer
     plan, results, rounds, cells = study_of(ONE_PLANE, word_of)
     assert results.height * fewer <= rounds.summary()["search"]["full_grid_runs"] == 401 * 401
     lr, curvature, full = full_map(kind_of)
-    told = painted(cells, lr, curvature)
-    assert (told != -2).all(), "the cells are the whole plane"
-    sure = told >= 0
-    assert np.mean(told[sure] == full[sure]) >= same
+    drawn = painted(cells, lr, curvature)
+    assert (drawn != -2).all(), "the cells are the whole plane"
+    sure = drawn >= 0
+    assert np.mean(drawn[sure] == full[sure]) >= same
     assert np.mean(sure) > 0.9
     mixed = cells.filter(pl.col("kind").is_null())
     assert (mixed["lr_upper"] / mixed["lr_lower"]).log10().max() < 0.01 + 1e-9
@@ -390,10 +390,10 @@ def test_cells_do_not_overlap_and_a_boundary_is_followed_where_the_coarse_pass_i
     )
     assert (width * height).sum() == pytest.approx(16.0)
     lr, curvature, full = full_map(bay, 201)
-    told = painted(cells, lr, curvature)
-    assert (told[told >= 0] == full[told >= 0]).all()
+    drawn = painted(cells, lr, curvature)
+    assert (drawn[drawn >= 0] == full[drawn >= 0]).all()
     assert full[::25, ::25][:8].all(), "the coarse pass sees nothing of it"
-    assert (told[95:110, 108:117] == 0).all()
+    assert (drawn[95:110, 108:117] == 0).all()
 
 
 def test_between_outcomes_more_is_told_apart():
@@ -619,11 +619,11 @@ WRONG = {
         f'[axes]\n{LR}\n[search]\naxis = "lr"\ncoarse = 1',
         "search.coarse = 1 (line 5): must be 2 or more",
     ),
-    "a wrong value on the axis is told once": (
+    "a wrong value on the axis is reported once": (
         '[axes]\nlr = [-1.0, 1.0]\n[search]\naxis = "lr"\ncoarse = 5',
         "axes.lr.0 = -1.0 (line 2): must be 0 or more",
     ),
-    "a wrong end on the axis is told once": (
+    "a wrong end on the axis is reported once": (
         '[axes]\nlr = { linspace = [-1.0, 1.0], num = 3 }\n[search]\naxis = "lr"\n'
         'coarse = 5\ntolerance = 0.1',
         "axes.lr (line 2): gives -1; it must be 0 or more",

@@ -73,7 +73,7 @@ class Complaint:
 
 def in_order(complaints: Iterable[Complaint]) -> list[Complaint]:
     """Return the complaints in the order of the file's lines; those without a line come last."""
-    return sorted(complaints, key=lambda each: (each.line is None, each.line or 0))
+    return sorted(complaints, key=lambda complaint: (complaint.line is None, complaint.line or 0))
 
 
 class GridError(Exception):

@@ -36,7 +36,7 @@ USER_CODE = re.compile(r".+:[A-Za-z_]\w*$")
 
 @dataclass(frozen=True)
 class Choice:
-    """A string type that accepts one of `names()`, called on each check because tables may grow.
+    """A string type that accepts one of `names()`, called on every check because tables may grow.
 
     Attributes:
         names: function that lists the accepted names.

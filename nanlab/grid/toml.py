@@ -167,7 +167,7 @@ def file_text(tree: Mapping[str, Any]) -> str:
         match value:
             case dict():
                 blocks.append([f"[{key_text(key)}]", *_pairs(cast(dict[str, object], value))])
-            case [dict(), *rest] if all(isinstance(each, dict) for each in rest):
+            case [dict(), *rest] if all(isinstance(item, dict) for item in rest):
                 tables = cast(list[dict[str, object]], value)
                 blocks += ([f"[[{key_text(key)}]]", *_pairs(table)] for table in tables)
             case _:

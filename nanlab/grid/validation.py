@@ -29,7 +29,7 @@ _NOTHING_SWEPT = (
 
 
 def checked_products(document: GridDocument, diagnostics: Diagnostics) -> list[Product]:
-    """Return the points of the main grid and of each include, which are valid if none complains."""
+    """Return the points of the main grid and of each include; report problems."""
     tables = (document.run, document.axes, document.zips, document.includes)
     if not any(tables) and not diagnostics.unknown and not document.invalid:
         diagnostics.complain((), _NOTHING_SWEPT)

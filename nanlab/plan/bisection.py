@@ -52,14 +52,10 @@ class Crossing:
 
 
 def halvings_a_round(crossings: int, left: int) -> int:
-    """Return how often a round halves each bracket: once, or twice with three runs.
+    """Return how often a round halves each bracket of a group, whose widest needs `left` halvings.
 
-    With few open crossings, two halvings at once fill lanes that are paid for anyway and save a
-    round; with many, one run per halving is cheapest.
-
-    Args:
-        crossings: number of open crossings of one group.
-        left: halvings that the widest of them needs.
+    With few open crossings, two halvings at once (three runs) fill lanes that are paid for anyway
+    and save a round; with many, one run per halving is cheapest.
 
     Returns:
         1 or 2.
@@ -73,11 +69,6 @@ def halvings_a_round(crossings: int, left: int) -> int:
 
 class AxisSearch:
     """The search along one axis, round by round.
-
-    Args:
-        lattice: the grid's lattice.
-        table: the grid's [search].
-        groups: group of each point of the other axes.
 
     Attributes:
         crossings: all crossings, after the first round.
@@ -96,24 +87,16 @@ class AxisSearch:
     def answer(
         self, crossings: Sequence[Crossing], known: Sequence[tuple[int, int, bool]]
     ) -> Crossing | tuple[int | None, int | None]:
-        """Return a point's answer.
-
-        Args:
-            crossings: crossings of the point.
-            known: result of `known` for the point; not empty.
-
-        Returns:
-            The crossing to find, or a bracket that is open at one end.
-        """
+        """Return the crossing to find at a point, or a bracket that is open at one end."""
         (_, bottom, first), (_, top, last) = known[0], known[-1]
         if self._largest:
             if last == self.wanted:
                 return top, None
-            found = [each for each in crossings if each.below == self.wanted]
+            found = [crossing for crossing in crossings if crossing.below == self.wanted]
             return found[-1] if found else (None, bottom)
         if first == self.wanted:
             return None, bottom
-        found = [each for each in crossings if each.below != self.wanted]
+        found = [crossing for crossing in crossings if crossing.below != self.wanted]
         return found[0] if found else (top, None)
 
     def trains(self, node: Node, outcomes: Outcomes) -> bool | None:

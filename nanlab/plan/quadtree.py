@@ -35,12 +35,7 @@ class PlaneCell:
 
 
 class PlaneRefinement:
-    """The refinement of a plane, round by round.
-
-    Args:
-        lattice: the grid's lattice.
-        table: the grid's [refine].
-    """
+    """The refinement of a plane, round by round."""
 
     def __init__(self, lattice: Lattice, table: Refine) -> None:
         self._lattice, self._table = lattice, table

@@ -24,11 +24,7 @@ from nanlab.plan.quadtree import PlaneRefinement
 
 
 class Rounds:
-    """The rounds of one study.
-
-    Args:
-        grid: the study's grid.
-        plan: the plan of the grid, the coarse pass.
+    """The rounds of one study, from the plan of its coarse pass.
 
     Attributes:
         n_new: number of runs that each round has added, the coarse pass first.
