@@ -416,6 +416,7 @@ def test_every_alias_stands_for_a_part_or_a_parameter():
     assert set(errors.ALIASES.values()) <= names
     assert not set(errors.ALIASES) & names
     assert errors.suggestion("Kaiming-Uniform", PARTS["initializer"]) == "he_uniform"
+    assert errors.suggestion("SGD", PARTS["optimizer"]) == "sgd"
 
 
 def test_a_sweep_of_nothing_exits_with_status_2(tmp_path, capsys):

@@ -121,9 +121,9 @@ def dotted(path: Path) -> str:
 def suggestion(word: object, known: Iterable[str]) -> str | None:
     """Return the one of `known` that `word` most likely means, or None."""
     known = list(known)
-    alias = ALIASES.get(str(word).lower().replace("-", "_"))
-    if alias in known:
-        return alias
+    plain = str(word).lower().replace("-", "_")
+    if (name := ALIASES.get(plain, plain)) in known:
+        return name
     near = difflib.get_close_matches(str(word), known, n=1)
     return near[0] if near else None
 
