@@ -77,7 +77,7 @@ def _main(argv: list[str] | None) -> int:
     arguments = _parsed(rest)
     try:
         grid = load_grid(arguments.grid, overrides=overrides, sets=arguments.set)
-        plan = make_plan(grid)
+        plan = make_plan(grid, progress=_listed)
     except GridError as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -92,6 +92,13 @@ def _main(argv: list[str] | None) -> int:
     if arguments.tune:
         return _tune(grid, plan, devices)
     return _run(grid, plan, devices, arguments, given)
+
+
+def _listed(n_points: int, total: int) -> None:
+    """Show how much of a grid that takes seconds to list has been listed."""
+    if total >= 1_000_000:
+        end = "\n" if n_points == total else "\r"
+        print(f"listing runs: {n_points / total:4.0%}", end=end, file=sys.stderr, flush=True)
 
 
 def _parsed(rest: list[str]) -> Arguments:

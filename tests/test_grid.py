@@ -1,5 +1,6 @@
-"""A person's grid file -> a Grid, or sentences about all that is wrong with it."""
+"""Grid file -> Grid, or a sentence about everything that is wrong with it."""
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -18,14 +19,19 @@ from nanlab.grid import (
     load_grid,
     schema,
     schema_text,
+    source,
     split_arguments,
 )
+from nanlab.grid import __main__ as grid_command
 from nanlab.grid.errors import dotted
 from nanlab.grid.parameter_models import PROBLEMS
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.toml import file_text, key_lines
 from nanlab.parts.activations import ACTIVATIONS
+from nanlab.parts.listing import PARTS
 from nanlab.plan.plan import make_plan
+from nanlab.sweep import WRONG as WRONG_GRID
+from nanlab.sweep import main
 
 EXAMPLE = """\
 #:schema ../nanlab/grid.schema.json
@@ -93,7 +99,7 @@ WRONG = {
     ),
     "a parameter outside every table": (
         "lr = 0.1",
-        ['lr (line 1): a parameter stands in a table; did you mean "run.lr" or "axes.lr"?'],
+        ['lr (line 1): a parameter belongs in a table; did you mean "run.lr" or "axes.lr"?'],
     ),
     "text for a whole number": (
         '[run]\nsteps = "many"',
@@ -179,25 +185,25 @@ WRONG = {
         "[axes]\nactivation = { range = 3 }",
         [
             "axes.activation = { range = 3 } (line 2): must be a list of values: linspace, "
-            "logspace and range make numbers"
+            "logspace and range produce numbers"
         ],
     ),
     "empty axes": (
         "[axes]\nlr = []\nseed = { range = 0 }\nsteps = { range = [3, 3] }",
         [
-            "axes.lr = [] (line 2): must hold 1 value or more",
+            "axes.lr = [] (line 2): must have 1 or more values",
             "axes.seed.range = 0 (line 3): must be a count, 1 or more, or whole numbers "
             "[start, stop] or [start, stop, step]",
-            "axes.steps.range = [3, 3] (line 4): is empty; stop is not part of it",
+            "axes.steps.range = [3, 3] (line 4): is empty: stop is exclusive",
         ],
     ),
     "duplicate values": (
         "[axes]\nlr = [0.1, 1, 1.0]\nx0 = { linspace = [2.0, 2.0], num = 2 }\n"
         'problem = ["quadratic"]\ncurvature = [0.0, -0.0]',
         [
-            "axes.lr (line 2): holds 1.0 more than once",
-            "axes.x0 (line 3): holds 2.0 more than once",
-            "axes.curvature (line 5): holds 0.0 more than once",
+            "axes.lr (line 2): contains 1.0 more than once",
+            "axes.x0 (line 3): contains 2.0 more than once",
+            "axes.curvature (line 5): contains 0.0 more than once",
         ],
     ),
     "wrong forms": (
@@ -207,15 +213,16 @@ WRONG = {
         [
             "axes.lr.num = 0 (line 2): must be 1 or more",
             "axes.b1.logspace.0 = 0.0 (line 3): must be more than 0",
-            "axes.b2.linspace = [0.5] (line 4): must hold 2 values or more",
+            "axes.b2.linspace = [0.5] (line 4): must have 2 or more values",
             "axes.b2.num (line 4): is missing",
-            "axes.seed.range = [0, 8, 0] (line 5): has step 0; a step must lead from start to stop",
+            "axes.seed.range = [0, 8, 0] (line 5): has step 0; the step must lead from start to "
+            "stop",
             "axes.momentum = { from = 1 } (line 6): must be a list, or a table such as "
             "{ linspace = [1.0, 2.0], num = 3 }; one value belongs under [run]",
-            "axes.x0.linspace = [0, 1, 2] (line 7): must hold 2 values or fewer",
+            "axes.x0.linspace = [0, 1, 2] (line 7): must have 2 or fewer values",
         ],
     ),
-    "a misspelled form, told once": (
+    "a misspelled form, reported once": (
         "[axes]\nlr = { linspce = [0.0, 1.0], num = 3 }",
         ['axes.lr.linspce (line 2): unknown key; did you mean "linspace"?'],
     ),
@@ -233,17 +240,17 @@ WRONG = {
         "[run]\nlr = 1.0\n[axes]\nlr = [0.1]\nseed = [1]\n[[zip]]\nseed = [2]\nsteps = [2]\n"
         "[[zip]]\nsteps = [3]",
         [
-            "axes.lr (line 4): is in [run] too (line 2); keep one of them",
-            "zip.0.seed (line 7): is in [axes] too (line 5); keep one of them",
-            "zip.1.steps (line 10): is in zip.0 too (line 8); keep one of them",
+            "axes.lr (line 4): is in [run] too (line 2); remove one of them",
+            "zip.0.seed (line 7): is in [axes] too (line 5); remove one of them",
+            "zip.1.steps (line 10): is in zip.0 too (line 8); remove one of them",
         ],
     ),
     "wrong zips": (
         "[[zip]]\nlr = [1.0, 2.0]\nsteps = [1]\n[[zip]]\nseed = [1, 1]\nwidth = [2, 2]\n[[zip]]",
         [
-            "zip.0 (line 1): axes that move together must be equally long, not lr 2, steps 1",
-            "zip.1 (line 4): holds { seed = 1, width = 2 } more than once",
-            "zip.2 (line 7): moves nothing; name its axes",
+            "zip.0 (line 1): axes that move together must have equal lengths, not lr 2, steps 1",
+            "zip.1 (line 4): contains { seed = 1, width = 2 } more than once",
+            "zip.2 (line 7): is empty; name the axes that move together",
         ],
     ),
     "single brackets": (
@@ -268,10 +275,10 @@ WRONG = {
             'exclude.0.model = "mlpp" (line 2): must be one of "mlp", "neuron", "cnn", "rnn", '
             '"lstm", "gru", "transformer", or your own, as "my_module:Model"; did you mean "mlp"?',
             'exclude.0.lr.gt = "x" (line 3): must be a number',
-            "exclude.1.lr = {} (line 5): must hold a comparison: "
+            "exclude.1.lr = {} (line 5): must contain a comparison: "
             "one of gt, ge, lt, le, ne, in, not_in",
             "exclude.2.model.gt (line 7): unknown key; known here: ne, in, not_in",
-            "exclude.3.standardize = [] (line 9): must hold 1 value or more",
+            "exclude.3.standardize = [] (line 9): must have 1 or more values",
             'exclude.4.task.not_in.0 = "moons" (line 11): must be one of "digits", '
             '"breast_cancer", "wine", "iris", "diabetes", "linnerud", "images", "adding" or 3 more '
             '(python -m nanlab.parts lists them), or your own, as "my_module:load"',
@@ -310,7 +317,7 @@ WRONG = {
     ),
     "an include that adds nothing": (
         "[[include]]",
-        ["include.0 (line 1): adds nothing; name a parameter"],
+        ["include.0 (line 1): is empty; name a parameter"],
     ),
     "wrong includes": (
         '[[include]]\nlr = { a = 1 }\n[[include]]\nmodel = ["mlp", "mlp"]\nseed = [-1]',
@@ -323,36 +330,63 @@ WRONG = {
     "a neuron for ten classes": (
         '[run]\nmodel = "neuron"',
         [
-            'run.task = "digits" (line 1): has 10 classes, and model "neuron" has one output, '
-            'for two; its task must be "breast_cancer"'
+            'run.task = "digits" (line 1): has 10 classes, but model "neuron" has one output, '
+            'which fits two; its task must be "breast_cancer"'
         ],
     ),
     "a neuron for ten classes at some points": (
         '[axes]\nmodel = ["mlp", "neuron"]\ntask = ["digits", "breast_cancer", "wine"]\n'
         '[[exclude]]\nmodel = "neuron"\ntask = "wine"',
         [
-            'axes.task = "digits" (line 3): has 10 classes, and model "neuron" has one output, '
-            'for two; drop the pair: [[exclude]] with model = "neuron" and task = "digits"'
+            'axes.task = "digits" (line 3): has 10 classes, but model "neuron" has one output, '
+            'which fits two; drop the pair: [[exclude]] with model = "neuron" and task = "digits"'
         ],
     ),
     "an include of a neuron": (
         '[[include]]\nmodel = "neuron"\ntask = "wine"',
         [
-            'include.0.task = "wine" (line 3): has 3 classes, and model "neuron" has one output, '
-            'for two; its task must be "breast_cancer"'
+            'include.0.task = "wine" (line 3): has 3 classes, but model "neuron" has one output, '
+            'which fits two; its task must be "breast_cancer"'
         ],
     ),
     "too many points": (
         "[axes]\nseed = { range = 30000 }\nlr = { linspace = [0.0, 1.0], num = 1000 }\n",
         [
             "axes (line 1): 30000000 points (seed 30000 x lr 1000); "
-            "a study holds at most 20000000"
+            "a study has at most 20000000"
         ],
     ),
     "too many values": (
         "[axes]\nseed = { range = 9000000000000000000 }",
         [
-            "axes.seed (line 2): 9000000000000000000 values; a study holds at most 20000000 points"
+            "axes.seed (line 2): 9000000000000000000 values; a study has at most 20000000 points"
+        ],
+    ),
+    "a long axis": (
+        "[axes]\nlr = { linspace = [0.0, 1.0], num = 19999999 }",
+        ["axes.lr.num = 19999999 (line 2): must be 1000000 or less"],
+    ),
+    "too many devices": (
+        "[exec]\ndevices = 100000",
+        ["exec.devices = 100000 (line 2): must be 1024 or less"],
+    ),
+    "names from other libraries": (
+        '[run]\nlearning_rate = 0.1\ninitializer = "xavier_uniform"\nprecision = "fp16"',
+        [
+            'run.learning_rate (line 2): unknown key; did you mean "lr"?',
+            'run.initializer = "xavier_uniform" (line 3): must be one of "lecun_normal", '
+            '"lecun_uniform", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", '
+            '"he_fan_out", "he_fan_avg" or 9 more (python -m nanlab.parts lists them); '
+            'did you mean "glorot_uniform"?',
+            'run.precision = "fp16" (line 4): must be one of "float64", "float32", "bfloat16", '
+            '"float16"; did you mean "float16"?',
+        ],
+    ),
+    "a file that sets nothing": (
+        'title = "x"\n[run]\n[axes]',
+        [
+            "nothing is swept: the file sets no parameter; write an axis, as in [axes] "
+            "lr = { logspace = [1e-4, 1.0], num = 9 }"
         ],
     ),
     "wrong settings": (
@@ -377,8 +411,22 @@ def test_a_wrong_grid_is_answered_with_these_sentences(name):
     assert complaints_of(text) == expected
 
 
+def test_every_alias_stands_for_a_part_or_a_parameter():
+    names = {*PARAMETERS, *itertools.chain(*PARTS.values())}
+    assert set(errors.ALIASES.values()) <= names
+    assert not set(errors.ALIASES) & names
+    assert errors.suggestion("Kaiming-Uniform", PARTS["initializer"]) == "he_uniform"
+    assert errors.suggestion("SGD", PARTS["optimizer"]) == "sgd"
+
+
+def test_a_sweep_of_nothing_exits_with_status_2(tmp_path, capsys):
+    (tmp_path / "empty.toml").write_text("")
+    assert main([str(tmp_path / "empty.toml"), "--dry-run"]) == WRONG_GRID
+    assert "empty.toml: 1 problem\n  nothing is swept" in capsys.readouterr().err
+
+
 class Recording(dict):
-    """A table that remembers which of its keys were looked up."""
+    """A table that records which of its keys were looked up."""
 
     def __init__(self, table):
         super().__init__(table)
@@ -389,13 +437,13 @@ class Recording(dict):
         return super().get(key, default)
 
 
-def test_every_complaint_of_pydantic_is_told_in_our_words(monkeypatch):
+def test_every_complaint_of_pydantic_is_in_our_words(monkeypatch):
     sentences = Recording(errors._SENTENCES)
     monkeypatch.setattr(errors, "_SENTENCES", sentences)
-    told = " ".join(" ".join(complaints_of(text)) for text, _ in WRONG.values())
+    complaints = " ".join(" ".join(complaints_of(text)) for text, _ in WRONG.values())
     for jargon in ("Input should", "valid", "Extra inputs", "Field required", "not accepted here"):
-        assert jargon not in told
-    assert sentences.used == set(sentences)
+        assert jargon not in complaints
+    assert sentences.used == {*sentences}
 
 
 def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file():
@@ -404,21 +452,24 @@ def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file():
         "[run]\nstepz = 1\n[axes]\nlr = { logspace = [1.0, 2.0], num = 0 }\ndepth = [1, 1]\n"
         '[[zip]]\nseed = [1]\nwidth = [1, 2]\n[[exclude]]\nb1 = "x"\n[[exclude]]\nmodel = "mlp"'
     )
-    told = complaints_of(text)
-    assert [line.split(" ")[0].split(".")[0] for line in told] == [
+    complaints = complaints_of(text)
+    assert [line.split(" ")[0].split(".")[0] for line in complaints] == [
         "run", "axes", "axes", "zip", "exclude", "exclude",
     ]  # fmt: skip
-    assert set(tables) == {line.split(".")[0] for line in told}
+    assert set(tables) == {line.split(".")[0] for line in complaints}
 
 
 SYNTAX = {
     "[run]\nlr = = 3": "line 2, column 6: not TOML: not a value; text goes in quotes, in: lr = = 3",
     "[run\nlr = 3": "line 1, column 5: not TOML: expected ']' at the end of a table declaration, "
     "in: [run",
-    "a = 1\na = 2\n": "line 2, column 6: not TOML: this key is there twice, in: a = 2",
+    "a = 1\na = 2\n": "line 2, column 6: not TOML: this key is defined twice, in: a = 2",
     "a = [1,": "line 1, column 8: not TOML: the file ends where a value should be, in: a = [1,",
     "[a.b]\n[a.b]\n": "line 2, column 5: not TOML: cannot declare [a.b] twice, in: [a.b]",
     "a = " + "[" * 5000: "cannot be read: nested too deeply",
+    "[run." + "a." * 1000 + "b]": "cannot be read: nested too deeply",
+    "claim = " + "[" * 40 + "]" * 40: "cannot be read: nested too deeply",
+    "claim = " + "{ a = " * 40 + "1" + "}" * 40: "cannot be read: nested too deeply",
     "a = " + "1" * 5000: "cannot be read: a number is too long",
 }  # fmt: skip
 
@@ -432,16 +483,16 @@ def test_a_file_that_cannot_be_read_is_answered_with_what_is_there(tmp_path):
     (tmp_path / "relu.toml").write_text("")
     (tmp_path / "latin.toml").write_bytes(b'title = "x"\n# \xe9t\xe9')
     relu = tmp_path / "relu.toml"
-    told = {}
+    complaints = {}
     for path in ("rleu.toml", "", "zzzzz", "no/relu.toml", "latin.toml"):
         with pytest.raises(GridError) as raised:
             load_grid(tmp_path / path)
-        told[path] = str(raised.value).splitlines()[1].strip()
-    held = f"this folder holds {tmp_path / 'latin.toml'}, {relu}"
-    assert told == {
+        complaints[path] = str(raised.value).splitlines()[1].strip()
+    listed = f"{tmp_path / 'latin.toml'}, {relu}"
+    assert complaints == {
         "rleu.toml": f'no such file; did you mean "{relu}"?',
-        "": f"a folder, not a grid file; {held}",
-        "zzzzz": f"no such file; {held}",
+        "": f"a folder, not a grid file; it contains {listed}",
+        "zzzzz": f"no such file; the folder contains {listed}",
         "no/relu.toml": f'no such file: there is no folder "{tmp_path / "no"}"',
         "latin.toml": "line 2: not UTF-8 (byte 0xe9); save the file as UTF-8",
     }
@@ -457,12 +508,12 @@ def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(tmp_path):
 WRONG_FLAGS = {
     "a key that is not there": (
         [("run.stepz", "50")], [],
-        "run.stepz (--run.stepz): not in the file; only --set adds keys (--set run.stepz=50); "
+        "run.stepz (--run.stepz): not in the file; to add it, use --set run.stepz=50; "
         'did you mean "run.steps"?',
     ),
     "a parameter that stands elsewhere": (
         [("run.lr", "50")], [],
-        "run.lr (--run.lr): not in the file; only --set adds keys (--set run.lr=50); "
+        "run.lr (--run.lr): not in the file; to add it, use --set run.lr=50; "
         'did you mean "axes.lr"?',
     ),
     "a wrong value": (
@@ -479,10 +530,10 @@ WRONG_FLAGS = {
         [], ["axes.widht=[8]"], 'axes.widht (--set): unknown key; did you mean "width"?',
     ),
     "no key": ([], ["width"], "--set width: must be KEY=VALUE, as in run.steps=50"),
-    "no such place": ([], ["zip.3.lr=[1.0]"], "zip.3.lr (--set): no such place in the file"),
+    "no such place": ([], ["zip.3.lr=[1.0]"], "zip.3.lr (--set): no such key in the file"),
     "a parameter that a zip has": (
         [], ["run.input_scale=1"],
-        "zip.0.input_scale (line 21): is in [run] too; keep one of them",
+        "zip.0.input_scale (line 21): is in [run] too; remove one of them",
     ),
 }  # fmt: skip
 
@@ -491,6 +542,56 @@ WRONG_FLAGS = {
 def test_a_wrong_flag_is_answered_with_this_sentence(name):
     overrides, sets, expected = WRONG_FLAGS[name]
     assert complaints_of(EXAMPLE, overrides=overrides, sets=sets) == [expected]
+
+
+def test_a_flag_cannot_nest_too_deeply():
+    with pytest.raises(GridError, match="nested too deeply"):
+        grid_of(EXAMPLE, sets=[f"claim.{'a.' * 40}b=1"])
+
+
+def test_the_lines_of_a_valid_file_are_not_looked_for(monkeypatch):
+    monkeypatch.setattr(source, "key_lines", None)
+    assert grid_of(EXAMPLE, overrides=[("run.steps", "50")]).title
+    with pytest.raises(TypeError):
+        grid_of("[run]\nstepz = 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[run]\n" + "".join(f"zz{i} = 1\n" for i in range(5000)),
+        "[axes]\nlr = [" + "-1.0, " * 5000 + "]",
+        '[run]\nmodel = "transformer"\n[axes]\nheads = { range = [1, 100] }\n'
+        "width = { range = [1, 100] }",
+    ],
+    ids=["keys", "values", "pairs"],
+)
+def test_checking_stops_after_a_thousand_problems(text, monkeypatch):
+    calls = []
+    monkeypatch.setattr(errors.difflib, "get_close_matches", lambda *a, **k: calls.append(a) or [])
+    with pytest.raises(GridError) as raised:
+        grid_of(text)
+    headline, *lines = str(raised.value).splitlines()
+    assert headline.endswith(f"{errors.MAX_COMPLAINTS} problems or more")
+    assert len(lines) == errors.SHOWN_COMPLAINTS + 1
+    assert len(raised.value.complaints) == errors.MAX_COMPLAINTS
+    assert len(calls) <= 2 * errors.MAX_COMPLAINTS
+
+
+def test_a_complaint_about_a_parameter_of_any_zip_has_its_line():
+    knobs = "".join(f"[[zip]]\nknobs.a{i} = [1.0]\n" for i in range(60))
+    grid = grid_of(f'[run]\nproblem = "my_module:make_problem"\n{knobs}')
+    assert str(grid.complaint("knobs.a59", "wrong")) == "zip.59.knobs.a59 (line 122): wrong"
+
+
+def test_more_axes_than_an_array_has_dimensions_are_refused():
+    axes = "".join(f"knobs.a{i} = [1.0]\n" for i in range(65))
+    for table, line in (("axes", 3), ("[include]", 3)):
+        text = f'[run]\nproblem = "my_module:make_problem"\n[{table}]\n{axes}'
+        key = "axes" if table == "axes" else "include.0"
+        assert complaints_of(text) == [
+            f"{key} (line {line}): has 65 axes that vary independently; at most 64 are possible"
+        ]
 
 
 def test_flags_change_what_the_file_says():
@@ -549,10 +650,10 @@ TABLES = {"[run]": "run", "[axes]": "axes", "[[zip]]": "zip.0", "[[exclude]]": "
 )
 def test_every_wrong_value_is_told_by_its_key_and_its_line(wrong, table):
     lines = [f"{name} = {value}" for name, value in wrong.items()]
-    told = complaints_of("\n".join([table, *lines]))
+    complaints = complaints_of("\n".join([table, *lines]))
     for line, name in enumerate(wrong, start=2):
         key = f"{TABLES[table]}.{name}"
-        assert [each for each in told if each.startswith(key) and f" (line {line}): " in each]
+        assert [each for each in complaints if each.startswith(key) and f" (line {line}): " in each]
 
 
 # Each line that begins a key or an element says so behind `#@`.
@@ -620,7 +721,22 @@ def test_toml_that_is_written_is_read_back_and_each_of_its_keys_has_a_line(tree)
 
 
 def test_the_schema_in_the_repository_is_current():
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run: python -m nanlab.grid"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
+        "run: python -m nanlab.grid --write"
+    )
+
+
+def test_the_command_prints_the_schema_and_writes_it_only_on_request(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grid_command, "SCHEMA_FILE", tmp_path / "schema.json")
+    with pytest.raises(SystemExit) as stopped:
+        grid_command.main(["--help"])
+    assert stopped.value.code == 0
+    assert "--write" in capsys.readouterr().out
+    assert grid_command.main([]) == 0
+    assert capsys.readouterr().out == schema_text()
+    assert not list(tmp_path.iterdir())
+    assert grid_command.main(["--write"]) == 0
+    assert (tmp_path / "schema.json").read_text(encoding="utf-8") == schema_text()
 
 
 def test_the_schema_accepts_the_example():
@@ -684,8 +800,8 @@ def test_a_wrong_grid_is_answered_without_importing_jax(tmp_path):
         [sys.executable, "-c", REFUSAL, str(path)],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    *told, last = done.stdout.splitlines()
+    *complaints, last = done.stdout.splitlines()
     heavy, _, seconds = last.rpartition(" ")
-    assert told[1].strip().startswith("exec.steps (line 31): unknown key")
+    assert complaints[1].strip().startswith("exec.steps (line 31): unknown key")
     assert heavy == "[]"
     assert float(seconds) < 10, "far more than it takes, for a busy machine"

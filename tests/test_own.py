@@ -271,7 +271,7 @@ WRONG_GRIDS = {
     ),
     "knobs without a problem": (
         "[axes]\nknobs.alpha = [1.0]\n",
-        "axes.knobs.alpha (line 2): only a problem of your own has it",
+        "axes.knobs.alpha (line 2): only a user-defined problem has it",
     ),
     "no such file": (
         '[run]\nproblem = "other.py:x"\n',

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanlab.backend import keys
-from nanlab.grid.compatibility import MISFITS
+from nanlab.grid.compatibility import INCOMPATIBILITIES
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.listing import PARTS, readers
 from nanlab.parts.losses import LOSSES
@@ -51,7 +51,7 @@ ORDER += [name for name in PARTS if name not in {*ORDER, "precision"}]
 def is_told_to_be_unfit(statics, options):
     """Whether a grid of these values would be refused."""
     points = {"train_examples": 0, "imbalance": 0.0, "heads": 4, **SIZES, **statics, **options}
-    told = [each for each in MISFITS if set(each.names) <= set(points)]
+    told = [each for each in INCOMPATIBILITIES if set(each.names) <= set(points)]
     return any(each.clashes(*(points[name] for name in each.names)) for each in told)
 
 

@@ -7,11 +7,12 @@ import sklearn.datasets
 from sklearn.preprocessing import StandardScaler
 
 from nanlab.backend import keys
-from nanlab.grid.parameters import PARAMETERS, statics_off
+from nanlab.grid.defaults import default_statics
+from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.tasks import TASKS, Examples, load_examples, standardized
 from nanlab.problems.training import make_training
 
-STATICS = {**statics_off("training"), "sequence_length": 12, "image_size": 8, "n_features": 5}
+STATICS = {**default_statics("training"), "sequence_length": 12, "image_size": 8, "n_features": 5}
 
 
 def loaded(task, **statics):

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from nanlab.grid import GridError, load_grid
 from nanlab.grid.axes import Linspace, Logspace, Range
+from nanlab.grid.defaults import knob_values, static_value
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.grid.toml import file_text
 from nanlab.plan import plan as plan_module
-from nanlab.plan.plan import chunks, make_plan, static_value
+from nanlab.plan.plan import chunks, make_plan
 
 
 def grid_of(text):
@@ -62,7 +63,7 @@ DEFAULTS = {
 
 # Never to be changed: results that people have published name their runs so.
 IDENTITIES = {
-    "": "fffe75e98883",
+    "seed = 0": "fffe75e98883",
     "lr = 0.1": "a0665e71905f",
     'lr = 1\nactivation = "tanh"\nbatch_size = "full"\nstandardize = false': "24800858a17b",
     'problem = "quadratic"\nlr = 2.5\nsteps = 300\noptimizer_epsilon = 1e-5': "a1b34ce4eb1e",
@@ -127,9 +128,23 @@ def test_two_runs_that_would_share_an_identity_are_refused(monkeypatch):
         plan_of("[axes]\nseed = { range = 300 }")
 
 
-def test_an_empty_file_is_one_run_of_the_defaults():
+def test_a_run_that_sets_nothing_else_has_the_defaults():
     training = {n: v for n, v in DEFAULTS.items() if "training" in PARAMETERS[n].problems}
-    assert points_of("") == [training]
+    assert points_of("[run]\nseed = 0") == [training]
+
+
+def test_progress_counts_the_points_of_every_product():
+    grid = grid_of("[axes]\nseed = { range = 70000 }\n[[include]]\nsteps = [1, 2]")
+    seen = []
+    make_plan(grid, progress=lambda *counts: seen.append(counts))
+    assert seen == [(65536, 70002), (70000, 70002), (70002, 70002)]
+
+
+def test_a_knob_has_its_default_where_a_run_sets_none():
+    rows, column = np.array([0, 2]), np.array([1.0, 2.0, None], object)
+    assert knob_values(None, rows, 5.0).tolist() == [5.0, 5.0]
+    assert knob_values(column, rows, 5.0).tolist() == [1.0, 5.0]
+    assert knob_values(np.array([1, 2, 3]), rows, None).dtype == np.float64
 
 
 def test_the_first_axis_is_slowest_then_zips_then_includes():

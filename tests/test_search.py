@@ -1,4 +1,4 @@
-"""[search] and [refine] beside the full grid that they stand for: the same answer, far fewer runs.
+"""[search] and [refine] against the full grid that they sample: the same answer, far fewer runs.
 
 The outcomes of most tests here are those of a formula, so that full grids of a million runs are
 cheap; `test_search_runs.py` trains.
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from nanlab.grid import GridError, load_grid
 from nanlab.grid.axes import POINT_LIMIT, Linspace, Logspace
-from nanlab.grid.scale import Scale, parts
-from nanlab.grid.search import FINDS, directions_of
+from nanlab.grid.scale import Scale, subdivisions
+from nanlab.grid.search import FINDS, searched_axes
 from nanlab.plan.bisection import LANES, halvings_a_round
 from nanlab.plan.plan import make_plan
 from nanlab.plan.rounds import Rounds, bounds, finished_plan
@@ -49,17 +49,17 @@ def study_of(text, word_of, folder=None):
         names = [name for name in VARIED if name in plan.columns]
         columns = [plan.columns[name].tolist() for name in names]
         new = set(plan.run_ids) - set(words)
-        assert len(new) == rounds.made[-1] > 0
+        assert len(new) == rounds.n_new[-1] > 0
         for run_id, *values in zip(plan.run_ids.tolist(), *columns, strict=True):
             if run_id in new:
                 words[run_id] = word_of(dict(zip(names, values, strict=True)))
-        told = {"run_id": list(words), "outcome": list(words.values())}
-        plan = rounds.after(pl.DataFrame(told))
-    results = pl.DataFrame(told)
+        endings = {"run_id": list(words), "outcome": list(words.values())}
+        plan = rounds.after(pl.DataFrame(endings))
+    results = pl.DataFrame(endings)
     assert rounds.plan().run_ids.tolist() == list(words)
-    with tempfile.TemporaryDirectory() as made:
-        name, _ = write_search_tables(rounds, folder or Path(made), results)
-        table = pl.read_parquet(Path(folder or made, name))
+    with tempfile.TemporaryDirectory() as scratch:
+        name, _ = write_search_tables(rounds, folder or Path(scratch), results)
+        table = pl.read_parquet(Path(folder or scratch, name))
     return rounds.plan(), results, rounds, table
 
 
@@ -80,7 +80,7 @@ def test_a_number_between_is_that_of_the_finer_axis_to_the_bit(first, ratio, num
     scale = Scale(coarse, kind)
     width = min(scale.widths) / (cut - 0.5)
     grid = grid_of(text + f"tolerance = {width!r}\n")
-    (direction,) = directions_of(grid.asked.finer, grid.asked.axes)
+    (direction,) = searched_axes(grid.document.refinement, grid.document.axes)
     assert direction.scale.kind == kind
     assert [direction.number(i) for i in range(direction.coarse[-1] + 1)] == [
         float(value) for value in finer.values()
@@ -90,19 +90,19 @@ def test_a_number_between_is_that_of_the_finer_axis_to_the_bit(first, ratio, num
 def test_a_step_of_half_a_decade_holds_fifty_hundredths():
     scale = Scale(Logspace(logspace=[1e-4, 1.0], num=9), "log")
     assert scale.widths == (0.5,) * 8
-    assert {parts(width, 0.01) for width in scale.widths} == {50}
-    assert [parts(1.0, tolerance) for tolerance in (2.0, 1.0, 0.99, 0.3)] == [1, 1, 2, 4]
+    assert {subdivisions(width, 0.01) for width in scale.widths} == {50}
+    assert [subdivisions(1.0, tolerance) for tolerance in (2.0, 1.0, 0.99, 0.3)] == [1, 1, 2, 4]
 
 
 def test_a_list_is_cut_as_its_values_stand():
     grid = grid_of('[axes]\nlr = [0.1, 0.2, 1.0]\n[search]\naxis = "lr"\ntolerance = 0.1')
-    (log,) = directions_of(grid.asked.finer, grid.asked.axes)
-    assert log.parts == (4, 7)
+    (log,) = searched_axes(grid.document.refinement, grid.document.axes)
+    assert log.subdivisions == (4, 7)
     assert log.number(2) == pytest.approx(0.1 * 2**0.5, rel=1e-15)
     grid = grid_of(
         '[axes]\nlr = [0.1, 0.2, 1.0]\n[search]\naxis = "lr"\ntolerance = 0.1\nscale = "linear"'
     )
-    (linear,) = directions_of(grid.asked.finer, grid.asked.axes)
+    (linear,) = searched_axes(grid.document.refinement, grid.document.axes)
     assert [linear.number(i) for i in range(10)] == [
         0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
     ]  # fmt: skip
@@ -174,9 +174,9 @@ def test_every_crossing_of_the_coarse_pass_ends_at_a_crossing_of_the_full_grid(e
                 assert (row["lower"] is None) != (row["upper"] is None)
             else:
                 assert row["value"] == expected
-    assert sum(rounds.made) == results.height
-    assert rounds.told()["search"]["runs"] == results.height
-    assert rounds.told()["search"]["full_grid_runs"] == 10 * 401
+    assert sum(rounds.n_new) == results.height
+    assert rounds.summary()["search"]["runs"] == results.height
+    assert rounds.summary()["search"]["full_grid_runs"] == 10 * 401
 
 
 def test_one_crossing_a_point_takes_a_tenth_of_the_runs_at_a_hundredth():
@@ -186,9 +186,9 @@ def test_one_crossing_a_point_takes_a_tenth_of_the_runs_at_a_hundredth():
     _, results, rounds, table = study_of(AXIS, word_of)
     assert table.height == 10 and table["only"].all()
     assert ((table["lower"] < 2 / table["curvature"] / 30) & table["within_tolerance"]).all()
-    assert results.height * 16 < rounds.told()["search"]["full_grid_runs"]
+    assert results.height * 16 < rounds.summary()["search"]["full_grid_runs"]
     # Half a decade in 50 steps is six halvings, and five runs at most are made beyond.
-    assert table["runs"].max() <= 9 + 5 and len(rounds.made) == 5
+    assert table["runs"].max() <= 9 + 5 and len(rounds.n_new) == 5
     assert (table["seen"] == 1).all()
 
 
@@ -211,7 +211,7 @@ def test_a_ragged_boundary_is_seen_and_the_answer_sought_further_out(finds):
     distance = (table["value"].log10() + 2.0).abs()
     assert (distance > 0.2).sum() >= 7, "far beyond where the boundary begins"
     assert table["within_tolerance"].all()
-    assert results.height * 10 < rounds.told()["search"]["full_grid_runs"]
+    assert results.height * 10 < rounds.summary()["search"]["full_grid_runs"]
 
 
 def test_many_crossings_are_halved_one_run_at_a_time_and_few_fill_a_block():
@@ -224,7 +224,7 @@ def test_many_crossings_are_halved_one_run_at_a_time_and_few_fill_a_block():
         many, lambda p: ("trained", "nan")[p["lr"] * p["curvature"] > 0.1]
     )
     assert 6 <= table["runs"].max() <= 6 + 5 and table.height == 64
-    assert rounds.made[1:6] == [64] * 5
+    assert rounds.n_new[1:6] == [64] * 5
 
 
 def test_what_counts_as_training_is_the_grids_to_say():
@@ -257,7 +257,8 @@ coarse = 5
     assert (row["coarse_lower"], row["coarse_upper"]) == (0.5, 1.0)
     assert (row["lower"], row["upper"], row["value"]) == (0.732, 0.733, 0.732)
     assert (
-        row["width"] == pytest.approx(0.001) and rounds.told()["search"]["full_grid_runs"] == 2001
+        row["width"] == pytest.approx(0.001)
+        and rounds.summary()["search"]["full_grid_runs"] == 2001
     )
     assert results.height <= 5 + 14 + 8
 
@@ -287,7 +288,7 @@ def test_what_is_excluded_is_not_run_and_leaves_a_gap():
     assert (gap["lower"], gap["upper"], gap["runs"]) == (1e-3, 0.1, 0)
     assert not gap["within_tolerance"]
     assert table["within_tolerance"][1:].all()
-    assert rounds.told()["search"]["full_grid_runs"] == 9 * 401
+    assert rounds.summary()["search"]["full_grid_runs"] == 9 * 401
     points = [plan.point(i) for i in range(len(plan))]
     assert not [p for p in points if p["curvature"] == 2]
     assert not [p for p in points if p["curvature"] == 1 and 1e-3 < p["lr"] < 0.05]
@@ -318,7 +319,7 @@ def full_map(kind_of, lattice=401):
 
 def painted(cells, lr, curvature):
     """The map that the cells tell: -1 where the boundary goes through."""
-    told = np.full((len(lr), len(curvature)), -2)
+    drawn = np.full((len(lr), len(curvature)), -2)
     edges = [
         np.searchsorted(axis, cells[f"{name}_{end}"].to_numpy())
         for name, axis in (("lr", lr), ("curvature", curvature))
@@ -326,8 +327,8 @@ def painted(cells, lr, curvature):
     ]
     kinds = [{"trains": 1, "fails": 0, None: -1}[kind] for kind in cells["kind"]]
     for kind, a, b, c, d in zip(kinds, *(edge.tolist() for edge in edges), strict=True):
-        told[a : b + 1, c : d + 1] = kind
-    return told
+        drawn[a : b + 1, c : d + 1] = kind
+    return drawn
 
 
 def line(lr, curvature):
@@ -358,12 +359,12 @@ def test_the_cells_tell_the_full_grids_map_at_a_tenth_of_its_runs(kind_of, fewer
         return "trained" if kind_of(point["lr"], point["curvature"]) else "nan"
 
     plan, results, rounds, cells = study_of(ONE_PLANE, word_of)
-    assert results.height * fewer <= rounds.told()["search"]["full_grid_runs"] == 401 * 401
+    assert results.height * fewer <= rounds.summary()["search"]["full_grid_runs"] == 401 * 401
     lr, curvature, full = full_map(kind_of)
-    told = painted(cells, lr, curvature)
-    assert (told != -2).all(), "the cells are the whole plane"
-    sure = told >= 0
-    assert np.mean(told[sure] == full[sure]) >= same
+    drawn = painted(cells, lr, curvature)
+    assert (drawn != -2).all(), "the cells are the whole plane"
+    sure = drawn >= 0
+    assert np.mean(drawn[sure] == full[sure]) >= same
     assert np.mean(sure) > 0.9
     mixed = cells.filter(pl.col("kind").is_null())
     assert (mixed["lr_upper"] / mixed["lr_lower"]).log10().max() < 0.01 + 1e-9
@@ -389,10 +390,10 @@ def test_cells_do_not_overlap_and_a_boundary_is_followed_where_the_coarse_pass_i
     )
     assert (width * height).sum() == pytest.approx(16.0)
     lr, curvature, full = full_map(bay, 201)
-    told = painted(cells, lr, curvature)
-    assert (told[told >= 0] == full[told >= 0]).all()
+    drawn = painted(cells, lr, curvature)
+    assert (drawn[drawn >= 0] == full[drawn >= 0]).all()
     assert full[::25, ::25][:8].all(), "the coarse pass sees nothing of it"
-    assert (told[95:110, 108:117] == 0).all()
+    assert (drawn[95:110, 108:117] == 0).all()
 
 
 def test_between_outcomes_more_is_told_apart():
@@ -421,8 +422,8 @@ scale = ["log", "linear"]
 tolerance = [0.5, 0.1]
 """
     grid = grid_of(text)
-    first, second = directions_of(grid.asked.finer, grid.asked.axes)
-    assert (first.parts, second.parts) == ((2, 2), (5, 5))
+    first, second = searched_axes(grid.document.refinement, grid.document.axes)
+    assert (first.subdivisions, second.subdivisions) == ((2, 2), (5, 5))
     cells = study_of(text, lambda p: ("nan", "trained")[p["lr"] < 2 * (1 + p["momentum"])])[3]
     mixed = cells.filter(pl.col("kind").is_null())
     assert (mixed["momentum_upper"] - mixed["momentum_lower"]).max() == pytest.approx(0.1)
@@ -458,7 +459,7 @@ def test_only_the_grids_own_table_is_left_in_the_folder(tmp_path):
         tmp_path.iterdir()
     )
     assert rounds.after(pl.DataFrame()) is None
-    assert rounds.told() == {} and not list(bounds(plain))
+    assert rounds.summary() == {} and not list(bounds(plain))
 
 
 def test_the_tables_have_the_columns_that_are_told_of_and_each_has_a_meaning():
@@ -481,13 +482,13 @@ def test_a_dry_runs_bounds_hold(text):
     numbers = [int(word) for word in words if word.isdigit()]
     rounds_said, *more, full = numbers
     _, results, rounds, _ = study_of(text, lambda p: ("trained", "nan")[p["lr"] > 0.0123])
-    added = results.height - rounds.made[0]
+    added = results.height - rounds.n_new[0]
     assert 0 < added <= more[0]
-    assert rounds.told()["search"]["full_grid_runs"] == full
+    assert rounds.summary()["search"]["full_grid_runs"] == full
     assert rounds.number <= rounds_said
     rng = np.random.default_rng(0)
     noisy = study_of(text, lambda p: ("trained", "nan")[rng.integers(2)])
-    assert noisy[1].height - rounds.made[0] <= more[-1]
+    assert noisy[1].height - rounds.n_new[0] <= more[-1]
 
 
 # ---- what does not suit ----
@@ -496,69 +497,69 @@ LR = "lr = { logspace = [1e-4, 1.0], num = 9 }"
 WRONG = {
     "no such axis": (
         f'[axes]\n{LR}\n[search]\naxis = "lrr"',
-        'search.axis = "lrr" (line 4): is no axis of this grid; did you mean "lr"?',
+        'search.axis = "lrr" (line 4): is not an axis of this grid; did you mean "lr"?',
     ),
     "nothing like it": (
         f'[axes]\n{LR}\n[search]\naxis = "zzz"',
-        'search.axis = "zzz" (line 4): is no axis of this grid; its axes are: lr',
+        'search.axis = "zzz" (line 4): is not an axis of this grid; its axes: lr',
     ),
     "a parameter that is no axis": (
         f'[axes]\n{LR}\n[search]\naxis = "init_scale"',
-        'search.axis = "init_scale" (line 4): is no axis of this grid; give the values of its '
-        "coarse pass, [axes] init_scale = { logspace = [1e-4, 1.0], num = 9 }",
+        'search.axis = "init_scale" (line 4): is not an axis of this grid; write the values of '
+        "its coarse pass, [axes] init_scale = { logspace = [1e-4, 1.0], num = 9 }",
     ),
     "the same for every run": (
         f'[run]\ninit_scale = 2.0\n[axes]\n{LR}\n[search]\naxis = "init_scale"',
-        'search.axis = "init_scale" (line 6): is the same for every run; give the values of its '
-        "coarse pass, [axes] init_scale = { logspace = [1e-4, 1.0], num = 9 }",
+        'search.axis = "init_scale" (line 6): is the same for every run; write the values of '
+        "its coarse pass, [axes] init_scale = { logspace = [1e-4, 1.0], num = 9 }",
     ),
     "in a zip": (
         '[[zip]]\nlr = [0.1, 1.0]\nmomentum = [0.1, 0.2]\n[search]\naxis = "lr"',
-        'search.axis = "lr" (line 5): moves with others in a [[zip]]; what is made finer must move '
+        'search.axis = "lr" (line 5): moves with others in a [[zip]]; a searched axis must be '
         "alone, under [axes]",
     ),
     "a name": (
         '[axes]\nactivation = ["relu", "tanh"]\n[search]\naxis = "activation"',
-        'search.axis = "activation" (line 4): is not continuous: a value between two of its values '
-        "is none; name one such as lr",
+        'search.axis = "activation" (line 4): is not continuous, so it cannot be searched; '
+        "choose a number such as lr",
     ),
     "whole numbers": (
         '[axes]\ndepth = [1, 9]\n[search]\naxis = "depth"',
-        'search.axis = "depth" (line 4): is not continuous: a value between two of its values is '
-        "none; name one such as lr",
+        'search.axis = "depth" (line 4): is not continuous, so it cannot be searched; choose a '
+        "number such as lr",
     ),
     "the seed": (
         '[axes]\nseed = { range = 9 }\n[search]\naxis = "seed"',
-        'search.axis = "seed" (line 4): numbers the draws, and there is nothing between two of its '
-        "values; name a number such as lr",
+        'search.axis = "seed" (line 4): is a seed, so nothing lies between two of its values; '
+        "choose a number such as lr",
     ),
     "the steps": (
         '[axes]\nsteps = [10, 100]\n[search]\naxis = "steps"',
-        'search.axis = "steps" (line 4): counts steps; how a run fares by step is told by '
-        "fault_step, and by curves; name a number such as lr",
+        'search.axis = "steps" (line 4): is the number of steps; see fault_step and the curves '
+        "for progress over steps; choose a number such as lr",
     ),
     "a rule": (
         '[axes]\ntrained_margin = [0.1, 0.2]\n[search]\naxis = "trained_margin"',
-        'search.axis = "trained_margin" (line 4): only names the outcome, and changes no run; name '
-        "a number such as lr",
+        'search.axis = "trained_margin" (line 4): only decides the name of the outcome and '
+        "changes no run; choose a number such as lr",
     ),
     "one value": (
         '[axes]\nlr = [0.1]\n[search]\naxis = "lr"',
-        "axes.lr (line 2): needs 2 values or more, to be made finer between them",
+        "axes.lr (line 2): must have at least 2 values to be searched",
     ),
     "values that fall": (
         '[axes]\nlr = [1.0, 0.1]\n[search]\naxis = "lr"',
-        "axes.lr (line 2): must ascend to be made finer, and 0.1 comes after a larger value",
+        "axes.lr (line 2): must ascend to be searched, but 0.1 comes after a larger value",
     ),
     "zero on a log scale": (
         '[axes]\nlr = [0.0, 0.1]\n[search]\naxis = "lr"\nscale = "log"',
-        'axes.lr (line 2): holds 0.0, which has no place on a log scale; say scale = "linear" and '
-        "a tolerance in the unit of lr",
+        'axes.lr (line 2): contains 0.0, which has no logarithm; set scale = "linear" and a '
+        "tolerance in the unit of lr",
     ),
     "no tolerance on a linear scale": (
         '[axes]\nlr = { linspace = [1.0, 3.0], num = 5 }\n[search]\naxis = "lr"',
-        "search.tolerance (line 3): is missing: on a linear scale, as lr is, say it in the axis's "
-        "unit",
+        "search.tolerance (line 3): is missing: lr is on a linear scale, so set it in the "
+        "axis's unit",
     ),
     "a tolerance of nothing": (
         f'[axes]\n{LR}\n[search]\naxis = "lr"\ntolerance = 0',
@@ -571,13 +572,13 @@ WRONG = {
     ),
     "a tolerance beyond reason": (
         f'[axes]\n{LR}\n[search]\naxis = "lr"\ntolerance = 1e-7',
-        "search.tolerance = 1e-07 (line 5): makes 40000001 places of lr; at most 1000000 are "
-        "possible, so ask for 8e-06 or more",
+        "search.tolerance = 1e-07 (line 5): divides lr into 40000001 values; at most 1000000 "
+        "are possible, so use 8e-06 or more",
     ),
     "both tables": (
         f'[axes]\n{LR}\ninit_scale = [1.0, 2.0]\n[search]\naxis = "lr"\n[refine]\n'
         'axes = ["lr", "init_scale"]',
-        "refine (line 6): [search] is here too (line 4); keep one of them",
+        "refine (line 6): [search] is here too (line 4); remove one of them",
     ),
     "one axis twice": (
         f'[axes]\n{LR}\n[refine]\naxes = ["lr", "lr"]',
@@ -585,18 +586,18 @@ WRONG = {
     ),
     "three axes": (
         f'[axes]\n{LR}\n[refine]\naxes = ["lr", "depth", "seed"]',
-        'refine.axes = ["lr", "depth", "seed"] (line 4): must hold 2 values or fewer',
+        'refine.axes = ["lr", "depth", "seed"] (line 4): must have 2 or fewer values',
     ),
     "an include": (
         f'[axes]\n{LR}\n[search]\naxis = "lr"\n[[include]]\nmodel = "rnn"',
-        "include.0 (line 5): adds points that [search] does not look between; give them a grid of "
+        "include.0 (line 5): adds points that [search] does not search; move them to a grid of "
         "their own",
     ),
     "a problem that does not have it": (
         f'[axes]\nproblem = ["quadratic", "training"]\ncurvature = [1.0, 2.0]\n{LR}\n[search]\n'
         'axis = "curvature"',
-        'search.axis = "curvature" (line 6): problem "training" has no curvature; give it a grid '
-        "of its own",
+        'search.axis = "curvature" (line 6): problem "training" has no curvature; move it to a '
+        "grid of its own",
     ),
     "no axis named": ("[axes]\nlr = [0.1, 1.0]\n[search]\ntolerance = 0.1",
         "search.axis (line 3): is missing"),
@@ -618,11 +619,11 @@ WRONG = {
         f'[axes]\n{LR}\n[search]\naxis = "lr"\ncoarse = 1',
         "search.coarse = 1 (line 5): must be 2 or more",
     ),
-    "a wrong value on the axis is told once": (
+    "a wrong value on the axis is reported once": (
         '[axes]\nlr = [-1.0, 1.0]\n[search]\naxis = "lr"\ncoarse = 5',
         "axes.lr.0 = -1.0 (line 2): must be 0 or more",
     ),
-    "a wrong end on the axis is told once": (
+    "a wrong end on the axis is reported once": (
         '[axes]\nlr = { linspace = [-1.0, 1.0], num = 3 }\n[search]\naxis = "lr"\n'
         'coarse = 5\ntolerance = 0.1',
         "axes.lr (line 2): gives -1; it must be 0 or more",
@@ -640,7 +641,7 @@ def test_what_does_not_suit_is_one_sentence_that_names_the_place_and_the_way_out
 def test_more_runs_than_a_study_may_hold_are_refused_while_it_searches(monkeypatch):
     assert POINT_LIMIT >= 1_000_000
     monkeypatch.setattr("nanlab.plan.rounds.POINT_LIMIT", 250)
-    with pytest.raises(GridError, match=r"refine\.tolerance .*: asks for more than 250 runs; a"):
+    with pytest.raises(GridError, match=r"refine\.tolerance .*: needs more than 250 runs; use a"):
         study_of(PLANE, lambda p: ("trained", "nan")[p["lr"] > 0.0123])
 
 
@@ -649,6 +650,6 @@ def test_the_resolved_grid_says_it_again(text, tmp_path):
     grid = grid_of(text)
     (tmp_path / "again.toml").write_text(grid.resolved_toml(), encoding="utf-8")
     again = load_grid(tmp_path / "again.toml")
-    assert again.asked.finer == grid.asked.finer
+    assert again.document.refinement == grid.document.refinement
     assert again.resolved_toml() == grid.resolved_toml()
     assert make_plan(again).run_ids.tolist() == make_plan(grid).run_ids.tolist()

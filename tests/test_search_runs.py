@@ -237,10 +237,10 @@ def test_what_is_printed_speaks_of_rounds_and_of_all_runs(searched, capsys):
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "runs    45" in lines
     assert (
-        "search  lr to 0.01 in log10, in rounds after these runs, the coarse pass: 6 or so" in lines
+        "search  lr to 0.01 in log10, in about 6 rounds after these runs, the coarse pass" in lines
     )
     assert (
-        "at most 135 runs more if each point has one simple boundary, 1,764 were the outcome noise"
+        "at most 135 more runs if each point has one simple boundary, 1,764 if outcomes were random"
         in lines
     )
     assert "the full grid at this tolerance has 1,809 runs" in lines
@@ -334,5 +334,5 @@ def test_the_fractals_map_is_that_of_the_full_grid(tmp_path, monkeypatch):
 def test_too_large_a_refinement_is_a_sentence_and_2(monkeypatch, capsys):
     monkeypatch.setattr("nanlab.plan.rounds.POINT_LIMIT", 50)
     assert sweep(GRID) == WRONG
-    assert "search.tolerance (line 13): asks for more than 50 runs" in capsys.readouterr().err
+    assert "search.tolerance (line 13): needs more than 50 runs" in capsys.readouterr().err
     assert jax.device_count() == 2

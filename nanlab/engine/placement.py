@@ -11,6 +11,7 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.engine.lanes import NEVER, Lanes, LaneState
+from nanlab.grid.defaults import knob_values
 from nanlab.plan.plan import Plan
 from nanlab.problems.problem import Problem, State
 
@@ -87,19 +88,9 @@ def lanes_of(plan: Plan, problem: Problem, runs: np.ndarray) -> Lanes:
     """What the plan asks of these runs, all of one group, on the host."""
     columns = plan.columns
     defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
-    knobs = {name: _knob(columns.get(name), runs, defaults.get(name)) for name in problem.knobs}
+    knobs = {n: knob_values(columns.get(n), runs, defaults.get(n)) for n in problem.knobs}
     seed, steps = columns["seed"][runs], columns["steps"][runs]
     return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
-
-
-def _knob(column: np.ndarray | None, runs: np.ndarray, default: float | None) -> np.ndarray:
-    """The values of a knob, the default's where a run is given none."""
-    if column is None:
-        return np.full(len(runs), default, np.float64)
-    values = column[runs]
-    if values.dtype == object:
-        values = np.array([default if value is None else value for value in values], np.float64)
-    return values.astype(np.float64)
 
 
 def taken(tree: Any, rows: np.ndarray) -> Any:

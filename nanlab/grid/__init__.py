@@ -1,8 +1,8 @@
-"""grid.toml -> Grid: validation, every problem at once, by key and line.
+"""grid.toml -> Grid: validation that reports every problem at once, by key and line.
 
-The way there: file and flags -> tree (`source`, `flags`) -> what is asked (`asked`, by
-the model in `model`) -> products of expanded axes (`parts`, `points`), checked against each other
-(`checks`).  `python -m nanlab.grid` writes the JSON Schema for editors.
+Stages: file and flags to a tree (`source`, `overrides`), the tree to settings (`document`, by the
+model in `schema`), settings to products of expanded axes (`expansion`, `points`), and checks
+across settings (`validation`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nanlab.grid.document import GridDocument, parse_document
 from nanlab.grid.errors import Complaint, GridError, in_order
-from nanlab.grid.expansion import Findings
+from nanlab.grid.expansion import Diagnostics
 from nanlab.grid.overrides import split_arguments
 from nanlab.grid.parameter_models import PROBLEMS
 from nanlab.grid.points import Product
@@ -30,18 +30,18 @@ SCHEMA_FILE = Path(__file__).parents[1] / "grid.schema.json"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """A valid grid: what is asked of how many runs.
+    """A valid grid.
 
     Attributes:
-        path: the file, as it was asked for.
-        stem: the file's name without its suffix; names the results' folder.
-        title: the question that the study answers; the stem where the file has none.
-        problems: the problems that its runs are of, in `PROBLEMS`' order, then a person's own.
-        exec: how to run it; never part of a run's identity.
-        warnings: sentences about what is legal, but surely not meant.
-        products: the main grid's points, then each include's; a point may be in several.
-        asked: what the file and the flags say.
-        source: where they say it.
+        path: path of the file, as given.
+        stem: the file's name without its suffix; names the results folder.
+        title: question that the study answers; the stem where the file has none.
+        problems: problems of its runs, in the order of `PROBLEMS`, then user-defined ones.
+        exec: how to run the study; never part of a run's identity.
+        warnings: sentences about what is legal but hardly intended.
+        products: points of the main grid, then of each include; a point may be in several.
+        document: settings of the file and the flags.
+        source: where each of them was set.
     """
 
     path: str
@@ -51,23 +51,23 @@ class Grid:
     exec: Exec
     warnings: tuple[str, ...]
     products: tuple[Product, ...]
-    asked: GridDocument
+    document: GridDocument
     source: Source
 
     def complaint(self, key: str, sentence: str) -> Complaint:
-        """A complaint about a parameter, or about `run.problem`, at its line."""
-        places = [("run", key), ("axes", key)] + [("zip", i, key) for i in range(100)]
-        path = next((p for p in places if self.source.knows(p)), None)
-        path = tuple(key.split(".")) if path is None else path
+        """Return a complaint about a parameter, or about `run.problem`, at its line."""
+        paths = [("run", key), ("axes", key)]
+        paths += [("zip", i, key) for i in range(len(self.document.zips))]
+        path = next((p for p in paths if self.source.defines(p)), tuple(key.split(".")))
         return self.source.complaint(path, sentence)
 
     def without_rounds(self) -> Grid:
-        """The same grid less its [search] or [refine]: what is listed is all that is run."""
-        return replace(self, asked=replace(self.asked, search=None, refine=None))
+        """Return the grid without [search] and [refine], so that only its coarse pass is run."""
+        return replace(self, document=replace(self.document, search=None, refine=None))
 
     def resolved_toml(self) -> str:
-        """What was asked, flags included, as canonical TOML; loading it gives the same plan."""
-        return self.asked.toml()
+        """Return the settings, flags included, as canonical TOML; it loads to the same plan."""
+        return self.document.toml()
 
 
 def load_grid(
@@ -76,23 +76,26 @@ def load_grid(
     overrides: Sequence[tuple[str, str]] = (),
     sets: Sequence[str] = (),
 ) -> Grid:
-    """Reads a grid file, lets flags change it, and checks all of it.
+    """Read a grid file, apply flags to it, and check the result.
 
     Args:
         path: the TOML file.
-        overrides: (key, text) pairs such as ("run.steps", "50") for keys that the file has; a
-            text that is no TOML value is a string (see `split_arguments`).
-        sets: assignments such as "axes.width=[8, 16]", which may create keys; one that makes a
+        overrides: (key, text) pairs such as ("run.steps", "50") for keys that the file has; text
+            that is not a TOML value is a string (see `split_arguments`).
+        sets: assignments such as "axes.width=[8, 16]", which may add keys; one that makes a
             parameter of [run] an axis, or the reverse, moves it.
 
+    Returns:
+        The grid.
+
     Raises:
-        GridError: every problem that was found, of the file, its values and the flags.
+        GridError: with every problem of the file, its values and the flags.
     """
     source = read_source(os.fspath(path), overrides, sets)
-    asked, complaints = parse_document(source)
-    findings = Findings(source, asked)
-    products = checked_products(asked, findings)
-    complaints = [*complaints, *findings.complaints, *source.complaints]
+    document, complaints = parse_document(source)
+    diagnostics = Diagnostics(source, document)
+    products = checked_products(document, diagnostics)
+    complaints = [*complaints, *diagnostics.complaints, *source.complaints]
     if complaints:
         raise GridError(source.path, in_order(complaints))
     present = {problem for product in products for problem in product.values("problem")}
@@ -100,19 +103,19 @@ def load_grid(
     return Grid(
         path=source.path,
         stem=stem,
-        title=asked.title or stem,
+        title=document.title or stem,
         problems=(
             *(problem for problem in PROBLEMS if problem in present),
             *sorted(str(problem) for problem in present if problem not in PROBLEMS),
         ),
-        exec=asked.exec,
-        warnings=tuple(map(str, in_order(findings.warnings))),
+        exec=document.exec,
+        warnings=tuple(map(str, in_order(diagnostics.warnings))),
         products=tuple(products),
-        asked=asked,
+        document=document,
         source=source,
     )
 
 
 def schema_text() -> str:
-    """The JSON Schema as `nanlab/grid.schema.json` holds it."""
+    """Return the JSON Schema as text, as in `nanlab/grid.schema.json`."""
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"

@@ -1,7 +1,8 @@
-"""`{ logspace = [a, b], num = n }` -> values: the ways to write an axis, exactly.
+"""`{ logspace = [a, b], num = n }` -> values: the forms of an axis, expanded exactly.
 
-Every value is the float nearest to the exact one, whatever the machine's libm: values are part
-of a run's identity, and `lr = 0.001` must find the third of `{ logspace = [1e-5, 0.1], num = 5 }`.
+Every value is the float nearest to the exact one, regardless of the machine's libm: values are
+part of a run's identity, and `lr = 0.001` must match the third value of
+`{ logspace = [1e-5, 0.1], num = 5 }`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate, repeat
-from typing import Annotated, Any, TypeGuard, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,77 +22,80 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    WrapValidator,
 )
+from typing_extensions import TypeIs
 
 from nanlab.grid.errors import sentence_of, shown
-from nanlab.grid.parameter_types import LARGEST_INT, Number, ParameterValue, Whole, sentence_error
+from nanlab.grid.parameter_types import (
+    LARGEST_INT,
+    Number,
+    ParameterValue,
+    Whole,
+    or_sentence,
+    sentence_error,
+)
 from nanlab.grid.parameters import Parameter
 
 POINT_LIMIT = 20_000_000
-"""The most points that a study may have, those that it excludes included."""
+"""Maximum number of points of a study, excluded ones included."""
 
-# Ratios are multiplied up, an error of at most one unit in the last of these digits each time.
+VALUE_LIMIT = 1_000_000
+"""Maximum `num` of a linspace or logspace; expanding that many takes about two seconds."""
+
+# Ratios are multiplied repeatedly; each product adds at most one unit in the last digit.
 EXACT = Context(prec=60)
 
-# A logspace's value this near to a whole number (relatively) is that number.
+# A logspace value within this relative distance of a whole number is that number.
 _ROUNDING = Decimal("1e-40")
 
-# The end points are floats; beyond this, floats and whole numbers are not one to one.
+# Above this, floats no longer represent every whole number.
 _LARGEST_EXACT = 2**53
 
 Integer = Annotated[Whole, Field(ge=-LARGEST_INT, le=LARGEST_INT)]
 Count = Annotated[Whole, Field(ge=1, le=LARGEST_INT)]
+Num = Annotated[
+    Whole, Field(ge=1, le=VALUE_LIMIT, description="Number of values, end points included.")
+]
 Ends = Annotated[list[Number], Field(min_length=2, max_length=2)]
 PositiveEnds = Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=2, max_length=2)]
 
 
 class _Form(BaseModel, frozen=True, extra="forbid"):
-    """A way to write an axis other than a list of its values."""
+    """A form of an axis other than a list of values."""
 
 
 class Linspace(_Form, frozen=True):
-    """Numbers at equal distances, both end points included."""
+    """Equally spaced numbers, both end points included."""
 
     linspace: Annotated[Ends, Field(description="First and last value.")]
-    num: Annotated[Count, Field(description="How many values.")]
-
-    @property
-    def many(self) -> int:
-        """How many values there are."""
-        return self.num
+    num: Num
 
     def _quotients(self) -> tuple[Iterator[int], int]:
-        """The values before they are rounded: what is above the line, and what below it."""
+        """Return the exact values as fractions: their numerators, and their common denominator."""
         (a, p), (b, q) = (Decimal(repr(end)).as_integer_ratio() for end in self.linspace)
         first, last, steps = a * q, b * p, max(self.num - 1, 1)
         return (first * steps + (last - first) * i for i in range(self.num)), p * q * steps
 
     def exact(self) -> Sequence[Fraction]:
-        """The values before they are rounded to floats."""
-        above, below = self._quotients()
-        return [Fraction(n, below) for n in above]
+        """Return the values before rounding to floats."""
+        numerators, denominator = self._quotients()
+        return [Fraction(n, denominator) for n in numerators]
 
     def values(self) -> Sequence[int | float]:
-        """The values, in order; whole ones are int.  One value is the first end point."""
-        above, below = self._quotients()
-        # Python divides integers to the nearest float, however large they are.
-        return [_quotient(n, below) for n in above]
+        """Return the values in order, whole ones as int; a single value is the first end point."""
+        numerators, denominator = self._quotients()
+        # Python rounds the quotient of two integers to the nearest float, however large they are.
+        return [_quotient(n, denominator) for n in numerators]
 
 
 class Logspace(_Form, frozen=True):
-    """Numbers at equal ratios, both end points (not exponents) included."""
+    """Geometrically spaced numbers, both end points (not exponents) included."""
 
     logspace: Annotated[PositiveEnds, Field(description="First and last value, not exponents.")]
-    num: Annotated[Count, Field(description="How many values.")]
-
-    @property
-    def many(self) -> int:
-        """How many values there are."""
-        return self.num
+    num: Num
 
     def exact(self) -> Sequence[Decimal]:
-        """The values before they are rounded to floats, to 58 digits at least."""
+        """Return the values before rounding to floats, to at least 58 digits."""
         first, last = (Decimal(repr(end)) for end in self.logspace)
         ratio = EXACT.power(EXACT.divide(last, first), EXACT.divide(1, max(self.num - 1, 1)))
         between = repeat(ratio, max(self.num - 2, 0))
@@ -99,36 +103,30 @@ class Logspace(_Form, frozen=True):
         return values if self.num == 1 else [*values, last]
 
     def values(self) -> Sequence[int | float]:
-        """The values, in order; whole ones are int.  One value is the first end point."""
+        """Return the values in order, whole ones as int; a single value is the first end point."""
         return [number_of(value) for value in self.exact()]
 
 
-def _quotient(above: int, below: int) -> int | float:
-    whole, rest = divmod(above, below)
-    return above / below if rest or abs(whole) > _LARGEST_EXACT else whole
+def _quotient(numerator: int, denominator: int) -> int | float:
+    whole, rest = divmod(numerator, denominator)
+    return numerator / denominator if rest or abs(whole) > _LARGEST_EXACT else whole
 
 
 def number_of(value: Decimal) -> int | float:
-    """The float nearest to `value`, or the whole number that it is but for its rounding."""
+    """Return the float nearest to `value`, or the int that it equals up to round-off."""
     whole = value.to_integral_value()
     is_whole = abs(value - whole) <= whole * _ROUNDING and whole <= _LARGEST_EXACT
     return int(whole) if is_whole else float(value)
 
 
-def _bounds(value: Any, handler: Callable[[Any], int | list[int]]) -> int | list[int]:
-    try:
-        return handler(value)
-    except ValueError as error:
-        raise sentence_error(
-            "must be a count, 1 or more, or whole numbers [start, stop] or [start, stop, step]"
-        ) from error
+_BOUNDS = "must be a count, 1 or more, or whole numbers [start, stop] or [start, stop, step]"
 
 
 def _not_empty(bounds: int | list[int]) -> int | list[int]:
     if isinstance(bounds, list) and bounds[2:] == [0]:
-        raise sentence_error("has step 0; a step must lead from start to stop")
+        raise sentence_error("has step 0; the step must lead from start to stop")
     if not _range(bounds):
-        raise sentence_error("is empty; stop is not part of it")
+        raise sentence_error("is empty: stop is exclusive")
     return bounds
 
 
@@ -138,24 +136,24 @@ def _range(bounds: int | list[int]) -> range:
 
 Bounds = Annotated[
     Count | Annotated[list[Integer], Field(min_length=2, max_length=3)],
-    WrapValidator(_bounds),
+    or_sentence(_BOUNDS),
     AfterValidator(_not_empty),
 ]
 
 
 class Range(_Form, frozen=True):
-    """Whole numbers as Python's `range` counts them: stop is not part of it."""
+    """Whole numbers as in Python's `range`; stop is exclusive."""
 
     range: Annotated[Bounds, Field(description="n, [start, stop] or [start, stop, step].")]
 
     @property
-    def many(self) -> int:
-        """How many values there are."""
+    def count(self) -> int:
+        """Number of values; `len` fails beyond 2**63."""
         values = _range(self.range)
         return (values[-1] - values[0]) // values.step + 1
 
     def values(self) -> Sequence[int]:
-        """The values, in order; a `range`, so that a million seeds take no memory."""
+        """Return the values in order, as a `range`, so that a million seeds take no memory."""
         return _range(self.range)
 
 
@@ -164,38 +162,33 @@ FORMS: dict[str, type[Linspace | Logspace | Range]] = {
     "logspace": Logspace,
     "range": Range,
 }
-"""The forms by the key that tells them apart."""
+"""The forms by their distinguishing key."""
 
 AxisForm = list[ParameterValue] | Linspace | Logspace | Range
-"""An axis as it was written, its values not yet known to suit their parameter unless listed."""
+"""An axis as written; only a list's values have been validated against their parameter."""
 
 
-def is_form(value: ParameterValue | AxisForm) -> TypeGuard[AxisForm]:
-    """Whether `value` is an axis, and not one value."""
+def is_form(value: ParameterValue | AxisForm) -> TypeIs[AxisForm]:
+    """Return whether `value` is an axis rather than one value."""
     return isinstance(value, list | Linspace | Logspace | Range)
 
 
-def is_value(value: ParameterValue | AxisForm) -> TypeGuard[ParameterValue]:
-    """Whether `value` is one value, and not an axis."""
-    return not is_form(value)
-
-
 def expanded(parameter: Parameter, form: AxisForm) -> Sequence[ParameterValue]:
-    """The values of an axis of `parameter`, in order; a `range` where that holds them.
+    """Return the values of an axis, a `range` for a range of whole numbers.
 
     Raises:
-        ValueError: a sentence about a value that does not suit, or about too many values.
+        ValueError: there are too many values, or one is invalid; the message is for the user.
     """
     if isinstance(form, list):
         return form
-    if form.many > POINT_LIMIT:
-        raise ValueError(f"{form.many} values; a study holds at most {POINT_LIMIT} points")
+    if isinstance(form, Range) and form.count > POINT_LIMIT:
+        raise ValueError(f"{form.count} values; a study has at most {POINT_LIMIT} points")
     values = form.values()
-    # The limits of a whole number are limits of its range's ends.
+    # A range of whole numbers is within the parameter's limits if both of its ends are.
     is_range = isinstance(values, range) and parameter.kinds == (int,)
-    tried = [values[0], values[-1]] if is_range else list(values)
+    checked = [values[0], values[-1]] if is_range else list(values)
     try:
-        valid = _valid_list_of(parameter)(tried)
+        valid = _validator_of(parameter)(checked)
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]
         raise ValueError(f"gives {shown(error['input'])}; it {sentence_of(error)}") from None
@@ -203,19 +196,19 @@ def expanded(parameter: Parameter, form: AxisForm) -> Sequence[ParameterValue]:
 
 
 @cache
-def _valid_list_of(
+def _validator_of(
     parameter: Parameter,
 ) -> Callable[[Sequence[ParameterValue]], list[ParameterValue]]:
-    # Of a long list only the first error is told, so no other is looked for.
-    many: Any = Annotated[list[parameter.type], FailFast()]
-    return TypeAdapter(many).validate_python
+    # Only the first error is reported, so validation stops there.
+    values: Any = Annotated[list[parameter.type], FailFast()]
+    return TypeAdapter(values).validate_python
 
 
 Item = TypeVar("Item")
 
 
 def repeated(values: Sequence[Item]) -> Item | None:
-    """The first value that `values` holds more than once, or None."""
+    """Return the first value that occurs more than once, or None."""
     if isinstance(values, range) or len(set(values)) == len(values):
         return None
     counts = Counter(values)

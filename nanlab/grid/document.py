@@ -1,4 +1,4 @@
-"""Tree -> Asked: what the file asks for, and a complaint for each part that means nothing."""
+"""Source -> GridDocument: the settings that pydantic accepts, and complaints about the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nanlab.grid.axes import FORMS, AxisForm
-from nanlab.grid.errors import Complaint, sentence_of, suggestion, unknown_key
+from nanlab.grid.errors import (
+    MAX_COMPLAINTS,
+    Complaint,
+    GridError,
+    in_order,
+    sentence_of,
+    suggestion,
+    unknown_key,
+)
 from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.grid.schema import COMPARISONS, ORDERINGS, Exec, file_model
@@ -18,29 +26,32 @@ from nanlab.grid.search import Refine, Search
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path, Tree, file_text
 
-OWN_TABLES = ("knobs", "static")
+USER_TABLES = ("knobs", "static")
 GRID_TABLES = (
     "title", "run", "axes", "zip", "exclude", "include", "search", "refine", "exec", "claim",
 )  # fmt: skip
 
 DOCUMENT_MODELS: dict[str, type[BaseModel]] = {"search": Search, "refine": Refine, "exec": Exec}
-"""The tables whose keys are no parameters."""
+"""The tables whose keys are not parameters."""
 
 Condition = ParameterValue | list[ParameterValue] | dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridDocument:
-    """What a grid file asks for, each value valid on its own.
+    """The contents of a grid file, each value valid on its own.
 
     Attributes:
-        title: the question, or None.
+        title: question that the study answers, or None.
         run: parameters that are the same for every run.
-        axes: in the file's order.
-        zips, excludes, includes: one table each, as many as there are in the file.
-        search, refine: along which axes to make it finer where its outcome changes, or None.
-        exec: how to run it.
-        lost: what could not be understood and is not here: paths of parameters, or of tables.
+        axes: axes, in the file's order.
+        zips: the [[zip]] tables.
+        excludes: the [[exclude]] tables.
+        includes: the [[include]] tables.
+        search: the [search] table, or None.
+        refine: the [refine] table, or None.
+        exec: how to run the study.
+        invalid: paths of parameters or tables that were dropped as invalid.
     """
 
     title: str | None
@@ -52,23 +63,17 @@ class GridDocument:
     search: Search | None
     refine: Refine | None
     exec: Exec
-    lost: frozenset[Path]
+    invalid: frozenset[Path]
 
     @property
-    def finer(self) -> Search | Refine | None:
-        """What says along which axes it is made finer; None if it is a plain grid."""
+    def refinement(self) -> Search | Refine | None:
+        """The [search] or [refine] table; None in a plain grid."""
         return self.search or self.refine
 
     def toml(self) -> str:
-        """The same as canonical TOML: no comments, numbers normalized, tables in a fixed order."""
-        tree: Tree = {
-            "title": self.title,
-            "run": self.run,
-            "axes": self.axes,
-            "zip": self.zips,
-            "exclude": self.excludes,
-            "include": self.includes,
-        }
+        """Return canonical TOML: no comments, normalized numbers, tables in a fixed order."""
+        tree: Tree = {"title": self.title, "run": self.run, "axes": self.axes}
+        tree |= {"zip": self.zips, "exclude": self.excludes, "include": self.includes}
         for key in DOCUMENT_MODELS:
             model: BaseModel | None = getattr(self, key)
             tree[key] = None if model is None else model.model_dump(exclude_unset=True)
@@ -84,49 +89,51 @@ def _plain(node: Any) -> Any:
 
 
 def flattened(tree: Tree) -> Tree:
-    """The tree with `knobs.alpha` and `static.order` as one key each, in every table."""
+    """Return the tree with `knobs.alpha` and `static.order` as one key each, in every table."""
     return {key: _flat(value) for key, value in tree.items()}
 
 
 def _flat(table: Any) -> Any:
     if isinstance(table, list):
-        return [_flat(each) for each in cast(list[Any], table)]
+        return [_flat(item) for item in cast(list[Any], table)]
     if not isinstance(table, dict):
         return table
     flat: Tree = {}
     for key, value in cast(Tree, table).items():
-        if key in OWN_TABLES and isinstance(value, dict):
-            flat |= {f"{key}.{name}": each for name, each in cast(Tree, value).items()}
+        if key in USER_TABLES and isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in cast(Tree, value).items()}
         else:
             flat[key] = value
     return flat
 
 
-def _own_names(tree: Tree) -> Iterable[str]:
+def _user_defined_names(tree: Tree) -> Iterable[str]:
     values = [value if isinstance(value, list) else [value] for value in tree.values()]
-    tables = [each for value in values for each in cast(list[Any], value)]
+    tables = [table for value in values for table in cast(list[Any], value)]
     names = {name for table in tables if isinstance(table, dict) for name in cast(Tree, table)}
     return sorted(filter(is_user_defined, names))
 
 
 def parse_document(source: Source) -> tuple[GridDocument, list[Complaint]]:
-    """What pydantic understands of the source's tree, and complaints about all the rest."""
+    """Return the settings that are valid, and complaints; raise those if they are too many."""
     complaints: list[Complaint] = []
-    lost: frozenset[Path] = frozenset()
+    invalid: frozenset[Path] = frozenset()
     tree = flattened(source.tree)
-    model = file_model(tuple(_own_names(tree)))
+    model = file_model(tuple(_user_defined_names(tree)))
     try:
         parsed = model.validate_python(tree)
-    except ValidationError as invalid:
-        errors = invalid.errors(include_url=False)
-        complaints = _complaints(source, errors)
-        lost = frozenset(_lost(_written(error["loc"])) for error in errors)
-        tree = _without(tree, (), lost)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        complaints = _complaints(source, details[:MAX_COMPLAINTS])
+        if len(details) >= MAX_COMPLAINTS:
+            raise GridError(source.path, in_order(complaints)) from None
+        invalid = frozenset(_unit(_written(detail["loc"])) for detail in details)
+        tree = _without(tree, (), invalid)
         parsed = model.validate_python(tree)
-    return _asked(parsed, tree, lost), complaints
+    return _document(parsed, tree, invalid), complaints
 
 
-def _asked(parsed: Tree, tree: Tree, lost: frozenset[Path]) -> GridDocument:
+def _document(parsed: Tree, tree: Tree, invalid: frozenset[Path]) -> GridDocument:
     def ordered(values: Tree, as_in: Tree) -> Tree:
         return {name: values[name] for name in as_in}
 
@@ -144,34 +151,30 @@ def _asked(parsed: Tree, tree: Tree, lost: frozenset[Path]) -> GridDocument:
         search=parsed.get("search"),
         refine=parsed.get("refine"),
         exec=parsed.get("exec", Exec()),
-        lost=lost,
+        invalid=invalid,
     )
 
 
-def _is_tag(part: str | int) -> bool:
-    return isinstance(part, str) and part.startswith("<")
-
-
 def _written(location: Path) -> Path:
-    """Pydantic's location as a person wrote it: without the tags of our unions."""
-    return tuple(part for part in location if not _is_tag(part))
+    """Return pydantic's location as in the file: without the tags of our unions."""
+    return tuple(p for p in location if not (isinstance(p, str) and p.startswith("<")))
 
 
-def _lost(path: Path) -> Path:
-    """The smallest part of the file that means nothing without `path`: mostly a parameter."""
+def _unit(path: Path) -> Path:
+    """Return the smallest unit to drop if `path` is invalid: mostly a parameter."""
     if path[0] in ("search", "refine"):
-        return path[:1]  # what is left of it may mean nothing
+        return path[:1]  # the rest of the table may depend on it
     return path[: 3 if path[0] in ("zip", "exclude", "include") else 2]
 
 
-def _without(node: Any, path: Path, lost: frozenset[Path]) -> Any:
-    """`node` without what is lost; a lost table in a list leaves an empty one in its place."""
+def _without(node: Any, path: Path, invalid: frozenset[Path]) -> Any:
+    """Return `node` without what is invalid; a table in a list becomes an empty one."""
     if isinstance(node, dict):
-        kept = {k: v for k, v in cast(Tree, node).items() if (*path, k) not in lost}
-        return {key: _without(value, (*path, key), lost) for key, value in kept.items()}
+        valid = {k: v for k, v in cast(Tree, node).items() if (*path, k) not in invalid}
+        return {key: _without(value, (*path, key), invalid) for key, value in valid.items()}
     if isinstance(node, list):
-        places = enumerate(cast(list[Any], node))
-        return [{} if (*path, i) in lost else _without(v, (*path, i), lost) for i, v in places]
+        items = enumerate(cast(list[Any], node))
+        return [{} if (*path, i) in invalid else _without(v, (*path, i), invalid) for i, v in items]
     return node
 
 
@@ -182,7 +185,7 @@ def _complaints(source: Source, errors: Sequence[ErrorDetails]) -> list[Complain
     for error in errors:
         path = _written(error["loc"])
         if error["type"] == "missing":
-            # A key that is only misspelled is told once.
+            # A misspelled key is reported as unknown, and not as missing too.
             if path not in meant:
                 complaints.append(source.complaint(path, sentence_of(error)))
         elif error["type"] != "extra_forbidden":
@@ -198,7 +201,7 @@ def _meant(location: Path) -> Path:
 def _unknown_key(location: Path) -> str:
     key = location[-1]
     if len(location) == 1 and key in PARAMETERS:
-        return f'a parameter stands in a table; did you mean "run.{key}" or "axes.{key}"?'
+        return f'a parameter belongs in a table; did you mean "run.{key}" or "axes.{key}"?'
     return unknown_key(key, _known_keys(location))
 
 

@@ -1,11 +1,11 @@
-"""Asked -> parts: the main grid and its includes, each parameter in one place, axes expanded."""
+"""GridDocument -> subgrids: the main grid and each include, with axes expanded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nanlab.grid.axes import AxisForm, expanded, is_form, is_value, repeated
+from nanlab.grid.axes import AxisForm, expanded, is_form, repeated
 from nanlab.grid.document import GRID_TABLES, GridDocument
 from nanlab.grid.errors import Complaint, shown, suggestion
 from nanlab.grid.parameter_types import ParameterValue
@@ -15,63 +15,65 @@ from nanlab.grid.search import coarse_form
 from nanlab.grid.source import Source
 from nanlab.grid.toml import Path
 
+MAX_AXES = 64
+"""Maximum number of axes of a product: NumPy's number of dimensions."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Subgrid:
     """The main grid, or one include.
 
     Attributes:
         path: () for the main grid, ("include", 0) for the first include.
-        places: where each parameter that is set is set.
-        product: its points; those of the main grid before excludes.
+        paths: where each parameter is set, for those that are.
+        product: its points, for the main grid before excludes.
     """
 
     path: Path
-    places: Mapping[str, Path]
+    paths: Mapping[str, Path]
     product: Product
 
 
-class Findings:
-    """What is found to be wrong on the way from a file to its points.
+class Diagnostics:
+    """Problems and warnings collected on the way from a file to its points.
 
-    What could not be understood is not held against the rest: a check that would need it is left
-    out, so that one mistake is one complaint.
+    A check that would need an invalid setting is skipped, so that one mistake is one complaint.
 
     Attributes:
         complaints: what is wrong.
-        warnings: what is legal, but surely not meant.
-        unknown: parameters whose values in the main grid could not be understood.
+        warnings: what is legal but hardly intended.
+        unknown: parameters whose values in the main grid are invalid.
     """
 
-    def __init__(self, source: Source, asked: GridDocument) -> None:
+    def __init__(self, source: Source, document: GridDocument) -> None:
         self.complaints: list[Complaint] = []
         self.warnings: list[Complaint] = []
-        self.unknown = _lost_parameters(asked.lost)
+        self.unknown = _unknown_parameters(document.invalid)
         self._source = source
-        self._lost = asked.lost
+        self._invalid = document.invalid
 
     def complain(self, path: Path, sentence: str, *values: object) -> None:
-        """Notes that what stands at `path` is wrong."""
+        """Record a problem at `path`, with the value to show if any."""
         self.complaints.append(self._source.complaint(path, sentence, *values))
 
     def warn(self, path: Path, sentence: str) -> None:
-        """Notes that what stands at `path` is surely not meant."""
+        """Record a warning about `path`."""
         self.warnings.append(self._source.complaint(path, sentence))
 
     def line_of(self, path: Path) -> str:
-        """` (line 4)`, or nothing where there is no line."""
+        """Return ` (line 4)`, or nothing where there is no line."""
         line = self._source.complaint(path, "").line
         return "" if line is None else f" (line {line})"
 
-    def is_lost(self, path: Path) -> bool:
-        """Whether some of what stands at `path` could not be understood."""
-        return any(lost[: len(path)] == path[: len(lost)] for lost in self._lost)
+    def is_invalid(self, path: Path) -> bool:
+        """Return whether `path`, or something within it, was dropped as invalid."""
+        return any(other[: len(path)] == path[: len(other)] for other in self._invalid)
 
 
-def _lost_parameters(lost: frozenset[Path]) -> set[str]:
-    """The parameters of the main grid that may be meant by what could not be understood."""
+def _unknown_parameters(invalid: frozenset[Path]) -> set[str]:
+    """Return the parameters of the main grid that the invalid settings may refer to."""
     unknown: set[str] = set()
-    for path in lost:
+    for path in invalid:
         table, last = suggestion(path[0], GRID_TABLES), path[-1]
         if table not in ("run", "axes", "zip"):
             unknown |= {name for name in PARAMETERS if path == (name,)}
@@ -82,83 +84,93 @@ def _lost_parameters(lost: frozenset[Path]) -> set[str]:
     return unknown
 
 
-def main_part(asked: GridDocument, findings: Findings) -> Part:
-    """The main grid, before excludes."""
-    places: dict[str, Path] = {name: ("run", name) for name in asked.run}
+def main_subgrid(document: GridDocument, diagnostics: Diagnostics) -> Subgrid:
+    """Return the main grid, before excludes."""
+    paths: dict[str, Path] = {name: ("run", name) for name in document.run}
     tables: list[tuple[Path, dict[str, AxisForm]]]
-    tables = [(("axes",), {name: _coarse(name, form, asked)}) for name, form in asked.axes.items()]
-    tables += [(("zip", i), table) for i, table in enumerate(asked.zips)]
+    tables = [
+        (("axes",), {name: _coarse(name, form, document)}) for name, form in document.axes.items()
+    ]
+    tables += [(("zip", i), table) for i, table in enumerate(document.zips)]
     axes: list[Axis] = []
     for path, table in tables:
-        if not table and not findings.is_lost(path):
-            findings.complain(path, "moves nothing; name its axes")
-        doubled = [name for name in table if name in places]
+        if not table and not diagnostics.is_invalid(path):
+            diagnostics.complain(path, "is empty; name the axes that move together")
+        doubled = [name for name in table if name in paths]
         for name in doubled:
-            _complain_of_double(path, name, places[name], findings)
-        places |= {name: (*path, name) for name in table if name not in places}
-        axis = _axis(path, {n: form for n, form in table.items() if n not in doubled}, findings)
+            _complain_of_double(path, name, paths[name], diagnostics)
+        paths |= {name: (*path, name) for name in table if name not in paths}
+        axis = _axis(path, {n: form for n, form in table.items() if n not in doubled}, diagnostics)
         axes += [axis] if axis else []
-        findings.unknown |= set(table if axis is None else doubled)
-    return Part(path=(), places=places, product=product_of(asked.run, axes))
+        diagnostics.unknown |= set(table if axis is None else doubled)
+    product = product_of(document.run, _limited(("axes",), axes, diagnostics))
+    return Subgrid(path=(), paths=paths, product=product)
 
 
-def _coarse(name: str, form: AxisForm, asked: GridDocument) -> AxisForm:
-    """The axis as the coarse pass of a search has it; as it is written where there is none."""
-    table = asked.finer
+def _coarse(name: str, form: AxisForm, document: GridDocument) -> AxisForm:
+    """Return the axis of a search's coarse pass; of any other parameter the axis as written."""
+    table = document.refinement
     if table is None or name not in table.axes:
         return form
     try:
         return coarse_form(form, table, name)
     except ValueError:
-        return form  # what is wrong is found when it is expanded
+        return form  # its expansion reports what is wrong
 
 
-def _complain_of_double(path: Path, name: str, first: Path, findings: Findings) -> None:
+def _complain_of_double(path: Path, name: str, first: Path, diagnostics: Diagnostics) -> None:
     table = f"[{first[0]}]" if len(first) == 2 else f"{first[0]}.{first[1]}"
-    line = findings.line_of(first)
-    findings.complain((*path, name), f"is in {table} too{line}; keep one of them")
+    line = diagnostics.line_of(first)
+    diagnostics.complain((*path, name), f"is in {table} too{line}; remove one of them")
 
 
-def include_parts(asked: GridDocument, findings: Findings) -> list[Part]:
-    """The includes that can be understood: products of their own over [run] and the defaults."""
-    parts: list[Part] = []
-    for i, table in enumerate(asked.includes):
+def include_subgrids(document: GridDocument, diagnostics: Diagnostics) -> list[Subgrid]:
+    """Return the valid includes: products of their own over [run] and the defaults."""
+    subgrids: list[Subgrid] = []
+    for i, table in enumerate(document.includes):
         path = ("include", i)
-        if findings.is_lost(path):
+        if diagnostics.is_invalid(path):
             continue
         if not table:
-            findings.complain(path, "adds nothing; name a parameter")
+            diagnostics.complain(path, "is empty; name a parameter")
             continue
-        axes = [_axis(path, {n: form}, findings) for n, form in table.items() if is_form(form)]
-        known = [axis for axis in axes if axis is not None]
-        if len(known) == len(axes):
-            named = {name: value for name, value in table.items() if is_value(value)}
-            places = {name: ("run", name) for name in asked.run}
-            places |= {name: (*path, name) for name in table}
-            product = product_of({**asked.run, **named}, known)
-            parts.append(Part(path=path, places=places, product=product))
-    return parts
+        axes = [_axis(path, {n: form}, diagnostics) for n, form in table.items() if is_form(form)]
+        valid = [axis for axis in axes if axis is not None]
+        if len(valid) == len(axes):
+            named = {name: value for name, value in table.items() if not is_form(value)}
+            paths = {name: ("run", name) for name in document.run}
+            paths |= {name: (*path, name) for name in table}
+            product = product_of({**document.run, **named}, _limited(path, valid, diagnostics))
+            subgrids.append(Subgrid(path=path, paths=paths, product=product))
+    return subgrids
 
 
-def _axis(path: Path, forms: Mapping[str, AxisForm], findings: Findings) -> Axis | None:
-    """The axis of one parameter, or of several that move together; None if it cannot be."""
+def _limited(path: Path, axes: list[Axis], diagnostics: Diagnostics) -> list[Axis]:
+    if len(axes) > MAX_AXES:
+        sentence = f"has {len(axes)} axes that vary independently; at most {MAX_AXES} are possible"
+        diagnostics.complain(path, sentence)
+    return axes[:MAX_AXES]
+
+
+def _axis(path: Path, forms: Mapping[str, AxisForm], diagnostics: Diagnostics) -> Axis | None:
+    """Return the axis of one parameter, or of several that move together; None if invalid."""
     values: dict[str, Sequence[ParameterValue]] = {}
     for name, form in forms.items():
         try:
             values[name] = expanded(PARAMETERS[name], form)
         except ValueError as error:
-            findings.complain((*path, name), str(error))
+            diagnostics.complain((*path, name), str(error))
     if not values or len(values) < len(forms):
         return None
-    if len({len(each) for each in values.values()}) > 1:
-        sizes = ", ".join(f"{name} {len(each)}" for name, each in values.items())
-        findings.complain(path, f"axes that move together must be equally long, not {sizes}")
+    if len({len(column) for column in values.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(column)}" for name, column in values.items())
+        diagnostics.complain(path, f"axes that move together must have equal lengths, not {sizes}")
         return None
     if len(values) == 1:
         [(name, column)] = values.items()
         if (value := repeated(column)) is not None:
-            findings.complain((*path, name), f"holds {shown(value)} more than once")
+            diagnostics.complain((*path, name), f"contains {shown(value)} more than once")
     elif (row := repeated(list(zip(*values.values(), strict=True)))) is not None:
         pairs = shown(dict(zip(values, row, strict=True)))
-        findings.complain(path, f"holds {pairs} more than once")
+        diagnostics.complain(path, f"contains {pairs} more than once")
     return Axis(values=values)

@@ -1,4 +1,4 @@
-"""Arguments -> overrides -> a changed tree: what is asked on the command line."""
+"""Command-line flags -> changes to the tree of a grid file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FLAG = re.compile(r"--([a-z_]+(?:\.[\w-]+)+)(?:=(.*))?", re.DOTALL)
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Takes `--run.x v`, `--axes.lr.num=9` and every other dotted option out of `argv`.
+    """Separate `--run.x v`, `--axes.lr.num=9` and all other dotted options from `argv`.
 
-    Hyphens in a key stand for underscores.  An option that no value follows gets "", which
-    `load_grid` complains about.  What comes after a lone `--` is left alone.
+    Hyphens in a key stand for underscores.  An option without a value gets "", which `load_grid`
+    complains about.  Arguments after a lone `--` are left alone.
 
     Returns:
         The other arguments, in order, and the overrides (key, text), in order.
@@ -41,24 +41,22 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, overrides
 
 
-class Changes:
-    """Lets flags change a tree, and keeps account of who said what.
+class Overrides:
+    """Flags applied to a tree.
 
     Attributes:
         tree: the tree, changed in place.
-        lines: the line of each key that no flag has said.
-        flags: the flag of each key that a flag has said.
-        complaints: flags that could not be followed.
+        flags: the flag that set a key, for the keys that one has set.
+        complaints: flags that could not be applied.
     """
 
-    def __init__(self, tree: Tree, lines: dict[Path, int]) -> None:
+    def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.lines = lines
         self.flags: dict[Path, str] = {}
         self.complaints: list[Complaint] = []
 
     def override(self, key: str, text: str) -> None:
-        """`--run.steps 50`: a new value for a key that is there."""
+        """Apply `--run.steps 50`: a new value for an existing key."""
         flag = f"--{key}"
         if text == "":
             self._complain(key, flag, f"needs a value: {flag} VALUE")
@@ -68,10 +66,10 @@ class Changes:
             add = shlex.quote(f"{key}={text}")
             near = _near_key(self.tree, key)
             hint = f'; did you mean "{near}"?' if near else ""
-            self._complain(key, flag, f"not in the file; only --set adds keys (--set {add}){hint}")
+            self._complain(key, flag, f"not in the file; to add it, use --set {add}{hint}")
 
     def assign(self, assignment: str) -> None:
-        """`--set axes.width=[8, 16]`: a value for any key; it moves a parameter that it names."""
+        """Apply `--set axes.width=[8, 16]`: a value for any key, moved between [run] and [axes]."""
         key, equals, text = (part.strip() for part in assignment.partition("="))
         if equals and text and re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
             self._put(key, text, "--set")
@@ -80,7 +78,7 @@ class Changes:
             self._complain("", f"--set {assignment}", "must be KEY=VALUE, as in run.steps=50")
 
     def _move(self, key: str) -> None:
-        # A parameter that becomes an axis stops being the same for every run, and the reverse.
+        # A parameter that becomes an axis leaves [run], and the reverse.
         table, _, name = key.partition(".")
         other = {"run": "axes", "axes": "run"}.get(table)
         if other is not None and (other, name) not in self.flags and _is_there(self.tree, other):
@@ -96,22 +94,18 @@ class Changes:
         node: Any = self.tree
         *tables, last = key.split(".")
         for part in tables:
-            place = _place(node, part)
-            if place is None:
+            step = _step(node, part)
+            if step is None:
                 break
-            path = (*path, place)
-            node = node[place] if _is_there(node, part) else node.setdefault(place, {})
-        place = _place(node, last) if len(path) == len(tables) else None
-        if place is None:
-            self._complain(key, flag, "no such place in the file")
+            path = (*path, step)
+            node = node[step] if _is_there(node, part) else node.setdefault(step, {})
+        step = _step(node, last) if len(path) == len(tables) else None
+        if step is None:
+            self._complain(key, flag, "no such key in the file")
             return
-        node[place] = value
-        self._said((*path, place), flag)
-
-    def _said(self, path: Path, flag: str) -> None:
-        below = len(path)
-        self.lines = {p: line for p, line in self.lines.items() if p[:below] != path}
-        self.flags = {p: said for p, said in self.flags.items() if p[:below] != path}
+        node[step] = value
+        path = (*path, step)
+        self.flags = {p: other for p, other in self.flags.items() if p[: len(path)] != path}
         self.flags[path] = flag
 
     def _complain(self, key: str, flag: str, sentence: str) -> None:
@@ -119,10 +113,10 @@ class Changes:
 
 
 def parse_value(text: str) -> Any:
-    """The TOML value that `text` is, or `text` itself where it is a bare word.
+    """Return the TOML value of `text`, or `text` itself where it is a bare word.
 
     Raises:
-        ValueError: `text` begins as a list, a table or a quoted text does, and is none.
+        ValueError: `text` starts like a list, a table or quoted text, but is not one.
     """
     try:
         tree = tomllib.loads(f"value = {text}")
@@ -141,8 +135,8 @@ def _list(node: object) -> list[Any]:
     return cast(list[Any], node) if isinstance(node, list) else []
 
 
-def _place(node: object, part: str) -> str | int | None:
-    """What `part` of a dotted key is in `node`: a key, a place in a list, or nothing at all."""
+def _step(node: object, part: str) -> str | int | None:
+    """Return what `part` of a dotted key is in `node`: a key, a list index, or None."""
     if isinstance(node, dict):
         return part
     return int(part) if part.isdecimal() and int(part) < len(_list(node)) else None
@@ -151,10 +145,10 @@ def _place(node: object, part: str) -> str | int | None:
 def _is_there(tree: object, key: str) -> bool:
     node: Any = tree
     for part in key.split("."):
-        place = _place(node, part)
-        if place is None or (isinstance(place, str) and place not in node):
+        step = _step(node, part)
+        if step is None or (isinstance(step, str) and step not in node):
             return False
-        node = node[place]
+        node = node[step]
     return True
 
 
@@ -169,5 +163,5 @@ def _keys(node: object, path: Path) -> Iterator[Path]:
     for key, value in _table(node).items():
         yield (*path, key)
         yield from _keys(value, (*path, key))
-    for place, value in enumerate(_list(node)):
-        yield from _keys(value, (*path, place))
+    for index, value in enumerate(_list(node)):
+        yield from _keys(value, (*path, index))

@@ -1,231 +1,168 @@
-"""What may be asked of a run -> models: each parameter once, with type, default, role, meaning."""
+"""Declarations of all parameters of a run: type, default, role and meaning.
+
+The descriptions appear in editors, through the JSON Schema, and in docs/tables.md.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
 from pydantic import BaseModel, Field
 
 from nanlab.grid.parameter_types import (
     LARGEST_INT,
     BatchSize,
-    Choice,
     Number,
     ParameterValue,
     Role,
     Switch,
     Whole,
 )
-from nanlab.parts.listing import PARTS
 
 
-def _asked(default: ParameterValue, role: Role, doc: str, **limits: Any) -> Any:
+def _field(role: Role, default: ParameterValue, doc: str, **limits: Any) -> Any:
     return Field(default, description=doc, json_schema_extra={"role": role}, **limits)
 
 
-class EveryRun(BaseModel, frozen=True, extra="forbid"):
-    """What may be asked of a run of any problem."""
+_knob, _option, _static = (partial(_field, role) for role in ("knob", "option", "static"))
 
-    problem: Annotated[str, Choice(lambda: PROBLEMS, own="my_module:make_problem")] = _asked(
-        "training", "static",
-        "What is run: a supervised training, one number x on a quadratic, or your own, as "
-        '"my_module:make_problem" or "path/to/file.py:make_problem".',
-    )  # fmt: skip
-    precision: Annotated[str, Choice(PARTS["precision"].keys)] = _asked(
-        "float32", "static", "Floating-point type of the computation."
-    )
-    seed: Whole = _asked(
-        0, "address", "Addresses every random number of the run; runs that share it are paired.",
-        ge=0, le=LARGEST_INT,
-    )  # fmt: skip
-    steps: Whole = _asked(
-        100, "length", "Number of optimizer steps, counted from 0.", ge=1, le=10_000_000
-    )
-    optimizer: Annotated[str, Choice(PARTS["optimizer"].keys)] = _asked(
-        "sgd", "static", "Optax optimizer."
-    )
-    lr: Number = _asked(0.01, "knob", "Learning rate.", ge=0.0)
-    momentum: Number = _asked(0.9, "knob", "Share of the last update kept (Polyak 1964).")
-    decay: Number = _asked(0.9, "knob", "Decay rate of the mean square gradient.")
-    b1: Number = _asked(0.9, "knob", "Decay rate of the first moment (Kingma and Ba 2015).")
-    b2: Number = _asked(0.999, "knob", "Decay rate of the second moment (Kingma and Ba 2015).")
-    optimizer_epsilon: Number = _asked(
-        1e-8, "knob", "Keeps the update's divisor from zero; may be 0.", ge=0.0
-    )
-    weight_decay: Number = _asked(
-        0.0, "option",
-        "Pulls the parameters to 0: decoupled in the optimizers that have their own, otherwise "
-        "weight_decay times the parameters is added to the gradient. 0 leaves it out.",
-        ge=0.0,
-    )  # fmt: skip
-    schedule: Annotated[str, Choice(PARTS["schedule"].keys)] = _asked(
-        "constant", "static", "How the learning rate changes from step to step."
-    )
-    warmup_steps: Number = _asked(10.0, "knob", "Steps in which lr is reached.", ge=0.0)
-    decay_steps: Number = _asked(100.0, "knob", "Steps in which the cosine falls.", ge=0.0)
-    decay_floor: Number = _asked(0.0, "knob", "Share of lr at which the cosine ends.")
-    drop_every: Number = _asked(30.0, "knob", "Steps between two drops of lr.", ge=1.0)
-    drop_factor: Number = _asked(0.1, "knob", "What a drop multiplies lr by.", ge=0.0)
-    clip: Annotated[str, Choice(PARTS["clip"].keys)] = _asked(
-        "none", "static", "What is done to the gradient before the optimizer sees it."
-    )
-    clip_at: Number = _asked(1.0, "knob", "Where the gradient is clipped.", ge=0.0)
-    clip_epsilon: Number = _asked(
-        1e-6, "knob", "Keeps the clipping's divisor from zero; may be 0.", ge=0.0
-    )
-    apply_if_finite: Whole = _asked(
-        0, "static",
-        "So many updates in a row are left out if they are not finite (optax.apply_if_finite); "
-        "0 leaves none out.",
-        ge=0, le=1_000_000,
-    )  # fmt: skip
-    trained_margin: Number = _asked(
-        0.05, "rule",
-        "A finite run is `trained` when its final loss is below (1 - trained_margin) times the "
-        "loss of the best constant predictor.",
-        ge=0.0, lt=1.0,
-    )  # fmt: skip
-    diverged_factor: Number = _asked(
-        10.0, "rule",
-        "A finite run that is not `trained` is `diverged` when its final loss is above "
-        "diverged_factor times its initial loss, and otherwise `stalled`.",
-        gt=1.0,
-    )  # fmt: skip
+USER_CODE_EXAMPLES = {
+    "problem": "my_module:make_problem", "task": "my_module:load", "model": "my_module:Model",
+}  # fmt: skip
+"""The parameters that accept references to user code, with an example of one."""
+
+
+# fmt: off
+class EveryRun(BaseModel, frozen=True, extra="forbid"):
+    """Parameters of a run of any built-in problem; one that names a part has its table's names."""
+
+    problem: str = _static("training",
+        "Problem to run: supervised training, gradient descent on a one-dimensional quadratic, or "
+        'your own as "my_module:make_problem" or "path/to/file.py:make_problem".')
+    precision: str = _static("float32", "Floating-point type of the computation.")
+    seed: Whole = _field("address", 0, ge=0, le=LARGEST_INT, doc=
+        "Random seed; runs that share a seed share data, batch order and base draws.")
+    steps: Whole = _field("length", 100, "Number of optimizer steps.", ge=1, le=10_000_000)
+    optimizer: str = _static("sgd", "Optimizer, from Optax.")
+    lr: Number = _knob(0.01, "Learning rate.", ge=0.0)
+    momentum: Number = _knob(0.9, "Momentum coefficient (Polyak 1964).")
+    decay: Number = _knob(0.9, "Decay rate of the running mean of squared gradients.")
+    b1: Number = _knob(0.9, "Decay rate of the first-moment estimate (Kingma and Ba 2015).")
+    b2: Number = _knob(0.999, "Decay rate of the second-moment estimate (Kingma and Ba 2015).")
+    optimizer_epsilon: Number = _knob(1e-8, ge=0.0, doc=
+        "Epsilon added to the denominator of the update; may be 0.")
+    weight_decay: Number = _option(0.0, ge=0.0, doc=
+        "Weight decay: decoupled where the optimizer implements it, otherwise an L2 term "
+        "weight_decay * parameters added to the gradient. 0 disables.")
+    schedule: str = _static("constant", "Learning-rate schedule.")
+    warmup_steps: Number = _knob(10.0, "Length of the warmup, in steps.", ge=0.0)
+    decay_steps: Number = _knob(100.0, "Length of the cosine decay, in steps.", ge=0.0)
+    decay_floor: Number = _knob(0.0,
+        "Final learning rate of the cosine decay, as a fraction of lr.")
+    drop_every: Number = _knob(30.0, "Interval between learning-rate drops, in steps.", ge=1.0)
+    drop_factor: Number = _knob(0.1, "Factor applied to the learning rate at each drop.", ge=0.0)
+    clip: str = _static("none", "Gradient clipping, applied before the optimizer.")
+    clip_at: Number = _knob(1.0, "Gradient clipping threshold.", ge=0.0)
+    clip_epsilon: Number = _knob(1e-6, ge=0.0, doc=
+        "Epsilon in the denominator of the clipping factor; may be 0.")
+    apply_if_finite: Whole = _static(0, ge=0, le=1_000_000, doc=
+        "Skip up to this many consecutive non-finite updates (optax.apply_if_finite); 0 disables.")
+    trained_margin: Number = _field("rule", 0.05, ge=0.0, lt=1.0, doc=
+        "A finite run counts as `trained` if its final loss is below (1 - trained_margin) times "
+        "the loss of the best constant predictor.")
+    diverged_factor: Number = _field("rule", 10.0, gt=1.0, doc=
+        "A finite run that is not `trained` counts as `diverged` if its final loss exceeds "
+        "diverged_factor times its initial loss, and as `stalled` otherwise.")
 
 
 class Training(EveryRun, frozen=True, extra="forbid"):
-    """What may be asked of a supervised training."""
+    """Parameters of a supervised training."""
 
-    task: Annotated[
-        str, Choice(PARTS["task"].keys, own="my_module:load", endings=(".npz", ".parquet"))
-    ] = _asked(
-        "digits", "static",
-        'The data: a name, your own function as "my_module:load", or a file .npz or .parquet.',
-    )  # fmt: skip
-    standardize: Switch = _asked(
-        True, "static", "Whether each feature is brought to mean 0 and standard deviation 1."
-    )
-    input_scale: Number = _asked(1.0, "knob", "Multiplies the inputs, after standardize.")
-    sequence_length: Whole = _asked(32, "static", "Steps of a made sequence.", ge=2, le=100_000)
-    image_size: Whole = _asked(28, "static", "Side of a made picture, in pixels.", ge=2, le=1024)
-    n_features: Whole = _asked(16, "static", "Features of made inputs.", ge=1, le=100_000)
-    train_examples: Whole = _asked(
-        0, "static", "So many of the examples, drawn by each seed; 0 takes all.", ge=0
-    )
-    outlier_fraction: Number = _asked(
-        0.0, "option", "Share of the inputs' entries that are outliers.", ge=0.0, le=1.0
-    )
-    outlier_scale: Number = _asked(100.0, "knob", "What multiplies an outlier.")
-    label_noise: Number = _asked(
-        0.0, "option", "Share of examples with a wrong class, or a number's sign turned.",
-        ge=0.0, le=1.0,
-    )  # fmt: skip
-    nan_fraction: Number = _asked(
-        0.0, "option", "Share of the inputs' entries that are NaN.", ge=0.0, le=1.0
-    )
-    constant_fraction: Number = _asked(
-        0.0, "option", "Share of the features that are 1 in every example.", ge=0.0, le=1.0
-    )
-    imbalance: Number = _asked(
-        0.0, "option", "Class k comes (1 - imbalance)^k as often as class 0.", ge=0.0, lt=1.0
-    )
-    model: Annotated[str, Choice(PARTS["model"].keys, own="my_module:Model")] = _asked(
-        "mlp", "static", 'Network: a name, or your own Flax Linen module as "my_module:Model".'
-    )
-    depth: Whole = _asked(2, "static", "Number of hidden layers.", ge=1, le=1000)
-    width: Whole = _asked(32, "static", "Number of units in each hidden layer.", ge=1, le=65_536)
-    activation: Annotated[str, Choice(PARTS["activation"].keys)] = _asked(
-        "relu", "static", "Activation of the hidden layers."
-    )
-    negative_slope: Number = _asked(0.01, "knob", "Slope below zero (Maas et al. 2013).")
-    residual: Switch = _asked(
-        False, "static",
-        "Whether a hidden layer's input is added to its output where shapes agree (He et al. "
-        "2016); a transformer always does.",
-    )  # fmt: skip
-    norm: Annotated[str, Choice(PARTS["norm"].keys)] = _asked(
-        "none", "static", "Normalization in the hidden layers."
-    )
-    norm_epsilon: Number = _asked(
-        1e-5, "knob", "Keeps the normalization's divisor from zero; may be 0.", ge=0.0
-    )
-    norm_first: Switch = _asked(
-        True, "static",
-        "Whether the norm stands before the activation, and in a transformer before the branch; "
-        "otherwise after the activation, and after the sum (Xiong et al. 2020).",
-    )  # fmt: skip
-    dropout: Number = _asked(
-        0.0, "option", "Share of units dropped (Srivastava et al. 2014).", ge=0.0, lt=1.0
-    )
-    pooling: Annotated[str, Choice(PARTS["pooling"].keys)] = _asked(
-        "max", "static", "Pooling after each convolution."
-    )
-    heads: Whole = _asked(4, "static", "Attention heads, a divisor of width.", ge=1)
-    query_key_norm: Switch = _asked(
-        False, "static",
-        "Whether queries and keys are normalized (Henry et al. 2020).",
-    )  # fmt: skip
-    attention_scale: Number = _asked(1.0, "knob", "Multiplies the attention's logits.")
-    initializer: Annotated[str, Choice(PARTS["initializer"].keys)] = _asked(
-        "lecun_normal", "static", "Distribution of the initial weights."
-    )
-    init_scale: Number = _asked(1.0, "knob", "Multiplies the initial weights.")
-    bias_initializer: Annotated[str, Choice(PARTS["bias_initializer"].keys)] = _asked(
-        "zeros", "static", "Distribution of the initial biases."
-    )
-    bias_scale: Number = _asked(1.0, "knob", "Multiplies the initial biases.")
-    loss: Annotated[str, Choice(PARTS["loss"].keys)] = _asked(
-        "softmax_cross_entropy", "static", "Loss, the mean over a batch."
-    )
-    loss_epsilon: Number = _asked(
-        1e-7, "knob", "Keeps a loss's logarithm or divisor from zero; may be 0.", ge=0.0
-    )
-    huber_delta: Number = _asked(1.0, "knob", "Where the Huber loss becomes linear.", gt=0.0)
-    temperature: Number = _asked(0.1, "knob", "Divides the contrastive loss's similarities.")
-    label_smoothing: Number = _asked(
-        0.0, "option", "Share of a class's target spread over all (Szegedy et al. 2016).",
-        ge=0.0, le=1.0,
-    )  # fmt: skip
-    z_loss: Number = _asked(
-        0.0, "option", "Weight of the squared log-sum-exp of the outputs (Chowdhery et al. 2022).",
-        ge=0.0,
-    )  # fmt: skip
-    batch_size: BatchSize = _asked(
-        32, "static",
-        'Number of examples in a batch, sampled with replacement, or "full" for all of them.',
-    )  # fmt: skip
-    loss_scaling: Annotated[str, Choice(PARTS["loss_scaling"].keys)] = _asked(
-        "none", "static", "What multiplies the loss before its gradient is taken."
-    )
-    loss_scale: Number = _asked(32768.0, "knob", "The loss's scale, or the first one.", gt=0.0)
-    loss_scale_period: Number = _asked(
-        2000.0, "knob", "Finite steps before a dynamic scale doubles.", ge=1.0
-    )
-    ema_decay: Number = _asked(
-        0.0, "option",
-        "Decay of a moving average of the parameters (Polyak and Juditsky 1992).",
-        ge=0.0, lt=1.0,
-    )  # fmt: skip
-    parameter_precision: Annotated[str, Choice(PARTS["parameter_precision"].keys)] = _asked(
-        "same", "static", "Floating-point type in which parameters are kept between steps."
-    )
-    matmul_precision: Annotated[str, Choice(PARTS["matmul_precision"].keys)] = _asked(
-        "default", "static", "How matrix products are computed."
-    )
+    task: str = _static("digits",
+        'Data set: a built-in name, a user function as "my_module:load", or a .npz or .parquet '
+        "file.")
+    standardize: Switch = _static(True,
+        "Standardize each feature to mean 0 and standard deviation 1.")
+    input_scale: Number = _knob(1.0, "Factor applied to the inputs, after standardization.")
+    sequence_length: Whole = _static(32, ge=2, le=100_000, doc=
+        "Length of a synthetic sequence, in time steps.")
+    image_size: Whole = _static(28, ge=2, le=1024, doc=
+        "Height and width of a synthetic image, in pixels.")
+    n_features: Whole = _static(16, "Number of features of synthetic inputs.", ge=1, le=100_000)
+    train_examples: Whole = _static(0, ge=0, doc=
+        "Number of training examples, subsampled per seed; 0 uses all.")
+    outlier_fraction: Number = _option(0.0, ge=0.0, le=1.0, doc=
+        "Fraction of input entries turned into outliers.")
+    outlier_scale: Number = _knob(100.0, "Factor applied to an outlier.")
+    label_noise: Number = _option(0.0, ge=0.0, le=1.0, doc=
+        "Fraction of examples with a wrong class, or a regression target negated.")
+    nan_fraction: Number = _option(0.0, "Fraction of input entries set to NaN.", ge=0.0, le=1.0)
+    constant_fraction: Number = _option(0.0, ge=0.0, le=1.0, doc=
+        "Fraction of features set to 1 in every example.")
+    imbalance: Number = _option(0.0, ge=0.0, lt=1.0, doc=
+        "Class imbalance: class k is sampled (1 - imbalance)^k times as often as class 0.")
+    model: str = _static("mlp",
+        'Model architecture: a built-in name or a user Flax Linen module as "my_module:Model".')
+    depth: Whole = _static(2, "Number of hidden layers.", ge=1, le=1000)
+    width: Whole = _static(32, "Number of units in each hidden layer.", ge=1, le=65_536)
+    activation: str = _static("relu", "Activation function of the hidden layers.")
+    negative_slope: Number = _knob(0.01, "Slope for negative inputs (Maas et al. 2013).")
+    residual: Switch = _static(False,
+        "Add a residual connection around each hidden layer whose input and output shapes agree "
+        "(He et al. 2016); transformers always have them.")
+    norm: str = _static("none", "Normalization in the hidden layers.")
+    norm_epsilon: Number = _knob(1e-5, ge=0.0, doc=
+        "Epsilon in the denominator of the normalization; may be 0.")
+    norm_first: Switch = _static(True,
+        "Normalize before the activation (pre-norm in a transformer); if false, after it "
+        "(post-norm) (Xiong et al. 2020).")
+    dropout: Number = _option(0.0, "Dropout rate (Srivastava et al. 2014).", ge=0.0, lt=1.0)
+    pooling: str = _static("max", "Pooling after each convolution.")
+    heads: Whole = _static(4, "Number of attention heads; must divide width.", ge=1)
+    query_key_norm: Switch = _static(False, "Normalize queries and keys (Henry et al. 2020).")
+    attention_scale: Number = _knob(1.0, "Factor applied to the attention logits.")
+    initializer: str = _static("lecun_normal", "Weight initializer.")
+    init_scale: Number = _knob(1.0, "Factor applied to the initial weights.")
+    bias_initializer: str = _static("zeros", "Bias initializer.")
+    bias_scale: Number = _knob(1.0, "Factor applied to the initial biases.")
+    loss: str = _static("softmax_cross_entropy", "Loss function, averaged over the batch.")
+    loss_epsilon: Number = _knob(1e-7, ge=0.0, doc=
+        "Epsilon in the loss's logarithm or denominator; may be 0.")
+    huber_delta: Number = _knob(1.0, "Residual at which the Huber loss becomes linear.", gt=0.0)
+    temperature: Number = _knob(0.1, "Temperature of the contrastive loss.")
+    label_smoothing: Number = _option(0.0, ge=0.0, le=1.0, doc=
+        "Probability mass spread uniformly over all classes (Szegedy et al. 2016).")
+    z_loss: Number = _option(0.0, ge=0.0, doc=
+        "Weight of the z-loss, the squared log-sum-exp of the logits (Chowdhery et al. 2022).")
+    batch_size: BatchSize = _static(32,
+        'Number of examples per batch, sampled with replacement; "full" uses the whole training '
+        "set.")
+    loss_scaling: str = _static("none", "Loss scaling for mixed-precision training.")
+    loss_scale: Number = _knob(32768.0, "Loss scale; the initial one if it is dynamic.", gt=0.0)
+    loss_scale_period: Number = _knob(2000.0, ge=1.0, doc=
+        "Number of finite steps before a dynamic loss scale doubles.")
+    ema_decay: Number = _option(0.0, ge=0.0, lt=1.0, doc=
+        "Decay rate of the exponential moving average of the parameters (Polyak and Juditsky "
+        "1992); 0 disables.")
+    parameter_precision: str = _static("same",
+        "Floating-point type in which parameters are stored between steps.")
+    matmul_precision: str = _static("default", "Precision of matrix products.")
 
 
 class Quadratic(EveryRun, frozen=True, extra="forbid"):
-    """What may be asked of plain iteration on curvature * x^2 / 2, the exact oracle."""
+    """Parameters of gradient descent on curvature * x^2 / 2, whose behavior is known exactly."""
 
-    curvature: Number = _asked(1.0, "knob", "Second derivative of the loss.")
-    x0: Number = _asked(1.0, "knob", "Initial value of x.")
+    curvature: Number = _knob(1.0, "Second derivative of the loss.")
+    x0: Number = _knob(1.0, "Initial value of x.")
+# fmt: on
 
 
 PROBLEMS: dict[str, type[EveryRun]] = {"training": Training, "quadratic": Quadratic}
-"""The problems by name."""
+"""The built-in problems by name."""
 
 USER_DEFINED = "own"
-"""The kind of a problem that a person has written."""
+"""The kind of a user-defined problem."""
 
-OWN_HAS = ("problem", "seed", "steps", "trained_margin", "diverged_factor")
-"""What may be asked of a run of such a problem, beside its own knobs and statics."""
+USER_DEFINED_PARAMETERS = ("problem", "seed", "steps", "trained_margin", "diverged_factor")
+"""The parameters of a user-defined problem, in addition to its own knobs and statics."""

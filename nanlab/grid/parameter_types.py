@@ -1,4 +1,4 @@
-"""What a value may be -> types: the kinds of value that a grid holds, checked strictly."""
+"""Types of the values that a grid holds; pydantic checks them strictly."""
 
 from __future__ import annotations
 
@@ -23,41 +23,47 @@ ParameterValue = bool | int | float | str
 
 Role = Literal["knob", "option", "static", "address", "length", "rule"]
 """What a parameter does: `knob` is traced, so a new value costs no compile; `option` is a knob
-that is left out of the program at its default, 0, so runs with it are a group of their own;
-`static` changes the program and so the group; `address` is the seed; `length` is the number of
-steps, traced; `rule` only decides the outcome's name, on the host."""
+that is left out of the program at its default, 0, so runs that use it form their own group;
+`static` changes the program and hence the group; `address` is the seed; `length` is the number of
+steps, traced; `rule` only decides the name of the outcome, on the host."""
 
 LARGEST_INT = 2**63 - 1
-"""Whole numbers are held in 64 bits."""
+"""Whole numbers are stored in 64 bits."""
 
-
-OWN_CODE = re.compile(r".+:[A-Za-z_]\w*$")
-"""What a person's own code looks like in a grid: "module:name" or "path/to/file.py:name"."""
+USER_CODE = re.compile(r".+:[A-Za-z_]\w*$")
+"""A reference to user code in a grid: "module:name" or "path/to/file.py:name"."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A string type: one of `names()`, which is asked anew each time, so that a table may grow.
+    """A string type that accepts one of `names()`, called on every check because tables may grow.
 
-    Where `own` says how, a person's own code does too: "module:name" or "path/to/file.py:name";
-    and so does a file with one of `endings`.
+    Attributes:
+        names: function that lists the accepted names.
+        user_code: example of a reference to user code; None where none is accepted.
+        endings: file suffixes that are accepted too.
     """
 
     names: Callable[[], Iterable[str]]
-    own: str | None = None
+    user_code: str | None = None
     endings: tuple[str, ...] = ()
 
     def check(self, value: object) -> str:
-        """`value` if it is one of the names; otherwise pydantic's error of type "choice"."""
-        names = list(self.names())
-        if isinstance(value, str) and (value in names or self._is_own(value)):
-            return value
-        raise PydanticCustomError("choice", "not a choice", {"names": names, "own": self.own})
+        """Return `value` if it is accepted.
 
-    def _is_own(self, value: str) -> bool:
+        Raises:
+            PydanticCustomError: of type "choice", if it is not.
+        """
+        names = list(self.names())
+        if isinstance(value, str) and (value in names or self._is_user_code(value)):
+            return value
+        context = {"names": names, "user_code": self.user_code}
+        raise PydanticCustomError("choice", "not a choice", context)
+
+    def _is_user_code(self, value: str) -> bool:
         if self.endings and value.endswith(self.endings):
             return True
-        return self.own is not None and OWN_CODE.match(value) is not None
+        return self.user_code is not None and USER_CODE.match(value) is not None
 
     def __get_pydantic_core_schema__(
         self, source: type[Any], handler: GetCoreSchemaHandler
@@ -68,20 +74,27 @@ class Choice:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         names = {"type": "string", "enum": list(self.names())}
+        if not self.user_code:
+            return names
         pattern = "|".join((":", *(ending.replace(".", r"\\.") + "$" for ending in self.endings)))
-        return {"anyOf": [names, {"type": "string", "pattern": pattern}]} if self.own else names
+        return {"anyOf": [names, {"type": "string", "pattern": pattern}]}
 
 
 def sentence_error(sentence: str) -> PydanticCustomError:
-    """An error of type "sentence", whose context already holds what a person is told."""
+    """Return an error of type "sentence", whose context holds the message for the user."""
     return PydanticCustomError("sentence", "{sentence}", {"sentence": sentence})
 
 
-def _size_or_full(value: Any, handler: Callable[[Any], int | str]) -> int | str:
-    try:
-        return handler(value)
-    except ValueError as error:
-        raise sentence_error('must be a whole number, 1 or more, or "full"') from error
+def or_sentence(sentence: str) -> WrapValidator:
+    """Return a validator that replaces all errors of a type with one sentence."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValueError as error:
+            raise sentence_error(sentence) from error
+
+    return WrapValidator(validate)
 
 
 def _scalar(value: Any) -> ParameterValue:
@@ -97,5 +110,5 @@ Whole = Annotated[int, Strict()]
 Switch = Annotated[bool, Strict()]
 BatchSize = Annotated[
     Annotated[int, Strict(), Field(ge=1, le=LARGEST_INT)] | Literal["full"],
-    WrapValidator(_size_or_full),
+    or_sentence('must be a whole number, 1 or more, or "full"'),
 ]

@@ -1,6 +1,6 @@
-"""Parameters -> the grid file's model: what each of its tables accepts, and its JSON Schema.
+"""Parameters -> the pydantic model of a grid file, and its JSON Schema.
 
-The tables are made of the parameters here, so a new parameter is accepted everywhere by itself.
+The tables are generated from the parameters, so a new parameter is accepted in all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from nanlab.grid.search import Refine, Search
 from nanlab.grid.toml import Tree
 
 CSV_RUNS = 100_000
-"""`runs.csv` is written up to this many runs; `runs.parquet` always."""
+"""Default maximum number of runs for which `runs.csv` is written next to `runs.parquet`."""
+
+DEVICE_LIMIT = 1024
+"""Maximum number of devices of a process; JAX starts that many on a CPU in about a second."""
 
 ENGINES = ("local", "files", "ray")
 """Where chunks can run."""
@@ -48,46 +51,37 @@ _AXIS_SENTENCE = (
 class Exec(BaseModel, frozen=True, extra="forbid"):
     """How to run a study; never part of a run's identity."""
 
-    engine: Annotated[
-        str,
-        Choice(lambda: ENGINES),
-        Field(
-            description="Where chunks run: local is this process, files are workers that you "
-            "start (python -m nanlab.worker), ray is a Ray cluster."
-        ),
-    ] = "local"
-    devices: Annotated[
-        Count | None,
-        Field(
-            description="How many devices a process uses; all of its machine's where left out, "
-            "and one for each worker of engine ray."
-        ),
-    ] = None
-    mixed_devices: Annotated[
-        Switch,
-        Field(
-            description="Whether machines with different kinds of devices may share the study; "
-            "runs then has a column device."
-        ),
-    ] = False
-    curves: Annotated[
-        Switch,
-        Field(description="Whether to write curves.parquet: what runs show at log-spaced steps."),
-    ] = False
-    chunk_runs: Annotated[
-        Count | None,
-        Field(
-            description="About how many runs are launched at a time; 1,024 where left out, and "
-            "where one process has GPUs 4,096 for each."
-        ),
-    ] = None
-    witnesses: Annotated[
-        Whole,
-        Field(ge=0, description="How many distinct blames are replayed under jax.debug_nans."),
-    ] = 20
-    csv_runs: Annotated[
-        Whole, Field(ge=0, description="runs.csv is written up to this many runs.")
-    ] = CSV_RUNS
+    engine: Annotated[str, Choice(lambda: ENGINES)] = Field(
+        default="local",
+        description="Where chunks run: local in this process, files in worker processes that "
+        "you start (python -m nanlab.worker), ray on a Ray cluster.",
+    )
+    devices: Annotated[Whole, Field(ge=1, le=DEVICE_LIMIT)] | None = Field(
+        default=None,
+        description="Number of devices per process; the default is all devices of the machine, or "
+        "one per worker with engine ray.",
+    )
+    mixed_devices: Switch = Field(
+        default=False,
+        description="Allow machines with different kinds of devices to share the study; adds a "
+        "device column to runs.",
+    )
+    curves: Switch = Field(
+        default=False, description="Write curves.parquet: metrics of every run at log-spaced steps."
+    )
+    chunk_runs: Count | None = Field(
+        default=None,
+        description="Approximate number of runs per launch; the default is 1,024, or 4,096 per GPU "
+        "in a process with GPUs.",
+    )
+    witnesses: Whole = Field(
+        default=20,
+        ge=0,
+        description="Maximum number of distinct blames replayed by jax.debug_nans.",
+    )
+    csv_runs: Whole = Field(
+        default=CSV_RUNS, ge=0, description="Maximum number of runs for which runs.csv is written."
+    )
 
 
 def _documented(type_: Any, doc: str) -> Any:
@@ -95,12 +89,12 @@ def _documented(type_: Any, doc: str) -> Any:
 
 
 def _named(name: str, type_: Any) -> Any:
-    # A named type is one definition in the schema, however often it is used.
+    # A named type is defined once in the schema, however often it is used.
     return cast(Any, TypeAliasType)(name, type_)
 
 
 def _table(name: str, types: dict[str, Any], doc: str) -> Any:
-    """A table of which every key may be left out, and which knows no others."""
+    """Return a table type with optional keys that rejects all others."""
     table = cast(Any, TypedDict)(name, types, total=False)
     table.__doc__ = doc
     table.__pydantic_config__ = ConfigDict(extra="forbid")
@@ -108,7 +102,13 @@ def _table(name: str, types: dict[str, Any], doc: str) -> Any:
 
 
 def _chosen(tag_of: Callable[[Any], str | None], types: dict[str, Any], sentence: str) -> Any:
-    """The one of `types` whose tag `tag_of` finds; errors speak of that one alone."""
+    """Return a union of `types` in which `tag_of` selects the one that errors refer to.
+
+    Args:
+        tag_of: value -> tag, or None if no type fits.
+        types: the types by tag.
+        sentence: error where no type fits.
+    """
     union: Any = None
     for tag, type_ in types.items():
         tagged = Annotated[type_, Tag(_tag(tag))]
@@ -123,7 +123,7 @@ def _chosen(tag_of: Callable[[Any], str | None], types: dict[str, Any], sentence
 
 
 def _tag(name: str) -> str:
-    # Pydantic puts tags into an error's path; the brackets tell them from a person's keys.
+    # Pydantic includes tags in an error's path; the brackets distinguish them from keys.
     return f"<{name}>"
 
 
@@ -135,20 +135,20 @@ def _form_of(value: Any) -> str | None:
     return next((form for form in nearest if form is not None), None)
 
 
-def _is_one(value: Any) -> bool:
+def _is_single(value: Any) -> bool:
     return not isinstance(value, list | dict)
 
 
 def _condition_of(value: Any) -> str:
-    return "value" if _is_one(value) else "any" if isinstance(value, list) else "compare"
+    return "value" if _is_single(value) else "any" if isinstance(value, list) else "compare"
 
 
 def _included(value: Any) -> str | None:
-    return "value" if _is_one(value) else _form_of(value)
+    return "value" if _is_single(value) else _form_of(value)
 
 
-def _only_one(value: Any) -> Any:
-    if _is_one(value):
+def _only_single(value: Any) -> Any:
+    if _is_single(value):
         return value
     raise sentence_error("must be one value, the same for every run; several belong under [axes]")
 
@@ -157,14 +157,16 @@ def _only_list(value: Any) -> Any:
     if isinstance(value, list):
         return cast(Any, value)
     if isinstance(value, dict):
-        raise sentence_error("must be a list of values: linspace, logspace and range make numbers")
+        raise sentence_error(
+            "must be a list of values: linspace, logspace and range produce numbers"
+        )
     raise sentence_error("must be a list; one value belongs under [run]")
 
 
-def _some(comparison: dict[str, Any]) -> dict[str, Any]:
+def _not_empty(comparison: dict[str, Any]) -> dict[str, Any]:
     if comparison:
         return comparison
-    raise sentence_error(f"must hold a comparison: one of {', '.join(COMPARISONS)}")
+    raise sentence_error(f"must contain a comparison: one of {', '.join(COMPARISONS)}")
 
 
 def _double_brackets(name: str) -> BeforeValidator:
@@ -177,7 +179,7 @@ def _double_brackets(name: str) -> BeforeValidator:
 
 
 def _run_type(parameter: Parameter) -> Any:
-    return Annotated[_value_type(parameter), BeforeValidator(_only_one)]
+    return Annotated[_value_type(parameter), BeforeValidator(_only_single)]
 
 
 @cache
@@ -209,38 +211,44 @@ def _condition_type(parameter: Parameter) -> Any:
     values = _list_type(parameter)
     types = {key: values for key in ("in", "not_in")} | {"ne": _value_type(parameter)}
     orderings = dict.fromkeys(ORDERINGS, Number) if parameter.is_number else {}
-    compare = _table(f"{parameter.name}_compared", orderings | types, "All of these hold.")
+    compare = _table(
+        f"{parameter.name}_compared", orderings | types, "True where all of these hold."
+    )
     return _chosen(
         _condition_of,
         {
             "value": _value_type(parameter),
             "any": values,
-            "compare": Annotated[compare, AfterValidator(_some)],
+            "compare": Annotated[compare, AfterValidator(_not_empty)],
         },
         "",
     )
 
 
 @cache
-def file_model(own: tuple[str, ...] = ()) -> Any:
-    """Pydantic's TypeAdapter of a whole grid file; built once, since that takes some 50 ms.
+def file_model(user_defined: tuple[str, ...] = ()) -> Any:
+    """Return the TypeAdapter of a whole grid file; cached, since building it takes some 50 ms.
 
     Args:
-        own: the parameters of a person's own that the file names, `knobs.alpha` or `static.order`.
+        user_defined: names such as `knobs.alpha` and `static.order` that occur in the file.
     """
-    known = [*PARAMETERS.values(), *(PARAMETERS[name] for name in own)]
+    known = [*PARAMETERS.values(), *(PARAMETERS[name] for name in user_defined)]
 
     def parameters(name: str, type_of: Callable[[Parameter], Any], doc: str) -> Any:
         return _table(name, {p.name: _documented(type_of(p), p.doc) for p in known}, doc)
 
-    run = parameters("Run", _run_type, "The same for every run; any may be an axis instead.")
-    axes = parameters("Axes", _axis_type, "The product of these; the first varies slowest.")
+    run = parameters(
+        "Run", _run_type, "Parameters that are the same for every run; each may be an axis instead."
+    )
+    axes = parameters("Axes", _axis_type, "Axes, whose product is swept; the first varies slowest.")
     zipped = parameters("Zip", _axis_type, "Axes of equal length that move together.")
-    exclude = parameters("Exclude", _condition_type, "Drops the points that match all of these.")
-    include = parameters("Include", _include_type, "Adds points: a product over [run].")
+    exclude = parameters(
+        "Exclude", _condition_type, "Drop the points that match all of these conditions."
+    )
+    include = parameters("Include", _include_type, "Add points: a product of its own over [run].")
     tables = {"zip": zipped, "exclude": exclude, "include": include}
     types = {
-        "title": _documented(Annotated[str, Strict()], "The question that the study answers."),
+        "title": _documented(Annotated[str, Strict()], "Question that the study answers."),
         "run": run,
         "axes": axes,
         **{name: Annotated[list[table], _double_brackets(name)] for name, table in tables.items()},
@@ -248,28 +256,31 @@ def file_model(own: tuple[str, ...] = ()) -> Any:
         "refine": Refine,
         "exec": Exec,
         "claim": _documented(
-            dict[str, Any], "A published claim and its rule, read by python -m nanlab.claims."
+            dict[str, Any],
+            "A published claim and its decision rule, read by python -m nanlab.claims.",
         ),
     }
-    return TypeAdapter(_table("Grid", types, "A study: what is run, and over which values."))
+    return TypeAdapter(
+        _table("Grid", types, "A study: the runs to train, and the values to sweep.")
+    )
 
 
 class _Untitled(GenerateJsonSchema):
-    """Leaves out pydantic's titles, which only say a key again in capitals."""
+    """A generator without pydantic's titles, which only repeat the keys in capitals."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
-_OWN_TABLES = {
-    "knobs": {"type": "object", "description": "Numbers of a problem of your own."},
-    "static": {"type": "object", "description": "Choices of a problem of your own."},
+_USER_TABLES = {
+    "knobs": {"type": "object", "description": "Traced numbers of a user-defined problem."},
+    "static": {"type": "object", "description": "Static choices of a user-defined problem."},
 }
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a grid file, from the models that validate one."""
+    """Return the JSON Schema (draft 2020-12) of a grid file, generated from its model."""
     generated = file_model().json_schema(schema_generator=_Untitled)
     for table in ("Run", "Axes", "Zip", "Exclude", "Include"):
-        generated["$defs"][table]["properties"] |= _OWN_TABLES
+        generated["$defs"][table]["properties"] |= _USER_TABLES
     return {"$schema": GenerateJsonSchema.schema_dialect, **generated}

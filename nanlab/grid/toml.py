@@ -1,7 +1,7 @@
-"""TOML text <-> tree: the line of every key, and a tree written out again in one canonical way.
+"""TOML text <-> tree: the line of every key, and a canonical writer.
 
-tomllib reads TOML but tells no lines and writes nothing. The scanner here is for text that
-tomllib has already accepted, so it checks nothing.
+tomllib reads TOML, but reports no lines and writes nothing. The scanner here only sees text that
+tomllib has accepted, so it checks nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 Path = tuple[str | int, ...]
-"""Where a value is in a tree: keys, and places (from 0) in lists."""
+"""Path of a value in a tree: keys of tables, and indices into lists."""
 
 Tree = dict[str, Any]
 """A table as tomllib reads it."""
@@ -31,12 +31,12 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """The line, from 1, on which each table, key and list element of valid TOML `text` begins."""
+    """Return the line, from 1, on which each table, key and list element of valid TOML begins."""
     return _Scanner(text).lines
 
 
 class _Scanner:
-    """Walks the tokens of valid TOML once and notes where each key and each element begins."""
+    """A single pass over the tokens of valid TOML that records where keys and elements begin."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {}
@@ -77,7 +77,7 @@ class _Scanner:
         return path
 
     def _resolved(self, key: Path) -> Path:
-        """The path that header `key` means: below a list of tables, the newest one of them."""
+        """Return the path of a header; within a list of tables it refers to the last one."""
         path: Path = ()
         for position, part in enumerate(key, start=1):
             path = (*path, part)
@@ -105,21 +105,21 @@ class _Scanner:
             self._at += 1
             self._elements(path, "]" if token == "[" else "}")
             return
-        # A number or a date may be several tokens, for the dots in it.
+        # The dots of a number or a date split it into several tokens.
         while self._peek() not in ",]}\n":
             self._at += 1
 
     def _elements(self, path: Path, closing: str) -> None:
-        place = 0
+        index = 0
         while (token := self._tokens[self._at])[0] != closing:
             if token[0] in ",\n":
                 self._at += 1
             elif closing == "}":
                 self._pair(path)
             else:
-                self._note((*path, place), token[1])
-                self._value((*path, place))
-                place += 1
+                self._note((*path, index), token[1])
+                self._value((*path, index))
+                index += 1
         self._at += 1
 
 
@@ -137,37 +137,37 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
 
 
 def value_text(value: object) -> str:
-    """`value` as TOML writes it, on one line."""
+    """Return `value` as TOML on one line."""
     match value:
         case bool():
             return "true" if value else "false"
         case str():
-            # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
+            # TOML has JSON's escapes, and requires DEL to be escaped too.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list() | tuple():
             return f"[{', '.join(map(value_text, cast(list[object], value)))}]"
         case dict():
             pairs = cast(dict[str, object], value).items()
-            inside = ", ".join(f"{key_text(key)} = {value_text(each)}" for key, each in pairs)
+            inside = ", ".join(f"{key_text(key)} = {value_text(inner)}" for key, inner in pairs)
             return f"{{ {inside} }}" if inside else "{}"
         case _:
             return str(value)
 
 
 def key_text(key: str) -> str:
-    """`key` as TOML writes it: bare where it may be, quoted otherwise; `knobs.alpha` dotted."""
+    """Return `key` as TOML: bare where allowed, else quoted; `knobs.alpha` stays dotted."""
     is_bare = re.fullmatch(r"((knobs|static)\.)?[A-Za-z0-9_-]+", key)
     return key if is_bare else value_text(key)
 
 
 def file_text(tree: Mapping[str, Any]) -> str:
-    """`tree` as a TOML file: a table for each table, inline below that.  Keeps the tree's order."""
+    """Return `tree` as a TOML file, in its order: a header per table, inline tables below that."""
     blocks: list[list[str]] = [[]]
     for key, value in tree.items():
         match value:
             case dict():
                 blocks.append([f"[{key_text(key)}]", *_pairs(cast(dict[str, object], value))])
-            case [dict(), *rest] if all(isinstance(each, dict) for each in rest):
+            case [dict(), *rest] if all(isinstance(item, dict) for item in rest):
                 tables = cast(list[dict[str, object]], value)
                 blocks += ([f"[[{key_text(key)}]]", *_pairs(table)] for table in tables)
             case _:

@@ -1,10 +1,9 @@
-"""Outcomes along one axis -> crossings, each bisected until its bracket is at the tolerance.
+"""Outcomes along one axis -> crossings, each bisected until its bracket is within the tolerance.
 
-The boundary between what trains and what fails need not be monotone: every change that the coarse
-pass sees is a crossing of its own, and is followed on its own. Nor need it be simple: trainings
-that begin and cease twenty times within half a decade were measured. So where the answer is, a few
-runs are made beyond it, at 1, 3, 7, 15, ... tolerances; if one of them is still as wanted, the
-search goes on from there.
+The boundary between training and failing need not be monotone: every change that the coarse pass
+sees is a crossing of its own, bisected separately. Nor need it be simple: training was measured to
+start and stop twenty times within half a decade. So beyond the answer a few runs are made, at 1, 3,
+7, 15, ... tolerances; if one of them still has the wanted outcome, the search resumes from there.
 """
 
 from __future__ import annotations
@@ -15,29 +14,30 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from nanlab.grid.search import Search
-from nanlab.plan.lattice import Lattice, Spot
+from nanlab.plan.lattice import Lattice, Node
 
 LANES = 64
-"""A CPU's block: lanes that a round pays for together. Not the device's own, so that the same runs
-are made on every machine."""
+"""Number of lanes whose cost a round shares: a CPU's block. Independent of the device, so that the
+same runs are made on every machine."""
 
-Outcomes = Mapping[Spot, str | None]
-"""What is known: None where the software failed the run."""
+Outcomes = Mapping[Node, str | None]
+"""Outcome of each run so far; None where the software failed the run."""
 
 
 @dataclass(kw_only=True)
 class Crossing:
-    """Two neighbors between which runs begin, or cease, to train.
+    """Two neighbors between which runs start or stop training.
 
     Attributes:
-        point: of the other axes.
-        number: from 1, along the axis.
-        coarse: the places between which the coarse pass saw it.
-        lower, upper: the places between which it is known to lie.
-        below: whether what is below it trains.
-        is_answer: whether the value that is asked for is here, so that it is looked beyond.
-        asked: the places of the runs that it took, the coarse pass not counted.
-        is_open: whether more runs would help.
+        point: index of a point of the other axes.
+        number: number along the axis, from 1.
+        coarse: ticks between which the coarse pass saw the crossing.
+        lower: lower end of the bracket, a tick.
+        upper: upper end of the bracket, a tick.
+        below: whether runs train below the crossing.
+        is_answer: whether it is the value to find, so that runs are made beyond it.
+        requested: ticks of the runs requested for it, the coarse pass excluded.
+        is_open: whether more runs would narrow it.
     """
 
     point: int
@@ -47,19 +47,18 @@ class Crossing:
     upper: int
     below: bool
     is_answer: bool = False
-    asked: list[int] = field(default_factory=list[int])
+    requested: list[int] = field(default_factory=list[int])
     is_open: bool = True
 
 
 def halvings_a_round(crossings: int, left: int) -> int:
-    """How many halvings of its bracket each crossing makes in one round: 1, or 2 with 3 runs.
+    """Return how often a round halves each bracket of a group, whose widest needs `left` halvings.
 
-    Where few crossings are left, two halvings at once fill lanes that are paid for anyway, and
-    save a round; where many are, one run for a halving is the least there is.
+    With few open crossings, two halvings at once (three runs) fill lanes that are paid for anyway
+    and save a round; with many, one run per halving is cheapest.
 
-    Args:
-        crossings: how many of one group are open.
-        left: halvings that the widest of them needs.
+    Returns:
+        1 or 2.
     """
 
     def blocks(halvings: int) -> int:
@@ -71,82 +70,77 @@ def halvings_a_round(crossings: int, left: int) -> int:
 class AxisSearch:
     """The search along one axis, round by round.
 
-    Args:
-        lattice: of the grid.
-        table: what it asks for.
-        groups: the group of each point of the other axes.
+    Attributes:
+        crossings: all crossings, after the first round.
     """
 
     def __init__(self, lattice: Lattice, table: Search, groups: Mapping[int, int]) -> None:
         self._lattice, self._table, self._groups = lattice, table, groups
-        (self._direction,) = lattice.directions
+        (self._axis,) = lattice.searched
         self.crossings: list[Crossing] | None = None
 
     @property
     def wanted(self) -> bool:
-        """Whether the value that is asked for trains."""
+        """Whether the value to find trains."""
         return self._table.finds.endswith("trains")
 
     def answer(
         self, crossings: Sequence[Crossing], known: Sequence[tuple[int, int, bool]]
     ) -> Crossing | tuple[int | None, int | None]:
-        """The crossing at which a point's answer is, or a bracket that is open at one end.
-
-        Args:
-            crossings: of the point.
-            known: of the point, as `known` has it; not empty.
-        """
+        """Return the crossing to find at a point, or a bracket that is open at one end."""
         (_, bottom, first), (_, top, last) = known[0], known[-1]
         if self._largest:
             if last == self.wanted:
                 return top, None
-            found = [each for each in crossings if each.below == self.wanted]
+            found = [crossing for crossing in crossings if crossing.below == self.wanted]
             return found[-1] if found else (None, bottom)
         if first == self.wanted:
             return None, bottom
-        found = [each for each in crossings if each.below != self.wanted]
+        found = [crossing for crossing in crossings if crossing.below != self.wanted]
         return found[0] if found else (top, None)
 
-    def trains(self, spot: Spot, outcomes: Outcomes) -> bool | None:
-        """Whether the run at a spot trains; None where that is not known."""
-        word = outcomes.get(spot)
-        return None if word is None else word in self._table.trains
+    def trains(self, node: Node, outcomes: Outcomes) -> bool | None:
+        """Return whether the run at a node trains; None if unknown."""
+        outcome = outcomes.get(node)
+        return None if outcome is None else outcome in self._table.trains
 
-    def next(self, outcomes: Outcomes) -> list[Spot]:
-        """The runs of the next round, after all that were asked for so far."""
+    def next(self, outcomes: Outcomes) -> list[Node]:
+        """Return the runs of the next round, given the outcomes of all earlier ones."""
         if self.crossings is None:
-            self.crossings = list(self._seen(outcomes))
+            self.crossings = list(self._found(outcomes))
         else:
             for crossing in self.crossings:
                 if crossing.is_open:
                     self._narrow(crossing, outcomes)
         halvings = self._halvings()
-        spots: list[Spot] = []
-        for each in self.crossings:
-            if each.is_open:
-                new = self._new_places(each, halvings[self._groups[each.point]])
-                each.is_open = bool(new)
-                each.asked += new
-                spots += ((each.point, (place,)) for place in new)
-        return spots
+        nodes: list[Node] = []
+        for crossing in self.crossings:
+            if crossing.is_open:
+                ticks = self._new_ticks(crossing, halvings[self._groups[crossing.point]])
+                crossing.is_open = bool(ticks)
+                crossing.requested += ticks
+                nodes += ((crossing.point, (tick,)) for tick in ticks)
+        return nodes
 
     def _halvings(self) -> Mapping[int, int]:
-        """How often each group's crossings are halved in this round."""
-        many: Counter[int] = Counter()
+        """Return how often each group's brackets are halved in this round."""
+        n_crossings: Counter[int] = Counter()
         widest: Counter[int] = Counter()
-        for each in self.crossings or ():
-            left = (each.upper - each.lower - 1).bit_length()
-            if each.is_open and left:
-                group = self._groups[each.point]
-                many[group] += 1
+        for crossing in self.crossings or ():
+            left = (crossing.upper - crossing.lower - 1).bit_length()
+            if crossing.is_open and left:
+                group = self._groups[crossing.point]
+                n_crossings[group] += 1
                 widest[group] = max(widest[group], left)
-        # A group of which nothing is left to halve is looked beyond.
-        return defaultdict(int, {g: halvings_a_round(many[g], widest[g]) for g in many})
+        # Groups with nothing left to halve get 0, and make runs beyond their answers.
+        return defaultdict(
+            int, {g: halvings_a_round(n_crossings[g], widest[g]) for g in n_crossings}
+        )
 
-    def _new_places(self, crossing: Crossing, halvings: int) -> list[int]:
-        """Places that divide the bracket; once it is at the tolerance, some beyond the answer.
+    def _new_ticks(self, crossing: Crossing, halvings: int) -> list[int]:
+        """Return ticks that divide the bracket; once it is at the tolerance, some beyond it.
 
-        A run that the software failed tells nothing, and its place is not asked for again.
+        A tick whose run the software failed is not requested again.
         """
         width, pieces = crossing.upper - crossing.lower, 2**halvings
         if width > 1:
@@ -154,10 +148,10 @@ class AxisSearch:
             inside -= {crossing.lower, crossing.upper}
         else:
             inside = set(self._beyond(crossing))
-        return sorted(inside.difference(crossing.asked))
+        return sorted(inside.difference(crossing.requested))
 
     def _beyond(self, crossing: Crossing) -> Iterator[int]:
-        """Places beyond the answer, ever further, up to the neighbor of the coarse pass."""
+        """Yield ticks beyond the answer, at growing distances, up to the coarse pass's neighbor."""
         low, high = crossing.coarse
         offsets = [2**i - 1 for i in range(1, (high - low).bit_length() + 1)]
         for offset in offsets if crossing.is_answer else ():
@@ -172,27 +166,24 @@ class AxisSearch:
 
     @property
     def open(self) -> int:
-        """How many crossings wait for runs."""
-        return sum(each.is_open for each in self.crossings or ())
+        """Number of crossings that await runs."""
+        return sum(crossing.is_open for crossing in self.crossings or ())
 
     def known(self, point: int, outcomes: Outcomes) -> list[tuple[int, int, bool]]:
-        """The values of the coarse pass of which it is known: step, place, whether it trains."""
-        told: list[tuple[int, int, bool]] = []
-        for step, place in enumerate(self._direction.coarse):
-            trains = self.trains((point, (place,)), outcomes)
-            if trains is not None:
-                told.append((step, place, trains))
-        return told
+        """Return the coarse pass at a point where it is known: step, tick, whether it trains."""
+        steps = enumerate(self._axis.coarse)
+        results = [(step, tick, self.trains((point, (tick,)), outcomes)) for step, tick in steps]
+        return [(step, tick, trains) for step, tick, trains in results if trains is not None]
 
-    def _seen(self, outcomes: Outcomes) -> Iterator[Crossing]:
-        for point in range(self._lattice.points):
+    def _found(self, outcomes: Outcomes) -> Iterator[Crossing]:
+        for point in range(self._lattice.n_points):
             known = self.known(point, outcomes)
             changes = [(low, high) for low, high in pairwise(known) if low[2] != high[2]]
             found = [
                 Crossing(
                     point=point, number=number, coarse=(low[1], high[1]), lower=low[1],
                     upper=high[1], below=low[2],
-                    # Between others something is excluded.
+                    # Points between values that are not neighbors are excluded, or failed.
                     is_open=high[0] == low[0] + 1,
                 )
                 for number, (low, high) in enumerate(changes, 1)
@@ -203,10 +194,10 @@ class AxisSearch:
                 yield crossing
 
     def _narrow(self, crossing: Crossing, outcomes: Outcomes) -> None:
-        """Bring the bracket to the change of its kind among its runs that is furthest out."""
-        places = sorted({*crossing.coarse, *crossing.asked})
-        told = [(p, self.trains((crossing.point, (p,)), outcomes)) for p in places]
-        known = [(place, trains) for place, trains in told if trains is not None]
+        """Move the bracket to the outermost change of its kind among its runs."""
+        ticks = sorted({*crossing.coarse, *crossing.requested})
+        results = [(tick, self.trains((crossing.point, (tick,)), outcomes)) for tick in ticks]
+        known = [(tick, trains) for tick, trains in results if trains is not None]
         changes = [
             (a[0], b[0]) for a, b in pairwise(known) if a[1] == crossing.below and b[1] != a[1]
         ]

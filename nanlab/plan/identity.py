@@ -1,24 +1,23 @@
-"""Product -> rows: points as columns of codes, and their identities; no point is an object here.
+"""Product -> table of its points as level indices, and the points' identities.
 
-A code is a place in a parameter's levels, the values it has in a product.  A million points are
-a few arrays of codes; only hashing looks at them one by one.
+The levels of a parameter are its values in a product.  A million points are a few arrays of level
+indices; only hashing visits them one by one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Int, UInt8
 
+from nanlab.grid.defaults import is_default
 from nanlab.grid.parameter_types import ParameterValue
 from nanlab.grid.parameters import PARAMETERS, kind_of
 from nanlab.grid.points import Product
-
-Ints = NDArray[np.int64]
 
 DIGEST_BYTES = 16
 
@@ -32,76 +31,85 @@ class PointTable:
     """The points of one product, in order.
 
     Attributes:
-        many: how many there are.
+        n_points: number of points.
     """
 
     def __init__(self, product: Product) -> None:
         indices = product.indices()
-        places = np.unravel_index(indices, product.shape) if product.axes else ()
-        self.many = len(indices)
+        along = np.unravel_index(indices, product.shape) if product.axes else ()
+        self.n_points = len(indices)
         self._product = product
-        self._codes: dict[str, Ints] = {
-            name: codes
-            for axis, codes in zip(product.axes, places, strict=True)
+        self._level_index: dict[str, Int[np.ndarray, " points"]] = {
+            name: index
+            for axis, index in zip(product.axes, along, strict=True)
             for name in axis.values
         }
 
     @property
     def names(self) -> Sequence[str]:
-        """The parameters that the product knows: all that are declared, and a person's own."""
-        return [*self._product.fixed, *self._codes]
+        """The parameters of the product: all declared ones, and the user-defined ones in it."""
+        return [*self._product.fixed, *self._level_index]
 
     def levels(self, name: str) -> Sequence[Any]:
-        """The values of parameter `name` that codes stand for."""
+        """Return the values of parameter `name` that level indices refer to."""
         return self._product.values(name)
 
-    def codes(self, name: str) -> Ints | None:
-        """Each point's level of parameter `name`, or None where all have the only one."""
-        return self._codes.get(name)
+    def level_index(self, name: str) -> Int[np.ndarray, " points"] | None:
+        """Return each point's level of parameter `name`, or None if there is only one."""
+        return self._level_index.get(name)
 
-    def using(self, name: str) -> NDArray[np.bool_]:
-        """Whether each point's problem has parameter `name`."""
+    def using(self, name: str) -> Bool[np.ndarray, " points"]:
+        """Return whether each point's problem has parameter `name`."""
         problems = PARAMETERS[name].problems
-        uses = np.array([kind_of(each) in problems for each in self.levels("problem")], np.bool_)
-        codes = self.codes("problem")
-        return np.broadcast_to(uses, self.many) if codes is None else uses[codes]
+        uses = np.array([kind_of(p) in problems for p in self.levels("problem")], np.bool_)
+        index = self.level_index("problem")
+        return np.broadcast_to(uses, self.n_points) if index is None else uses[index]
 
-    def digests(self) -> NDArray[np.uint8]:
-        """The first bytes of each point's hash, shape (points, DIGEST_BYTES)."""
-        digests = np.empty((self.many, DIGEST_BYTES), np.uint8)
-        codes = self.codes("problem")
+    def digests(
+        self, on_hashed: Callable[[int], None] = lambda n_points: None
+    ) -> UInt8[np.ndarray, "points bytes"]:
+        """Return the first bytes of each point's hash; report the number of points hashed."""
+        digests = np.empty((self.n_points, DIGEST_BYTES), np.uint8)
+        index = self.level_index("problem")
         for level, problem in enumerate(self.levels("problem")):
-            rows = np.arange(self.many) if codes is None else np.flatnonzero(codes == level)
+            of_problem = (
+                np.arange(self.n_points) if index is None else np.flatnonzero(index == level)
+            )
             kind = kind_of(problem)
-            names = [name for name in self.names if kind in PARAMETERS[name].problems]
-            for start in range(0, len(rows), _HASHED_AT_ONCE):
-                some = rows[start : start + _HASHED_AT_ONCE]
-                hashed = b"".join(map(_digest, self._texts(sorted(names), some)))
-                digests[some] = np.frombuffer(hashed, np.uint8).reshape(-1, DIGEST_BYTES)
+            names = sorted(name for name in self.names if kind in PARAMETERS[name].problems)
+            for start in range(0, len(of_problem), _HASHED_AT_ONCE):
+                rows = of_problem[start : start + _HASHED_AT_ONCE]
+                hashed = b"".join(map(_digest, self._texts(names, rows)))
+                digests[rows] = np.frombuffer(hashed, np.uint8).reshape(-1, DIGEST_BYTES)
+                on_hashed(len(rows))
         return digests
 
-    def _texts(self, names: Iterable[str], rows: Ints) -> Iterator[str]:
-        """The canonical JSON of each of `rows`, less its braces and with a comma at its end."""
+    def _texts(self, names: Iterable[str], rows: Int[np.ndarray, " rows"]) -> Iterator[str]:
+        """Yield the canonical JSON of each row without braces, with a trailing comma."""
         columns: list[list[str]] = []
-        same = ""
+        constant = ""
         for name in names:
-            codes = self.codes(name)
-            if codes is None:
-                same += _fragment(name, self.levels(name)[0])
+            index = self.level_index(name)
+            if index is None:
+                constant += _fragments(name, self.levels(name)[:1])[0]
                 continue
-            levels, inverse = np.unique(codes[rows], return_inverse=True)
+            used, inverse = np.unique(index[rows], return_inverse=True)
             values = self.levels(name)
-            fragments = [same + _fragment(name, values[level]) for level in levels]
+            fragments = _fragments(name, [values[level] for level in used.tolist()], constant)
             columns.append(np.array(fragments, object)[inverse].tolist())
-            same = ""
-        columns.append([same] * len(rows))
+            constant = ""
+        columns.append([constant] * len(rows))
         return map("".join, zip(*columns, strict=True))
 
 
-def _fragment(name: str, value: ParameterValue | None) -> str:
-    if value == PARAMETERS[name].default:
-        return ""
-    return f"{json.dumps(name)}:{json.dumps(value)},"
+def _fragments(name: str, values: Sequence[ParameterValue | None], before: str = "") -> list[str]:
+    """Return the canonical JSON of a parameter's values after `before`; defaults are left out."""
+    key = f"{before}{json.dumps(name)}:"
+    # JSON has a finite float's repr, and json.dumps takes six times as long.
+    return [
+        before if is_default(name, v) else f"{key}{repr(v) if type(v) is float else json.dumps(v)},"
+        for v in values
+    ]
 
 
 def _digest(fragments: str) -> bytes:
@@ -110,6 +118,6 @@ def _digest(fragments: str) -> bytes:
 
 
 def group_id(statics: Mapping[str, ParameterValue]) -> str:
-    """The identity of a group: a hash of the static parameters that are not at their defaults."""
-    text = "".join(_fragment(name, statics[name]) for name in sorted(statics))
+    """Return a group's identity: a hash of the static parameters that are not at their defaults."""
+    text = "".join(_fragments(name, [statics[name]])[0] for name in sorted(statics))
     return sha256(f"{_GROUP_SALT}{{{text[:-1]}}}".encode()).hexdigest()[:_GROUP_DIGITS]

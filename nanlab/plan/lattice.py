@@ -1,7 +1,7 @@
-"""Grid -> lattice: the points of its other axes, and on the searched ones places at the tolerance.
+"""Grid -> Lattice: the full grid at a search's tolerance, of which few nodes are run.
 
-A place is counted in whole numbers, so that two ways to it are one run, and the lattice is the
-full grid that the search stands for.
+Positions on a searched axis are integers, its ticks, so that a node that is reached twice is one
+run.
 """
 
 from __future__ import annotations
@@ -11,81 +11,82 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from nanlab.grid import Grid
 from nanlab.grid.points import Axis, Product
-from nanlab.grid.search import RefinedAxis, directions_of
+from nanlab.grid.search import SearchedAxis, searched_axes
 
-Spot = tuple[int, tuple[int, ...]]
-"""A point of the other axes, and a place on each searched axis: one run of the full grid."""
+Node = tuple[int, tuple[int, ...]]
+"""One run of the full grid: the index of a point of the other axes, and a tick on each searched
+axis."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lattice:
-    """What a grid asks for at its tolerance, of which few runs are made.
+    """The full grid that a search samples.
 
     Attributes:
         grid: a grid with a [search] or a [refine].
-        directions: its searched axes.
+        searched: its searched axes.
         others: its other axes, in order.
-        kept: bool (points, values of the coarse pass on each direction): what is not excluded.
+        mask: whether each point of the coarse pass is included; after the points of the other
+            axes a dimension for each searched axis.
     """
 
     grid: Grid
-    directions: tuple[RefinedAxis, ...]
+    searched: tuple[SearchedAxis, ...]
     others: tuple[Axis, ...]
-    kept: np.ndarray
+    mask: Bool[np.ndarray, " points *coarse"]
 
     @property
-    def points(self) -> int:
-        """How many points the other axes have, those that are wholly excluded included."""
-        return len(self.kept)
+    def n_points(self) -> int:
+        """Number of points of the other axes, wholly excluded ones included."""
+        return len(self.mask)
 
     @property
-    def full(self) -> int:
-        """How many runs the full grid has, if nothing of it is excluded in part."""
-        many = int(self.kept.any(axis=tuple(range(1, self.kept.ndim))).sum())
-        for direction in self.directions:
-            many *= direction.coarse[-1] + 1
-        return many
+    def n_nodes(self) -> int:
+        """Number of runs of the full grid, counting partly excluded points as whole."""
+        count = int(self.mask.any(axis=tuple(range(1, self.mask.ndim))).sum())
+        for axis in self.searched:
+            count *= axis.coarse[-1] + 1
+        return count
 
-    def coarse(self) -> Iterator[Spot]:
-        """The spots of the coarse pass."""
-        for point, *steps in zip(*(axis.tolist() for axis in np.nonzero(self.kept)), strict=True):
+    def coarse(self) -> Iterator[Node]:
+        """Yield the nodes of the coarse pass."""
+        for point, *steps in zip(*(axis.tolist() for axis in np.nonzero(self.mask)), strict=True):
             yield (
                 point,
-                tuple(d.coarse[step] for d, step in zip(self.directions, steps, strict=True)),
+                tuple(a.coarse[step] for a, step in zip(self.searched, steps, strict=True)),
             )
 
-    def product(self, spots: Sequence[Spot]) -> Product:
-        """The points at some spots, in their order, as a product."""
+    def product(self, nodes: Sequence[Node]) -> Product:
+        """Return the points at some nodes, in their order, as a product."""
         (main,) = self.grid.products
         values: dict[str, list[Any]] = {}
-        points = np.array([point for point, _ in spots])
-        places = np.unravel_index(points, self._shape) if self.others else ()
-        for axis, along in zip(self.others, places, strict=True):
+        points = np.array([point for point, _ in nodes])
+        shape = tuple(axis.size for axis in self.others)
+        indices = np.unravel_index(points, shape) if self.others else ()
+        for axis, along in zip(self.others, indices, strict=True):
             for name, column in axis.values.items():
                 values[name] = [column[i] for i in along.tolist()]
-        for i, direction in enumerate(self.directions):
-            values[direction.name] = [direction.number(place[i]) for _, place in spots]
-        return Product(fixed=main.fixed, axes=(Axis(values=values),), kept=np.ones([1], np.bool_))
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return tuple(axis.many for axis in self.others)
+        for i, axis in enumerate(self.searched):
+            values[axis.name] = [axis.number(ticks[i]) for _, ticks in nodes]
+        return Product(fixed=main.fixed, axes=(Axis(values=values),), mask=np.ones([1], np.bool_))
 
 
 def lattice_of(grid: Grid) -> Lattice:
-    """The lattice of a grid that has a [search] or a [refine]."""
-    directions = tuple(directions_of(grid.asked.finer, grid.asked.axes))
+    """Return the lattice of a grid that has a [search] or a [refine]."""
+    table = grid.document.refinement
+    assert table is not None
+    searched = tuple(searched_axes(table, grid.document.axes))
     (product,) = grid.products
-    names = {direction.name for direction in directions}
-    others = tuple(axis for axis in product.axes if not names & set(axis.values))
-    kept = np.broadcast_to(product.kept, product.shape)
-    ours = [
-        next(i for i, axis in enumerate(product.axes) if direction.name in axis.values)
-        for direction in directions
+    names = [axis.name for axis in searched]
+    others = tuple(axis for axis in product.axes if not set(names) & set(axis.values))
+    mask = np.broadcast_to(product.mask, product.shape)
+    dimensions = [
+        next(i for i, axis in enumerate(product.axes) if name in axis.values) for name in names
     ]
-    last = np.moveaxis(kept, ours, range(-len(ours), 0))
+    last = np.moveaxis(mask, dimensions, range(-len(dimensions), 0))
     flat = last.reshape(-1, *last.shape[len(others) :])
-    return Lattice(grid=grid, directions=directions, others=others, kept=flat)
+    return Lattice(grid=grid, searched=searched, others=others, mask=flat)

@@ -1,8 +1,8 @@
 """Plan, outcomes -> the next plan: the rounds of a [search] or a [refine].
 
-A plain grid has none. Otherwise the grid is the first plan, the coarse pass; each round adds the
-runs that the outcomes so far ask for, until none are asked for. All of it follows from the grid
-and the outcomes, so a study that is stopped goes through the same rounds again.
+The grid itself is the first plan, the coarse pass; each round adds the runs that the outcomes so
+far call for, until there are none. All of it follows from the grid and the outcomes, so a stopped
+study goes through the same rounds again. A plain grid has no further rounds.
 """
 
 from __future__ import annotations
@@ -18,38 +18,34 @@ from nanlab.grid.axes import POINT_LIMIT
 from nanlab.grid.points import Product
 from nanlab.grid.search import Refine, Search
 from nanlab.plan.bisection import AxisSearch
-from nanlab.plan.lattice import Spot, lattice_of
+from nanlab.plan.lattice import Node, lattice_of
 from nanlab.plan.plan import Plan, identities, make_plan
 from nanlab.plan.quadtree import PlaneRefinement
 
 
 class Rounds:
-    """The rounds of one study.
-
-    Args:
-        grid: what is asked; of a plain grid there are no rounds.
-        plan: the grid's own, the coarse pass.
+    """The rounds of one study, from the plan of its coarse pass.
 
     Attributes:
-        made: the number of runs that each round has added, the coarse pass first.
-        lattice: the points that the search may visit; None for a plain grid.
-        search: the search along an axis or over a plane; None for a plain grid.
-        run_ids: the run at each point visited so far.
+        n_new: number of runs that each round has added, the coarse pass first.
+        lattice: full grid at the tolerance; None for a plain grid.
+        search: search along an axis or over a plane; None for a plain grid.
+        run_ids: run at each node visited so far.
     """
 
     def __init__(self, grid: Grid, plan: Plan) -> None:
         self._grid = grid
         self._products: list[Product] = []
-        self.run_ids: dict[Spot, str] = {}
+        self.run_ids: dict[Node, str] = {}
         self._known = set(plan.run_ids.tolist())
-        self.made = [len(plan)]
-        table = grid.asked.finer
+        self.n_new = [len(plan)]
+        table = grid.document.refinement
         self.lattice = None if table is None else lattice_of(grid)
         self.search: AxisSearch | PlaneRefinement | None = None
         if self.lattice is None:
             return
-        spots = list(self.lattice.coarse())
-        self.run_ids |= zip(spots, identities(self.lattice.product(spots)), strict=True)
+        nodes = list(self.lattice.coarse())
+        self.run_ids |= zip(nodes, identities(self.lattice.product(nodes)), strict=True)
         if isinstance(table, Refine):
             self.search = PlaneRefinement(self.lattice, table)
         if isinstance(table, Search):
@@ -57,87 +53,82 @@ class Rounds:
 
     @property
     def number(self) -> int:
-        """The number of the last round, from 1; 0 is the coarse pass."""
+        """Number of the last round, from 1; 0 is the coarse pass."""
         return len(self._products)
 
     @property
     def open(self) -> int:
-        """How many crossings, or cells, the last round is about."""
+        """Number of crossings or cells that the last round narrows."""
         return 0 if self.search is None else self.search.open
 
     def after(self, results: pl.DataFrame) -> Plan | None:
-        """The runs of the next round; None when all is found.
+        """Return the runs of the next round.
 
         Args:
-            results: a row for each run of the rounds so far at least, with run_id and outcome.
+            results: the run_id and outcome of at least each run of the rounds so far.
+
+        Returns:
+            The plan of the round alone; None when the search is finished.
 
         Raises:
-            GridError: more runs are asked for than a study may hold.
+            GridError: the search needs more runs than a study may have.
         """
         if self.search is None or self.lattice is None:
             return None
-        spots = self.search.next(self.outcomes(results))
-        if not spots:
+        nodes = self.search.next(self.outcomes(results))
+        if not nodes:
             return None
-        product = self.lattice.product(spots)
+        product = self.lattice.product(nodes)
         ids = identities(product)
-        self.run_ids |= zip(spots, ids, strict=True)
+        self.run_ids |= zip(nodes, ids, strict=True)
         self._products.append(product)
-        before, self._known = len(self._known), self._known.union(ids)
-        self.made.append(len(self._known) - before)
+        n_before, self._known = len(self._known), self._known.union(ids)
+        self.n_new.append(len(self._known) - n_before)
         if len(self._known) > POINT_LIMIT:
-            raise self._too_many()
+            key = ("search" if isinstance(self.search, AxisSearch) else "refine", "tolerance")
+            sentence = f"needs more than {POINT_LIMIT} runs; use a larger tolerance"
+            raise GridError(self._grid.path, [self._grid.source.complaint(key, sentence)])
         return make_plan(replace(self._grid, products=(product,)))
 
     def plan(self) -> Plan:
-        """The runs of all rounds so far, in their order: first the grid's own."""
+        """Return the runs of all rounds so far, in order, the coarse pass first."""
         return make_plan(replace(self._grid, products=(*self._grid.products, *self._products)))
 
     def _groups(self, plan: Plan) -> dict[int, int]:
-        """The group of each point of the other axes."""
+        """Return the group of each point of the other axes."""
         group_of = {run: i for i, group in enumerate(plan.groups) for run in group.runs.tolist()}
-        places = {run_id: i for i, run_id in enumerate(plan.run_ids.tolist())}
-        # That of its last value: the first may be 0, at which an option is left out.
-        return {spot[0]: group_of[places[run_id]] for spot, run_id in self.run_ids.items()}
+        index = {run_id: i for i, run_id in enumerate(plan.run_ids.tolist())}
+        # A point's last value decides: its first may be 0, at which an option is left out.
+        return {node[0]: group_of[index[run_id]] for node, run_id in self.run_ids.items()}
 
-    def outcomes(self, results: pl.DataFrame) -> dict[Spot, str | None]:
-        """The outcome of each visited point; None where the run crashed or is missing."""
-        words = dict(results.select("run_id", "outcome").rows())
-        words = {run_id: None if word == "crashed" else word for run_id, word in words.items()}
-        return {spot: words.get(run_id) for spot, run_id in self.run_ids.items()}
+    def outcomes(self, results: pl.DataFrame) -> dict[Node, str | None]:
+        """Return the outcome at each visited node; None where the run crashed or is missing."""
+        outcomes = dict(results.select("run_id", "outcome").rows())
+        outcomes = {run_id: None if o == "crashed" else o for run_id, o in outcomes.items()}
+        return {node: outcomes.get(run_id) for node, run_id in self.run_ids.items()}
 
-    def _too_many(self) -> GridError:
-        key = ("search" if isinstance(self._grid.asked.finer, Search) else "refine", "tolerance")
-        sentence = f"asks for more than {POINT_LIMIT} runs; a larger one asks for fewer"
-        return GridError(self._grid.path, [self._grid.source.complaint(key, sentence)])
-
-    def told(self) -> dict[str, Any]:
-        """What the manifest says of the rounds; nothing of a plain grid."""
+    def summary(self) -> dict[str, Any]:
+        """Return the manifest's entry about the rounds; empty for a plain grid."""
         if self.lattice is None:
             return {}
         axes = [
-            {"axis": each.name, "scale": each.scale.kind, "tolerance": each.tolerance}
-            for each in self.lattice.directions
+            {"axis": axis.name, "scale": axis.scale.kind, "tolerance": axis.tolerance}
+            for axis in self.lattice.searched
         ]
         return {
             "search": {
                 "axes": axes,
-                "rounds": [{"runs": many} for many in self.made],
-                "runs": sum(self.made),
-                "full_grid_runs": self.lattice.full,
+                "rounds": [{"runs": count} for count in self.n_new],
+                "runs": sum(self.n_new),
+                "full_grid_runs": self.lattice.n_nodes,
             }
         }
 
 
 def finished_plan(grid: Grid, runs: pl.DataFrame) -> Plan:
-    """The plan of a finished study: its grid's, and its rounds' where it has them.
-
-    Args:
-        grid: what was asked.
-        runs: the study's table.
-    """
+    """Return the plan of a finished study with this table of runs, its search included."""
     plan = make_plan(grid)
-    if grid.asked.finer is None:
+    if grid.document.refinement is None:
         return plan
     rounds = Rounds(grid, plan)
     while rounds.after(runs) is not None:
@@ -146,30 +137,34 @@ def finished_plan(grid: Grid, runs: pl.DataFrame) -> Plan:
 
 
 def bounds(grid: Grid) -> Iterator[str]:
-    """What a dry run says of the rounds, a line each; nothing of a plain grid."""
-    table = grid.asked.finer
+    """Yield a dry run's lines about the rounds: none for a plain grid."""
+    table = grid.document.refinement
     if table is None:
         return
     lattice = lattice_of(grid)
-    told = " and ".join(
-        f"{d.name} to {d.tolerance:g}{' in log10' if d.scale.kind == 'log' else ''}"
-        for d in lattice.directions
+    axes = " and ".join(
+        f"{a.name} to {a.tolerance:g}{' in log10' if a.scale.kind == 'log' else ''}"
+        for a in lattice.searched
     )
-    least = max(cut - 1 for d in lattice.directions for cut in d.parts).bit_length()
-    yield f"search  {told}, in rounds after these runs, the coarse pass: {least} or so"
-    noise = f"{lattice.full - int(lattice.kept.sum()):,} were the outcome noise"
+    n_rounds = max(n - 1 for axis in lattice.searched for n in axis.subdivisions).bit_length()
+    yield f"search  {axes}, in about {n_rounds} rounds after these runs, the coarse pass"
+    worst = f"{lattice.n_nodes - int(lattice.mask.sum()):,}"
     if isinstance(table, Refine):
-        yield f"        at most {noise.replace(' were', ' runs more, were')}"
+        yield f"        at most {worst} more runs, if outcomes were random"
     else:
-        each = [_dearest(cut) for cut in lattice.directions[0].parts]
-        beyond = max(cut.bit_length() for cut in lattice.directions[0].parts)
-        points = int(lattice.kept.any(axis=1).sum())
-        simple = f"{points * (max(each) + beyond):,} runs more"
-        yield f"        at most {simple} if each point has one simple boundary, {noise}"
-    yield f"        the full grid at this tolerance has {lattice.full:,} runs"
+        counts = lattice.searched[0].subdivisions
+        n_points = int(lattice.mask.any(axis=1).sum())
+        simple = n_points * (
+            max(_max_runs(n) for n in counts) + max(n.bit_length() for n in counts)
+        )
+        yield (
+            f"        at most {simple:,} more runs if each point has one simple boundary, {worst} "
+            "if outcomes were random"
+        )
+    yield f"        the full grid at this tolerance has {lattice.n_nodes:,} runs"
 
 
-def _dearest(cut: int) -> int:
-    """The most runs that one crossing takes: three for two halvings, one for what is left."""
-    left = (cut - 1).bit_length()
+def _max_runs(n_parts: int) -> int:
+    """Return the most runs of one crossing: three for two halvings, one for a single one."""
+    left = (n_parts - 1).bit_length()
     return left // 2 * 3 + left % 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nanlab.grid.parameters import PARAMETERS, is_user_defined, statics_off
+from nanlab.grid.defaults import default_statics
+from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.plan.plan import Group, Plan
 from nanlab.problems.problem import Problem
 from nanlab.problems.quadratic import make_quadratic
@@ -61,7 +62,7 @@ def check_user_groups(plan: Plan) -> None:
 
 def _check_own_parts(plan: Plan, group: Group) -> None:
     """See that a training with a model or with data of a person's own can be run."""
-    statics = {**statics_off("training"), **group.statics}
+    statics = {**default_statics("training"), **group.statics}
     model, task = str(statics.get("model")), str(statics.get("task"))
     if statics["problem"] != "training" or not (is_user_part(model) or is_user_part(task)):
         return

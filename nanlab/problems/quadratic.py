@@ -15,16 +15,12 @@ import optax
 from jax import Array
 
 from nanlab.backend.jaxpr import weak
-from nanlab.grid.parameters import PARAMETERS, statics_off
+from nanlab.grid.defaults import default_statics, traced_parameters
 from nanlab.parts.optimizers import build_update
 from nanlab.parts.precision import PRECISIONS
 from nanlab.problems.problem import Knobs, Metrics, Problem
 
-QUADRATIC_KNOBS = tuple(
-    name
-    for name, each in PARAMETERS.items()
-    if each.role in ("knob", "option") and "quadratic" in each.problems
-)
+QUADRATIC_KNOBS = traced_parameters("quadratic")
 
 
 class QuadraticState(NamedTuple):
@@ -50,7 +46,7 @@ def make_quadratic(statics: Mapping[str, Any]) -> Problem:
     The gradient is curvature * x in closed form: autodiff would multiply by 2 and overflow a
     factor of two early.
     """
-    statics = {**statics_off("quadratic"), **statics}
+    statics = {**default_statics("quadratic"), **statics}
     precision = PRECISIONS[statics["precision"]]
 
     def traced(knobs: Knobs) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from jax import Array
 
 from nanlab.backend import keys
 from nanlab.backend.jaxpr import weak
-from nanlab.grid.parameters import PARAMETERS, statics_off
+from nanlab.grid.defaults import default_statics, traced_parameters
 from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
 from nanlab.parts.losses import LOSSES
@@ -54,23 +54,17 @@ class TrainState(NamedTuple):
     data: DataState | None = None
 
 
-TRAINING_KNOBS = tuple(
-    name
-    for name, each in PARAMETERS.items()
-    if each.role in ("knob", "option") and "training" in each.problems
-)
-
-OFF = statics_off("training")
+TRAINING_KNOBS = traced_parameters("training")
 
 
 def make_training(statics: Mapping[str, Any], examples: Examples | None = None) -> Problem:
     """The training that `statics` (a group's static parameters) describe.
 
     Args:
-        statics: those that are not at their defaults; see `parameters.statics_off`.
+        statics: those that are not at their defaults; see `grid.defaults`.
         examples: data to train on in place of the task's.
     """
-    statics = {**OFF, **statics}
+    statics = {**default_statics("training"), **statics}
     if examples is None:
         examples = examples_of(statics)
     training = _Training(statics, examples)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nanlab.backend.jaxpr import weak
-from nanlab.grid.parameter_types import OWN_CODE
+from nanlab.grid.parameter_types import USER_CODE
 from nanlab.problems.problem import Knobs, Metrics, Problem, State
 
 
@@ -107,7 +107,7 @@ def user_code_hashes(specs: Iterable[str]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for spec in sorted(specs):
         source: str | None = spec
-        if OWN_CODE.match(spec):
+        if USER_CODE.match(spec):
             found = inspect.unwrap(user_function(spec, key="run.problem"))
             source = inspect.getsourcefile(found)
         content = b"" if source is None else Path(source).read_bytes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from nanlab.grid.parameters import PARAMETERS
+from nanlab.grid.defaults import missing_defaults
 from nanlab.results.schema import ENDING
 
 IDENTITY = ("primitive", "phase", "module", "mechanism", "function")
@@ -86,8 +86,8 @@ def failing(pairs: pl.DataFrame) -> pl.DataFrame:
 
 def completed(runs: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
     """The runs with a column for each of these parameters: its default where none is told."""
-    absent = [n for n in names if n not in runs.columns and n in PARAMETERS]
-    return runs.with_columns(pl.lit(PARAMETERS[name].default).alias(name) for name in absent)
+    defaults = missing_defaults(names, runs.columns)
+    return runs.with_columns(pl.lit(value).alias(name) for name, value in defaults.items())
 
 
 def site_text(role: str, *, suffix: str = "") -> pl.Expr:

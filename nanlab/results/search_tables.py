@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from nanlab.plan.bisection import AxisSearch, Crossing, Outcomes
-from nanlab.plan.lattice import Lattice, Spot
+from nanlab.plan.lattice import Lattice, Node
 from nanlab.plan.quadtree import PlaneRefinement
 from nanlab.plan.rounds import Rounds
 from nanlab.results.files import write_atomically, write_csv, write_parquet
@@ -22,7 +22,7 @@ SEARCH_TABLES = ("boundaries", "cells")
 
 
 def boundaries_frame(
-    lattice: Lattice, search: AxisSearch, outcomes: Outcomes, run_ids: Mapping[Spot, str]
+    lattice: Lattice, search: AxisSearch, outcomes: Outcomes, run_ids: Mapping[Node, str]
 ) -> pl.DataFrame:
     """A row for each crossing that the coarse pass saw, in the grid's order.
 
@@ -71,7 +71,7 @@ def _told(
             "lower": each.lower, "upper": each.upper, "coarse_lower": low, "coarse_upper": high,
             "trains": "below" if each.below else "above",
             "value": each.lower if each.below == search.wanted else each.upper,
-            "seen": sum(a != b for a, b in pairwise(between)), "runs": len(each.asked),
+            "seen": sum(a != b for a, b in pairwise(between)), "runs": len(each.requested),
         }  # fmt: skip
     if not isinstance(answer, Crossing):
         lower, upper = answer
@@ -85,10 +85,10 @@ def _told(
 
 def _row(
     point: int, told: dict[str, Any], lattice: Lattice, outcomes: Outcomes,
-    run_ids: Mapping[Spot, str],
+    run_ids: Mapping[Node, str],
 ) -> dict[str, Any]:  # fmt: skip
     """A row of `boundaries`, its places as numbers and its runs by name."""
-    (direction,) = lattice.directions
+    (direction,) = lattice.searched
     row: dict[str, Any] = dict(told)
     for end in ("lower", "upper"):
         spot = None if told[end] is None else (point, (told[end],))
@@ -103,12 +103,12 @@ def _row(
 
 
 def cells_frame(
-    lattice: Lattice, plane: PlaneRefinement, run_ids: Mapping[Spot, str]
+    lattice: Lattice, plane: PlaneRefinement, run_ids: Mapping[Node, str]
 ) -> pl.DataFrame:
     """A row for each cell; all together they are the plane."""
     cells = plane.cells
     columns: dict[str, Any] = {}
-    for i, direction in enumerate(lattice.directions):
+    for i, direction in enumerate(lattice.searched):
         for end in ENDS:
             places = [getattr(cell, end)[i] for cell in cells]
             columns[f"{direction.name}_{end}"] = [direction.number(place) for place in places]
@@ -130,7 +130,7 @@ def _others(lattice: Lattice, points: list[int]) -> pl.DataFrame:
     """The parameters of the other axes at some points, a column each."""
     if not lattice.others:
         return pl.DataFrame(height=len(points))
-    places = np.unravel_index(np.array(points, np.int64), [a.many for a in lattice.others])
+    places = np.unravel_index(np.array(points, np.int64), [a.size for a in lattice.others])
     columns: dict[str, pl.Series] = {}
     for axis, along in zip(lattice.others, places, strict=True):
         for name, values in axis.values.items():

@@ -40,7 +40,7 @@ def executor_of(
     bench, store, made = chunk_runner_on(
         folder, own, devices, curves=how.curves, mixed=how.mixed_devices
     )
-    if grid.asked.finer is not None:
+    if grid.document.refinement is not None:
         # Every round of a search comes back to every group.
         bench.holds = max(bench.holds, len(plan.groups))
     if how.mixed_devices:

@@ -136,7 +136,7 @@ def _plan_of(results: Path) -> Plan:
         raise ReplayError(f"{results} holds no study: there is no {path.name} in it")
     try:
         grid = load_grid(path)
-        if grid.asked.finer is None:
+        if grid.document.refinement is None:
             return make_plan(grid)
         import polars as pl
 

@@ -129,7 +129,7 @@ class Study:
             files = self._write_tables(kept, blames)
             runs = pl.scan_parquet(self.folder / "runs.parquet")
             ends = runs.select("run_id", "outcome")
-            if self.grid.asked.finer is None:
+            if self.grid.document.refinement is None:
                 ends = ends.head(0)  # nothing is asked of them, and they may not fit the memory
             files += write_search_tables(rounds, self.folder, ends.collect())
             manifest = write_manifest(
@@ -137,7 +137,7 @@ class Study:
                 about={
                     "title": self.grid.title,
                     "rules": dict(self.rules),
-                    "search": rounds.told(),
+                    "search": rounds.summary(),
                     "command": command_line(self.arguments),
                     "groups": len(self.plan.groups),
                     "witness_cap": self.grid.exec.witnesses,
@@ -161,7 +161,7 @@ class Study:
         if force:
             self.store.forget_chunks(folder=False)
         kept = self._run_missing(rounds, force=force)
-        if self.grid.asked.finer is None:
+        if self.grid.document.refinement is None:
             return kept
         ends = [self._outcomes(kept)]
         while (following := rounds.after(pl.concat(ends))) is not None:
