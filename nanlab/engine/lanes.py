@@ -10,6 +10,7 @@ long as the block's width is the same. That is why the width is a constant of th
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -174,10 +175,11 @@ class LaneProgram:
         def on_device(*arguments: Any) -> Any:
             self.traces[function.__name__] += 1
             blocks = jax.tree.map(
-                lambda x: x.reshape(-1, self.block, *x.shape[1:]), arguments[:of_lanes]
+                lambda x: x.reshape(x.shape[0] // self.block, self.block, *x.shape[1:]),
+                arguments[:of_lanes],
             )
             done = lax.map(lambda block: function(*block, *arguments[of_lanes:]), blocks)
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
+            return jax.tree.map(lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:]), done)
 
         quick = {} if shared else _QUICK_COMPILE
         options = {**_SAME_ON_ANY_DEVICES, **quick} if self._on_cpu else None
