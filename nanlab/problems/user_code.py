@@ -227,8 +227,9 @@ def _strong(state: State) -> State:
     return jax.tree.map(array, state)
 
 
-def unknown_knob(name: str, problem: Problem, spec: str) -> UserCodeError:
-    """Return the error for a knob of the grid that the problem does not have."""
-    near = difflib.get_close_matches(name, list(problem.knobs), n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; it has {', '.join(problem.knobs)}"
-    return UserCodeError(name, f"{spec} has no such knob{hint}")
+def check_knobs(names: Iterable[str], problem: Problem, spec: str) -> None:
+    """Raise UserCodeError if the problem lacks one of these knobs of the grid."""
+    for name in sorted(set(names) - set(problem.knobs)):
+        near = difflib.get_close_matches(name, list(problem.knobs), n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(problem.knobs)}"
+        raise UserCodeError(name, f"{spec} has no such knob; {hint}")
