@@ -1,4 +1,4 @@
-"""Name -> activation: a function of (x, knobs), elementwise unless its entry says otherwise."""
+"""Table of activations: functions of (x, knobs), elementwise unless an entry says differently."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from jax import Array
+    from jaxtyping import Float
 
-Function = Callable[["Array", Mapping[str, "Array"]], "Array"]
+Function = Callable[["Float[Array, '*batch units']", Mapping[str, "Array"]], "Array"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Activation(Entry):
     """An activation.
 
     Attributes:
-        apply: (x, knobs) -> an array of x's shape (its last axis shorter by `inputs`).
-        knobs: the knobs that it reads.
-        inputs: how many units of the layer before it make one of its own.
+        apply: (x, knobs) -> array of x's shape, its last axis divided by `inputs`.
+        knobs: knobs that it reads.
+        inputs: number of input units of each output unit.
         is_elementwise: whether each output depends on one input alone.
     """
 

@@ -1,4 +1,4 @@
-"""Name -> model: a builder of a Flax Linen module from sizes and pieces."""
+"""Table of models: builders of Flax Linen modules from sizes and pieces."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Model(Entry):
     """A model.
 
     Attributes:
-        build: (shape, pieces) -> Linen module, called on a batch of inputs.
-        one_output: whether it has one output only: a number, or the logit of the second class.
-        any_activation: whether it has as many units as an activation of several inputs needs.
-        knobs, statics: those that other models do not read.
+        build: (shape, pieces) -> Linen module of a batch of inputs.
+        one_output: whether it has only one output: a number, or the logit of the second class.
+        any_activation: whether it supports activations that take several units as input.
+        knobs: knobs that other models do not read.
+        statics: statics that other models do not read.
     """
 
     build: Callable[[Shape, Pieces], linen.Module]
