@@ -35,6 +35,8 @@ from nanlab.engine.placement import (
 from nanlab.problems.build import build_problem
 from nanlab.problems.problem import State
 
+Rows = Int[np.ndarray, " runs"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
@@ -152,7 +154,7 @@ class GroupRunner:
 
     def _to_the_end(
         self, lanes: Lanes, *, curves: bool
-    ) -> tuple[LaneState, Int[np.ndarray, " runs"], list[Observation]]:
+    ) -> tuple[LaneState, Rows, list[Observation]]:
         # Run all lanes to their ends or faults, packing the live ones on the way. Returns the
         # carry, the slot in it of each run, and the observations on the way.
         slots = self._slots(len(lanes.seed))
@@ -171,16 +173,11 @@ class GroupRunner:
                 slots, launched = moved, spread(lanes, moved, self.lanes)
         return self.program.run(carry, launched, stop_at=INF), slots, observations
 
-    def _packing_steps(self, steps: Int[np.ndarray, " runs"]) -> list[int]:
+    def _packing_steps(self, steps: Rows) -> list[int]:
         return [] if self.lanes == self.smallest else packing_steps(steps)
 
     def _observe_step(
-        self,
-        carry: LaneState,
-        lanes: Lanes,
-        launched: Lanes,
-        slots: Int[np.ndarray, " runs"],
-        step: int,
+        self, carry: LaneState, lanes: Lanes, launched: Lanes, slots: Rows, step: int
     ) -> list[Observation]:
         """Observe the runs that have come to `step` and go on from there, or end there."""
         reached = np.asarray(carry.step)[slots] == step
@@ -233,7 +230,7 @@ class GroupRunner:
         loss = np.where(after.loss_code == FINITE, after.final_loss, bad)
         return take_rows(carry.state, slots), loss
 
-    def _slots(self, count: int) -> Int[np.ndarray, " count"]:
+    def _slots(self, count: int) -> Rows:
         return slots_of(count, **self._launch)
 
     @property
@@ -242,7 +239,7 @@ class GroupRunner:
         return {"block": self.program.block, "devices": devices, "lanes": self.lanes}
 
     def _follow(
-        self, lanes: Lanes, first: LaneState, at_fault: Frozen, rows: Int[np.ndarray, " rows"]
+        self, lanes: Lanes, first: LaneState, at_fault: Frozen, rows: Rows
     ) -> tuple[LaneState, Frozen]:
         # Continue the lanes whose fault shows no NaN to a NaN or to their end. Returns the chunk's
         # summaries with those lanes brought up to date, and those frozen at a NaN.
@@ -311,7 +308,7 @@ def _is_reproduced(replay: StepReplay, carry: LaneState, row: int) -> bool:
     return (replay.loss_code, replay.state_code) == (carry.loss_code[row], carry.state_code[row])
 
 
-def _endings(first: LaneState, last: LaneState, nan_step: Int[np.ndarray, " runs"]) -> Endings:
+def _endings(first: LaneState, last: LaneState, nan_step: Rows) -> Endings:
     bad = np.maximum(last.loss_code, last.state_code) != FINITE
     return Endings(
         *(np.asarray(column) for column in (first.stop_step, nan_step, bad)),

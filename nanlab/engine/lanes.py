@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float64, Int8, Int32, Int64, Key
+from jaxtyping import Bool, Float64, Int8, Int32, Int64
 
 from nanlab.backend import keys
 from nanlab.backend.finiteness import FINITE, INF, NAN, array_code
 from nanlab.backend.jaxpr import Device, constant_outputs
-from nanlab.backend.keys import init_key, step_key
+from nanlab.backend.keys import RandomKey, init_key, step_key
 from nanlab.engine.block_width import block_for
 from nanlab.engine.matmul_layout import laid_out
 from nanlab.problems.problem import AnyArray, Knobs, Metrics, Problem, State
@@ -253,7 +253,7 @@ class LaneProgram:
         self,
         carry: LaneState,
         lanes: Lanes,
-        base: Key[Array, ""],
+        base: RandomKey,
         watched: Bool[Array, " leaves"],
         stop_at: Int8[Array, ""],
     ) -> LaneState:

@@ -12,50 +12,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
 from nanlab.backend import keys
+from nanlab.backend.keys import RandomKey
 
+Batch = Float[Array, "examples ..."]
 Rows = Int[Array, " examples"]
 
 
-def _by_row(key: Key[Array, ""], purpose: str, rows: Rows, draw: Callable[[Array], Array]) -> Array:
+def _by_row(key: RandomKey, purpose: str, rows: Rows, draw: Callable[[Array], Array]) -> Array:
     base = keys.for_purpose(key, purpose)
     return jax.vmap(lambda row: draw(keys.for_step(base, row)))(rows)
 
 
-def outliers(
-    x: Float[Array, "examples ..."], fraction: Array, scale: Array, key: Key[Array, ""], rows: Rows
-) -> Float[Array, "examples ..."]:
+def outliers(x: Batch, fraction: Array, scale: Array, key: RandomKey, rows: Rows) -> Batch:
     """Multiply the share `fraction` of all entries by `scale`."""
     shape = x.shape[1:]
     hit = _by_row(key, "outliers", rows, lambda k: jax.random.bernoulli(k, fraction, shape))
     return jnp.where(hit, x * scale, x)
 
 
-def missing(
-    x: Float[Array, "examples ..."], fraction: Array, key: Key[Array, ""], rows: Rows
-) -> Float[Array, "examples ..."]:
+def missing(x: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
     """Replace the share `fraction` of all entries by NaN."""
     shape = x.shape[1:]
     hit = _by_row(key, "missing", rows, lambda k: jax.random.bernoulli(k, fraction, shape))
     return jnp.where(hit, jnp.full_like(x, jnp.nan), x)
 
 
-def constant(
-    x: Float[Array, "examples ..."], fraction: Array, key: Key[Array, ""]
-) -> Float[Array, "examples ..."]:
+def constant(x: Batch, fraction: Array, key: RandomKey) -> Batch:
     """Set the share `fraction` of features to 1 in every example: their variance is 0."""
     hit = jax.random.bernoulli(keys.for_purpose(key, "constant"), fraction, x.shape[1:])
     return jnp.where(hit, jnp.ones_like(x), x)
 
 
-def wrong_classes(
-    targets: Float[Array, "examples *steps classes"],
-    fraction: Array,
-    key: Key[Array, ""],
-    rows: Rows,
-) -> Float[Array, "examples *steps classes"]:
+def wrong_classes(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
     """Replace the class of the share `fraction` of examples; targets are one-hot."""
     classes = targets.shape[-1]
 
@@ -68,9 +59,7 @@ def wrong_classes(
     return jax.vmap(lambda target, by: jnp.roll(target, by, axis=-1))(targets, shifts)
 
 
-def wrong_numbers(
-    targets: Float[Array, "examples ..."], fraction: Array, key: Key[Array, ""], rows: Rows
-) -> Float[Array, "examples ..."]:
+def wrong_numbers(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
     """Negate the targets of the share `fraction` of examples."""
     hit = _by_row(key, "labels", rows, lambda k: jax.random.bernoulli(k, fraction))
     return jnp.where(hit.reshape(-1, *(1,) * (targets.ndim - 1)), -targets, targets)
@@ -84,9 +73,9 @@ def unequal(shares: Float[Array, "rows classes"], imbalance: Array) -> Float[Arr
 
 
 def corrupted(
-    x: Array, targets: Array, rows: Rows, key: Key[Array, ""],
+    x: Batch, targets: Batch, rows: Rows, key: RandomKey,
     knobs: Mapping[str, Array], statics: Mapping[str, Any], *, classes: bool,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Batch, Batch]:  # fmt: skip
     """Apply to a batch the corruptions that `statics` switch on, with the sizes in `knobs`."""
     if statics["constant_fraction"]:
         x = constant(x, knobs["constant_fraction"], key)

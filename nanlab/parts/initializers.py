@@ -16,7 +16,9 @@ from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from jax import Array
-    from jaxtyping import Float32, Key
+    from jaxtyping import Float32
+
+    from nanlab.backend.keys import RandomKey
 
     Draw = Float32[Array, " ..."]
 
@@ -25,20 +27,20 @@ if TYPE_CHECKING:
 class Initializer(Entry):
     """An initializer of weights; `draw` is (key, shape) -> float32."""
 
-    draw: Callable[[Key[Array, ""], tuple[int, ...]], Draw]
+    draw: Callable[[RandomKey, tuple[int, ...]], Draw]
 
 
 @dataclass(frozen=True)
 class BiasInitializer(Entry):
     """An initializer of biases; `draw` is (key, shape, fan_in of the layer) -> float32."""
 
-    draw: Callable[[Key[Array, ""], tuple[int, ...], int], Draw]
+    draw: Callable[[RandomKey, tuple[int, ...], int], Draw]
     knobs: tuple[str, ...] = ("bias_scale",)
 
 
 def _drawn(
     build: Callable[[], Callable[..., Array]],
-) -> Callable[[Key[Array, ""], tuple[int, ...]], Draw]:
+) -> Callable[[RandomKey, tuple[int, ...]], Draw]:
     """Return the draw of an initializer of `jax.nn.initializers`, built at its first use."""
     return lambda key, shape: build()(key, shape, jnp.float32)
 
@@ -48,11 +50,11 @@ def fan_in(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-1])
 
 
-def _within(key: Key[Array, ""], shape: tuple[int, ...], bound: float) -> Draw:
+def _within(key: RandomKey, shape: tuple[int, ...], bound: float) -> Draw:
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
-def _delta_orthogonal(key: Key[Array, ""], shape: tuple[int, ...]) -> Draw:
+def _delta_orthogonal(key: RandomKey, shape: tuple[int, ...]) -> Draw:
     # A dense kernel counts as a convolution of size 1. JAX's initializer has orthonormal rows and
     # needs no more inputs than outputs; with more, draw the transpose, with orthonormal columns.
     *sides, inputs, outputs = shape if len(shape) > 2 else (1, *shape)
@@ -108,12 +110,12 @@ INITIALIZERS: dict[str, Initializer] = {
         _drawn(lambda: jax.nn.initializers.normal(1.0)),
     ),
     "truncated_normal": Initializer(
-        "Normal, cut at 2 deviations; `init_scale` is the deviation before the cut.",
+        "Normal, truncated at 2 deviations; `init_scale` is the deviation before that.",
         "jax.nn.initializers.truncated_normal",
         _drawn(lambda: jax.nn.initializers.truncated_normal(1.0)),
     ),
     "normal_fan_in": Initializer(
-        "Normal of variance 1 / fan_in, not cut: mean-field scaling.",
+        "Normal of variance 1 / fan_in, not truncated: mean-field scaling.",
         "Poole et al. 2016",
         lambda key, shape: jax.random.normal(key, shape, jnp.float32) / math.sqrt(fan_in(shape)),
     ),

@@ -85,7 +85,7 @@ def parts_text(kinds: Sequence[str]) -> str:
 
 def parts_markdown(kinds: Sequence[str]) -> str:
     """Return the choices of these parameters as Markdown tables."""
-    blocks = ["# Parts\n\nWhat a training can be made of, by the grid's parameter."]
+    blocks = ["# Parts\n\nThe parts of a training, by the parameter of the grid that selects them."]
     for kind in kinds:
         rows = [f"| `{name}` | {_cell(entry.doc)} | {_cell(entry.source)} |"
                 for name, entry in PARTS[kind].items()]  # fmt: skip

@@ -153,13 +153,13 @@ LOSSES: dict[str, Loss] = {
         baselines.entropy,
     ),
     "softmax_cross_entropy_naive": Loss(
-        "Cross-entropy as people write it: exponentials, their share of the sum, its logarithm.",
+        "Cross-entropy as commonly written: exponentials, their share of the sum, its logarithm.",
         "nanlab",
         _naive,
         baselines.entropy,
     ),
     "softmax_cross_entropy_log_sum": Loss(
-        "Cross-entropy by log(sum(exp(x))) - x without the largest taken off: exp overflows.",
+        "Cross-entropy by log(sum(exp(x))) - x without subtracting the maximum: exp overflows.",
         "nanlab",
         _log_sum_exp_naive,
         baselines.entropy,
@@ -195,7 +195,7 @@ LOSSES: dict[str, Loss] = {
         baselines.entropy,
     ),
     "softmax_cross_entropy_masked_twice": Loss(
-        "The probabilities made safe before the logarithm and masked after it.",
+        "Probabilities made safe before the logarithm and masked after it.",
         "nanlab",
         _masked_twice,
         baselines.entropy,
@@ -239,13 +239,13 @@ LOSSES: dict[str, Loss] = {
         baselines.divergence,
     ),
     "kl_divergence_naive": Loss(
-        "t * log(t / p) as it is written: 0 * log 0 where a target is 0.",
+        "t * log(t / p) as written: 0 * log 0 where a target is 0.",
         "nanlab",
         _kl_naive,
         baselines.divergence,
     ),
     "cosine": Loss(
-        "1 - cosine of outputs and targets, lengths kept above loss_epsilon.",
+        "1 - cosine of outputs and targets, lengths clamped to at least loss_epsilon.",
         "optax.losses.cosine_distance",
         _cosine,
         baselines.cosine,
@@ -253,7 +253,7 @@ LOSSES: dict[str, Loss] = {
         "any",
     ),
     "cosine_naive": Loss(
-        "1 - cosine as it is written: 0/0 where an output is all 0.",
+        "1 - cosine as written: 0/0 where an output is all 0.",
         "nanlab",
         _cosine_naive,
         baselines.cosine,

@@ -85,13 +85,13 @@ MODELS: dict[str, Model] = {
     ),
     "cnn": Model(
         "depth convolutions of size 3 with width channels, each pooled, then a dense layer; "
-        "one-dimensional on what is no picture.",
+        "one-dimensional on anything but images.",
         "LeCun et al. 1989; flax.linen.Conv",
         _cnn,
         statics=("pooling",),
     ),
     "rnn": Model(
-        "depth simple recurrent layers over the steps (of a picture, its rows).",
+        "depth simple recurrent layers over the steps (of an image, its rows).",
         "Elman 1990; flax.linen.SimpleCell",
         _recurrent("rnn"),
         any_activation=False,

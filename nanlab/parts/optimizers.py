@@ -94,7 +94,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         decays_weights=True,
     ),
     "amsgrad": Optimizer(
-        "Adam that keeps the largest second moment so far.",
+        "Adam with the largest second moment so far.",
         "Reddi et al. 2018; optax.amsgrad",
         lambda lr, k: optax.amsgrad(lr, b1=k["b1"], b2=k["b2"], eps=k["optimizer_epsilon"]),
         _MOMENTS,
@@ -122,7 +122,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         decays_weights=True,
     ),
     "muon": Optimizer(
-        "Momentum made orthogonal by Newton-Schulz for matrices, Adam for the rest.",
+        "Momentum orthogonalized by Newton-Schulz for matrices, Adam for the rest.",
         "Jordan et al. 2024; optax.contrib.muon",
         lambda lr, k: optax.contrib.muon(
             lr, beta=k["momentum"], eps=k["optimizer_epsilon"], weight_decay=k["weight_decay"],
@@ -142,7 +142,7 @@ CLIPS: dict[str, Clip] = {
         ("clip_at",),
     ),
     "value": Clip(
-        "Cuts each entry at -clip_at and clip_at.",
+        "Clips each entry to [-clip_at, clip_at].",
         "Mikolov 2012; optax.clip",
         lambda k: optax.clip(k["clip_at"]),
         ("clip_at",),

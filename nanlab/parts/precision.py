@@ -65,9 +65,7 @@ STORAGES: dict[str, Storage] = {
 }
 
 MATMUL_PRECISIONS: dict[str, MatmulPrecision] = {
-    "default": MatmulPrecision(
-        "What the device does by itself.", "jax.default_matmul_precision", None
-    ),
+    "default": MatmulPrecision("The device's default.", "jax.default_matmul_precision", None),
     "bfloat16": MatmulPrecision(
         "Operands rounded to bfloat16, where the device can.",
         "jax.default_matmul_precision",

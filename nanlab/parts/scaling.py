@@ -44,8 +44,8 @@ LOSS_SCALINGS: dict[str, LossScaling] = {
         knobs=("loss_scale",),
     ),
     "dynamic": LossScaling(
-        "Halved when a gradient is not finite, and that step is left out; doubled after "
-        "loss_scale_period steps without.",
+        "Halved when a gradient is not finite, and that step is skipped; doubled after "
+        "loss_scale_period steps without that.",
         "Micikevicius et al. 2018",
         is_used=True,
         is_dynamic=True,

@@ -1,6 +1,6 @@
 """Table of schedules: factors of the learning rate at each update, counted from 0.
 
-They equal Optax's schedules of the same names, which do not accept traced lengths.
+Those of Optax's schedules, written out because Optax does not accept traced lengths.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ SCHEDULES: dict[str, Schedule] = {
         ("warmup_steps", "decay_steps", "decay_floor"),
     ),
     "step_decay": Schedule(
-        "lr times drop_factor for every drop_every steps that have gone.",
+        "lr times drop_factor for every drop_every steps completed.",
         "Krizhevsky et al. 2012; optax.exponential_decay with staircase",
         _steps,
         ("drop_every", "drop_factor"),

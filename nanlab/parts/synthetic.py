@@ -7,6 +7,10 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
+Vectors = Float64[np.ndarray, "examples features"]
+Sequences = Float64[np.ndarray, "examples steps features"]
+Classes = Int64[np.ndarray, "examples *steps"]
+
 EXAMPLES = 1024
 IMAGES = 512
 SYMBOLS = 8
@@ -16,9 +20,7 @@ def _draws(*sizes: int) -> np.random.Generator:
     return np.random.default_rng([20_261_124, *sizes])
 
 
-def images(
-    size: int,
-) -> tuple[Float64[np.ndarray, "examples pixels"], Int64[np.ndarray, " examples"], tuple[int, ...]]:
+def images(size: int) -> tuple[Vectors, Classes, tuple[int, ...]]:
     """Return noisy gratings, whole pixels from 0 to 255, and their directions as classes."""
     rng = _draws(size)
     classes = rng.integers(0, 4, IMAGES)
@@ -32,9 +34,7 @@ def images(
     return pixels.reshape(IMAGES, -1), classes, (size, size, 1)
 
 
-def adding(
-    length: int,
-) -> tuple[Float64[np.ndarray, "examples length 2"], Float64[np.ndarray, "examples 1"]]:
+def adding(length: int) -> tuple[Sequences, Float64[np.ndarray, "examples 1"]]:
     """Return sequences of (number, mark), one mark in each half, and the marked numbers' sum."""
     rng = _draws(length)
     numbers = rng.uniform(0.0, 1.0, (EXAMPLES, length))
@@ -47,9 +47,7 @@ def adding(
     return np.stack([numbers, marks], axis=-1), np.sum(numbers * marks, axis=1)[:, None]
 
 
-def copy(
-    length: int,
-) -> tuple[Float64[np.ndarray, "examples length 10"], Int64[np.ndarray, "examples length"]]:
+def copy(length: int) -> tuple[Sequences, Classes]:
     """Return one-hot sequences of symbols, blanks and a recall sign; targets repeat the symbols."""
     rng = _draws(length)
     n_symbols = max(length // 4, 1)
@@ -63,7 +61,7 @@ def copy(
 
 def _teacher(
     features: int, outputs: int
-) -> tuple[Float64[np.ndarray, "examples features"], Float64[np.ndarray, "examples outputs"]]:
+) -> tuple[Vectors, Float64[np.ndarray, "examples outputs"]]:
     rng = _draws(features, outputs)
     inputs = rng.standard_normal((EXAMPLES, features))
     hidden = np.tanh(inputs @ rng.standard_normal((features, 32)) / math.sqrt(features))
@@ -71,16 +69,12 @@ def _teacher(
     return inputs, (outputs_of - outputs_of.mean(axis=0)) / outputs_of.std(axis=0)
 
 
-def teacher(
-    features: int,
-) -> tuple[Float64[np.ndarray, "examples features"], Float64[np.ndarray, "examples 1"]]:
+def teacher(features: int) -> tuple[Vectors, Float64[np.ndarray, "examples 1"]]:
     """Return normal inputs, and the output of a random network."""
     return _teacher(features, 1)
 
 
-def teacher_classes(
-    features: int,
-) -> tuple[Float64[np.ndarray, "examples features"], Int64[np.ndarray, " examples"]]:
+def teacher_classes(features: int) -> tuple[Vectors, Classes]:
     """Return normal inputs, and the index of the largest of a random network's 4 outputs."""
     inputs, outputs = _teacher(features, 4)
     return inputs, np.argmax(outputs, axis=1)

@@ -72,7 +72,7 @@ def _numbers(data: Any) -> tuple[np.ndarray, np.ndarray]:
 
 TASKS: dict[str, Task] = {
     "digits": Task(
-        "1,797 pictures of digits, 8 x 8, with pixels from 0 to 16.",
+        "1,797 images of digits, 8 x 8, with pixels from 0 to 16.",
         "Alpaydin and Kaynak 1998; scikit-learn",
         lambda statics: (*_classes(datasets.load_digits()), (8, 8, 1)),
         "classes",
@@ -138,7 +138,7 @@ TASKS: dict[str, Task] = {
         ("sequence_length",),
     ),
     "copy": Task(
-        "1,024 sequences whose first quarter, of 8 symbols, is to be said again at the end.",
+        "1,024 sequences whose first quarter, of 8 symbols, must be repeated at the end.",
         "Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016",
         lambda statics: synthetic.copy(statics["sequence_length"]),
         "classes",
@@ -147,7 +147,7 @@ TASKS: dict[str, Task] = {
         ("sequence_length",),
     ),
     "teacher": Task(
-        "1,024 normal inputs of n_features; the target is what a random tanh network says.",
+        "1,024 normal inputs of n_features; the target is a random tanh network's output.",
         "Gardner and Derrida 1989",
         lambda statics: synthetic.teacher(statics["n_features"]),
         "numbers",

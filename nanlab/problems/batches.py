@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, Int32, Key, UInt32
+from jaxtyping import Float, Int32, UInt32
 
 from nanlab.backend import keys
+from nanlab.backend.keys import RandomKey
 from nanlab.parts.corruptions import corrupted, unequal
 from nanlab.parts.tasks import Examples
 from nanlab.problems.problem import Knobs
@@ -79,7 +80,7 @@ class Data:
         """Return all targets, those of a sequence's steps as rows of their own."""
         return self._targets.astype(np.float64).reshape(-1, self._targets.shape[-1])
 
-    def drawn(self, key: Key[Array, ""]) -> DataState | None:
+    def drawn(self, key: RandomKey) -> DataState | None:
         """Draw a run's data state from its `init` key; None if it needs none."""
         rows, faults = None, None
         if self._statics["train_examples"]:
@@ -90,7 +91,7 @@ class Data:
         return None if rows is None and faults is None else DataState(rows, faults)
 
     def batch(
-        self, data: DataState | None, knobs: Knobs, key: Key[Array, ""]
+        self, data: DataState | None, knobs: Knobs, key: RandomKey
     ) -> tuple[Float[Array, "examples ..."], Float[Array, "examples ..."]]:
         """Return the inputs and targets of one step.
 
@@ -120,7 +121,7 @@ class Data:
             return inputs * traced["input_scale"], targets
 
     def _rows(
-        self, data: DataState | None, knobs: Mapping[str, Array], key: Key[Array, ""]
+        self, data: DataState | None, knobs: Mapping[str, Array], key: RandomKey
     ) -> Int32[Array, " examples"] | None:
         """Return the indices of a batch's examples; None for all of the task's, in order."""
         own = None if data is None else data.rows
@@ -134,7 +135,7 @@ class Data:
         return chosen if own is None else own.at[chosen].get(mode="promise_in_bounds")
 
     def _unequal_rows(
-        self, own: Array | None, imbalance: Array, key: Key[Array, ""]
+        self, own: Array | None, imbalance: Array, key: RandomKey
     ) -> Int32[Array, " examples"]:
         # Inverse transform sampling of rows by the weights of their classes.
         classes = self._targets.shape[-1]

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, Float64, Key
+from jaxtyping import Float, Float32, Float64
+
+from nanlab.backend.keys import RandomKey
 
 AnyArray = Any
 """An array on the device (JAX) or on the host (NumPy)."""
@@ -66,11 +68,11 @@ class Problem:
             record the metrics in the curves.
     """
 
-    init: Callable[[Knobs, Key[Array, ""]], State]
-    step: Callable[[State, Knobs, Key[Array, ""]], tuple[State, Metrics]]
+    init: Callable[[Knobs, RandomKey], State]
+    step: Callable[[State, Knobs, RandomKey], tuple[State, Metrics]]
     knobs: tuple[str, ...] | Mapping[str, float | None]
     baseline_losses: (
         Callable[[Mapping[str, Float[np.ndarray, " runs"]]], Float[np.ndarray, " runs"]] | None
     ) = None
-    batch: Callable[[State, Knobs, Key[Array, ""]], Any] | None = None
-    observe: Callable[[State, Knobs, Key[Array, ""]], Mapping[tuple[str, str], Array]] | None = None
+    batch: Callable[[State, Knobs, RandomKey], Any] | None = None
+    observe: Callable[[State, Knobs, RandomKey], Mapping[tuple[str, str], Array]] | None = None

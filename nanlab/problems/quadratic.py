@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float
 
 from nanlab.backend.jaxpr import weak
+from nanlab.backend.keys import RandomKey
 from nanlab.grid.parameters import PARAMETERS, statics_off
 from nanlab.parts.optimizers import build_update
 from nanlab.parts.precision import PRECISIONS
@@ -58,13 +59,11 @@ def make_quadratic(statics: Mapping[str, Any]) -> Problem:
     def traced(knobs: Knobs) -> dict[str, Array]:
         return {name: weak(value, precision.traced) for name, value in knobs.items()}
 
-    def init(knobs: Knobs, key: Key[Array, ""]) -> QuadraticState:
+    def init(knobs: Knobs, key: RandomKey) -> QuadraticState:
         x = jnp.asarray(knobs["x0"]).astype(precision.dtype)
         return QuadraticState(x, build_update(statics, traced(knobs)).init(x))
 
-    def step(
-        state: QuadraticState, knobs: Knobs, key: Key[Array, ""]
-    ) -> tuple[QuadraticState, Metrics]:
+    def step(state: QuadraticState, knobs: Knobs, key: RandomKey) -> tuple[QuadraticState, Metrics]:
         weak_knobs = traced(knobs)
         with jax.named_scope("forward"):
             # In this order the loss overflows exactly when curvature * x^2 / 2 does.

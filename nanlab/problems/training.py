@@ -12,10 +12,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float, Float64, Key
+from jaxtyping import Float, Float64
 
 from nanlab.backend import keys
 from nanlab.backend.jaxpr import weak
+from nanlab.backend.keys import RandomKey
 from nanlab.grid.parameters import PARAMETERS, statics_off
 from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
@@ -121,7 +122,7 @@ class _Training:
             targets = (1.0 - share) * targets + share / targets.shape[-1]
         return self._loss.best_constant(targets, knobs, self.data.batch_examples)
 
-    def init(self, knobs: Knobs, key: Key[Array, ""]) -> TrainState:
+    def init(self, knobs: Knobs, key: RandomKey) -> TrainState:
         knobs = self._weak(knobs)
         rngs = {"params": keys.for_purpose(key, "parameters")}
         rngs |= self._rngs(key) or {}
@@ -139,9 +140,7 @@ class _Training:
             data=self.data.drawn(key),
         )
 
-    def step(
-        self, state: TrainState, knobs: Knobs, key: Key[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
+    def step(self, state: TrainState, knobs: Knobs, key: RandomKey) -> tuple[TrainState, Metrics]:
         inputs, targets = self.data.batch(state.data, knobs, key)
         knobs = self._weak(knobs)
         with self._products():
@@ -155,7 +154,7 @@ class _Training:
             metrics = Metrics(loss, gradient_norm(gradient), share)
         return after, metrics
 
-    def observe(self, state: TrainState, knobs: Knobs, key: Key[Array, ""]) -> ObservedValues:
+    def observe(self, state: TrainState, knobs: Knobs, key: RandomKey) -> ObservedValues:
         """Measure the next step without taking it."""
         inputs, targets = self.data.batch(state.data, knobs, key)
         knobs = self._weak(knobs)
@@ -180,7 +179,7 @@ class _Training:
         values["headroom", ""] = headroom((worked, gradient, hidden, outputs), self._dtype)
         return as_float64(values)
 
-    def _rngs(self, key: Key[Array, ""]) -> dict[str, Array] | None:
+    def _rngs(self, key: RandomKey) -> dict[str, Array] | None:
         if self._statics["dropout"] or is_user_part(self._statics["model"]):
             return {"dropout": keys.for_purpose(key, "dropout")}
         return None
