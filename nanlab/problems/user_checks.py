@@ -26,16 +26,14 @@ def check_user_problem(
         key: the grid's key that names it, for error messages.
 
     Raises:
-        UserCodeError: a knob has no value or a default that is no number; tracing fails; the
-            structure, shapes or dtypes of the state change; the loss is not a scalar; or the code
-            is impure (two traces differ, or it has side effects).
+        UserCodeError: a knob has no value; tracing fails; the structure, shapes or dtypes of the
+            state change; the loss is not a scalar; or the code is impure (two traces differ, or it
+            has side effects).
     """
     defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
     for name, default in defaults.items():
         if default is None and name not in given:
             raise UserCodeError(name, f"is missing: {spec} has no default for it")
-        if default is not None and not _is_number(default):
-            raise UserCodeError(name, f"its default in {spec} must be a number, got {default!r}")
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
     random = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     code = _Code(spec, key)
@@ -63,16 +61,6 @@ class _Code(NamedTuple):
 
     def wrong(self, sentence: str) -> UserCodeError:
         return UserCodeError(self.key, sentence)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, str | bytes):
-        return False
-    try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _check_state(before: State, after: State, code: _Code) -> None:

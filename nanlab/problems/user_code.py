@@ -171,7 +171,7 @@ def make_user_problem(statics: Mapping[str, Any]) -> Problem:
         raise UserCodeError(
             key, f"{spec} must return a nanlab.Problem, got {type(problem).__name__}"
         )
-    return _named(problem)
+    return _named(problem, spec)
 
 
 def _check_arguments(function: Callable[..., Any], given: Mapping[str, Any], spec: str) -> None:
@@ -190,7 +190,17 @@ def _check_arguments(function: Callable[..., Any], given: Mapping[str, Any], spe
             )
 
 
-def _named(problem: Problem) -> Problem:
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str | bytes):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _named(problem: Problem, spec: str) -> Problem:
     """Return the problem as the engine takes it: knobs by the grid's names, weakly typed."""
 
     def plain(knobs: Knobs) -> dict[str, Array]:
@@ -207,6 +217,10 @@ def _named(problem: Problem) -> Problem:
     )  # fmt: skip
     knobs = problem.knobs
     defaults = knobs if isinstance(knobs, Mapping) else dict.fromkeys(knobs)
+    for name, value in defaults.items():
+        if value is not None and not _is_number(value):
+            sentence = f"its default in {spec} must be a number, got {value!r}"
+            raise UserCodeError(f"knobs.{name}", sentence)
     return replace(
         problem,
         init=lambda knobs, key: _strong(problem.init(plain(knobs), key)),
