@@ -51,8 +51,6 @@ class Arguments:
     """run everything again, even what is finished"""
     dry_run: bool = False
     """say what would run, and stop"""
-    tune: bool = False
-    """time the widths of blocks on this machine with the largest group, suggest one, and stop"""
     no_report: bool = False
     """leave out the report; python -m nanlab.report makes it later"""
 
@@ -89,8 +87,6 @@ def _main(argv: list[str] | None) -> int:
         return WRONG
     if arguments.dry_run:
         return _dry_run(grid, plan, devices)
-    if arguments.tune:
-        return _tune(grid, plan, devices)
     return _run(grid, plan, devices, arguments, given)
 
 
@@ -126,29 +122,6 @@ def _devices(grid: Grid) -> list[Device]:
 
     is_elsewhere = grid.exec.engine == "ray"
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
-
-
-def _tune(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    from nanlab.engine.memory import is_lack_of_memory
-    from nanlab.engine.placement import lanes_of
-    from nanlab.engine.tuning import suggestion, tune
-    from nanlab.problems.build import build_problem
-
-    group = max(plan.groups, key=lambda group: len(group.runs))
-    problem = build_problem(group.statics)
-    print(f"the largest group of {len(plan.groups):,}, {len(group.runs):,} runs")
-    print("block   first launch   steps of runs per second")
-    try:
-        timings = tune(problem, lanes_of(plan, problem, group.runs), devices)
-    except Exception as error:
-        if not is_lack_of_memory(error):
-            raise
-        print(f"{grid.path}: a width does not fit the memory: {error}", file=sys.stderr)
-        return WRONG
-    for each in timings:
-        print(f"{each.block:5,} {each.compile_s:11.1f} s {each.steps_per_s:26,.0f}")
-    print(suggestion(problem, devices[0], timings))
-    return DONE
 
 
 def _range(numbers: Iterable[int]) -> str:

@@ -10,6 +10,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NO_SCRIPTS = {"sides", "torch_sides"}
 
 SMALL = {
+    "block_width": ("--grid", "grid.toml", "--rounds", "1", "--target-s", "0.01"),
     "detective": ("--only", "logdet_by_product"),
     "fractal": ("--pixels", "4", "--steps", "20", "--rounds", "1"),
     "growth": ("--axes", "runs", "groups", "--most", "1000", "--figure", "growth.svg"),

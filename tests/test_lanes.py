@@ -18,7 +18,7 @@ from nanlab.engine import outcomes as faults
 from nanlab.engine.block_width import block_for, launch_runs
 from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, LaneProgram, Lanes
-from nanlab.engine.placement import spread, taken
+from nanlab.engine.placement import spread, take_rows
 from nanlab.grid.outcome import Outcome
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.problems import build as problems
@@ -91,7 +91,7 @@ def run(program, lanes, places, *, stop_at=INF, total=LANES):
 @pytest.fixture(scope="module")
 def alone(tiny, lanes):
     """What comes of each lane alone in a padded launch, at its first place."""
-    each = [run(tiny, taken(lanes, np.array([i])), [0])[1] for i in range(len(LRS))]
+    each = [run(tiny, take_rows(lanes, np.array([i])), [0])[1] for i in range(len(LRS))]
     return [found for (found,) in each]
 
 
@@ -122,7 +122,7 @@ def test_a_lane_is_the_same_beside_a_nan(tiny, alone, lr):
     trace, (beside, *_) = run(tiny, lanes, range(64), stop_at=NAN + 1)
     weights = jax.tree.leaves(trace.state.params)[0]
     assert np.isnan(np.asarray(weights)[1:64]).any(axis=tuple(range(1, weights.ndim))).all()
-    alone_too = run(tiny, taken(lanes, np.array([0])), [0], stop_at=NAN + 1)[1]
+    alone_too = run(tiny, take_rows(lanes, np.array([0])), [0], stop_at=NAN + 1)[1]
     assert [beside] == alone_too
     if np.isfinite(np.asarray(weights)[0]).all():
         assert beside == alone[row]
@@ -200,7 +200,7 @@ def test_nothing_is_compiled_again_for_other_knobs_seeds_steps_or_aims(tiny, lan
     others = lanes_of(tiny.problem, 3, seeds=[11, 12], lr=[0.5, 2.0], init_scale=[3.0, 4.0])
     run(tiny, lanes, range(len(LRS)))
     run(tiny, others, [3, 200], stop_at=NAN)
-    assert tiny.traces == Counter(_start_block=1, _run_block=1)
+    assert tiny.n_traces == Counter(_start_block=1, _run_block=1)
 
 
 def test_a_second_shape_is_refused_because_it_would_be_a_second_compile(tiny, lanes):

@@ -1,4 +1,4 @@
-"""A person's own problem in a grid: it runs, and what is wrong with it is told before it does."""
+"""A user-defined problem in a grid: it runs, or an error sentence says beforehand what is wrong."""
 
 import json
 from pathlib import Path
@@ -130,6 +130,52 @@ def optimizer_replaced():
     return train_state(replaced=True)
 
 
+def no_elements():
+    def init(knobs, key):
+        return {"none": jnp.zeros((0, 3), jnp.float32)}
+
+    return nanlab.Problem(
+        init=init,
+        step=lambda s, k, key: (s, jnp.exp(jnp.float32(k["alpha"]))),
+        knobs={"alpha": 1.0},
+    )
+
+
+def no_leaves():
+    problem = no_elements()
+    return nanlab.Problem(init=lambda k, key: {}, step=problem.step, knobs=problem.knobs)
+
+
+def knob_of_text():
+    problem = loss_alone()
+    object.__setattr__(problem, "knobs", {"alpha": "x"})  # past beartype, where it checks Problem
+    return problem
+
+
+def exiting():
+    raise SystemExit(0)
+
+
+def exiting_in_step():
+    def step(state, knobs, key):
+        raise SystemExit
+
+    return with_step(step)
+
+
+def generator_exit():
+    raise GeneratorExit
+
+
+class NoMessage(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def no_message():
+    raise NoMessage
+
+
 def number():
     return 3
 
@@ -225,21 +271,27 @@ def test_code_that_has_changed_is_run_again_and_is_in_the_manifest():
 
 
 WRONG_CODE = {
-    "keyed": "state['key'] of mine.py:keyed is a typed key; keep its numbers",
-    "random": "step is not pure: traced twice, it is two programs",
-    "counting": "step is not pure: traced twice, it is two programs",
+    "keyed": "state['key'] of mine.py:keyed is a typed key; store jax.random.key_data",
+    "random": "step is not pure: two traces give two different programs",
+    "counting": "step is not pure: two traces give two different programs",
     "growing": "state['x'] of mine.py:growing is float32[] before a step and float32[3] after it",
-    "widening": "is float32[] before a step and float64[] after it; both must be the same",
-    "losing": "the state that mine.py:losing's step returns is built otherwise",
-    "printing": "step acts on the outside (DebugEffect); take callbacks",
+    "widening": "is float32[] before a step and float64[] after it; step must preserve",
+    "losing": "mine.py:losing's step must return a state with the same pytree structure",
+    "printing": "step has side effects (DebugEffect); remove callbacks",
     "raising": "step fails: KeyError: 'y' (mine.py:",
-    "many_losses": "the loss that mine.py:many_losses's step returns must be one number",
-    "bare": "knobs.alpha: is missing: mine.py:bare gives it no default",
-    "optimizer_of_a_knob": "an optimizer or a function (TrainState.tx) that is made of a knob",
-    "optimizer_replaced": "an optimizer or a function (TrainState.tx) that its step replaces",
-    "number": "mine.py:number returns int; it must return a nanlab.Problem",
-    "needing": "static.order: is missing: mine.py:needing has no default for its argument order",
+    "many_losses": "many_losses's step must return a scalar float loss, got float64[3]",
+    "bare": "knobs.alpha: is missing: mine.py:bare has no default for it",
+    "optimizer_of_a_knob": "an optimizer or a function (TrainState.tx) that closes over a knob",
+    "optimizer_replaced": "step replaces an optimizer or a function (TrainState.tx) in its state",
+    "number": "mine.py:number must return a nanlab.Problem, got int",
+    "needing": "static.order: is missing: argument order of mine.py:needing has no default",
     "no_such": "run.problem (line 2): mine.py has no function no_such; it has descent, with_step",
+    "knob_of_text": "knobs.alpha: its default in mine.py:knob_of_text must be a number, got 'x'",
+    "no_elements": "state['none'] of mine.py:no_elements has no elements (float32[0,3])",
+    "exiting": "run.problem (line 2): mine.py:exiting fails: SystemExit: 0 (mine.py:",
+    "exiting_in_step": "mine.py:exiting_in_step's step fails: SystemExit (mine.py:",
+    "generator_exit": "mine.py:generator_exit fails: GeneratorExit (mine.py:",
+    "no_message": "fails: NoMessage: (its message cannot be shown: __str__ raises) (mine.py:",
 }
 
 
@@ -254,12 +306,11 @@ def test_what_is_wrong_with_the_code_is_told_before_anything_runs(name, capsys):
 WRONG_GRIDS = {
     "a misspelled knob": (
         grid("descent", "[axes]\nknobs.alhpa = [1.0]\n"),
-        "axes.knobs.alhpa (line 5): mine.py:descent has no knob of that name; did you mean "
-        '"knobs.alpha"?',
+        'axes.knobs.alhpa (line 5): mine.py:descent has no such knob; did you mean "knobs.alpha"?',
     ),
     "a misspelled static": (
         grid("descent", "static.ordr = 3\n[axes]\nseed = [0]\n"),
-        "run.static.ordr (line 4): mine.py:descent has no argument of that name; it takes order",
+        "run.static.ordr (line 4): mine.py:descent has no such argument; it takes order",
     ),
     "a knob of no number": (
         grid("descent", '[axes]\nknobs.alpha = ["x"]\n'),
@@ -275,11 +326,11 @@ WRONG_GRIDS = {
     ),
     "no such file": (
         '[run]\nproblem = "other.py:x"\n',
-        "run.problem (line 2): there is no file other.py",
+        "run.problem (line 2): file other.py not found",
     ),
     "no such module": (
         '[run]\nproblem = "no_such_module:x"\n',
-        "run.problem (line 2): there is no module no_such_module",
+        "run.problem (line 2): module no_such_module not found",
     ),
 }
 
@@ -299,9 +350,34 @@ def test_a_file_that_cannot_be_imported_is_told_with_its_line(capsys):
     assert "importing broken.py fails: ZeroDivisionError: division by zero (broken.py:2)" in told
 
 
+def test_a_file_that_exits_when_imported_is_told_with_its_line(capsys):
+    Path("exits.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    assert sweep('[run]\nproblem = "exits.py:make"\n') == WRONG
+    assert "importing exits.py fails: SystemExit: 0 (exits.py:2)" in capsys.readouterr().err
+
+
+def test_code_that_changes_the_working_directory_changes_nothing(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moving = f"import os\nfrom mine import loss_alone\nos.chdir({str(elsewhere)!r})\n"
+    Path("moving.py").write_text(moving, encoding="utf-8")
+    assert sweep(grid("loss_alone").replace("mine.py", "moving.py")) == DONE
+    assert pl.read_csv("results/grid/runs.csv")["final_loss"].to_list() == [0.5, 0.5]
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_state_may_have_no_leaves():
+    assert sweep(grid("no_leaves", "[axes]\nknobs.alpha = [1.0, 100.0]\nseed = [0, 1]\n")) == DONE
+    runs = pl.read_csv("results/grid/runs.csv")
+    failed = runs.filter(pl.col("knobs.alpha") > 1.0)
+    assert runs["fault_step"].is_not_null().to_list() == [False, False, True, True]
+    assert set(failed["origin_mechanism"]) == {"overflow"}
+    assert set(failed["blame_status"]) == {"reproduced"}
+
+
 def test_a_run_of_code_that_is_gone_is_told_by_replay(capsys):
     assert sweep(grid("descent", "[axes]\nknobs.alpha = [3.0]\n")) == DONE
     (run_id,) = pl.read_csv("results/grid/runs.csv")["run_id"]
     Path("mine.py").rename("theirs.py")
     assert replay.main(["results/grid", run_id]) == 2
-    assert "there is no file mine.py" in capsys.readouterr().err
+    assert "file mine.py not found" in capsys.readouterr().err

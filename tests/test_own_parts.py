@@ -1,4 +1,4 @@
-"""A person's own network and data in a training: they run, and what is wrong with them is told."""
+"""User-defined networks and data in a training: they run, or a sentence says what is wrong."""
 
 from pathlib import Path
 
@@ -169,7 +169,7 @@ WRONG_PARTS = {
         'model = "mine.py:Plian"', "run.model (line 4): mine.py has no function Plian",
     ),
     "not a module": (
-        'model = "mine.py:no_module"', "mine.py:no_module makes int; it must be a class",
+        'model = "mine.py:no_module"', "no_module must be a flax.linen.Module class or",
     ),
     "a field of its own": (
         'model = "mine.py:Needy"',
@@ -177,20 +177,20 @@ WRONG_PARTS = {
     ),
     "outputs of another shape": (
         'model = "mine.py:Narrow"',
-        "mine.py:Narrow makes (32, 3) of 32 examples; the task needs (32, 10)",
+        "Narrow returns (32, 3) for 32 examples; the task needs (32, 10)",
     ),
     "a parameter that it does not read": (
         'model = "mine.py:Narrow"\nwidth = 7',
-        "run.width (line 5): mine.py:Narrow does not read it, so it would change nothing; give it "
-        "a field width, or leave it out",
+        "run.width (line 5): mine.py:Narrow does not read it, so it would change nothing; "
+        "give it a field width, or leave it out",
     ),
     "a norm": (
         'model = "mine.py:Plain"\nnorm = "layer"',
         "does not read it, so it would change nothing; build it",
     ),
-    "data of nothing": ('task = "mine.py:nothing"', "mine.py:nothing: returns NoneType; it must"),
+    "data of nothing": ('task = "mine.py:nothing"', "must return (inputs, targets) or"),
     "data of two lengths": ('task = "mine.py:uneven"', "shapes (4, 2) and (5,)"),
-    "a class below 0": ('task = "mine.py:negative"', "a class is -1; classes are whole"),
+    "a class below 0": ('task = "mine.py:negative"', "class -1 is negative"),
     "classes that are numbers": (
         'loss = "softmax_cross_entropy"\ntask = "mine.py:numbers"', "(line 4): needs classes",
     ),
@@ -198,7 +198,7 @@ WRONG_PARTS = {
         'task = "mine.py:blobs"\ntrain_examples = 91',
         "run.train_examples (line 5): mine.py:blobs has 90",
     ),
-    "no such file": ('task = "there.npz"', "there.npz: is not there"),
+    "no such file": ('task = "there.npz"', "there.npz: not found"),
     "a file without targets": ('task = "no_target.parquet"', "it has a, b"),
     "a file that is none": ('task = "broken.npz"', "broken.npz: cannot be read"),
     "a name of neither": ('task = "digit"', 'did you mean "digits"?'),
@@ -225,7 +225,7 @@ def test_replay_says_that_an_own_network_is_gone(capsys):
     (run_id,) = runs()["run_id"]
     Path("mine.py").unlink()
     assert replay.main(["results/grid", run_id]) == 2
-    assert "there is no file mine.py" in capsys.readouterr().err
+    assert "file mine.py not found" in capsys.readouterr().err
 
 
 def test_every_field_that_is_filled_in_is_told_in_readme():

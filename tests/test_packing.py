@@ -7,7 +7,7 @@ from counted import counted_problem
 
 from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
-from nanlab.engine.placement import packed, packing_steps, slots
+from nanlab.engine.placement import packed, packing_steps, slots_of
 from nanlab.problems import build as problems
 
 STATICS = {"problem": "training", "task": "digits", "depth": 2, "width": 8, "activation": "relu",
@@ -23,7 +23,7 @@ def test_live_lanes_fill_the_fewest_blocks_and_no_place_is_taken_twice(draw, dev
     places = rng.permutation(launch["lanes"])[:100]
     live = rng.random(100) < 0.4
     moved = packed(places, live, **launch)
-    assert np.array_equal(np.sort(moved), np.sort(slots(100, **launch)))
+    assert np.array_equal(np.sort(moved), np.sort(slots_of(100, **launch)))
     filled = np.zeros(launch["lanes"], bool)
     filled[moved[live]] = True
     blocks = filled.reshape(devices, -1, 8).any(axis=2).sum(axis=1)
@@ -32,11 +32,11 @@ def test_live_lanes_fill_the_fewest_blocks_and_no_place_is_taken_twice(draw, dev
 
 def test_lanes_stay_where_no_device_would_have_a_block_less():
     launch = {"block": 8, "devices": 2, "lanes": 32}
-    places = slots(32, **launch)
+    places = slots_of(32, **launch)
     assert packed(places, np.ones(32, bool), **launch) is None
     assert packed(places, np.zeros(32, bool), **launch) is None
     one_block_each = {**launch, "lanes": 16}
-    places = slots(16, **one_block_each)
+    places = slots_of(16, **one_block_each)
     assert packed(places, np.arange(16) % 2 == 0, **one_block_each) is None
 
 
@@ -100,4 +100,4 @@ def test_every_run_is_the_same_with_and_without(curves, monkeypatch):
 def told(outcome):
     """All that came of a chunk, but for its blames."""
     frozen = [(each.rows, each.state, each.step) for each in (outcome.at_fault, outcome.at_nan)]
-    return outcome.endings, frozen, [tuple(seen) for seen in outcome.observed]
+    return outcome.endings, frozen, [tuple(seen) for seen in outcome.observations]

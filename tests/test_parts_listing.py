@@ -38,7 +38,7 @@ def test_one_kind_is_listed_alone_and_an_unknown_one_is_told(capsys):
     assert main(["clip"]) == 0
     assert capsys.readouterr().out.startswith("clip: 5\n")
     assert main(["clipping"]) == 2
-    assert "no kind of part is called clipping; there are task, model" in capsys.readouterr().err
+    assert "unknown kind clipping; choose from task, model" in capsys.readouterr().err
 
 
 def test_who_reads_a_knob_is_known_from_the_tables():

@@ -134,7 +134,7 @@ def test_each_group_is_compiled_once_for_all_rounds(searched, capsys):
     assert "round 3: " in capsys.readouterr().err
     assert len(Counted.asked) == len(set(Counted.asked)) == 3
     for at in Counted.asked:
-        assert set(Counted.made[at].program.traces.values()) == {1}
+        assert set(Counted.made[at].program.n_traces.values()) == {1}
     assert bytes_of("results/x") == bytes_of(searched)
 
 

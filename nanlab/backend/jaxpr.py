@@ -1,4 +1,4 @@
-"""JAX's internals -> the few things that nanlab needs of them; the only file that knows them.
+"""JAX's internals: the only file that knows them.
 
 Two lines of JAX are supported: 0.10 (Python 3.11) and 0.12 (Python 3.12 and later).
 """
@@ -25,32 +25,30 @@ Device: TypeAlias = Any  # jax.Device is a variable to a type checker
 
 
 def weak(x: Array, dtype: Any) -> Array:
-    """`x` as a weakly typed scalar: it promotes beside arrays as a Python float would.
-
-    A traced learning rate is then rounded to bfloat16 where a person's `0.1` would be, and beta2
-    is not (a strong bfloat16 0.999 is 1, and Adam's bias correction 0/0).
-    """
+    """Return `x` as a weakly typed scalar, which promotes as a Python float does."""
+    # A traced learning rate is rounded to bfloat16 where the number 0.1 would be, and beta2 is not
+    # (a strong bfloat16 0.999 is 1, and Adam's bias correction 0/0).
     converted: Any = _convert_element_type(x, jnp.dtype(dtype), weak_type=True)
     return converted
 
 
 def is_small_float(dtype: Any) -> bool:
-    """Whether it is a float type that NumPy does not have itself: bfloat16, float8."""
+    """Return whether a dtype is a float that NumPy itself lacks: bfloat16, float8."""
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.kind != "f"
 
 
 def is_key(array: Any) -> bool:
-    """Whether it holds typed random keys."""
+    """Return whether an array holds typed random keys."""
     return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
 
 
 def holds_tracer(tree: Any) -> bool:
-    """Whether something is being traced: a leaf of the tree stands for an array."""
+    """Return whether a leaf of the tree is a tracer."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 PUBLIC_PRIMITIVES = "from jax.extend.core import primitives"
-"""What a script writes to have primitives by `public_name`."""
+"""The import with which a script reaches primitives by `public_name`."""
 
 
 class Opened(NamedTuple):
@@ -59,10 +57,10 @@ class Opened(NamedTuple):
     Attributes:
         kind: "call" (runs once), "scan", "while", "cond" or "shard_map".
         bodies: (jaxpr, constants) of each program: the callee, the loop's body, the branches.
-        operands: for each body, which of the equation's operands are its arguments.
-        consts, carry: how many of the body's arguments stay the same in every iteration, and how
-            many are carried from one to the next; the rest are sliced (scan).
-        condition: a while loop's condition and which operands are its constants.
+        operands: for each body, the indices of the equation's operands that are its arguments.
+        consts: number of the body's arguments that are the same in every iteration.
+        carry: number of those that are carried on; a scan's other arguments are sliced.
+        condition: a while loop's condition, and the number of operands that are its constants.
     """
 
     kind: str
@@ -88,30 +86,30 @@ _CALLS = {
 
 
 def public_name(primitive: Any) -> str | None:
-    """The primitive's name in `jax.extend.core.primitives`; None if it is not there."""
+    """Return the primitive's name in `jax.extend.core.primitives`; None if it has none."""
     from jax.extend.core import primitives
 
     return next((name for name, p in vars(primitives).items() if p is primitive), None)
 
 
 def names_axes(eqn: JaxprEqn) -> bool:
-    """Whether an equation names an axis of a mesh (or of a vmap) that is around it."""
+    """Return whether an equation names an axis of an enclosing mesh or vmap."""
     return any(type(effect).__name__ == "NamedAxisEffect" for effect in eqn.effects)
 
 
 def split_constants(closed: Any) -> tuple[Jaxpr, Sequence[JaxValue]]:
-    """A jaxpr, open or closed, as (jaxpr, values of its constants)."""
+    """Split a jaxpr, open or closed, into (jaxpr, values of its constants)."""
     # JAX 0.12 has one class for both; its `jaxpr` attribute is itself without the constants.
     return (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
 
 
 def argument_variables(jaxpr: Jaxpr) -> tuple[Var, ...]:
-    """A jaxpr's variables for constants, then those for arguments."""
+    """Return a jaxpr's variables for constants, then those for arguments."""
     return (*jaxpr.constvars, *jaxpr.invars)
 
 
 def open_equation(eqn: JaxprEqn) -> Opened | None:
-    """What is inside `eqn`; None if it is to be bound whole and blamed as itself."""
+    """Return the programs inside `eqn`; None if it is bound whole and blamed as itself."""
     name, params, count = eqn.primitive.name, eqn.params, len(eqn.invars)
     everything = tuple(range(count))
     if name in _CALLS and _CALLS[name] in params:
@@ -145,7 +143,7 @@ def open_equation(eqn: JaxprEqn) -> Opened | None:
 
 
 def _expanded(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[JaxValue]] | None:
-    # JAX 0.12 has custom_root as such a primitive, which says itself what it stands for.
+    # In JAX 0.12 custom_root is such a primitive, which can expand itself.
     primitive = eqn.params["_prim"]
     avals: list[Aval] = [v.aval for v in eqn.invars]
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
@@ -158,8 +156,7 @@ def _expanded(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[JaxValue]] | None:
 
 
 def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    # JAX < 0.12 counts in two parameters; since then a tree of three tells. Delete when the
-    # floor is 0.12.
+    # JAX < 0.12 has two parameters, later versions a tree of three. Delete when the floor is 0.12.
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
@@ -167,7 +164,7 @@ def _scan_counts(params: dict[str, Any]) -> tuple[int, int]:
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[JaxValue], **changed: Any) -> Sequence[JaxValue]:
-    """Run one equation on `operands`, some parameters changed; the results as a sequence."""
+    """Run one equation on `operands`, with some parameters changed, and return its results."""
     parameters = eqn.primitive.get_bind_params({**eqn.params, **changed})
     # JAX < 0.10: functions to bind with come apart from the parameters.
     functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
@@ -179,12 +176,12 @@ def bind(eqn: JaxprEqn, operands: Sequence[JaxValue], **changed: Any) -> Sequenc
 def run_sharded(
     eqn: JaxprEqn, shard: Callable[..., tuple[Any, Any]], operands: Sequence[JaxValue]
 ) -> tuple[list[JaxValue], Any]:
-    """Run `shard` in place of a `shard_map` equation's own program.
+    """Run `shard` in place of a `shard_map` equation's program.
 
     Args:
         eqn: the equation.
-        shard: of one device's operands; returns (results, records), any tree of arrays.
-        operands: of the equation.
+        shard: function of one device's operands; it returns (results, a pytree of records).
+        operands: operands of the equation.
 
     Returns:
         The equation's results, and the records of all devices, stacked in a new first axis.
@@ -215,7 +212,7 @@ def run_sharded(
 def bind_loop(
     eqn: JaxprEqn, body: Callable[..., Sequence[JaxValue]], operands: Sequence[JaxValue]
 ) -> Sequence[JaxValue]:
-    """Run a scan or a while loop with another program of the same types in its body's place."""
+    """Run a scan or a while loop with another body of the same types."""
     name = {"scan": "jaxpr", "while": "body_jaxpr"}[eqn.primitive.name]
     avals: list[Aval] = eqn.params[name].in_avals
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
@@ -228,7 +225,7 @@ def run_jaxpr(
     arguments: Sequence[JaxValue],
     bind: Callable[[JaxprEqn, Sequence[JaxValue]], Sequence[JaxValue]] = bind,
 ) -> list[JaxValue]:
-    """Run a jaxpr equation by equation, each by `bind`, in the enclosing trace."""
+    """Run a jaxpr in the enclosing trace, each equation by `bind`."""
     env: dict[Var, JaxValue] = dict(
         zip(argument_variables(jaxpr), (*constants, *arguments), strict=True)
     )
@@ -243,16 +240,13 @@ def run_jaxpr(
 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Jaxpr, Sequence[JaxValue], Any]:
-    """`function` as (jaxpr, values of its constants, tree of its output's shapes).
-
-    Arguments may be arrays or `jax.ShapeDtypeStruct`s, in any pytree.
-    """
+    """Trace to (jaxpr, values of its constants, pytree of output shapes), from arrays or shapes."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     return (*split_constants(closed), shapes)
 
 
 def constant_outputs(function: Callable[..., Any], *arguments: Any) -> list[bool]:
-    """For each output leaf of `function`: does it depend on none of the arguments?"""
+    """Return, for each output leaf of `function`, whether it depends on none of the arguments."""
     jaxpr, _, _ = trace(function, *arguments)
     dependent = set(jaxpr.invars)
     for eqn in jaxpr.eqns:
@@ -262,7 +256,7 @@ def constant_outputs(function: Callable[..., Any], *arguments: Any) -> list[bool
 
 
 class CodeFrame(NamedTuple):
-    """One line of a Python stack: file as Python knows it, function's qualified name, line."""
+    """A line of a Python stack: its file, the qualified name of its function, its number."""
 
     file: str
     function: str
@@ -270,11 +264,9 @@ class CodeFrame(NamedTuple):
 
 
 def equation_frames(eqn: JaxprEqn) -> list[CodeFrame]:
-    """The Python frames that made an equation, innermost first; empty if it was made inside JAX.
-
-    The frames of an equation inside a jitted function end where that function was traced: those
-    of the calling equation go on from there.
-    """
+    """Return the Python frames that traced an equation, innermost first; empty if JAX's own."""
+    # The frames of an equation inside a jitted function end where that function was traced; those
+    # of the calling equation continue from there.
     traceback = eqn.source_info.traceback
     if traceback is None:
         return []
@@ -282,5 +274,5 @@ def equation_frames(eqn: JaxprEqn) -> list[CodeFrame]:
 
 
 def equation_scopes(eqn: JaxprEqn) -> str:
-    """The named scopes and transformations around an equation, relative to its jaxpr."""
+    """Return the named scopes and transformations around an equation, relative to its jaxpr."""
     return str(eqn.source_info.name_stack)

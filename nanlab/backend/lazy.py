@@ -1,7 +1,7 @@
-"""Module name -> a stand-in that imports the module at its first use.
+"""Stand-ins for modules that are imported at their first use.
 
-A wrong grid is answered from the tables in `parts/` alone, and importing JAX takes seconds:
-so the tables' files name JAX, Flax and Optax through here.
+A grid is validated against the tables in `parts/` alone, and importing JAX takes seconds, so those
+files import JAX, Flax, Optax and scikit-learn from here.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["jax", "jnp", "nn", "optax"]
+__all__ = ["datasets", "jax", "jnp", "nn", "optax"]
 
 
 class _Lazy:
-    """A module that is imported when an attribute of it is first asked for."""
+    """A module that is imported when one of its attributes is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import optax
     from flax import linen as nn
+    from sklearn import datasets
 else:
+    datasets = _Lazy("sklearn.datasets")
     jax = _Lazy("jax")
     jnp = _Lazy("jax.numpy")
     nn = _Lazy("flax.linen")

@@ -1,4 +1,4 @@
-"""Words that tables, code and documentation share, each with the sentence that explains it."""
+"""Words shared by tables, code and documentation, each with an explanation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lanes showed -> curves: a row for a run, a step and an observable."""
+"""Observations of lanes at log-spaced steps -> the table of curves."""
 
 from __future__ import annotations
 
@@ -7,67 +7,67 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float64, Int
 
 from nanlab.results.schema import CURVES
 
 
 class Observation(NamedTuple):
-    """What some runs of a chunk showed.
+    """Values measured in some runs of a chunk.
 
     Attributes:
-        rows: which runs they are.
-        steps: the number of the step that each would take next.
-        values: (observable, layer) -> float64 for each of them.
+        rows: rows of the runs in the chunk.
+        steps: number of each run's next step.
+        values: (observable, layer) -> one value a run.
     """
 
-    rows: np.ndarray
-    steps: np.ndarray
-    values: Mapping[tuple[str, str], np.ndarray]
+    rows: Int[np.ndarray, " runs"]
+    steps: Int[np.ndarray, " runs"]
+    values: Mapping[tuple[str, str], Float64[np.ndarray, " runs"]]
 
 
 def is_log_step(step: int) -> bool:
-    """Whether every run is looked at before this step: 0, 1, 2, 4, 8, ..."""
+    """Return whether every run is observed before this step: 0, 1, 2, 4, 8, ..."""
     return step & (step - 1) == 0
 
 
-def log_steps(steps: np.ndarray) -> list[int]:
-    """The steps before which some run is looked at: log-spaced ones, and each run's end.
-
-    Args:
-        steps: how many each run has, (runs,).
-    """
+def log_steps(steps: Int[np.ndarray, " runs"]) -> list[int]:
+    """Return the steps before which a run is observed: log-spaced ones, and the end of each run."""
     longest = int(steps.max())
     powers = {2**power for power in range(longest.bit_length())}
     return sorted({0, *powers, *steps.tolist()})
 
 
-def curves_frame(run_ids: Sequence[str], observed: Sequence[Observation]) -> pl.DataFrame:
-    """Rows of CURVES, each (run, step, observable, layer) once, in that order.
+def curves_frame(run_ids: Sequence[str], observations: Sequence[Observation]) -> pl.DataFrame:
+    """Return the rows of CURVES, sorted, one for each (run, step, observable, layer).
 
     Args:
-        run_ids: of the chunk's runs, by row.
-        observed: what they showed.
+        run_ids: ids of the chunk's runs, by row.
+        observations: values measured in them, in any order.
+
+    Returns:
+        A frame with CURVES' columns; non-finite values are null.
     """
     names = np.array(run_ids, object)
     frames = [
         pl.DataFrame(
             {
-                "row": seen.rows,
-                "run_id": names[seen.rows].tolist(),
-                "step": seen.steps.astype(np.int64),
-                "observable": [observable] * len(seen.rows),
-                "layer": [layer] * len(seen.rows),
+                "row": observation.rows,
+                "run_id": names[observation.rows].tolist(),
+                "step": observation.steps.astype(np.int64),
+                "observable": [observable] * len(observation.rows),
+                "layer": [layer] * len(observation.rows),
                 "value": values,
             },
             schema={"row": pl.Int64, **CURVES},
         )
-        for seen in observed
-        for (observable, layer), values in seen.values.items()
+        for observation in observations
+        for (observable, layer), values in observation.values.items()
     ]
     if not frames:
         return pl.DataFrame(schema=CURVES)
-    # A fault at a step that is looked at anyway is one look.
-    every = pl.concat(frames).unique(["row", "step", "observable", "layer"], keep="first")
+    # The step of a fault may also be a log-spaced one.
+    rows = pl.concat(frames).unique(["row", "step", "observable", "layer"], keep="first")
     finite = pl.when(pl.col("value").is_finite()).then(pl.col("value"))
-    every = every.sort(["row", "step", "observable", "layer"])
-    return every.with_columns(finite.alias("value")).drop("row")
+    rows = rows.sort(["row", "step", "observable", "layer"])
+    return rows.with_columns(finite.alias("value")).drop("row")

@@ -21,7 +21,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "polars")
 
 
 def environment(devices: list[Device]) -> dict[str, Any]:
-    """What this process computes with; plain values, the same for the same machine and code."""
+    """Return what the results may depend on, as plain values; equal for equal machines and code."""
     device = devices[0]
     return {
         "nanlab": version("nanlab"),
@@ -44,29 +44,28 @@ def environment(devices: list[Device]) -> dict[str, Any]:
 
 
 def threads(device: Device) -> int | None:
-    """How many threads XLA splits a CPU's programs for, the larger of cores and devices.
-
-    Large operations are split, and then round otherwise: with one thread in place of two those of
-    full batches of 1,000 (one of the 38 studies of the ledger).
-    """
+    """Return the number of threads that XLA splits a CPU's programs for; None elsewhere."""
+    # Large operations are split over threads, and round differently by their number: those of full
+    # batches of 1,000 do with one thread or two (one of the 38 studies of the ledger).
     return max(schedulable_cores(), jax.local_device_count()) if device.platform == "cpu" else None
 
 
 def flushes_subnormals() -> bool:
-    """Whether the device takes a subnormal float32 for zero; XLA on the CPU does."""
+    """Return whether the device flushes subnormal float32 to zero; XLA on the CPU does."""
     tiny = np.float32(1e-40)
     return bool(np.asarray(jax.numpy.asarray(tiny) * np.float32(2.0)) == 0)
 
 
 def product_bits(device: Device, multiply: Callable[[Any, Any], Any] = jnp.matmul) -> int | None:
-    """How many significant bits of its float32 factors a matrix product keeps, as it is by default.
-
-    All 24, or 11 of them (TF32, on NVIDIA's GPUs since Ampere) or 8 (bfloat16, on TPUs), unless
-    JAX_DEFAULT_MATMUL_PRECISION asks for more; measured. None on a CPU, which keeps all.
+    """Measure how many significant bits of its float32 factors a matrix product uses by default.
 
     Args:
-        device: that it is asked of.
-        multiply: the product.
+        device: where the product runs.
+        multiply: the product to measure.
+
+    Returns:
+        24, 11 (TF32, NVIDIA GPUs since Ampere) or 8 (bfloat16, TPUs), unless
+        JAX_DEFAULT_MATMUL_PRECISION sets more; None on a CPU, which uses all.
     """
     if device.platform == "cpu":
         return None
@@ -75,5 +74,5 @@ def product_bits(device: Device, multiply: Callable[[Any, Any], Any] = jnp.matmu
     left = np.zeros((size, size), np.float32)
     left[:bits, :bits] = np.diag(factors)
     product = multiply(jnp.asarray(left), jnp.eye(size, dtype=np.float32))
-    kept = np.diagonal(np.asarray(product))[:bits] == factors.astype(np.float32)
-    return 1 + int(np.flatnonzero(kept).max(initial=-1)) + 1
+    is_exact = np.diagonal(np.asarray(product))[:bits] == factors.astype(np.float32)
+    return 1 + int(np.flatnonzero(is_exact).max(initial=-1)) + 1

@@ -1,12 +1,14 @@
-"""Failed lanes -> verdicts: the instrumented step of one problem, over many lanes at once."""
+"""Replay the failing steps of many lanes at once, instrumented: failed lanes -> blames."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Int32, Int64
 
 from nanlab.backend import keys
 from nanlab.backend.finiteness import FINITE, NAN
@@ -22,11 +24,12 @@ from nanlab.problems.problem import Problem, State
 
 
 class StepReplay(NamedTuple):
-    """What the instrumented program showed of one lane's step.
+    """Result of one lane's instrumented step.
 
     Attributes:
-        blame: the origin and the culprit of what was bad in its outputs.
-        loss_code, state_code: what its outputs hold, to compare with what the sweep saw.
+        blame: origin and culprit of the non-finite outputs.
+        loss_code: finiteness of the loss, to compare with the sweep's.
+        state_code: finiteness of the state, to compare with the sweep's.
     """
 
     blame: Blame
@@ -35,25 +38,27 @@ class StepReplay(NamedTuple):
 
 
 class Forensics:
-    """Pinpoints the failing steps of one problem's lanes.
+    """The instrumented `init` and `step` of one problem.
 
     Args:
-        problem: whose `init` and `step` are instrumented.
+        problem: the problem.
         block: lanes in a block.
-        devices: they share the blocks.
+        devices: devices that share the blocks.
     """
 
     def __init__(self, problem: Problem, *, block: int, devices: list[Device]) -> None:
         knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
         seed, step = jax.ShapeDtypeStruct((), np.int64), jax.ShapeDtypeStruct((), np.int32)
 
-        def init(knobs: Any, seed: Array) -> State:
+        def init(knobs: Mapping[str, Array], seed: Int64[Array, ""]) -> State:
             return problem.init(knobs, init_key(seed))
 
-        def one_step(state: State, knobs: Any, seed: Array, step: Array) -> tuple[State, Array]:
+        def one_step(
+            state: State, knobs: Mapping[str, Array], seed: Int64[Array, ""], step: Int32[Array, ""]
+        ) -> tuple[State, Float[Array, ""]]:
             key = keys.for_step(step_key(seed), step)
             state, metrics = problem.step(state, knobs, key)
-            # Other metrics make no fault: leave them out and they are not even computed.
+            # Other metrics cannot be at fault: XLA removes what only they need.
             return state, metrics.loss
 
         state = jax.eval_shape(init, knobs, seed)
@@ -62,43 +67,50 @@ class Forensics:
         self._init = BlockProbe(init, (knobs, seed), block=block, devices=devices)
 
     def probe(self, *, is_init: bool) -> BlockProbe:
-        """The instrumented `init`, of (knobs, seed), or step, of (state, knobs, seed, step)."""
+        """Return the probe of `init(knobs, seed)`, or of `step(state, knobs, seed, step)`."""
         return self._init if is_init else self._step
 
-    def at_init(self, lanes: Lanes, watched: np.ndarray) -> list[StepReplay]:
-        """What made the initial states of these lanes bad."""
-        readings, which = self._init.read(lanes.knobs, lanes.seed)
-        judge = CauseFinder(self._init.program, phase=Phase.INIT)
-        replays = [_replay(judge, reading, watched, has_loss=False) for reading in readings]
-        return [replays[i] for i in which]
+    def at_init(self, lanes: Lanes, watched: Bool[np.ndarray, " leaves"]) -> list[StepReplay]:
+        """Replay the failing `init` of these lanes."""
+        readings, index = self._init.read(lanes.knobs, lanes.seed)
+        finder = CauseFinder(self._init.program, phase=Phase.INIT)
+        replays = [_replay(finder, reading, watched, has_loss=False) for reading in readings]
+        return [replays[i] for i in index]
 
     def at_step(
-        self, state: State, lanes: Lanes, step: np.ndarray, watched: np.ndarray
+        self,
+        state: State,
+        lanes: Lanes,
+        step: Int32[np.ndarray, " lanes"],
+        watched: Bool[np.ndarray, " leaves"],
     ) -> list[StepReplay]:
-        """What made the outputs of these lanes' steps bad.
+        """Replay the failing steps of these lanes.
 
         Args:
-            state: the states before the steps, leading axis lanes.
-            lanes: the lanes' knobs and seeds.
-            step: (lanes,) int32, the number of each lane's step.
-            watched: (leaves,) bool, the leaves of the state in which an inf counts.
+            state: states of the lanes before the steps.
+            lanes: knobs and seeds of the lanes.
+            step: number of each lane's step.
+            watched: leaves of the state in which an inf counts.
+
+        Returns:
+            One replay a lane.
         """
-        readings, which = self._step.read(state, lanes.knobs, lanes.seed, step)
-        judge = CauseFinder(self._step.program)
-        replays = [_replay(judge, reading, watched, has_loss=True) for reading in readings]
-        return [replays[i] for i in which]
+        readings, index = self._step.read(state, lanes.knobs, lanes.seed, step)
+        finder = CauseFinder(self._step.program)
+        replays = [_replay(finder, reading, watched, has_loss=True) for reading in readings]
+        return [replays[i] for i in index]
 
 
 def _replay(
-    judge: CauseFinder, reading: Reading, watched: np.ndarray, *, has_loss: bool
+    finder: CauseFinder, reading: Reading, watched: Bool[np.ndarray, " leaves"], *, has_loss: bool
 ) -> StepReplay:
     results = reading.probe.program.frames[0].results
     codes = [reading.code(Point(value)) for value in results]
     # The state's leaves come first, then the loss, in which an inf always counts.
-    watch = [*watched, True] if has_loss else list(watched)
-    counted = [c if w or c == NAN else FINITE for c, w in zip(codes, watch, strict=True)]
+    counts = [*watched, True] if has_loss else list(watched)
+    counted = [c if w or c == NAN else FINITE for c, w in zip(codes, counts, strict=True)]
     faulty = [v for v, c in zip(results, counted, strict=True) if c != FINITE]
     state_codes = counted[: len(watched)]
     loss_code = counted[-1] if has_loss else FINITE
-    blame = judge.blame(reading, faulty)
+    blame = finder.blame(reading, faulty)
     return StepReplay(blame, loss_code, max(state_codes, default=FINITE))

@@ -1,9 +1,10 @@
-"""A convolution -> a product over patches, for lanes that each have filters of their own.
+"""Compute grouped convolutions as matrix products over patches (im2col).
 
-Under vmap such a convolution becomes one with a group for each lane, which XLA's CPU backend has no
-fast way for: 4 Gflop/s a core, where its matrix products reach 50. So each output's patch of the
-inputs is laid out as a row, and a group's rows are multiplied by its filters (im2col; Chellapilla
-et al. 2006, https://inria.hal.science/inria-00112631).
+Under vmap, a convolution with different filters in each lane becomes one with a group for each
+lane, which is slow in XLA's CPU backend: 4 Gflop/s a core, where its matrix products reach 50
+(JAX 0.10.2, 2026-11). So each output's patch of the inputs is laid out as a row, and a group's rows
+are multiplied by its filters (Chellapilla et al. 2006, https://inria.hal.science/inria-00112631).
+Delete this file when XLA:CPU's grouped convolutions reach the speed of its products.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Inexact
 
 MOST_BYTES = 16 << 20
-"""Of a block's patches, or copies of a shared matrix: more would leave every cache, and want much
-memory."""
+"""Limit for a block's patches, or for copies of a shared matrix: more fits no cache."""
 
 MOST_SLICES = 64
-"""A program with more of them compiles for long."""
+"""Limit for the slices of one convolution: programs with more compile slowly."""
 
 
 class Window(NamedTuple):
-    """How filters of one size lie over inputs of one size, axis by axis.
+    """Geometry of a convolution, axis by axis.
 
     Attributes:
         inputs: sizes of the padded inputs.
         filters: sizes of the filters.
         outputs: sizes of the outputs.
-        strides: from one output to the next.
-        dilation: from one place of a filter to the next.
+        strides: distance between neighboring outputs.
+        dilation: distance between neighboring filter entries.
     """
 
     inputs: tuple[int, ...]
@@ -43,16 +44,19 @@ class Window(NamedTuple):
 
 
 def window_of(inputs: Any, filters: Any, params: dict[str, Any]) -> Window:
-    """How a `conv_general_dilated` with these parameters lays filters over inputs.
+    """Return the geometry of a `conv_general_dilated`.
 
     Args:
-        inputs: an array, or its shape and type.
-        filters: likewise.
-        params: of the primitive.
+        inputs: an array, or its shape and dtype.
+        filters: an array, or its shape and dtype.
+        params: parameters of the primitive.
+
+    Returns:
+        Sizes along the spatial axes.
     """
     numbers = params["dimension_numbers"]
     sizes = [inputs.shape[axis] for axis in numbers.lhs_spec[2:]]
-    held = tuple(filters.shape[axis] for axis in numbers.rhs_spec[2:])
+    kernel = tuple(filters.shape[axis] for axis in numbers.rhs_spec[2:])
     padded = tuple(
         max(0, size - 1) * gap + min(size, 1) + low + high
         for size, gap, (low, high) in zip(
@@ -60,16 +64,16 @@ def window_of(inputs: Any, filters: Any, params: dict[str, Any]) -> Window:
         )
     )
     strides, dilation = tuple(params["window_strides"]), tuple(params["rhs_dilation"])
-    reach = [(size - 1) * gap + 1 for size, gap in zip(held, dilation, strict=True)]
+    reach = [(size - 1) * gap + 1 for size, gap in zip(kernel, dilation, strict=True)]
     outputs = tuple(
         max(0, (size - span) // stride + 1)
         for size, span, stride in zip(padded, reach, strides, strict=True)
     )
-    return Window(padded, held, outputs, strides, dilation)
+    return Window(padded, kernel, outputs, strides, dilation)
 
 
 def is_worth_it(inputs: Any, filters: Any, params: dict[str, Any]) -> bool:
-    """Whether a convolution has groups, and patches that are not too many."""
+    """Return whether a convolution has groups and its patches fit the limits."""
     groups, numbers = params["feature_group_count"], params["dimension_numbers"]
     if (
         groups < 2
@@ -78,55 +82,58 @@ def is_worth_it(inputs: Any, filters: Any, params: dict[str, Any]) -> bool:
     ):
         return False
     window = window_of(inputs, filters, params)
-    places, outputs = math.prod(window.filters), math.prod(window.outputs)
+    entries, outputs = math.prod(window.filters), math.prod(window.outputs)
     examples, channels = (inputs.shape[axis] for axis in numbers.lhs_spec[:2])
-    size = examples * channels * places * outputs * inputs.dtype.itemsize
-    return 0 < min(places, outputs) <= MOST_SLICES and 0 < size <= MOST_BYTES
+    size = examples * channels * entries * outputs * inputs.dtype.itemsize
+    return 0 < min(entries, outputs) <= MOST_SLICES and 0 < size <= MOST_BYTES
 
 
-def convolution(inputs: Array, filters: Array, **params: Any) -> Array:
-    """`lax.conv_general_dilated` with groups, as a product over patches."""
+def convolution(
+    inputs: Inexact[Array, " ..."], filters: Inexact[Array, " ..."], **params: Any
+) -> Inexact[Array, " ..."]:
+    """Compute `lax.conv_general_dilated` with groups as a product over patches."""
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     window = window_of(inputs, filters, params)
     rows = _patches(_by_group(inputs, numbers.lhs_spec, groups), window, params)
-    held = lax.transpose(filters, (*numbers.rhs_spec[2:], *numbers.rhs_spec[1::-1]))
-    held = held.reshape(-1, groups, held.shape[-1] // groups).swapaxes(0, 1)
+    weights = lax.transpose(filters, (*numbers.rhs_spec[2:], *numbers.rhs_spec[1::-1]))
+    weights = weights.reshape(-1, groups, weights.shape[-1] // groups).swapaxes(0, 1)
     results = lax.dot_general(
-        rows.reshape(groups, -1, held.shape[1]),
-        lax.optimization_barrier(held),
+        rows.reshape(groups, -1, weights.shape[1]),
+        lax.optimization_barrier(weights),
         (((2,), (1,)), ((0,), (0,))),
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
     )
     examples = inputs.shape[numbers.lhs_spec[0]]
     results = results.reshape(groups, examples, *window.outputs, -1)
-    # (groups, examples, outputs ..., channels) -> (examples, outputs ..., all channels) -> asked.
+    # (groups, examples, outputs ..., channels) -> (examples, outputs ..., all channels).
     results = jnp.moveaxis(results, 0, -2).reshape(examples, *window.outputs, -1)
     order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     return lax.transpose(results, tuple(order.index(axis) for axis in range(len(order))))
 
 
 def _by_group(inputs: Array, spec: Sequence[int], groups: int) -> Array:
-    """(groups, examples, inputs ..., channels)."""
+    """Return the inputs as (groups, examples, inputs ..., channels)."""
     x = lax.transpose(inputs, (spec[0], *spec[2:], spec[1]))
     return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
 
 
 def _patches(x: Array, window: Window, params: dict[str, Any]) -> Array:
-    """(groups, examples, outputs ..., places of a filter ..., channels)."""
+    """Return the patches, (groups, examples, outputs ..., filter entries ..., channels)."""
     edges = zip(params["padding"], params["lhs_dilation"], strict=True)
     gaps = [(low, high, gap - 1) for (low, high), gap in edges]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *gaps, (0, 0, 0)])
     spatial = len(gaps)
     shape = (*x.shape[:2], *window.outputs, *window.filters, x.shape[-1])
-    by_place = math.prod(window.filters) <= math.prod(window.outputs)
-    at, over = (window.filters, window.outputs) if by_place else (window.outputs, window.filters)
+    # One slice for each filter entry, over all outputs, or for each output, over all entries.
+    by_entry = math.prod(window.filters) <= math.prod(window.outputs)
+    at, over = (window.filters, window.outputs) if by_entry else (window.outputs, window.filters)
     step, walk = (
-        (window.dilation, window.strides) if by_place else (window.strides, window.dilation)
+        (window.dilation, window.strides) if by_entry else (window.strides, window.dilation)
     )
     slices: list[Array] = []
-    for place in product(*(range(size) for size in at)):
-        start = [i * gap for i, gap in zip(place, step, strict=True)]
+    for index in product(*(range(size) for size in at)):
+        start = [i * gap for i, gap in zip(index, step, strict=True)]
         stop = [s + (size - 1) * gap + 1 for s, size, gap in zip(start, over, walk, strict=True)]
         slices.append(
             lax.slice(
@@ -136,5 +143,5 @@ def _patches(x: Array, window: Window, params: dict[str, Any]) -> Array:
                 (1, 1, *walk, 1),
             )
         )
-    stacked = jnp.stack(slices, axis=2 + spatial if by_place else 2)
+    stacked = jnp.stack(slices, axis=2 + spatial if by_entry else 2)
     return stacked.reshape(shape)

@@ -1,4 +1,4 @@
-"""Group -> bytes: what a launch will need, from shapes alone; nothing is compiled."""
+"""Estimate the memory of a launch from shapes, without compiling: Problem -> bytes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,36 @@ from nanlab.engine.block_width import array_bytes, state_bytes, step_arrays
 from nanlab.problems.problem import Problem
 
 COPIES = 6
-"""Of each lane's state: the launch's own and its result, the host's copy of those that failed, and
-these three again as they are followed from their inf to their NaN. Where all of a launch fails 5
-were measured, where none does 2."""
+"""Copies of each lane's state: the launch's argument and result, the host's copy of those that
+failed, and these three again while those are followed from their inf to their NaN. Measured: 5
+where all lanes fail, 2 where none does."""
 
 
 class Need(NamedTuple):
-    """What a launch needs: bytes for each of its lanes, and for all of it together."""
+    """Memory of a launch.
+
+    Attributes:
+        each_lane: bytes for each lane.
+        fixed: bytes for all lanes together.
+    """
 
     each_lane: int
     fixed: int
 
     def launch(self, lanes: int) -> int:
-        """About how many bytes a launch of so many lanes needs at its peak."""
+        """Return the estimated peak of a launch, in bytes."""
         return self.each_lane * lanes + self.fixed
 
     def check(self, lanes: int, free: int | None, *, smallest: int) -> None:
-        """See that a launch fits; `smallest` is how many lanes one has at least.
+        """Check that a launch fits.
+
+        Args:
+            lanes: lanes of the launch.
+            free: free memory in bytes; None if unknown.
+            smallest: lanes of the smallest launch.
 
         Raises:
-            MemoryError: it does not; the sentence says what does.
+            MemoryError: it does not fit; the sentence says what does.
         """
         if free is None or self.launch(lanes) <= free:
             return
@@ -43,7 +53,7 @@ class Need(NamedTuple):
 
 
 def way_out(lanes: int, *, smallest: int) -> str:
-    """What to do where so many lanes fit the memory, and a launch has at least `smallest`."""
+    """Return the advice for a memory that fits `lanes`, if launches have at least `smallest`."""
     fits = lanes // smallest * smallest
     if fits > 0:
         return f"set exec.chunk_runs to {fits:,} or less (--set exec.chunk_runs={fits})"
@@ -54,38 +64,34 @@ def way_out(lanes: int, *, smallest: int) -> str:
 
 
 def is_lack_of_memory(error: Exception) -> bool:
-    """Whether it says that memory was not enough: Python's own, or XLA's by its words."""
+    """Return whether an error of Python or XLA says that memory ran out."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def launch_need(problem: Problem, *, at_once: int) -> Need:
-    """About how much memory launches need.
-
-    For each lane its state, and on each device the arrays of one block's step: all of them,
-    although XLA uses some of their places again, so it errs on the large side.
+    """Estimate the memory of launches: the lanes' states, and the arrays of one block's step.
 
     Args:
-        problem: what runs.
-        at_once: lanes that run at once: a block on each device.
+        problem: the problem.
+        at_once: lanes that run at the same time: a block on each device.
+
+    Returns:
+        An upper estimate: XLA reuses the buffers of some intermediates.
     """
-    arrays, constants = step_arrays(problem)
-    step, data = (sum(map(array_bytes, each)) for each in (arrays, constants))
+    intermediates, constants = step_arrays(problem)
+    step, data = (sum(map(array_bytes, arrays)) for arrays in (intermediates, constants))
     return Need(max(1, COPIES * state_bytes(problem)), step * at_once + data)
 
 
 def available_bytes(devices: Sequence[Device]) -> int | None:
-    """The memory that is free for launches now, of all devices in bytes; None where nothing tells.
-
-    CPU devices share the machine's, or what its container or job may take; of accelerators the
-    fullest counts, since shares are even.
-    """
+    """Return the free memory of all devices together in bytes; None if unknown."""
     if devices[0].platform != "cpu":
-        told = [device.memory_stats() or {} for device in devices]
-        if any("bytes_limit" not in stats for stats in told):
+        stats = [device.memory_stats() or {} for device in devices]
+        if any("bytes_limit" not in each for each in stats):
             return None
-        free = [int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)) for stats in told]
-        return min(free) * len(devices)
-    known = [each for each in (_system_bytes(), memory_left()) if each is not None]
+        free = [int(each["bytes_limit"]) - int(each.get("bytes_in_use", 0)) for each in stats]
+        return min(free) * len(devices)  # launches are shared evenly
+    known = [limit for limit in (_system_bytes(), memory_left()) if limit is not None]
     return min(known) if known else None
 
 
@@ -102,7 +108,7 @@ def _system_bytes() -> int | None:
 
 
 def in_words(count: int | float) -> str:
-    """Bytes as a person reads them: "3.2 GiB"."""
+    """Return a readable size, such as "3.2 GiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break

@@ -1,52 +1,59 @@
-"""Traces -> outcomes: how each run ended, in one word."""
+"""Endings of runs -> outcomes: how each run ended, in one word."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int
 
 from nanlab.engine.lanes import NEVER
 from nanlab.grid.outcome import Outcome
 
 
 class Endings(NamedTuple):
-    """How runs ended; arrays over runs.
+    """How the runs of a chunk ended.
 
     Attributes:
-        fault_step, nan_step: int64, NEVER (-2) where there was none.
-        bad_at_end: bool, whether the outputs of the last step tried were not finite.
-        initial_loss, best_loss, final_loss, final_accuracy, grad_norm_max: float64, as
-            `lanes.Trace` has them.
-        nonfinite_gradient_steps: int64.
+        fault_step: step of the first fault, NEVER (-2) if there was none.
+        nan_step: step of the first NaN, NEVER (-2) if there was none.
+        bad_at_end: whether the outputs of the last step tried were not finite.
+        initial_loss: see `LaneState`.
+        best_loss: see `LaneState`.
+        final_loss: see `LaneState`.
+        final_accuracy: `LaneState.accuracy`.
+        grad_norm_max: see `LaneState`.
+        nonfinite_gradient_steps: see `LaneState`.
     """
 
-    fault_step: np.ndarray
-    nan_step: np.ndarray
-    bad_at_end: np.ndarray
-    initial_loss: np.ndarray
-    best_loss: np.ndarray
-    final_loss: np.ndarray
-    final_accuracy: np.ndarray
-    grad_norm_max: np.ndarray
-    nonfinite_gradient_steps: np.ndarray
+    fault_step: Int[np.ndarray, " runs"]
+    nan_step: Int[np.ndarray, " runs"]
+    bad_at_end: Bool[np.ndarray, " runs"]
+    initial_loss: Float64[np.ndarray, " runs"]
+    best_loss: Float64[np.ndarray, " runs"]
+    final_loss: Float64[np.ndarray, " runs"]
+    final_accuracy: Float64[np.ndarray, " runs"]
+    grad_norm_max: Float64[np.ndarray, " runs"]
+    nonfinite_gradient_steps: Int[np.ndarray, " runs"]
 
 
 def outcomes(
     endings: Endings,
     *,
-    baseline_losses: np.ndarray | None,
-    trained_margin: np.ndarray,
-    diverged_factor: np.ndarray,
+    baseline_losses: Float64[np.ndarray, " runs"] | None,
+    trained_margin: Float64[np.ndarray, " runs"],
+    diverged_factor: Float64[np.ndarray, " runs"],
 ) -> np.ndarray:
-    """Return the outcome of each run, an array of str.
+    """Classify how each run ended.
 
     Args:
-        endings: of the runs.
-        baseline_losses: what the best constant predictor of each gets; None for its own first
-            loss.
-        trained_margin: by which share a loss must lie below the baseline to count as trained.
-        diverged_factor: by which factor a loss must lie above the run's first to be diverged.
+        endings: the endings of the runs.
+        baseline_losses: loss of the best constant predictor; None for the run's first loss.
+        trained_margin: share by which the final loss of a trained run is below the baseline.
+        diverged_factor: factor by which the final loss of a diverged run exceeds its first.
+
+    Returns:
+        The words of `Outcome`, an array of str, (runs,).
     """
     initial, final = endings.initial_loss, endings.final_loss
     baseline = initial if baseline_losses is None else baseline_losses

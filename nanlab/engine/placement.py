@@ -1,4 +1,4 @@
-"""Runs <-> places in a launch: rows of lanes picked, spread over blocks, and brought back."""
+"""Place runs in the lanes of a launch: spread rows over blocks, pack live lanes, take rows back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int, Int32
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.engine.lanes import NEVER, Lanes, LaneState
@@ -16,9 +17,9 @@ from nanlab.plan.plan import Plan
 from nanlab.problems.problem import Problem, State
 
 PACKED_AFTER = (8, 2)
-"""Lanes are packed after this part of the longest run's steps: an eighth, and half. Told from the
-steps that this project's studies fail at, that saves a tenth of the steps of blocks of 64 lanes
-(up to 0.3); four times save a hundredth more (benchmarks/README.md)."""
+"""Lanes are packed after these fractions of the longest run: an eighth, and half of its steps. By
+the steps at which the runs of this project's studies fail, that saves a tenth of the steps of
+blocks of 64 lanes (up to 0.3); four times save a hundredth more (benchmarks/README.md)."""
 
 PACKING_MIN_STEPS = 32
 """Shorter runs are not worth a further launch."""
@@ -29,63 +30,64 @@ class Frozen:
     """Lanes at the states before their failing steps, on the host.
 
     Attributes:
-        rows: which runs of the chunk they are.
-        state: leading axis lanes.
-        step: int32, the number of the step that fails; -1 if the initial state does.
+        rows: rows of the runs in the chunk.
+        state: states of the lanes.
+        step: number of the step that fails; -1 if the initial state does.
     """
 
-    rows: np.ndarray
+    rows: Int[np.ndarray, " lanes"]
     state: State
-    step: np.ndarray
+    step: Int32[np.ndarray, " lanes"]
 
 
-def slots(count: int, *, block: int, devices: int, lanes: int) -> np.ndarray:
-    """Where `count` lanes go in a launch of `lanes`: block by block, the devices in turn."""
-    lane = np.arange(count)
-    number, offset = lane // block, lane % block
+def slots_of(count: int, *, block: int, devices: int, lanes: int) -> Int[np.ndarray, " count"]:
+    """Return the slots of `count` runs in a launch of `lanes`: block by block, devices in turn."""
+    index = np.arange(count)
+    number, offset = index // block, index % block
     per_device = lanes // devices
     return (number % devices) * per_device + (number // devices) * block + offset
 
 
-def packing_steps(steps: np.ndarray) -> list[int]:
-    """After which steps the lanes that are still live may be packed, ascending.
-
-    Args:
-        steps: how many each run has, (runs,).
-    """
+def packing_steps(steps: Int[np.ndarray, " runs"]) -> list[int]:
+    """Return the steps after which the live lanes may be packed, ascending."""
     longest = int(steps.max())
     return [longest // part for part in PACKED_AFTER] if longest >= PACKING_MIN_STEPS else []
 
 
 def packed(
-    places: np.ndarray, live: np.ndarray, *, block: int, devices: int, lanes: int
-) -> np.ndarray | None:
-    """Other places, in which the live lanes fill as few blocks as they can: the others' end.
+    slots: Int[np.ndarray, " runs"],
+    live: Bool[np.ndarray, " runs"],
+    *,
+    block: int,
+    devices: int,
+    lanes: int,
+) -> Int[np.ndarray, " runs"] | None:
+    """Return new slots in which the live lanes fill as few blocks as possible.
 
     Args:
-        places: where each lane is in the launch.
-        live: whether each has steps left to take, bool, in the order of `places`.
+        slots: slot of each run in the launch.
+        live: whether each run has steps left.
         block: lanes in a block.
-        devices: how many devices share the launch.
-        lanes: places in the launch.
+        devices: number of devices that share the launch.
+        lanes: lanes in the launch.
 
     Returns:
-        The new places in that order; None where no device would have a block less to run.
+        The new slots; None if no device would have a block less to run.
     """
     is_live = np.zeros(lanes, bool)
-    is_live[places[live]] = True
+    is_live[slots[live]] = True
     running = is_live.reshape(devices, -1, block).any(axis=2).sum(axis=1).max()
     if -(-int(live.sum()) // (block * devices)) >= running:
         return None
-    moved = np.empty_like(places)
-    moved[np.argsort(~live, kind="stable")] = slots(
-        len(places), block=block, devices=devices, lanes=lanes
+    moved = np.empty_like(slots)
+    moved[np.argsort(~live, kind="stable")] = slots_of(
+        len(slots), block=block, devices=devices, lanes=lanes
     )
     return moved
 
 
-def lanes_of(plan: Plan, problem: Problem, runs: np.ndarray) -> Lanes:
-    """What the plan asks of these runs, all of one group, on the host."""
+def lanes_of(plan: Plan, problem: Problem, runs: Int[np.ndarray, " runs"]) -> Lanes:
+    """Return the knobs, seeds and lengths of these runs of one group, on the host."""
     columns = plan.columns
     defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
     knobs = {n: knob_values(columns.get(n), runs, defaults.get(n)) for n in problem.knobs}
@@ -93,35 +95,35 @@ def lanes_of(plan: Plan, problem: Problem, runs: np.ndarray) -> Lanes:
     return Lanes(knobs, seed.astype(np.int64), steps.astype(np.int32))
 
 
-def taken(tree: Any, rows: np.ndarray) -> Any:
-    """Some rows of every leaf, on the host (typed keys stay JAX arrays)."""
+def take_rows(tree: Any, rows: Int[np.ndarray, " rows"]) -> Any:
+    """Return these rows of every leaf, on the host (typed keys stay JAX arrays)."""
 
     def take(x: Any) -> Any:
         if _jax.is_key(x):
             return x[rows]
-        # Nothing is copied from an accelerator for no rows, and what is, all at once.
         return np.asarray(x)[rows] if len(rows) else np.zeros((0, *x.shape[1:]), x.dtype)
 
+    # Start all copies from an accelerator at once, and none where no rows are taken.
     for x in jax.tree.leaves(tree) if len(rows) else ():
         if isinstance(x, jax.Array) and not _jax.is_key(x):
             x.copy_to_host_async()
     return jax.tree.map(take, tree)
 
 
-def spread(tree: Any, places: np.ndarray, total: int) -> Any:
-    """Put rows in their places of a launch; the lanes between are copies that have no steps."""
+def spread(tree: Any, slots: Int[np.ndarray, " rows"], total: int) -> Any:
+    """Put rows into their slots of a launch; the other lanes are copies without steps."""
     source = np.zeros(total, np.int64)
-    source[places] = np.arange(len(places))
-    lanes = taken(tree, source)
+    source[slots] = np.arange(len(slots))
+    lanes = take_rows(tree, source)
     if isinstance(lanes, Lanes):
         steps = np.zeros(total, np.int32)
-        steps[places] = np.asarray(tree.steps)
+        steps[slots] = np.asarray(tree.steps)
         lanes = lanes._replace(steps=steps)
     return lanes
 
 
-def fresh(state: State, step: np.ndarray) -> LaneState:
-    """Lanes at these states and steps that have seen nothing yet."""
+def carry_at(state: State, step: Int[np.ndarray, " lanes"]) -> LaneState:
+    """Return the carry of lanes at these states and steps, its summaries empty."""
     count = len(step)
     none, zero = np.full(count, np.nan), np.zeros(count, np.int32)
     never, finite = np.full(count, NEVER, np.int32), np.zeros(count, np.int8)
@@ -130,19 +132,20 @@ def fresh(state: State, step: np.ndarray) -> LaneState:
     )  # fmt: skip
 
 
-def state_on_host(trace: LaneState, places: np.ndarray) -> LaneState:
-    """The summaries of the lanes in `places`, without their states."""
-    return taken(trace._replace(state=None), places)
+def summaries(carry: LaneState, slots: Int[np.ndarray, " rows"]) -> LaneState:
+    """Return the carry of the lanes in these slots on the host, without their states."""
+    return take_rows(carry._replace(state=None), slots)
 
 
-def frozen_subset(frozen: Frozen, chosen: np.ndarray) -> Frozen:
-    """The lanes for which `chosen`, a bool array over them, holds."""
-    rows = np.flatnonzero(chosen)
-    return Frozen(rows=frozen.rows[rows], state=taken(frozen.state, rows), step=frozen.step[rows])
+def frozen_subset(frozen: Frozen, mask: Bool[np.ndarray, " lanes"]) -> Frozen:
+    """Return the frozen lanes where `mask` holds."""
+    index = np.flatnonzero(mask)
+    state = take_rows(frozen.state, index)
+    return Frozen(rows=frozen.rows[index], state=state, step=frozen.step[index])
 
 
 def joined(a: Frozen, b: Frozen) -> Frozen:
-    """The lanes of both, those of `a` first."""
+    """Return the lanes of both, those of `a` first."""
     state = jax.tree.map(lambda x, y: np.concatenate([x, y]), a.state, b.state)
     return Frozen(
         rows=np.concatenate([a.rows, b.rows]), state=state, step=np.concatenate([a.step, b.step])

@@ -1,4 +1,4 @@
-"""Example runs of a group -> what JAX's own checks and chex say of their blames."""
+"""Check the blames of example runs with JAX's own NaN and inf checks, and with chex."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from nanlab.backend.finiteness import INF, NAN
 from nanlab.blame.diagnosis.jax_debug import compare_with_blame, sighting
@@ -24,64 +25,65 @@ NAN_MAKING = (
 )  # fmt: skip
 
 
-def ask(worker: GroupRunner, lanes: Lanes) -> list[Testimony]:
-    """Run these failing runs again and ask the witnesses; one testimony a run.
+def ask(runner: GroupRunner, lanes: Lanes) -> list[Testimony]:
+    """Run these failing runs again and check their blames.
 
     Args:
-        worker: of the runs' group.
-        lanes: the runs, at most as many as a launch of the worker holds.
+        runner: runner of the runs' group.
+        lanes: the runs, at most as many as a launch of the runner holds.
+
+    Returns:
+        One testimony a run.
     """
-    outcome = worker.run(lanes)
-    after = worker.step_once(lanes, outcome.at_fault)
-    faults = {int(row): i for i, row in enumerate(outcome.at_fault.rows)}
-    nans = {int(row): i for i, row in enumerate(outcome.at_nan.rows)}
+    outcome = runner.run(lanes)
+    after = runner.step_once(lanes, outcome.at_fault)
+    nans = {int(row): index for index, row in enumerate(outcome.at_nan.rows)}
     testimonies: list[Testimony] = []
-    for row, place in faults.items():
+    for index, row in enumerate(outcome.at_fault.rows.tolist()):
         blame = outcome.attributions[row]
-        origin = _word(worker, lanes, outcome.at_fault, place, blame.origin)
+        origin = _answer(runner, lanes, outcome.at_fault, index, blame.origin)
         culprit = None
         if row in nans:
-            culprit = _word(worker, lanes, outcome.at_nan, nans[row], blame.culprit, NAN)
-        is_init = outcome.at_fault.step[place] < 0
-        before = _lane(outcome.at_fault.state, place)
-        is_before = None if is_init else _all_finite(before, worker.watched)
-        state, loss = (before, None) if is_init else _lane(after, place)
-        is_after = _all_finite(state, worker.watched) and (loss is None or _all_finite(loss))
+            culprit = _answer(runner, lanes, outcome.at_nan, nans[row], blame.culprit, NAN)
+        is_init = outcome.at_fault.step[index] < 0
+        before = _row(outcome.at_fault.state, index)
+        is_before = None if is_init else _all_finite(before, runner.watched)
+        state, loss = (before, None) if is_init else _row(after, index)
+        is_after = _all_finite(state, runner.watched) and (loss is None or _all_finite(loss))
         testimonies.append(Testimony(origin, culprit, is_before, not is_after))
     return testimonies
 
 
-def _word(
-    worker: GroupRunner,
+def _answer(
+    runner: GroupRunner,
     lanes: Lanes,
     frozen: Frozen,
-    place: int,
+    index: int,
     site: Site | None,
     worst: int | None = None,
 ) -> WitnessAnswer | None:
-    """What JAX's check says of one site at one frozen lane."""
+    """Compare JAX's check of one frozen lane with the site that nanlab blames."""
     if site is None:
         return None
     if worst is None:
         worst = NAN if site.mechanism in NAN_MAKING else INF
-    row = frozen.rows[place]
-    knobs, seed = {k: v[row] for k, v in lanes.knobs.items()}, lanes.seed[row]
-    asked: tuple[Any, ...] = (knobs, seed)
-    if frozen.step[place] >= 0:
-        asked = (_lane(frozen.state, place), *asked, frozen.step[place])
-    probe = worker.forensics.probe(is_init=bool(frozen.step[place] < 0))
-    arguments = jax.tree.map(jnp.asarray, asked)
-    seen = sighting(probe.function, arguments, worst)
-    (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], asked))
-    return compare_with_blame(seen, site, reading, lambda: probe.read_op_by_op(*arguments), worst)
+    row, is_init = frozen.rows[index], bool(frozen.step[index] < 0)
+    arguments: tuple[Any, ...] = ({k: v[row] for k, v in lanes.knobs.items()}, lanes.seed[row])
+    if not is_init:
+        arguments = (_row(frozen.state, index), *arguments, frozen.step[index])
+    probe = runner.forensics.probe(is_init=is_init)
+    on_device = jax.tree.map(jnp.asarray, arguments)
+    seen = sighting(probe.function, on_device, worst)
+    (reading,), _ = probe.read(*jax.tree.map(lambda x: x[None], arguments))
+    return compare_with_blame(seen, site, reading, lambda: probe.read_op_by_op(*on_device), worst)
 
 
-def _lane(tree: Any, place: int) -> Any:
-    return jax.tree.map(lambda x: x[place], tree)
+def _row(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
-def _all_finite(tree: Any, watched: np.ndarray | None = None) -> bool:
-    """Whether chex finds the (watched) leaves finite."""
+def _all_finite(tree: Any, watched: Bool[np.ndarray, " leaves"] | None = None) -> bool:
+    """Return whether chex finds the (watched) leaves finite."""
     leaves = jax.tree.leaves(tree)
     if watched is not None:
         leaves = [leaf for leaf, is_watched in zip(leaves, watched, strict=True) if is_watched]

@@ -1,4 +1,4 @@
-"""Tables of parts -> a list: `python -m nanlab.parts` shows all that a training can be made of."""
+"""List the parts of a training: `python -m nanlab.parts`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from nanlab.parts.listing import PARTS, parts_markdown, parts_text
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """List what a training can be made of: a sentence each, and where it comes from."""
+    """List the parts that make up a training, each with a sentence and its source."""
 
     kinds: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """the parameters whose choices are listed, such as activation or loss; all if none is given"""
+    """the parameters whose choices to list, such as activation or loss; all by default"""
     markdown: bool = False
-    """write Markdown, as docs/parts.md has it"""
+    """write Markdown, as in docs/parts.md"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 2 there is no such kind."""
+    """Run the command and return its exit status: 0 done, 2 no such kind."""
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.parts", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
     unknown = [kind for kind in arguments.kinds if kind not in PARTS]
     if unknown:
-        print(f"no kind of part is called {unknown[0]}; there are {', '.join(PARTS)}",
-              file=sys.stderr)  # fmt: skip
+        print(f"unknown kind {unknown[0]}; choose from {', '.join(PARTS)}", file=sys.stderr)
         return 2
     kinds = arguments.kinds or tuple(PARTS)
     print(parts_markdown(kinds) if arguments.markdown else parts_text(kinds), end="")

@@ -1,4 +1,4 @@
-"""Name -> activation: a function of (x, knobs), elementwise unless its entry says otherwise."""
+"""Table of activations: functions of (x, knobs), elementwise unless an entry says differently."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from jax import Array
+    from jaxtyping import Float
 
-Function = Callable[["Array", Mapping[str, "Array"]], "Array"]
+Function = Callable[["Float[Array, '*batch units']", Mapping[str, "Array"]], "Array"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Activation(Entry):
     """An activation.
 
     Attributes:
-        apply: (x, knobs) -> an array of x's shape (its last axis shorter by `inputs`).
-        knobs: the knobs that it reads.
-        inputs: how many units of the layer before it make one of its own.
+        apply: (x, knobs) -> array of x's shape, its last axis divided by `inputs`.
+        knobs: knobs that it reads.
+        inputs: number of input units of each output unit.
         is_elementwise: whether each output depends on one input alone.
     """
 
@@ -61,17 +62,17 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda x, knobs: jax.nn.celu(x),
     ),
     "selu": Activation(
-        "A scaled elu that keeps mean 0 and variance 1.",
+        "A scaled elu that preserves mean 0 and variance 1.",
         "Klambauer et al. 2017; jax.nn.selu",
         lambda x, knobs: jax.nn.selu(x),
     ),
     "gelu": Activation(
-        "x times the normal distribution's function, by its tanh approximation.",
+        "x times the normal distribution function, by its tanh approximation.",
         "Hendrycks and Gimpel 2016; jax.nn.gelu",
         lambda x, knobs: jax.nn.gelu(x),
     ),
     "gelu_exact": Activation(
-        "x times the normal distribution's function, by erf.",
+        "x times the normal distribution function, by erf.",
         "Hendrycks and Gimpel 2016; jax.nn.gelu",
         lambda x, knobs: jax.nn.gelu(x, approximate=False),
     ),
@@ -107,7 +108,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda x, knobs: jax.nn.hard_silu(x),
     ),
     "hard_tanh": Activation(
-        "x, cut at -1 and 1.",
+        "x, clipped to [-1, 1].",
         "Collobert 2004; jax.nn.hard_tanh",
         lambda x, knobs: jax.nn.hard_tanh(x),
     ),
@@ -132,7 +133,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda x, knobs: jax.nn.sparse_plus(x),
     ),
     "sparse_sigmoid": Activation(
-        "(x + 1) / 2, cut at 0 and 1.",
+        "(x + 1) / 2, clipped to [0, 1].",
         "jax.nn.sparse_sigmoid",
         lambda x, knobs: jax.nn.sparse_sigmoid(x),
     ),
@@ -144,7 +145,7 @@ ACTIVATIONS: dict[str, Activation] = {
         is_elementwise=False,
     ),
     "softmax": Activation(
-        "Shares of the exponentials over the units, the largest taken off first.",
+        "Shares of the exponentials over the units, the maximum subtracted first.",
         "Bridle 1990; jax.nn.softmax",
         lambda x, knobs: jax.nn.softmax(x),
         is_elementwise=False,
@@ -167,22 +168,22 @@ ACTIVATIONS: dict[str, Activation] = {
     "square": Activation("x^2.", "Livni et al. 2014", lambda x, knobs: jnp.square(x)),
     "exp": Activation("exp(x), which overflows.", "nanlab", lambda x, knobs: jnp.exp(x)),
     "sigmoid_naive": Activation(
-        "1 / (1 + exp(-x)) as it is written: exp overflows below.",
+        "1 / (1 + exp(-x)) as written: exp overflows below.",
         "nanlab",
         lambda x, knobs: 1.0 / (1.0 + jnp.exp(-x)),
     ),
     "tanh_naive": Activation(
-        "(exp(x) - exp(-x)) / (exp(x) + exp(-x)) as it is written: inf / inf.",
+        "(exp(x) - exp(-x)) / (exp(x) + exp(-x)) as written: inf / inf.",
         "nanlab",
         lambda x, knobs: (jnp.exp(x) - jnp.exp(-x)) / (jnp.exp(x) + jnp.exp(-x)),
     ),
     "softplus_naive": Activation(
-        "log(1 + exp(x)) as it is written: exp overflows above.",
+        "log(1 + exp(x)) as written: exp overflows above.",
         "nanlab",
         lambda x, knobs: jnp.log(1.0 + jnp.exp(x)),
     ),
     "silu_naive": Activation(
-        "x / (1 + exp(-x)) as it is written: exp overflows below.",
+        "x / (1 + exp(-x)) as written: exp overflows below.",
         "nanlab",
         lambda x, knobs: x / (1.0 + jnp.exp(-x)),
     ),
@@ -192,13 +193,13 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda x, knobs: jnp.where(x > 0, x, jnp.exp(x) - 1.0),
     ),
     "softmax_naive": Activation(
-        "exp(x) / sum(exp(x)) as it is written: inf / inf.",
+        "exp(x) / sum(exp(x)) as written: inf / inf.",
         "nanlab",
         lambda x, knobs: _shares(x),
         is_elementwise=False,
     ),
     "log_softmax_naive": Activation(
-        "log(exp(x) / sum(exp(x))) as it is written: log 0 too.",
+        "log(exp(x) / sum(exp(x))) as written: log 0 too.",
         "nanlab",
         lambda x, knobs: jnp.log(_shares(x)),
         is_elementwise=False,

@@ -1,40 +1,43 @@
-"""Sizes and pieces -> a small causal transformer; imported only when a model is built."""
+"""A small causal transformer; imported only when a model is built."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Bool, Float
 
 from nanlab.parts.layers import Network
 
+Heads = Float[Array, "examples steps heads features"]
+Mask = Bool[Array, "examples 1 steps steps"]
+
 
 class Transformer(Network):
-    """Causal blocks over the steps: (examples, steps, features) -> outputs.
+    """Causal attention blocks over the steps, projected to width units with learned positions.
 
-    The steps are projected to width units and get a learned position. The outputs are of the
-    last step, or of each step where each has a target.
+    The outputs are those of the last step, or of each step if each has a target.
     """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The outputs."""
+    def __call__(self, x: Float[Array, "examples ..."]) -> Float[Array, "examples ..."]:
+        """Return the outputs, (examples, *outputs)."""
         pieces, width = self.pieces, self.shape.width
         x = self.dense(self.as_steps(x), width)
-        places = self.param(
+        positions = self.param(
             "positions", pieces.kernel_init, (x.shape[1], width), pieces.param_dtype
         )
-        x = x + places.astype(pieces.dtype)
+        x = x + positions.astype(pieces.dtype)
         for _ in range(self.shape.depth):
             x = self._block(x, self._attended)
             x = self._block(x, self._transformed)
         return self.head_of_steps(self.normed(x) if pieces.norm_first else x)
 
     @nn.nowrap
-    def _block(self, x: Array, branch: Any) -> Array:
-        """X plus its branch, normalized before the branch or after the sum."""
+    def _block(self, x: Array, branch: Callable[[Array], Array]) -> Array:
+        """Return x plus its branch, normalized before the branch or after the sum."""
         if self.pieces.norm_first:
             return x + self.dropped(branch(self.normed(x)))
         return self.normed(x + self.dropped(branch(x)))
@@ -56,8 +59,8 @@ class Transformer(Network):
         return layer(x, mask=nn.make_causal_mask(steps, dtype=jnp.bool_))
 
     @nn.nowrap
-    def _attention(self, query: Array, key: Array, value: Array, *, mask: Array) -> Array:
-        # Flax hands over what the signature names, and drops the rest without a word.
+    def _attention(self, query: Heads, key: Heads, value: Heads, *, mask: Mask) -> Heads:
+        # Flax passes the arguments named by the signature, and silently drops the others.
         query = query * self.pieces.attention_scale
         logits = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(
             jnp.asarray(query.shape[-1], query.dtype)

@@ -1,4 +1,4 @@
-"""Sizes and pieces -> convolutional network; imported only when a model is built."""
+"""A convolutional network; imported only when a model is built."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import math
 
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Float
 
 from nanlab.parts.layers import Network
 from nanlab.parts.poolings import POOLINGS
 
 SIDE = 3
-"""Of every convolution's kernel."""
+"""Size of every convolution's kernel."""
 
 
 class CNN(Network):
-    """Convolutions, each with activation and pooling, then a dense layer on all that is left.
+    """Convolutions, each with activation and pooling, then a dense layer.
 
-    Pictures are (examples, rows, columns, channels); anything else is a signal, (examples, steps,
-    channels), and its convolutions are one-dimensional.
+    Convolutions are two-dimensional over images, (examples, rows, columns, channels), and
+    one-dimensional over anything else, (examples, steps, channels).
     """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The outputs."""
+    def __call__(self, x: Float[Array, "examples ..."]) -> Float[Array, "examples ..."]:
+        """Return the outputs, (examples, *outputs)."""
         x = self.natural(x)
         x = x[..., None] if x.ndim == 2 else x
         for _ in range(self.shape.depth):

@@ -1,7 +1,7 @@
-"""Clean examples -> examples with faults of the data, the same of an example at every step.
+"""Clean examples -> corrupted examples.
 
-Each function takes a run's own key and the examples' rows: what happens to an example is a
-function of (seed, purpose, row), and of nothing else.
+The corruption of an example is a function of (seed, purpose, row) alone, and so the same in every
+step: each function takes a run's key and the rows of the examples.
 """
 
 from __future__ import annotations
@@ -12,37 +12,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 
 from nanlab.backend import keys
+from nanlab.backend.keys import RandomKey
+
+Batch = Float[Array, "examples ..."]
+Rows = Int[Array, " examples"]
 
 
-def _by_row(key: Array, purpose: str, rows: Array, draw: Callable[[Array], Array]) -> Array:
+def _by_row(key: RandomKey, purpose: str, rows: Rows, draw: Callable[[Array], Array]) -> Array:
     base = keys.for_purpose(key, purpose)
     return jax.vmap(lambda row: draw(keys.for_step(base, row)))(rows)
 
 
-def outliers(x: Array, fraction: Array, scale: Array, key: Array, rows: Array) -> Array:
-    """The share `fraction` of all entries multiplied by `scale`."""
+def outliers(x: Batch, fraction: Array, scale: Array, key: RandomKey, rows: Rows) -> Batch:
+    """Multiply the share `fraction` of all entries by `scale`."""
     shape = x.shape[1:]
     hit = _by_row(key, "outliers", rows, lambda k: jax.random.bernoulli(k, fraction, shape))
     return jnp.where(hit, x * scale, x)
 
 
-def missing(x: Array, fraction: Array, key: Array, rows: Array) -> Array:
-    """The share `fraction` of all entries NaN."""
+def missing(x: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
+    """Replace the share `fraction` of all entries by NaN."""
     shape = x.shape[1:]
     hit = _by_row(key, "missing", rows, lambda k: jax.random.bernoulli(k, fraction, shape))
     return jnp.where(hit, jnp.full_like(x, jnp.nan), x)
 
 
-def constant(x: Array, fraction: Array, key: Array) -> Array:
-    """The share `fraction` of features 1 in every example: their variance is 0."""
+def constant(x: Batch, fraction: Array, key: RandomKey) -> Batch:
+    """Set the share `fraction` of features to 1 in every example: their variance is 0."""
     hit = jax.random.bernoulli(keys.for_purpose(key, "constant"), fraction, x.shape[1:])
     return jnp.where(hit, jnp.ones_like(x), x)
 
 
-def wrong_classes(targets: Array, fraction: Array, key: Array, rows: Array) -> Array:
-    """The share `fraction` of examples with another class; targets are one-hot."""
+def wrong_classes(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
+    """Replace the class of the share `fraction` of examples; targets are one-hot."""
     classes = targets.shape[-1]
 
     def shift(k: Array) -> Array:
@@ -54,24 +59,24 @@ def wrong_classes(targets: Array, fraction: Array, key: Array, rows: Array) -> A
     return jax.vmap(lambda target, by: jnp.roll(target, by, axis=-1))(targets, shifts)
 
 
-def wrong_numbers(targets: Array, fraction: Array, key: Array, rows: Array) -> Array:
-    """The share `fraction` of examples with their numbers' signs turned."""
+def wrong_numbers(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
+    """Negate the targets of the share `fraction` of examples."""
     hit = _by_row(key, "labels", rows, lambda k: jax.random.bernoulli(k, fraction))
     return jnp.where(hit.reshape(-1, *(1,) * (targets.ndim - 1)), -targets, targets)
 
 
-def unequal(shares: Array, imbalance: Array) -> Array:
-    """Each row's weight where class k comes (1 - imbalance)^k as often; shares: (rows, classes)."""
+def unequal(shares: Float[Array, "rows classes"], imbalance: Array) -> Float[Array, " rows"]:
+    """Return each row's weight if class k is (1 - imbalance)^k as frequent as class 0."""
     classes = jnp.arange(shares.shape[-1], dtype=jnp.float32)
-    each = (1.0 - imbalance.astype(jnp.float32)) ** classes
-    return shares.astype(jnp.float32) @ each
+    weights = (1.0 - imbalance.astype(jnp.float32)) ** classes
+    return shares.astype(jnp.float32) @ weights
 
 
 def corrupted(
-    x: Array, targets: Array, rows: Array, key: Array,
+    x: Batch, targets: Batch, rows: Rows, key: RandomKey,
     knobs: Mapping[str, Array], statics: Mapping[str, Any], *, classes: bool,
-) -> tuple[Array, Array]:  # fmt: skip
-    """A batch with all the faults that `statics` say are used, of the sizes that `knobs` say."""
+) -> tuple[Batch, Batch]:  # fmt: skip
+    """Apply to a batch the corruptions that `statics` switch on, with the sizes in `knobs`."""
     if statics["constant_fraction"]:
         x = constant(x, knobs["constant_fraction"], key)
     if statics["outlier_fraction"]:

@@ -1,4 +1,4 @@
-"""Part -> entry: what every table of parts says of each thing in it, in one line."""
+"""The entry of a part in its table: one sentence, and a source."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """What is told of a part; the tables' own kinds add what computes it.
+    """Description of a part; each table's subclass adds the functions that compute it.
 
     Attributes:
-        doc: one sentence: what it is.
-        source: who published it, or the library that has it.
+        doc: description, one sentence.
+        source: publication or library.
     """
 
     doc: str

@@ -1,8 +1,7 @@
-"""Name -> initializer: (key, shape) -> float32 weights, which `init_scale` multiplies.
+"""Tables of initializers: (key, shape) -> float32 weights, which `init_scale` multiplies.
 
-Draws are float32 whatever the run's precision, so that runs of one seed in several precisions
-start from the same draws, rounded. A shape's last axis is the layer's outputs; fan_in is the
-product of all others.
+Draws are float32 in every precision, so that runs with equal seeds start from the same draws,
+rounded. A shape's last axis is the layer's outputs; fan_in is the product of the others.
 """
 
 from __future__ import annotations
@@ -17,42 +16,47 @@ from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from jax import Array
+    from jaxtyping import Float32
+
+    from nanlab.backend.keys import RandomKey
+
+    Draw = Float32[Array, " ..."]
 
 
 @dataclass(frozen=True)
 class Initializer(Entry):
     """An initializer of weights; `draw` is (key, shape) -> float32."""
 
-    draw: Callable[[Array, tuple[int, ...]], Array]
+    draw: Callable[[RandomKey, tuple[int, ...]], Draw]
 
 
 @dataclass(frozen=True)
 class BiasInitializer(Entry):
     """An initializer of biases; `draw` is (key, shape, fan_in of the layer) -> float32."""
 
-    draw: Callable[[Array, tuple[int, ...], int], Array]
+    draw: Callable[[RandomKey, tuple[int, ...], int], Draw]
     knobs: tuple[str, ...] = ("bias_scale",)
 
 
 def _drawn(
-    made: Callable[[], Callable[..., Array]],
-) -> Callable[[Array, tuple[int, ...]], Array]:
-    """The draw of an initializer of `jax.nn.initializers`, made when it is first used."""
-    return lambda key, shape: made()(key, shape, jnp.float32)
+    build: Callable[[], Callable[..., Array]],
+) -> Callable[[RandomKey, tuple[int, ...]], Draw]:
+    """Return the draw of an initializer of `jax.nn.initializers`, built at its first use."""
+    return lambda key, shape: build()(key, shape, jnp.float32)
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
-    """How many inputs each unit of a layer with a kernel of this shape has."""
+    """Return the number of inputs of each unit of a layer with a kernel of this shape."""
     return math.prod(shape[:-1])
 
 
-def _within(key: Array, shape: tuple[int, ...], bound: float) -> Array:
+def _within(key: RandomKey, shape: tuple[int, ...], bound: float) -> Draw:
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
-def _delta_orthogonal(key: Array, shape: tuple[int, ...]) -> Array:
-    # A dense kernel is a convolution's of size 1, of which only the center is left. JAX's has
-    # orthonormal rows and so wants no more inputs than outputs; otherwise its columns are.
+def _delta_orthogonal(key: RandomKey, shape: tuple[int, ...]) -> Draw:
+    # A dense kernel counts as a convolution of size 1. JAX's initializer has orthonormal rows and
+    # needs no more inputs than outputs; with more, draw the transpose, with orthonormal columns.
     *sides, inputs, outputs = shape if len(shape) > 2 else (1, *shape)
     few, many = sorted((inputs, outputs))
     drawn = _drawn(lambda: jax.nn.initializers.delta_orthogonal())(key, (*sides, few, many))
@@ -106,12 +110,12 @@ INITIALIZERS: dict[str, Initializer] = {
         _drawn(lambda: jax.nn.initializers.normal(1.0)),
     ),
     "truncated_normal": Initializer(
-        "Normal, cut at 2 deviations; `init_scale` is the deviation before the cut.",
+        "Normal, truncated at 2 deviations; `init_scale` is the deviation before that.",
         "jax.nn.initializers.truncated_normal",
         _drawn(lambda: jax.nn.initializers.truncated_normal(1.0)),
     ),
     "normal_fan_in": Initializer(
-        "Normal of variance 1 / fan_in, not cut: mean-field scaling.",
+        "Normal of variance 1 / fan_in, not truncated: mean-field scaling.",
         "Poole et al. 2016",
         lambda key, shape: jax.random.normal(key, shape, jnp.float32) / math.sqrt(fan_in(shape)),
     ),

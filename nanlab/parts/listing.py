@@ -1,4 +1,4 @@
-"""Tables of parts -> all of them by the parameter that chooses among them, and who reads a knob."""
+"""All tables of parts, by the parameter that chooses from them; which parts read a knob."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ PARTS: Mapping[str, Mapping[str, Entry]] = MappingProxyType(
         "matmul_precision": MATMUL_PRECISIONS,
     }
 )
-"""Parameter -> its table. A parameter that chooses a part has the names of its table."""
+"""Parameter -> table of its choices."""
 
 BESIDE_OPTION: Mapping[str, str] = MappingProxyType({"outlier_scale": "outlier_fraction"})
-"""Knob -> the option without which nothing reads it."""
+"""Knob -> the option that must be on for it to be read."""
 
 
 @cache
 def readers(name: str) -> Mapping[str, tuple[str, ...]]:
-    """Which parts read a knob or a static, by the parameter that chooses them; {} for any."""
+    """Return the parts that read a knob or static, by parameter; {} if all do."""
     found = {
-        parameter: tuple(part for part, each in table.items() if name in _reads(each))
+        parameter: tuple(part for part, entry in table.items() if name in _reads(entry))
         for parameter, table in PARTS.items()
     }
     return {parameter: parts for parameter, parts in found.items() if parts}
 
 
 def read_by(name: str) -> str:
-    """The same in words: `optimizer "rmsprop", "adam"`; "" where any part may."""
-    told = [f"{key} " + ", ".join(f'"{part}"' for part in parts)
-            for key, parts in readers(name).items()]  # fmt: skip
-    return " and ".join(told)
+    """Return `readers` in words, such as `optimizer "rmsprop", "adam"`; "" if all parts do."""
+    words = [f"{key} " + ", ".join(f'"{part}"' for part in parts)
+             for key, parts in readers(name).items()]  # fmt: skip
+    return " and ".join(words)
 
 
 def _reads(entry: Entry) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def _reads(entry: Entry) -> tuple[str, ...]:
 
 
 def parts_text(kinds: Sequence[str]) -> str:
-    """The choices of these parameters, folded to the terminal's width."""
+    """Return the choices of these parameters as text, wrapped to the terminal's width."""
     width = max(min(shutil.get_terminal_size().columns, 110), 40)
     lines: list[str] = []
     for kind in kinds:
@@ -84,8 +84,8 @@ def parts_text(kinds: Sequence[str]) -> str:
 
 
 def parts_markdown(kinds: Sequence[str]) -> str:
-    """The choices of these parameters, a table for each."""
-    blocks = ["# Parts\n\nWhat a training can be made of, by the grid's parameter."]
+    """Return the choices of these parameters as Markdown tables."""
+    blocks = ["# Parts\n\nThe parts of a training, by the parameter of the grid that selects them."]
     for kind in kinds:
         rows = [f"| `{name}` | {_cell(entry.doc)} | {_cell(entry.source)} |"
                 for name, entry in PARTS[kind].items()]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Name -> model: a builder of a Flax Linen module from sizes and pieces."""
+"""Table of models: builders of Flax Linen modules from sizes and pieces."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Model(Entry):
     """A model.
 
     Attributes:
-        build: (shape, pieces) -> Linen module, called on a batch of inputs.
-        one_output: whether it has one output only: a number, or the logit of the second class.
-        any_activation: whether it has as many units as an activation of several inputs needs.
-        knobs, statics: those that other models do not read.
+        build: (shape, pieces) -> Linen module of a batch of inputs.
+        one_output: whether it has only one output: a number, or the logit of the second class.
+        any_activation: whether it supports activations that take several units as input.
+        knobs: knobs that other models do not read.
+        statics: statics that other models do not read.
     """
 
     build: Callable[[Shape, Pieces], linen.Module]
@@ -84,13 +85,13 @@ MODELS: dict[str, Model] = {
     ),
     "cnn": Model(
         "depth convolutions of size 3 with width channels, each pooled, then a dense layer; "
-        "one-dimensional on what is no picture.",
+        "one-dimensional on anything but images.",
         "LeCun et al. 1989; flax.linen.Conv",
         _cnn,
         statics=("pooling",),
     ),
     "rnn": Model(
-        "depth simple recurrent layers over the steps (of a picture, its rows).",
+        "depth simple recurrent layers over the steps (of an image, its rows).",
         "Elman 1990; flax.linen.SimpleCell",
         _recurrent("rnn"),
         any_activation=False,

@@ -1,20 +1,21 @@
-"""Sizes and pieces -> dense networks; imported only when a model is built."""
+"""Dense networks; imported only when a model is built."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Float
 
 from nanlab.parts.layers import Network
 
 
 class MLP(Network):
-    """Dense layers with an activation between them: (examples, ...) -> (examples, *outputs)."""
+    """Dense layers with activations between them."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The outputs."""
+    def __call__(self, x: Float[Array, "examples ..."]) -> Float[Array, "examples ..."]:
+        """Return the outputs, (examples, *outputs)."""
         if x.ndim > 2:
             x = x.reshape(x.shape[0], -1)
         for _ in range(self.shape.depth):
@@ -23,15 +24,11 @@ class MLP(Network):
 
 
 class Neuron(Network):
-    """One weight, one bias, one activation: (examples, ...) -> (examples, 1 or 2).
-
-    The neuron sees the first feature. Its output is the one number, or the logit of the second
-    class beside a 0 for the first. With one neuron there is nothing else that could overflow.
-    """
+    """One weight, one bias, one activation, on the first feature: nothing else can overflow."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The number, or the logits (0, neuron)."""
+    def __call__(self, x: Float[Array, "examples ..."]) -> Float[Array, "examples outputs"]:
+        """Return the neuron's output, or the logits (0, output) of two classes."""
         pieces = self.pieces
         x = x.reshape(x.shape[0], -1) if x.ndim > 2 else x
         weight = self.param("weight", pieces.kernel_init, (1, 1), pieces.param_dtype)

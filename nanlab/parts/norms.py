@@ -1,4 +1,4 @@
-"""Name -> normalization of a layer's units; imports Flax only when one is built."""
+"""Table of normalizations; Flax is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class Norm(Entry):
     """A normalization.
 
     Attributes:
-        build: pieces -> Linen module of the units; None where there is none.
-        of_weights: whether it normalizes the weights in place of the units.
-        knobs, statics: those that it reads.
+        build: pieces -> Linen module that normalizes units; None if units stay as they are.
+        of_weights: whether it normalizes the weights instead of the units.
+        knobs: knobs that it reads.
+        statics: statics that it reads.
     """
 
     build: Callable[[Pieces], linen.Module] | None

@@ -1,4 +1,4 @@
-"""Name -> Optax optimizer, and what stands before it: clipping, weight decay, a schedule."""
+"""Tables of optimizers and of gradient clipping; the update of a step, by Optax."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Knobs = Mapping[str, "Array"]
 LearningRate = Any
-"""A traced number, or a function of the update's count."""
+"""A traced number, or a function of the number of updates so far."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Optimizer(Entry):
 
     Attributes:
         build: (lr, knobs) -> Optax's transformation.
-        knobs: the knobs that it reads, beside lr.
-        decays_weights: whether it has a weight decay of its own, decoupled from the gradient;
-            otherwise weight_decay times the parameters is added to the gradient.
+        knobs: knobs that it reads besides lr.
+        decays_weights: whether it decouples weight decay from the gradient; if not, weight_decay
+            times the parameters is added to the gradient.
     """
 
     build: Callable[[LearningRate, Knobs], GradientTransformation]
@@ -37,7 +37,12 @@ class Optimizer(Entry):
 
 @dataclass(frozen=True)
 class Clip(Entry):
-    """What is done to the gradient before the optimizer sees it; None for nothing."""
+    """A clipping of the gradient.
+
+    Attributes:
+        build: knobs -> Optax's transformation; None for no clipping.
+        knobs: knobs that it reads.
+    """
 
     build: Callable[[Knobs], GradientTransformation] | None
     knobs: tuple[str, ...] = ()
@@ -89,7 +94,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         decays_weights=True,
     ),
     "amsgrad": Optimizer(
-        "Adam that keeps the largest second moment so far.",
+        "Adam with the largest second moment so far.",
         "Reddi et al. 2018; optax.amsgrad",
         lambda lr, k: optax.amsgrad(lr, b1=k["b1"], b2=k["b2"], eps=k["optimizer_epsilon"]),
         _MOMENTS,
@@ -117,7 +122,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         decays_weights=True,
     ),
     "muon": Optimizer(
-        "Momentum made orthogonal by Newton-Schulz for matrices, Adam for the rest.",
+        "Momentum orthogonalized by Newton-Schulz for matrices, Adam for the rest.",
         "Jordan et al. 2024; optax.contrib.muon",
         lambda lr, k: optax.contrib.muon(
             lr, beta=k["momentum"], eps=k["optimizer_epsilon"], weight_decay=k["weight_decay"],
@@ -137,7 +142,7 @@ CLIPS: dict[str, Clip] = {
         ("clip_at",),
     ),
     "value": Clip(
-        "Cuts each entry at -clip_at and clip_at.",
+        "Clips each entry to [-clip_at, clip_at].",
         "Mikolov 2012; optax.clip",
         lambda k: optax.clip(k["clip_at"]),
         ("clip_at",),
@@ -158,11 +163,14 @@ CLIPS: dict[str, Clip] = {
 
 
 def build_update(statics: Mapping[str, Any], knobs: Knobs) -> GradientTransformation:
-    """Gradient -> update: clipping, weight decay, the optimizer with its schedule, in that order.
+    """Build the update: clipping, weight decay, the optimizer with its schedule, in that order.
 
     Args:
         statics: optimizer, clip, schedule, apply_if_finite, and whether weight_decay is used.
-        knobs: each already in the type in which it is to be traced.
+        knobs: knobs in the dtypes in which they are traced.
+
+    Returns:
+        Optax's transformation of the gradient.
     """
     optimizer, clip = OPTIMIZERS[statics["optimizer"]], CLIPS[statics["clip"]]
     before: list[GradientTransformation] = []
@@ -170,7 +178,7 @@ def build_update(statics: Mapping[str, Any], knobs: Knobs) -> GradientTransforma
         before.append(clip.build(knobs))
     if statics["weight_decay"] and not optimizer.decays_weights:
         before.append(optax.add_decayed_weights(knobs["weight_decay"]))
-    # An array of no use would be traced; 0 as a number leaves nothing in the program.
+    # An unused knob would be traced as an array; the number 0 leaves no trace in the program.
     decay = knobs["weight_decay"] if statics["weight_decay"] else 0.0
     read: Mapping[str, Any] = {**knobs, "weight_decay": decay}
     update = optimizer.build(_learning_rate(statics, knobs), read)

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from jax import Array
+    from jaxtyping import Float
 
 
 class Shape(NamedTuple):
-    """The sizes of a model.
+    """Sizes of a model.
 
     Attributes:
-        depth: hidden layers.
+        depth: number of hidden layers.
         width: units in each (channels of a convolution).
-        outputs: of one example: (classes,), or (steps, classes) where each step has a target.
-        inputs: the natural shape of one example: (features,), (rows, columns, channels) of a
-            picture or (steps, features) of a sequence. The array itself may be flat.
+        outputs: output shape of an example, (classes,), or (steps, classes) if each step has a
+            target.
+        inputs: natural shape of an example: (features,), (rows, columns, channels) of an image, or
+            (steps, features) of a sequence; the array itself may be flat.
     """
 
     depth: int
@@ -27,23 +29,24 @@ class Shape(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """What a model is built of, each already closed over the run's knobs.
+    """Building blocks of a model, closed over the run's knobs.
 
     Attributes:
-        activation: elementwise, or over the last axis.
-        activation_inputs: how many units make one of the activation's.
+        activation: activation, elementwise or over the last axis.
+        activation_inputs: number of units that one output of the activation takes.
         kernel_init: (key, shape, dtype) -> weights.
         bias_init: fan_in -> (key, shape, dtype) -> biases.
-        dtype, param_dtype: of the computation, and of the parameters.
-        norm: a name of `norms.NORMS`.
-        norm_epsilon: a scalar.
-        norm_first: whether a norm stands before the activation (or a transformer's branch).
-        dropout: the share of units dropped, or None for none.
-        residual: whether a hidden layer's input is added to its output where shapes agree.
-        pooling: a name of `convolutions.POOLINGS`.
-        heads: of a transformer's attention.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+        norm: key of `norms.NORMS`.
+        norm_epsilon: epsilon of the norm, a scalar (Flax declares a float).
+        norm_first: whether the norm precedes the activation (or a transformer's branch).
+        dropout: share of units to drop; None for no dropout.
+        residual: whether a hidden layer's input is added to its output if the shapes agree.
+        pooling: key of `poolings.POOLINGS`.
+        heads: heads of a transformer's attention.
         query_key_norm: whether queries and keys are normalized.
-        attention_scale: multiplies the attention's logits.
+        attention_scale: factor of the attention's logits.
     """
 
     activation: Callable[[Array], Array]
@@ -55,9 +58,9 @@ class Pieces(NamedTuple):
     norm: str
     norm_epsilon: Any
     norm_first: bool
-    dropout: Array | None
+    dropout: Float[Array, ""] | None
     residual: bool
     pooling: str
     heads: int
     query_key_norm: bool
-    attention_scale: Any
+    attention_scale: Float[Array, ""]

@@ -1,4 +1,4 @@
-"""Name -> pooling of a convolution's output: halves each spatial side."""
+"""Table of poolings of a convolution's output; each halves the spatial sides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pooling(Entry):
-    """A pooling; `apply` is (x, window) -> x with each side divided by the window's."""
+    """A pooling; `apply` divides each side of x by that of the window, None does nothing."""
 
     apply: Callable[[Array, tuple[int, ...]], Array] | None
 

@@ -1,7 +1,4 @@
-"""Name -> floating-point type: of computation, of stored parameters, of matrix products.
-
-`traced` is the type in which knobs are traced: what a Python float would be beside such arrays.
-"""
+"""Tables of floating-point types: of the computation, of stored parameters, of matrix products."""
 
 from __future__ import annotations
 
@@ -12,7 +9,12 @@ from nanlab.parts.entry import Entry
 
 @dataclass(frozen=True)
 class Precision(Entry):
-    """The name of the arrays' dtype, and of the dtype in which knobs are held."""
+    """A precision of the computation.
+
+    Attributes:
+        dtype: name of the arrays' dtype.
+        traced: name of the knobs' dtype, that of a Python float next to such arrays.
+    """
 
     dtype: str
     traced: str
@@ -20,11 +22,11 @@ class Precision(Entry):
 
 @dataclass(frozen=True)
 class Storage(Entry):
-    """How parameters are stored between steps.
+    """A storage of parameters between steps.
 
     Attributes:
-        dtype: the name of their dtype; None for the computation's own.
-        updates: whether the optimizer works in that dtype; otherwise in the computation's.
+        dtype: name of their dtype; None for the computation's.
+        updates: whether the optimizer works in that dtype, not in the computation's.
     """
 
     dtype: str | None
@@ -33,7 +35,7 @@ class Storage(Entry):
 
 @dataclass(frozen=True)
 class MatmulPrecision(Entry):
-    """How a matrix product is computed; `name` is what `jax.default_matmul_precision` takes."""
+    """A precision of matrix products; `name` is an argument of `jax.default_matmul_precision`."""
 
     name: str | None
 
@@ -63,9 +65,7 @@ STORAGES: dict[str, Storage] = {
 }
 
 MATMUL_PRECISIONS: dict[str, MatmulPrecision] = {
-    "default": MatmulPrecision(
-        "What the device does by itself.", "jax.default_matmul_precision", None
-    ),
+    "default": MatmulPrecision("The device's default.", "jax.default_matmul_precision", None),
     "bfloat16": MatmulPrecision(
         "Operands rounded to bfloat16, where the device can.",
         "jax.default_matmul_precision",

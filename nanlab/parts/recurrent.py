@@ -1,4 +1,4 @@
-"""Sizes and pieces -> recurrent networks; imported only when a model is built."""
+"""Recurrent networks; imported only when a model is built."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Float
 
 from nanlab.parts.layers import Network
 
 
 class Recurrent(Network):
-    """Recurrent layers over the steps: (examples, steps, features) -> outputs.
+    """Recurrent layers over the steps; an image is read row by row, features one by one.
 
-    The outputs are of the last step, or of each step where each has a target. Anything but a
-    sequence is read as one: a picture row by row, features one by one.
+    The outputs are those of the last step, or of each step if each has a target.
     """
 
     cell: str
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The outputs."""
+    def __call__(self, x: Float[Array, "examples ..."]) -> Float[Array, "examples ..."]:
+        """Return the outputs, (examples, *outputs)."""
         x = self.as_steps(x)
         for number in range(self.shape.depth):
             cell = self._cell(x.shape[-1], number)
-            # Flax makes the first carry in the parameters' type; the steps work in the other.
+            # Flax initializes the carry in the parameters' dtype; the steps use the computation's.
             carry = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
-            carry = jax.tree.map(lambda each: each.astype(self.pieces.dtype), carry)
+            carry = jax.tree.map(lambda leaf: leaf.astype(self.pieces.dtype), carry)
             over_steps = jnp.asarray(
                 nn.RNN(cell, variable_axes={"preactivations": 1})(x, initial_carry=carry)
             )
@@ -41,7 +41,7 @@ class Recurrent(Network):
     def _cell(self, features: int, number: int) -> nn.RNNCellBase:
         pieces, units = self.pieces, self.shape.width
         activation = pieces.activation
-        # A unit of the others has two activations, and gates beside them.
+        # A unit of the other cells has two activations, and gates.
         if self.cell == "rnn":
             activation = Sowing(activation, name=f"hidden_{number}")
         kinds = {"rnn": nn.SimpleCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}
@@ -57,16 +57,16 @@ class Recurrent(Network):
 
 
 class Sowing(nn.Module):
-    """An activation that sows what it is of: inside a cell nobody else sees it.
+    """An activation that sows its input, which a cell does not expose.
 
-    Where nobody asks for that, the program is the very one of the activation alone: nowrap keeps
-    this module's name out of those that its equations are told by.
+    If that collection is not mutable, the program equals that of the activation alone: nowrap keeps
+    this module's name out of its equations' scopes.
     """
 
     activation: Callable[[Array], Array]
 
     @nn.nowrap
     def __call__(self, x: Array) -> Array:
-        """The activation of x."""
+        """Return the activation of x."""
         self.sow("preactivations", "hidden", x)
         return self.activation(x)

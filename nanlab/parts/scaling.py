@@ -1,7 +1,7 @@
-"""Name -> loss scaling: what multiplies the loss before its gradient is taken.
+"""Table of loss scalings: factors of the loss before its gradient is taken.
 
-Flax's DynamicScale is not used: it divides the unscaled loss by the scale too, which makes a fault
-of a scaled loss that overflows as it is meant to, and its interval cannot be traced.
+Flax's DynamicScale is not used: it returns the scaled loss over the scale, which is non-finite if
+the scaled loss overflows, as it is meant to; and its interval cannot be traced.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from nanlab.parts.entry import Entry
 
 if TYPE_CHECKING:
     from jax import Array
+    from jaxtyping import Bool, Float32, Int32
 
 Knobs = Mapping[str, "Array"]
 
 
 @dataclass(frozen=True)
 class LossScaling(Entry):
-    """A way to scale the loss."""
+    """A way to scale the loss.
+
+    Attributes:
+        is_used: whether the loss is scaled.
+        is_dynamic: whether the scale changes during a training.
+        knobs: knobs that it reads.
+    """
 
     is_used: bool
     is_dynamic: bool = False
@@ -37,8 +44,8 @@ LOSS_SCALINGS: dict[str, LossScaling] = {
         knobs=("loss_scale",),
     ),
     "dynamic": LossScaling(
-        "Halved when a gradient is not finite, and that step is left out; doubled after "
-        "loss_scale_period steps without.",
+        "Halved when a gradient is not finite, and that step is skipped; doubled after "
+        "loss_scale_period steps without that.",
         "Micikevicius et al. 2018",
         is_used=True,
         is_dynamic=True,
@@ -48,19 +55,19 @@ LOSS_SCALINGS: dict[str, LossScaling] = {
 
 
 class ScaleState(NamedTuple):
-    """A dynamic scale: float32, and how many steps in a row were finite, int32."""
+    """A dynamic scale, and the number of consecutive steps with a finite gradient."""
 
-    scale: Array
-    finite_steps: Array
+    scale: Float32[Array, ""]
+    finite_steps: Int32[Array, ""]
 
 
 def first_scale(knobs: Knobs) -> ScaleState:
-    """The scale that training starts with."""
+    """Return the initial scale."""
     return ScaleState(jnp.asarray(knobs["loss_scale"], jnp.float32), jnp.int32(0))
 
 
-def next_scale(state: ScaleState, is_finite: Array, knobs: Knobs) -> ScaleState:
-    """The scale after a step whose gradient was finite, or was not."""
+def next_scale(state: ScaleState, is_finite: Bool[Array, ""], knobs: Knobs) -> ScaleState:
+    """Return the scale after a step whose gradient was finite or not."""
     steps = jnp.where(is_finite, state.finite_steps + 1, 0)
     grows = steps >= knobs["loss_scale_period"]
     larger = jnp.minimum(state.scale * 2, jnp.finfo(jnp.float32).max / 2)
@@ -70,11 +77,11 @@ def next_scale(state: ScaleState, is_finite: Array, knobs: Knobs) -> ScaleState:
 
 
 def unscaled(gradient: Any, scale: Array) -> Any:
-    """The gradient of the loss itself, from that of the scaled loss."""
+    """Return the gradient of the unscaled loss from that of the scaled loss."""
     return jax.tree.map(lambda g: (g / scale.astype(g.dtype)).astype(g.dtype), gradient)
 
 
-def is_finite(gradient: Any) -> Array:
-    """Whether every entry of a gradient is finite."""
+def is_finite(gradient: Any) -> Bool[Array, ""]:
+    """Return whether every entry of a gradient is finite."""
     flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
     return jnp.all(jnp.stack(flags))

@@ -1,7 +1,6 @@
-"""Name -> schedule: the factor of the learning rate at each update, counted from 0.
+"""Table of schedules: factors of the learning rate at each update, counted from 0.
 
-The factors are those of Optax's schedules of the same names; written out here because theirs do
-not take lengths that are traced.
+Those of Optax's schedules, written out because Optax does not accept traced lengths.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ Knobs = Mapping[str, "Array"]
 
 @dataclass(frozen=True)
 class Schedule(Entry):
-    """A schedule; `factor` is (count, knobs) -> what multiplies lr, or None for always 1."""
+    """A schedule; `factor` is (count, knobs) -> factor of lr, None for a constant 1."""
 
     factor: Callable[[Array, Knobs], Array] | None
     knobs: tuple[str, ...] = ()
 
 
 def _ramp(count: Array, length: Array) -> Array:
-    """From 0 to 1 in `length` updates, 1 from there on, and 1 at once if `length` is 0."""
+    """Rise from 0 to 1 in `length` updates and stay there; 1 at once if `length` is 0."""
     return jnp.minimum(count / jnp.maximum(length, 1e-9), 1.0)
 
 
 def _warmup(count: Array, knobs: Knobs) -> Array:
-    # Optax's ramp begins at 0; the first update here is the first that does something.
+    # Optax's ramp starts at 0; here the first update already has an effect.
     return _ramp(count + 1, knobs["warmup_steps"])
 
 
@@ -71,7 +70,7 @@ SCHEDULES: dict[str, Schedule] = {
         ("warmup_steps", "decay_steps", "decay_floor"),
     ),
     "step_decay": Schedule(
-        "lr times drop_factor for every drop_every steps that have gone.",
+        "lr times drop_factor for every drop_every steps completed.",
         "Krizhevsky et al. 2012; optax.exponential_decay with staircase",
         _steps,
         ("drop_every", "drop_factor"),

@@ -1,6 +1,6 @@
-"""Name -> task: data that is there offline, or is made; and a person's own, by file or function.
+"""Table of tasks: data bundled with scikit-learn, or synthetic; nothing is downloaded.
 
-A task's data are the same for every run; `train_examples` draws each seed's share of them.
+A task's data are the same for every run; `train_examples` draws a subset for each seed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Num
 
-from nanlab.parts import bundled, synthetic
+from nanlab.backend.lazy import datasets
+from nanlab.parts import synthetic
 from nanlab.parts.entry import Entry
 
 
@@ -19,24 +21,24 @@ class Examples(NamedTuple):
     """Data on the host.
 
     Attributes:
-        inputs: (examples, ...) float64.
-        targets: (examples, ...) int64 where they are classes, one for an example or for each of
-            its steps; (examples, outputs) float64 where they are numbers.
-        natural: an example's natural shape, where `inputs` is flat; None where it is not.
+        inputs: inputs of the examples.
+        targets: int64 classes, (examples,) or (examples, steps), or float64 numbers,
+            (examples, outputs).
+        natural: natural shape of an example if `inputs` is flat, else None.
     """
 
-    inputs: np.ndarray
-    targets: np.ndarray
+    inputs: Float64[np.ndarray, "examples ..."]
+    targets: Num[np.ndarray, "examples ..."]
     natural: tuple[int, ...] | None = None
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 0 where the targets are numbers."""
+        """Number of classes; 0 if the targets are numbers."""
         return int(self.targets.max()) + 1 if self.targets.dtype.kind in "iu" else 0
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """The shape of what a model is to say of one example."""
+        """Shape of a model's output for an example."""
         return (*self.targets.shape[1:], self.classes) if self.classes else self.targets.shape[1:]
 
 
@@ -47,9 +49,9 @@ class Task(Entry):
     Attributes:
         load: statics -> (inputs, targets) or (inputs, targets, natural).
         targets: "classes" or "numbers".
-        outputs: how many classes or numbers there are of an example (or of each of its steps).
-        examples: how many there are.
-        statics: those that it reads, beside `task` and `standardize`.
+        outputs: number of classes or numbers of an example (or of each of its steps).
+        examples: number of examples.
+        statics: statics that it reads besides `task` and `standardize`.
     """
 
     load: Callable[[Mapping[str, Any]], tuple[Any, ...]]
@@ -59,11 +61,20 @@ class Task(Entry):
     statics: tuple[str, ...] = ()
 
 
+def _classes(data: Any) -> tuple[np.ndarray, np.ndarray]:
+    return data.data, data.target.astype(np.int64)
+
+
+def _numbers(data: Any) -> tuple[np.ndarray, np.ndarray]:
+    numbers = data.target.reshape(len(data.target), -1)
+    return data.data, (numbers - numbers.mean(0)) / numbers.std(0)
+
+
 TASKS: dict[str, Task] = {
     "digits": Task(
-        "1,797 pictures of digits, 8 x 8, with pixels from 0 to 16.",
+        "1,797 images of digits, 8 x 8, with pixels from 0 to 16.",
         "Alpaydin and Kaynak 1998; scikit-learn",
-        lambda statics: (*bundled.table("digits.csv.gz"), (8, 8, 1)),
+        lambda statics: (*_classes(datasets.load_digits()), (8, 8, 1)),
         "classes",
         10,
         1797,
@@ -71,7 +82,7 @@ TASKS: dict[str, Task] = {
     "breast_cancer": Task(
         "569 tumors by 30 measures, benign or malignant.",
         "Wolberg et al. 1995; scikit-learn",
-        lambda statics: bundled.table("breast_cancer.csv", header_lines=1),
+        lambda statics: _classes(datasets.load_breast_cancer()),
         "classes",
         2,
         569,
@@ -79,7 +90,7 @@ TASKS: dict[str, Task] = {
     "wine": Task(
         "178 wines by 13 chemical measures, of 3 cultivars.",
         "Aeberhard and Forina 1991; scikit-learn",
-        lambda statics: bundled.table("wine_data.csv", header_lines=1),
+        lambda statics: _classes(datasets.load_wine()),
         "classes",
         3,
         178,
@@ -87,7 +98,7 @@ TASKS: dict[str, Task] = {
     "iris": Task(
         "150 irises by 4 lengths, of 3 species.",
         "Fisher 1936; scikit-learn",
-        lambda statics: bundled.table("iris.csv", header_lines=1),
+        lambda statics: _classes(datasets.load_iris()),
         "classes",
         3,
         150,
@@ -95,7 +106,7 @@ TASKS: dict[str, Task] = {
     "diabetes": Task(
         "442 patients by 10 measures; the target is the disease's progress, standardized.",
         "Efron et al. 2004; scikit-learn",
-        lambda statics: bundled.two_tables("diabetes_data_raw.csv.gz", "diabetes_target.csv.gz"),
+        lambda statics: _numbers(datasets.load_diabetes(scaled=False)),
         "numbers",
         1,
         442,
@@ -103,9 +114,7 @@ TASKS: dict[str, Task] = {
     "linnerud": Task(
         "20 men by 3 exercises; the targets are weight, waist and pulse, standardized.",
         "Tenenhaus 1998; scikit-learn",
-        lambda statics: bundled.two_tables(
-            "linnerud_exercise.csv", "linnerud_physiological.csv", header_lines=1
-        ),
+        lambda statics: _numbers(datasets.load_linnerud()),
         "numbers",
         3,
         20,
@@ -129,7 +138,7 @@ TASKS: dict[str, Task] = {
         ("sequence_length",),
     ),
     "copy": Task(
-        "1,024 sequences whose first quarter, of 8 symbols, is to be said again at the end.",
+        "1,024 sequences whose first quarter, of 8 symbols, must be repeated at the end.",
         "Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016",
         lambda statics: synthetic.copy(statics["sequence_length"]),
         "classes",
@@ -138,7 +147,7 @@ TASKS: dict[str, Task] = {
         ("sequence_length",),
     ),
     "teacher": Task(
-        "1,024 normal inputs of n_features; the target is what a random tanh network says.",
+        "1,024 normal inputs of n_features; the target is a random tanh network's output.",
         "Gardner and Derrida 1989",
         lambda statics: synthetic.teacher(statics["n_features"]),
         "numbers",
@@ -159,24 +168,18 @@ TASKS: dict[str, Task] = {
 
 
 def load_examples(statics: Mapping[str, Any]) -> Examples:
-    """The data of a task of the table, each feature at mean 0 and deviation 1 if asked.
-
-    Args:
-        statics: task, standardize, and what the task's entry reads.
-    """
-    made = Examples(*TASKS[statics["task"]].load(statics))
-    return standardized(made) if statics["standardize"] else made
+    """Load the data of a task, standardized if `statics["standardize"]` is true."""
+    examples = Examples(*TASKS[statics["task"]].load(statics))
+    return standardized(examples) if statics["standardize"] else examples
 
 
 def standardized(examples: Examples) -> Examples:
-    """The data with each feature at mean 0 and standard deviation 1.
-
-    A feature is a column or a pixel; in sequences, a channel over all examples and steps. One
-    that never varies is only centered (it has no standard deviation to divide by), as
-    scikit-learn's StandardScaler does. A NaN or an inf in the data counts in neither.
-    """
+    """Return the data with each feature at mean 0 and standard deviation 1."""
+    # A feature is a column or a pixel; in sequences, a channel over all examples and steps. One
+    # that never varies is only centered, as scikit-learn's StandardScaler does. Non-finite entries
+    # are ignored.
     inputs = examples.inputs
-    over = (0, 1) if inputs.ndim == 3 else (0,)
+    axes = (0, 1) if inputs.ndim == 3 else (0,)
     finite = np.where(np.isfinite(inputs), inputs, np.nan)
-    mean, deviation = np.nanmean(finite, axis=over), np.nanstd(finite, axis=over)
+    mean, deviation = np.nanmean(finite, axis=axes), np.nanstd(finite, axis=axes)
     return examples._replace(inputs=(inputs - mean) / np.where(deviation > 0, deviation, 1.0))

@@ -1,4 +1,4 @@
-"""Examples -> batches: which examples a run has, and with what faults, for one lane."""
+"""Examples -> batches of one lane: its subset of the examples, with its data faults."""
 
 from __future__ import annotations
 
@@ -10,41 +10,45 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jaxtyping import Float, Int32, UInt32
 
 from nanlab.backend import keys
+from nanlab.backend.keys import RandomKey
 from nanlab.parts.corruptions import corrupted, unequal
 from nanlab.parts.tasks import Examples
 from nanlab.problems.problem import Knobs
 
 FAULTS = ("outlier_fraction", "label_noise", "nan_fraction", "constant_fraction")
-"""The options that change examples."""
+"""The options that corrupt examples."""
 
 
 class DataState(NamedTuple):
-    """A run's own part of its data, drawn once; never a float, so never at fault.
+    """What a run draws once for its data; it holds no float, so it is never at fault.
 
     Attributes:
-        rows: which of the task's examples it has, int32, or None for all.
-        key: of its own faults of the data, as uint32, or None where there are none.
+        rows: indices of the run's examples in the task; None for all.
+        key: key data of its data faults; None if there are none.
     """
 
-    rows: Array | None
-    key: Array | None
+    rows: Int32[Array, " examples"] | None
+    key: UInt32[Array, " 2"] | None
 
 
 class Data:
-    """The data of a group's runs: the same examples, of which each run sees its own.
+    """The data of a group: examples shared by all runs, and how a run draws its batches from them.
 
     Args:
-        statics: the group's.
-        examples: on the host.
-        dtype: in which batches are.
-        traced: puts knobs into the type in which they are traced.
+        statics: static parameters of the group.
+        examples: examples on the host.
+        dtype: dtype of the batches.
+        traced: casts knobs to the dtype in which they are traced.
 
     Attributes:
         has_classes: whether targets are classes, one-hot in a batch.
-        input_shape, natural_shape, output_shape: of one example.
-        batch_examples: how many examples a batch has.
+        input_shape: shape of an example as it is stored.
+        natural_shape: natural shape of an example.
+        output_shape: shape of a model's output for an example.
+        batch_examples: number of examples in a batch.
     """
 
     def __init__(
@@ -64,35 +68,40 @@ class Data:
         self.input_shape = self._inputs.shape[1:]
         self.natural_shape = examples.natural or self.input_shape
         self.output_shape = examples.outputs
-        self._many = statics["train_examples"] or len(self._inputs)
-        if self._many > len(self._inputs):
+        self._count = statics["train_examples"] or len(self._inputs)
+        if self._count > len(self._inputs):
             raise ValueError(
-                f"train_examples = {self._many}: the task has {len(self._inputs)} examples"
+                f"train_examples = {self._count}: the task has {len(self._inputs)} examples"
             )
         size = statics["batch_size"]
-        self.batch_examples = self._many if size == "full" else int(size)
+        self.batch_examples = self._count if size == "full" else int(size)
 
-    def host_targets(self) -> np.ndarray:
-        """All targets, (n, outputs) float64: those of a sequence's steps one below another."""
+    def host_targets(self) -> Float[np.ndarray, "targets outputs"]:
+        """Return all targets, those of a sequence's steps as rows of their own."""
         return self._targets.astype(np.float64).reshape(-1, self._targets.shape[-1])
 
-    def drawn(self, key: Array) -> DataState | None:
-        """A run's own part of the data, from its `init` key; None if it has none."""
-        rows, own = None, None
+    def drawn(self, key: RandomKey) -> DataState | None:
+        """Draw a run's data state from its `init` key; None if it needs none."""
+        rows, faults = None, None
         if self._statics["train_examples"]:
             order = jax.random.permutation(keys.for_purpose(key, "examples"), len(self._inputs))
-            rows = order[: self._many].astype(jnp.int32)
+            rows = order[: self._count].astype(jnp.int32)
         if any(self._statics[name] for name in FAULTS):
-            own = jax.random.key_data(keys.for_purpose(key, "data"))
-        return None if rows is None and own is None else DataState(rows, own)
+            faults = jax.random.key_data(keys.for_purpose(key, "data"))
+        return None if rows is None and faults is None else DataState(rows, faults)
 
-    def batch(self, data: DataState | None, knobs: Knobs, key: Array) -> tuple[Array, Array]:
-        """Inputs (examples, ...) and targets (examples, ...) of one step.
+    def batch(
+        self, data: DataState | None, knobs: Knobs, key: RandomKey
+    ) -> tuple[Float[Array, "examples ..."], Float[Array, "examples ..."]]:
+        """Return the inputs and targets of one step.
 
         Args:
-            data: the run's own part of the data.
-            knobs: as they come.
-            key: the step's.
+            data: the run's data state.
+            knobs: the run's knobs, float64.
+            key: key of the step.
+
+        Returns:
+            Inputs and targets, with the run's data faults.
         """
         with jax.named_scope("data"):
             inputs, targets = jnp.asarray(self._inputs), jnp.asarray(self._targets)
@@ -102,17 +111,19 @@ class Data:
                 inputs = inputs.at[rows].get(mode="promise_in_bounds")
                 targets = targets.at[rows].get(mode="promise_in_bounds")
             if data is not None and data.key is not None:
-                own = jax.random.wrap_key_data(data.key, impl="threefry2x32")
+                faults = jax.random.wrap_key_data(data.key, impl="threefry2x32")
                 rows = jnp.arange(len(self._inputs), dtype=jnp.int32) if rows is None else rows
                 inputs, targets = corrupted(
-                    inputs, targets, rows, own, traced, self._statics, classes=self.has_classes
+                    inputs, targets, rows, faults, traced, self._statics, classes=self.has_classes
                 )
             if self._statics["label_smoothing"] and self.has_classes:
                 targets = optax.smooth_labels(targets, traced["label_smoothing"])
             return inputs * traced["input_scale"], targets
 
-    def _rows(self, data: DataState | None, knobs: Mapping[str, Array], key: Array) -> Array | None:
-        """The examples of a batch, (examples,) int32; None for all of the task's, in order."""
+    def _rows(
+        self, data: DataState | None, knobs: Mapping[str, Array], key: RandomKey
+    ) -> Int32[Array, " examples"] | None:
+        """Return the indices of a batch's examples; None for all of the task's, in order."""
         own = None if data is None else data.rows
         is_full = self._statics["batch_size"] == "full"
         if self._statics["imbalance"]:
@@ -120,19 +131,18 @@ class Data:
         if is_full:
             return own
         shape = (self.batch_examples,)
-        chosen = jax.random.randint(key, shape, 0, self._many, jnp.int32)
+        chosen = jax.random.randint(key, shape, 0, self._count, jnp.int32)
         return chosen if own is None else own.at[chosen].get(mode="promise_in_bounds")
 
-    def _unequal_rows(self, own: Array | None, imbalance: Array, key: Array) -> Array:
-        """Rows drawn by their classes' weights, by the inverse of the distribution."""
-        targets = jnp.asarray(self._targets.reshape(len(self._targets), -1, self._classes)[:, 0])
+    def _unequal_rows(
+        self, own: Array | None, imbalance: Array, key: RandomKey
+    ) -> Int32[Array, " examples"]:
+        # Inverse transform sampling of rows by the weights of their classes.
+        classes = self._targets.shape[-1]
+        targets = jnp.asarray(self._targets.reshape(len(self._targets), -1, classes)[:, 0])
         weights = unequal(targets if own is None else targets[own], imbalance)
         below = jnp.cumsum(weights)
-        where = jax.random.uniform(key, (self.batch_examples,), jnp.float32) * below[-1]
-        chosen = jnp.minimum(jnp.searchsorted(below, where, side="right"), self._many - 1)
+        drawn = jax.random.uniform(key, (self.batch_examples,), jnp.float32) * below[-1]
+        chosen = jnp.minimum(jnp.searchsorted(below, drawn, side="right"), self._count - 1)
         chosen = chosen.astype(jnp.int32)
         return chosen if own is None else own.at[chosen].get(mode="promise_in_bounds")
-
-    @property
-    def _classes(self) -> int:
-        return self._targets.shape[-1]

@@ -1,4 +1,4 @@
-"""Statics -> Problem: which kind of problem a group's runs are, and whether own code can be run."""
+"""Statics -> Problem, built in or user-defined; check user-defined code before it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanlab.problems.problem import Problem
 from nanlab.problems.quadratic import make_quadratic
 from nanlab.problems.training import make_training
 from nanlab.problems.user_checks import check_user_problem
-from nanlab.problems.user_code import make_user_problem, unknown_knob
+from nanlab.problems.user_code import check_knobs, make_user_problem
 from nanlab.problems.user_parts import check_fit, examples_of, ignored_by_model, is_user_part
 
 PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
@@ -22,46 +22,36 @@ PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
 
 
 def build_problem(statics: Mapping[str, Any]) -> Problem:
-    """The problem of a group, nanlab's or a person's own.
-
-    Raises:
-        OwnCodeError: a person's own cannot be made.
-    """
+    """Build the problem of a group; raises UserCodeError if a user-defined one cannot be built."""
     return PROBLEMS.get(str(statics["problem"]), make_user_problem)(statics)
 
 
 def user_specs(plan: Plan) -> set[str]:
-    """What the plan calls the problems, models and data of a person's own."""
-    statics = [group.statics for group in plan.groups]
-    named = {str(each["problem"]) for each in statics} - set(PROBLEMS)
-    parts = {str(each[key]) for each in statics for key in ("model", "task") if key in each}
-    return named | {spec for spec in parts if is_user_part(spec)}
+    """Return the names of the user-defined problems, models and data in a plan."""
+    groups = [group.statics for group in plan.groups]
+    problems = {str(statics["problem"]) for statics in groups} - set(PROBLEMS)
+    parts = {str(statics[k]) for statics in groups for k in ("model", "task") if k in statics}
+    return problems | {spec for spec in parts if is_user_part(spec)}
 
 
 def check_user_groups(plan: Plan) -> None:
-    """See that every group of a person's own can be run.
-
-    Raises:
-        OwnCodeError: one cannot.
-    """
+    """Check that every group with user-defined code can be run; raises UserCodeError."""
     for group in plan.groups:
         spec = str(group.statics["problem"])
         if spec in PROBLEMS:
-            _check_own_parts(plan, group)
+            _check_user_parts(plan, group)
             continue
         problem = make_user_problem(group.statics)
         given = {
             n: plan.columns[n][group.runs].tolist() for n in plan.columns if is_user_defined(n)
         }
         known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
-        unknown = sorted(known - set(problem.knobs))
-        if unknown:
-            raise unknown_knob(unknown[0], problem, spec)
+        check_knobs(known, problem, spec)
         check_user_problem(problem, frozenset(n for n in known if None not in given[n]), spec)
 
 
-def _check_own_parts(plan: Plan, group: Group) -> None:
-    """See that a training with a model or with data of a person's own can be run."""
+def _check_user_parts(plan: Plan, group: Group) -> None:
+    """Check that a training with a user-defined model or data can be run."""
     statics = {**default_statics("training"), **group.statics}
     model, task = str(statics.get("model")), str(statics.get("task"))
     if statics["problem"] != "training" or not (is_user_part(model) or is_user_part(task)):
@@ -71,8 +61,8 @@ def _check_own_parts(plan: Plan, group: Group) -> None:
         check_fit(statics, examples)
     if is_user_part(model):
         columns = {name: plan.columns[name][group.runs].tolist() for name in plan.columns}
-        asked = [n for n, held in columns.items() if set(held) - {None, PARAMETERS[n].default}]
-        if error := ignored_by_model(model, asked):
+        changed = [n for n, v in columns.items() if set(v) - {None, PARAMETERS[n].default}]
+        if error := ignored_by_model(model, changed):
             raise error
     problem = make_training(statics, examples)
     spec, key = (model, "run.model") if is_user_part(model) else (task, "run.task")

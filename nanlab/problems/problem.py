@@ -1,7 +1,7 @@
-"""init, step -> Problem: what the engine runs, for one lane.
+"""The Problem that the engine runs: two pure functions of one lane, init and step.
 
-A problem is a pair of pure functions. A supervised training is one kind (`training.py`), plain
-iteration of one number is another (`quadratic.py`).
+A supervised training is one kind of problem (`training.py`), gradient descent on one number is
+another (`quadratic.py`), user-defined code a third (`user_code.py`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float32, Float64
+
+from nanlab.backend.keys import RandomKey
 
 AnyArray = Any
-"""An array on the device (JAX) or on the host (NumPy): the same tuple holds it in both places."""
+"""An array on the device (JAX) or on the host (NumPy)."""
 
 State = Any
 Knobs = Mapping[str, AnyArray]
 
 
 class Metrics(NamedTuple):
-    """What a step says of itself; only a non-finite `loss` can make a fault.
+    """Measurements of one step; only a non-finite `loss` is a fault.
 
     Attributes:
-        loss: the unscaled loss, before the step's update; scalar.
-        grad_norm: the gradient's Euclidean norm, float64, computed so that it does not overflow
-            by itself; NaN or inf only where the gradient itself is. None if there is no gradient.
-        accuracy: share of the batch that is classified right; None where nothing is classified.
+        loss: unscaled loss before the step's update.
+        grad_norm: Euclidean norm of the gradient, non-finite only if the gradient is; None if
+            there is no gradient.
+        accuracy: share of the batch that is classified correctly; None without classes.
     """
 
-    loss: Array
-    grad_norm: Array | None = None
-    accuracy: Array | None = None
+    loss: Float[Array, ""]
+    grad_norm: Float64[Array, ""] | None = None
+    accuracy: Float32[Array, ""] | None = None
 
 
 OBSERVABLES = {
@@ -47,28 +50,29 @@ OBSERVABLES = {
     "saturated_units": "Share of entries where the activation's slope is below 0.01.",
     "headroom": "log10 of the type's maximum over the largest magnitude of all of these arrays.",
 }
-"""What `curves` may tell of a run at a step."""
+"""Observables of the curves, with their descriptions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Two pure functions of one run, and what is known of it beforehand.
+    """The pure functions of one run.
 
     Attributes:
         init: (knobs, key) -> state, a pytree of arrays.
-        step: (state, knobs, key) -> (state, metrics); the shapes of state do not change.
-        knobs: names of the numbers in `knobs`, or their names and defaults; each is traced as a
-            float64 scalar.
-        baseline_losses: knobs of runs, each (runs,) -> what the best constant predictor of each
-            gets, (runs,), on the host; None to take a run's own first loss.
-        batch: (state, knobs, key) -> the data that `step` sees with that key, or None.
-        observe: (state, knobs, key) -> {(observable, layer): scalar} of the step that would be
-            next, or None: then `curves` has what its metrics tell.
+        step: (state, knobs, key) -> (state, metrics); it preserves the state's shapes and dtypes.
+        knobs: names of the knobs, or their names and defaults; each is traced as a float64 scalar.
+        baseline_losses: knobs of runs -> the loss of the best constant predictor of each, on the
+            host; None to compare with each run's first loss.
+        batch: (state, knobs, key) -> the data that `step` uses with that key, or None.
+        observe: (state, knobs, key) -> {(observable, layer): scalar} of the next step; None to
+            record the metrics in the curves.
     """
 
-    init: Callable[[Knobs, Array], State]
-    step: Callable[[State, Knobs, Array], tuple[State, Metrics]]
+    init: Callable[[Knobs, RandomKey], State]
+    step: Callable[[State, Knobs, RandomKey], tuple[State, Metrics]]
     knobs: tuple[str, ...] | Mapping[str, float | None]
-    baseline_losses: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
-    batch: Callable[[State, Knobs, Array], Any] | None = None
-    observe: Callable[[State, Knobs, Array], dict[tuple[str, str], Array]] | None = None
+    baseline_losses: (
+        Callable[[Mapping[str, Float[np.ndarray, " runs"]]], Float[np.ndarray, " runs"]] | None
+    ) = None
+    batch: Callable[[State, Knobs, RandomKey], Any] | None = None
+    observe: Callable[[State, Knobs, RandomKey], Mapping[tuple[str, str], Array]] | None = None

@@ -1,6 +1,6 @@
-"""One number -> Problem: gradient descent on curvature * x^2 / 2, the exact oracle.
+"""Gradient descent on curvature * x^2 / 2 of one number, the exact oracle.
 
-Plain iteration in the run's precision gives every one of its events: the loss overflows in the
+Plain iteration in the run's precision predicts each of its events: the loss overflows in the
 forward square, later x in the update, later still the update is inf - inf.
 """
 
@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from nanlab.backend.jaxpr import weak
+from nanlab.backend.keys import RandomKey
 from nanlab.grid.defaults import default_statics, traced_parameters
 from nanlab.parts.optimizers import build_update
 from nanlab.parts.precision import PRECISIONS
@@ -24,42 +26,43 @@ QUADRATIC_KNOBS = traced_parameters("quadratic")
 
 
 class QuadraticState(NamedTuple):
-    """The number, and the optimizer's state."""
+    """State of the descent.
 
-    x: Array
+    Attributes:
+        x: the number.
+        opt_state: Optax's state.
+    """
+
+    x: Float[Array, ""]
     opt_state: Any
 
 
-def _one(knobs: Knobs, dtype: str) -> Array:
-    """1, in a way that XLA cannot know.
-
-    On the CPU XLA contracts x - lr * x to one fused multiply-add, with one rounding, whose product
-    does not overflow; plain iteration rounds twice. With a factor of 1 between, the fused
-    operation rounds as the plain addition does. (JAX 0.10's optimization_barrier does not help.)
-    """
+def _one(knobs: Knobs, dtype: str) -> Float[Array, ""]:
+    """Return a 1 that XLA cannot fold."""
+    # XLA:CPU contracts x - lr * x to a fused multiply-add, which rounds once and whose product does
+    # not overflow; plain iteration rounds twice. With a factor of 1 between, the fused operation
+    # rounds as the plain addition does. (JAX 0.10's optimization_barrier does not help.)
     return (knobs["lr"] * 0 + 1).astype(dtype)
 
 
 def make_quadratic(statics: Mapping[str, Any]) -> Problem:
-    """Loss curvature * x^2 / 2 from x0, with any optimizer, in `statics["precision"]`.
-
-    The gradient is curvature * x in closed form: autodiff would multiply by 2 and overflow a
-    factor of two early.
-    """
+    """Build the descent from x0, with any optimizer, in `statics["precision"]`."""
+    # The gradient is curvature * x in closed form: autodiff would multiply by 2, and overflow a
+    # factor of two early.
     statics = {**default_statics("quadratic"), **statics}
     precision = PRECISIONS[statics["precision"]]
 
     def traced(knobs: Knobs) -> dict[str, Array]:
         return {name: weak(value, precision.traced) for name, value in knobs.items()}
 
-    def init(knobs: Knobs, key: Array) -> QuadraticState:
+    def init(knobs: Knobs, key: RandomKey) -> QuadraticState:
         x = jnp.asarray(knobs["x0"]).astype(precision.dtype)
         return QuadraticState(x, build_update(statics, traced(knobs)).init(x))
 
-    def step(state: QuadraticState, knobs: Knobs, key: Array) -> tuple[QuadraticState, Metrics]:
+    def step(state: QuadraticState, knobs: Knobs, key: RandomKey) -> tuple[QuadraticState, Metrics]:
         weak_knobs = traced(knobs)
         with jax.named_scope("forward"):
-            # In this order the loss overflows just when curvature * x^2 / 2 does.
+            # In this order the loss overflows exactly when curvature * x^2 / 2 does.
             loss = 0.5 * weak_knobs["curvature"] * state.x * state.x
         with jax.named_scope("backward"):
             gradient = weak_knobs["curvature"] * state.x

@@ -1,4 +1,4 @@
-"""parts -> Problem: the supervised training step, for one lane."""
+"""The supervised training step of one lane: parts -> Problem."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Float, Float64
 
 from nanlab.backend import keys
 from nanlab.backend.jaxpr import weak
+from nanlab.backend.keys import RandomKey
 from nanlab.grid.defaults import default_statics, traced_parameters
 from nanlab.parts.activations import ACTIVATIONS
 from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
@@ -31,19 +33,19 @@ from nanlab.problems.problem import Knobs, Metrics, Problem
 from nanlab.problems.user_parts import UserModel, build_model, examples_of, is_user_part
 
 SOWN = ("preactivations", "activations", "attention_logits")
-"""The collections that models sow."""
+"""Collections that models sow."""
 
 
 class TrainState(NamedTuple):
-    """What a training carries from step to step; None for what it does not use.
+    """State of a training; None for what it does not use.
 
     Attributes:
         params: Linen parameters, as they are stored.
         opt_state: Optax's state.
         batch_stats: running statistics of batch normalization.
-        scale: a dynamic loss scale.
-        average: the parameters' moving average.
-        data: which examples this run has, and its own faults of them.
+        scale: dynamic loss scale.
+        average: moving average of the parameters.
+        data: the run's examples and data faults.
     """
 
     params: Any
@@ -58,11 +60,14 @@ TRAINING_KNOBS = traced_parameters("training")
 
 
 def make_training(statics: Mapping[str, Any], examples: Examples | None = None) -> Problem:
-    """The training that `statics` (a group's static parameters) describe.
+    """Build the training described by a group's static parameters.
 
     Args:
-        statics: those that are not at their defaults; see `grid.defaults`.
-        examples: data to train on in place of the task's.
+        statics: statics that differ from their defaults; see `grid.defaults`.
+        examples: data to use in place of the task's.
+
+    Returns:
+        The training of one lane.
     """
     statics = {**default_statics("training"), **statics}
     if examples is None:
@@ -79,7 +84,7 @@ def make_training(statics: Mapping[str, Any], examples: Examples | None = None) 
 
 
 class _Training:
-    """The pure functions of one choice of statics; holds the data, on the host."""
+    """The pure functions of one choice of statics, with the data on the host."""
 
     def __init__(self, statics: Mapping[str, Any], examples: Examples) -> None:
         self._statics = statics
@@ -87,20 +92,22 @@ class _Training:
         self._dtype = jnp.dtype(self._precision.dtype)
         storage = STORAGES[statics["parameter_precision"]]
         self._stored = jnp.dtype(storage.dtype or self._dtype)
-        # What the optimizer sees: 8 bits are only kept, not computed with.
+        # The optimizer's dtype: 8-bit floats are for storage only.
         self._worked = self._stored if storage.updates else self._dtype
         self._statistics = jnp.promote_types(self._dtype, jnp.float32)
         self._loss = LOSSES[statics["loss"]]
         self._scaling = LOSS_SCALINGS[statics["loss_scaling"]]
         self.data = Data(statics, examples, self._dtype, self._weak)
 
-    def baseline_losses(self, knobs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """What the best constant predictor gets, under each run's knobs: (runs,) float64."""
+    def baseline_losses(
+        self, knobs: Mapping[str, Float64[np.ndarray, " runs"]]
+    ) -> Float64[np.ndarray, " runs"]:
+        """Return the loss of the best constant predictor under each run's knobs."""
         names = (*self._loss.knobs, "label_smoothing")
         rows = np.stack([knobs[name] for name in names], axis=-1)
-        different, places = np.unique(rows, axis=0, return_inverse=True)
-        losses = [self._baseline_loss(dict(zip(names, row, strict=True))) for row in different]
-        return np.array(losses)[places.reshape(-1)]
+        distinct, index = np.unique(rows, axis=0, return_inverse=True)
+        losses = [self._baseline_loss(dict(zip(names, row, strict=True))) for row in distinct]
+        return np.array(losses)[index.reshape(-1)]
 
     def _baseline_loss(self, knobs: Mapping[str, float]) -> float:
         targets = self.data.host_targets()
@@ -109,26 +116,25 @@ class _Training:
             targets = (1.0 - share) * targets + share / targets.shape[-1]
         return self._loss.best_constant(targets, knobs, self.data.batch_examples)
 
-    def init(self, knobs: Knobs, key: Array) -> TrainState:
+    def init(self, knobs: Knobs, key: RandomKey) -> TrainState:
         knobs = self._weak(knobs)
         rngs = {"params": keys.for_purpose(key, "parameters")}
         rngs |= self._rngs(key) or {}
         inputs = jnp.zeros((1, *self.data.input_shape), self._dtype)
         variables = dict(self._model(knobs).init(rngs, inputs))
         params = {"params": variables["params"]}
-        used = self._scaling.is_dynamic
         return TrainState(
             params=self._cast(params, self._stored),
             opt_state=build_update(self._statics, knobs).init(self._cast(params, self._worked)),
             batch_stats=self._cast(variables["batch_stats"], self._statistics)
             if "batch_stats" in variables
             else None,
-            scale=first_scale(knobs) if used else None,
+            scale=first_scale(knobs) if self._scaling.is_dynamic else None,
             average=self._cast(params, self._worked) if self._statics["ema_decay"] else None,
             data=self.data.drawn(key),
         )
 
-    def step(self, state: TrainState, knobs: Knobs, key: Array) -> tuple[TrainState, Metrics]:
+    def step(self, state: TrainState, knobs: Knobs, key: RandomKey) -> tuple[TrainState, Metrics]:
         inputs, targets = self.data.batch(state.data, knobs, key)
         knobs = self._weak(knobs)
         with self._products():
@@ -138,13 +144,12 @@ class _Training:
         with jax.named_scope("update"):
             after = self._updated(state, gradient, knobs)._replace(batch_stats=batch_stats)
         with jax.named_scope("metrics"):
-            classes = self.data.has_classes
-            share = accuracy(outputs, targets) if classes else None
+            share = accuracy(outputs, targets) if self.data.has_classes else None
             metrics = Metrics(loss, gradient_norm(gradient), share)
         return after, metrics
 
-    def observe(self, state: TrainState, knobs: Knobs, key: Array) -> ObservedValues:
-        """What the next step would show, taking none of it."""
+    def observe(self, state: TrainState, knobs: Knobs, key: RandomKey) -> ObservedValues:
+        """Measure the next step without taking it."""
         inputs, targets = self.data.batch(state.data, knobs, key)
         knobs = self._weak(knobs)
         with self._products():
@@ -160,23 +165,23 @@ class _Training:
         update, _ = optimizer.update(gradient, state.opt_state, worked)
         activation = ACTIVATIONS[self._statics["activation"]]
         slope = (lambda x: activation.apply(x, knobs)) if activation.is_elementwise else None
-        seen: ObservedValues = {("loss", ""): loss}
+        values: ObservedValues = {("loss", ""): loss}
         if self.data.has_classes:
-            seen["accuracy", ""] = accuracy(outputs, targets)
-        seen |= of_arrays(worked, gradient, update) | of_units(sown, slope)
-        kept = {name: sown[name] for name in SOWN if name in sown}
-        seen["headroom", ""] = headroom((worked, gradient, kept, outputs), self._dtype)
-        return as_float64(seen)
+            values["accuracy", ""] = accuracy(outputs, targets)
+        values |= of_arrays(worked, gradient, update) | of_units(sown, slope)
+        hidden = {name: sown[name] for name in SOWN if name in sown}
+        values["headroom", ""] = headroom((worked, gradient, hidden, outputs), self._dtype)
+        return as_float64(values)
 
-    def _rngs(self, key: Array) -> dict[str, Array] | None:
+    def _rngs(self, key: RandomKey) -> dict[str, Array] | None:
         if self._statics["dropout"] or is_user_part(self._statics["model"]):
             return {"dropout": keys.for_purpose(key, "dropout")}
         return None
 
     def _gradient(
         self, state: TrainState, inputs: Array, targets: Array, knobs: dict[str, Array], key: Array
-    ) -> tuple[Any, Array, Array, Any]:
-        """The unscaled gradient, the unscaled loss, the outputs and the running statistics."""
+    ) -> tuple[Any, Float[Array, ""], Array, Any]:
+        """Return the unscaled gradient and loss, the outputs and the running statistics."""
         model = self._model(knobs)
         scale = self._scale(state, knobs)
         rngs = self._rngs(key)
@@ -284,11 +289,13 @@ def _bias_init(name: str, knobs: Mapping[str, Array]) -> Callable[[int], Callabl
 def _applied(
     model: nn.Module | UserModel, params: Any, batch_stats: Any, inputs: Array, rngs: Any
 ) -> tuple[Array, Any]:
-    """The outputs, and the running statistics after them (None where there are none)."""
+    """Return the outputs, and the running statistics after them (None where there are none)."""
     if batch_stats is None:
         return jnp.asarray(model.apply(params, inputs, rngs=rngs)), None
     variables = {**params, "batch_stats": batch_stats}
     outputs, changed = model.apply(variables, inputs, rngs=rngs, mutable=["batch_stats"])
-    # Flax's may come out in the type of the inputs.
-    kept = jax.tree.map(lambda new, old: new.astype(old.dtype), changed["batch_stats"], batch_stats)
-    return jnp.asarray(outputs), kept
+    # Flax may return them in the dtype of the inputs.
+    stats = jax.tree.map(
+        lambda new, old: new.astype(old.dtype), changed["batch_stats"], batch_stats
+    )
+    return jnp.asarray(outputs), stats

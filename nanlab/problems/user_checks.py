@@ -1,4 +1,4 @@
-"""Problem -> the same, or what is wrong with it: a person's own code is traced before it runs."""
+"""Check a user-defined problem before it runs: trace it, twice, and compute nothing."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.problems.problem import Problem, State
-from nanlab.problems.user_code import UserCodeError, told
+from nanlab.problems.user_code import UserCodeError, user_code
 
 
 def check_user_problem(
     problem: Problem, given: frozenset[str], spec: str, *, key: str = "run.problem"
 ) -> None:
-    """See that a problem of a person's own can be run; nothing is computed, only traced.
+    """Check that a user-defined problem can be run.
 
     Args:
-        problem: as `make_own` made it.
-        given: the knobs that the grid gives to every run of it.
-        spec: for the sentences.
-        key: the grid's key that they are about.
+        problem: as `make_user_problem` returns it.
+        given: knobs that the grid sets in every run.
+        spec: name of the code, for error messages.
+        key: the grid's key that names it, for error messages.
 
     Raises:
-        OwnCodeError: a knob has no value; tracing fails; the shapes or types of the state change;
-            the loss is not one number; a second trace is another program, or it acts on the
-            outside: then it is not pure.
+        UserCodeError: a knob has no value; tracing fails; the structure, shapes or dtypes of the
+            state change; the loss is not a scalar; or the code is impure (two traces differ, or it
+            has side effects).
     """
     defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
     for name, default in defaults.items():
         if default is None and name not in given:
-            raise UserCodeError(name, f"is missing: {spec} gives it no default")
+            raise UserCodeError(name, f"is missing: {spec} has no default for it")
     knobs = {name: jax.ShapeDtypeStruct((), np.float64) for name in problem.knobs}
     random = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     code = _Code(spec, key)
-    state = _traced(code, "init", lambda: jax.eval_shape(problem.init, knobs, random))
-    after, metrics = _traced(
-        code, "step", lambda: jax.eval_shape(problem.step, state, knobs, random)
-    )
+    with user_code(key, f"{spec}'s init"):
+        state = jax.eval_shape(problem.init, knobs, random)
+    with user_code(key, f"{spec}'s step"):
+        after, metrics = jax.eval_shape(problem.step, state, knobs, random)
     _check_state(state, after, code)
     loss: Any = getattr(metrics, "loss", None)
     if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise code.wrong(f"the loss that {spec}'s step returns must be one number, not {loss}")
+        raise code.wrong(f"{spec}'s step must return a scalar float loss, got {_kind(loss)}")
     for name, function, arguments in (
         ("init", problem.init, (knobs, random)),
         ("step", problem.step, (state, knobs, random)),
     ):
-        _check_purity(code, name, function, arguments)
+        with user_code(key, f"{spec}'s {name}"):
+            _check_purity(code, name, function, arguments)
 
 
 class _Code(NamedTuple):
-    """What a check is about: the code by its name, and the grid's key that names it."""
+    """The code under check: its name, and the grid's key that names it."""
 
     spec: str
     key: str
@@ -62,45 +63,39 @@ class _Code(NamedTuple):
         return UserCodeError(self.key, sentence)
 
 
-def _traced(code: _Code, name: str, trace: Callable[[], Any]) -> Any:
-    try:
-        return trace()
-    except UserCodeError:
-        raise
-    except Exception as error:
-        raise code.wrong(f"{code.spec}'s {name} fails: {told(error)}") from error
-
-
 def _check_state(before: State, after: State, code: _Code) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(before)
     for path, leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise code.wrong(
-                f"state{jax.tree_util.keystr(path)} of {code.spec} is a typed key; keep its "
-                "numbers, jax.random.key_data(key), and make a key of them where it is used, "
-                "jax.random.wrap_key_data(numbers)",
+                f"state{jax.tree_util.keystr(path)} of {code.spec} is a typed key; store "
+                "jax.random.key_data(key), and rebuild the key with jax.random.wrap_key_data "
+                "where it is used",
             )
+        if 0 in leaf.shape:
+            # JAX replicates such an array over devices, whatever sharding a program declares.
+            name = f"state{jax.tree_util.keystr(path)} of {code.spec}"
+            raise code.wrong(f"{name} has no elements ({_kind(leaf)}); leave it out")
     if jax.tree.structure(before) != jax.tree.structure(after):
         if [path for path, _ in leaves] == _paths(after):
             raise code.wrong(
-                f"the state of {code.spec} holds, beside its arrays, {_held(before)} that its step "
-                f"replaces; {_ARRAYS_ONLY}"
+                f"{code.spec}'s step replaces {_static_node(before)} in its state; {_ARRAYS_ONLY}"
             )
         raise code.wrong(
-            f"the state that {code.spec}'s step returns is built otherwise than the one it gets: "
-            f"{jax.tree.structure(after)}, not {jax.tree.structure(before)}",
+            f"{code.spec}'s step must return a state with the same pytree structure as its input: "
+            f"expected {jax.tree.structure(before)}, got {jax.tree.structure(after)}",
         )
     for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise code.wrong(
                 f"state{jax.tree_util.keystr(path)} of {code.spec} is {_kind(old)} before a step "
-                f"and {_kind(new)} after it; both must be the same (name the dtypes: 64 bits "
-                "are on)",
+                f"and {_kind(new)} after it; step must preserve shapes and dtypes (set dtypes "
+                "explicitly: jax_enable_x64 is on)",
             )
 
 
 _ARRAYS_ONLY = (
-    "keep arrays only in the state (params and opt_state, say), and make the optimizer in the step"
+    "keep only arrays in the state, such as params and opt_state, and build the optimizer in step"
 )
 
 
@@ -108,26 +103,27 @@ def _paths(state: State) -> list[Any]:
     return [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def _held(state: State) -> str:
+def _static_node(state: State) -> str:
     optimizer = f"an optimizer or a function ({type(state).__name__}.tx)"
     return optimizer if hasattr(state, "tx") else "a function or a constant"
 
 
 def _kind(array: Any) -> str:
+    if not hasattr(array, "shape"):
+        return type(array).__name__
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
 def _check_purity(
     code: _Code, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    # Functions of their own: JAX would remember the trace of one that it has seen.
+    # New lambdas: JAX caches the trace of a function that it has seen.
     first, constants, _ = _jax.trace(lambda *given: function(*given), *arguments)
     second, others, _ = _jax.trace(lambda *given: function(*given), *arguments)
     if _jax.holds_tracer(constants):
         raise code.wrong(
-            f"the state of {code.spec} holds, beside its arrays, {_held(arguments[0])} that is "
-            f"made of a knob; it would keep the knob of another run. {_ARRAYS_ONLY[:1].upper()}"
-            f"{_ARRAYS_ONLY[1:]}"
+            f"the state of {code.spec} holds {_static_node(arguments[0])} that closes over a "
+            f"knob, and would keep the value of another run; {_ARRAYS_ONLY}"
         )
     same = str(first) == str(second) and all(
         np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
@@ -136,12 +132,12 @@ def _check_purity(
     )
     if not same:
         raise code.wrong(
-            f"{code.spec}'s {name} is not pure: traced twice, it is two programs. Draw random "
-            "numbers from the key it gets, and read no clock, file or global that changes",
+            f"{code.spec}'s {name} is not pure: two traces give two different programs. Draw "
+            "random numbers from its key argument, and read no clock, file or mutable global",
         )
     effects = sorted({type(effect).__name__ for effect in first.effects})
     if effects:
         raise code.wrong(
-            f"{code.spec}'s {name} acts on the outside ({', '.join(effects)}); take callbacks and "
-            "jax.debug.print out of it",
+            f"{code.spec}'s {name} has side effects ({', '.join(effects)}); remove callbacks and "
+            "jax.debug.print",
         )

@@ -1,4 +1,4 @@
-"""ab.py:make_problem -> Problem: a person's own code, brought in and checked before it runs."""
+"""Import, call and describe user-defined code: "ab.py:make_problem" -> Problem."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +25,14 @@ from nanlab.backend.jaxpr import weak
 from nanlab.grid.parameter_types import USER_CODE
 from nanlab.problems.problem import Knobs, Metrics, Problem, State
 
+_NANLAB = f"{Path(__file__).parents[1]}{os.sep}"
+
 
 class UserCodeError(Exception):
-    """A person's own code cannot be used.
+    """User-defined code cannot be used.
 
     Attributes:
-        key: the grid's key that it is about, such as "run.problem" or "knobs.alpha".
+        key: the grid's key for it, such as "run.problem" or "knobs.alpha".
         sentence: what is wrong, and the way out.
     """
 
@@ -38,72 +42,102 @@ class UserCodeError(Exception):
         self.sentence = sentence
 
 
-def user_function(spec: str, *, key: str) -> Callable[..., Any]:
-    """The function that "my_module:name" or "path/to/file.py:name" means.
+@contextmanager
+def user_code(key: str, action: str, *, hint: str = "") -> Generator[None]:
+    """Run user-defined code: turn what it raises into a sentence, and undo its `os.chdir`.
+
+    Args:
+        key: the grid's key that names the code.
+        action: subject of the sentence, such as "importing mine.py".
+        hint: end of the sentence.
 
     Raises:
-        OwnCodeError: there is no such file, module or function, or importing it fails.
+        UserCodeError: the code raised anything, `SystemExit` included.
+        KeyboardInterrupt: the user pressed Ctrl-C.
     """
-    place, _, name = spec.rpartition(":")
-    module = _from_file(Path(place), key) if place.endswith(".py") else _from_path(place, key)
+    folder = os.getcwd()
+    try:
+        yield
+    except (UserCodeError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserCodeError(key, f"{action} fails: {described(error)}{hint}") from error
+    finally:
+        os.chdir(folder)
+
+
+def user_function(spec: str, *, key: str) -> Callable[..., Any]:
+    """Return the function named by "my_module:name" or "path/to/file.py:name".
+
+    Raises:
+        UserCodeError: no such file, module or function, or importing it fails.
+    """
+    home, _, name = spec.rpartition(":")
+    module = _from_file(Path(home), key) if home.endswith(".py") else _from_path(home, key)
     found = getattr(module, name, None)
     if callable(found):
         return found
-    home = module.__name__
-    theirs = ((n, each) for n, each in vars(module).items() if callable(each))
-    defined = [n for n, each in theirs if getattr(each, "__module__", None) == home]
-    held = f"it has {', '.join(defined)}" if defined else "it defines no function"
-    raise UserCodeError(key, f"{place} has no function {name}; {held}")
+    functions = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    known = f"it has {', '.join(functions)}" if functions else "it defines no function"
+    raise UserCodeError(key, f"{home} has no function {name}; {known}")
 
 
 def _from_file(path: Path, key: str) -> ModuleType:
     if not path.is_file():
         raise UserCodeError(
-            key, f"there is no file {path}; a path is taken from the folder where the command runs"
+            key, f"file {path} not found; paths are relative to the working directory"
         )
     name = f"nanlab_own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    described = importlib.util.spec_from_file_location(name, path.resolve())
-    assert described is not None and described.loader is not None
-    module = importlib.util.module_from_spec(described)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # what stands beside it can be imported by it
+        sys.path.append(folder)  # it can import the modules next to it
     sys.modules[name] = module
     try:
-        described.loader.exec_module(module)
-    except Exception as error:
+        with user_code(key, f"importing {path}"):
+            spec.loader.exec_module(module)
+    except UserCodeError:
         del sys.modules[name]
-        raise UserCodeError(key, f"importing {path} fails: {told(error)}") from error
+        raise
     return module
 
 
 def _from_path(name: str, key: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and name.startswith(error.name):
+    with user_code(key, f"importing {name}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
             raise UserCodeError(
-                key, f"there is no module {name}; a file is given as path/to/file.py:name"
+                key, f"module {name} not found; name a file as path/to/file.py:name"
             ) from error
-        raise UserCodeError(key, f"importing {name} fails: {told(error)}") from error
-    except Exception as error:
-        raise UserCodeError(key, f"importing {name} fails: {told(error)}") from error
 
 
-def told(error: BaseException) -> str:
-    """An error of a person's code in one line, with their line."""
+def described(error: BaseException) -> str:
+    """Return an error of user-defined code in one line, with the file and line that raised it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__)
-              if f.filename != __file__ and "site-packages" not in f.filename
+              if not f.filename.startswith(_NANLAB) and "site-packages" not in f.filename
               and "importlib" not in f.filename]  # fmt: skip
-    first = (str(error).strip().splitlines() or [""])[0]
+    try:
+        message = (str(error).strip().splitlines() or [""])[0]
+    except Exception:
+        message = "(its message cannot be shown: __str__ raises)"
+    name = type(error).__name__
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {first}{at}"
+    return f"{name}: {message}{at}" if message else f"{name}{at}"
 
 
 def user_code_hashes(specs: Iterable[str]) -> dict[str, str]:
-    """The hash of each of these files, or of the file that holds the code that it names."""
+    """Return the SHA-256 of each data file, or of the source file that defines each function."""
     hashes: dict[str, str] = {}
     for spec in sorted(specs):
         source: str | None = spec
@@ -116,27 +150,28 @@ def user_code_hashes(specs: Iterable[str]) -> dict[str, str]:
 
 
 def make_user_problem(statics: Mapping[str, Any]) -> Problem:
-    """A person's own problem, its knobs named as the grid names them.
+    """Build a user-defined problem, its knobs named as the grid names them.
 
     Args:
-        statics: problem, and `static.NAME` for each keyword argument that the grid gives.
+        statics: `problem`, and `static.NAME` for each keyword argument given by the grid.
+
+    Returns:
+        The problem; its knobs are called `knobs.NAME`.
 
     Raises:
-        OwnCodeError: it cannot be made of these.
+        UserCodeError: the function does not accept these arguments, raises, or returns no Problem.
     """
     spec, key = str(statics["problem"]), "run.problem"
     function = user_function(spec, key=key)
     given = {n.partition(".")[2]: v for n, v in statics.items() if n.startswith("static.")}
-    _check_arguments(function, given, spec)
-    try:
+    with user_code(key, spec):
+        _check_arguments(function, given, spec)
         problem = function(**given)
-    except Exception as error:
-        raise UserCodeError(key, f"{spec} fails: {told(error)}") from error
     if not isinstance(problem, Problem):
         raise UserCodeError(
-            key, f"{spec} returns {type(problem).__name__}; it must return a nanlab.Problem"
+            key, f"{spec} must return a nanlab.Problem, got {type(problem).__name__}"
         )
-    return _named(problem)
+    return _named(problem, spec)
 
 
 def _check_arguments(function: Callable[..., Any], given: Mapping[str, Any], spec: str) -> None:
@@ -147,22 +182,32 @@ def _check_arguments(function: Callable[..., Any], given: Mapping[str, Any], spe
     for name in given:
         if name not in names:
             known = f"it takes {', '.join(names)}" if names else "it takes no arguments"
-            raise UserCodeError(f"static.{name}", f"{spec} has no argument of that name; {known}")
+            raise UserCodeError(f"static.{name}", f"{spec} has no such argument; {known}")
     for p in parameters:
         if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in given:
             raise UserCodeError(
-                f"static.{p.name}", f"is missing: {spec} has no default for its argument {p.name}"
+                f"static.{p.name}", f"is missing: argument {p.name} of {spec} has no default"
             )
 
 
-def _named(problem: Problem) -> Problem:
-    """The problem as the engine takes it: knobs by the grid's names, and weakly typed."""
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str | bytes):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _named(problem: Problem, spec: str) -> Problem:
+    """Return the problem as the engine takes it: knobs by the grid's names, weakly typed."""
 
     def plain(knobs: Knobs) -> dict[str, Array]:
         return {n.partition(".")[2]: weak(value, "float64") for n, value in knobs.items()}
 
     def step(state: State, knobs: Knobs, key: Array) -> tuple[State, Metrics]:
-        # The loss alone will do, so the types say less than what may come.
+        # A bare loss is accepted in place of Metrics.
         state, metrics = cast(tuple[State, Any], problem.step(state, plain(knobs), key))
         return _strong(state), metrics if isinstance(metrics, Metrics) else Metrics(metrics)
 
@@ -170,8 +215,12 @@ def _named(problem: Problem) -> Problem:
     stripped = None if baseline is None else (
         lambda knobs: baseline({n.partition(".")[2]: v for n, v in knobs.items()})
     )  # fmt: skip
-    own = problem.knobs
-    defaults = own if isinstance(own, Mapping) else dict.fromkeys(own)
+    knobs = problem.knobs
+    defaults = knobs if isinstance(knobs, Mapping) else dict.fromkeys(knobs)
+    for name, value in defaults.items():
+        if value is not None and not _is_number(value):
+            sentence = f"its default in {spec} must be a number, got {value!r}"
+            raise UserCodeError(f"knobs.{name}", sentence)
     return replace(
         problem,
         init=lambda knobs, key: _strong(problem.init(plain(knobs), key)),
@@ -183,10 +232,7 @@ def _named(problem: Problem) -> Problem:
 
 
 def _strong(state: State) -> State:
-    """The state as arrays: Python's numbers too (a new TrainState counts from one), none weak.
-
-    A weak type that a step makes strong would be another program's.
-    """
+    """Return the state as arrays without weak types; TrainState counts in Python numbers, say."""
 
     def array(x: Any) -> Any:
         is_key = isinstance(x, Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
@@ -195,8 +241,9 @@ def _strong(state: State) -> State:
     return jax.tree.map(array, state)
 
 
-def unknown_knob(name: str, problem: Problem, spec: str) -> UserCodeError:
-    """What to say of a knob that the grid gives and the problem does not have."""
-    near = difflib.get_close_matches(name, list(problem.knobs), n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; it has {', '.join(problem.knobs)}"
-    return UserCodeError(name, f"{spec} has no knob of that name{hint}")
+def check_knobs(names: Iterable[str], problem: Problem, spec: str) -> None:
+    """Raise UserCodeError if the problem lacks one of these knobs of the grid."""
+    for name in sorted(set(names) - set(problem.knobs)):
+        near = difflib.get_close_matches(name, list(problem.knobs), n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(problem.knobs)}"
+        raise UserCodeError(name, f"{spec} has no such knob; {hint}")

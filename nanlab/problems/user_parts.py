@@ -1,11 +1,11 @@
-"""ab.py:Model, ab.py:load, data.npz -> parts: a person's own network and data in a training."""
+"""User-defined networks and data in a training: "ab.py:Model", "ab.py:load", "data.npz"."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import numpy as np
 import polars as pl
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Shaped
 
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS
 from nanlab.parts.pieces import Pieces, Shape
 from nanlab.parts.tasks import TASKS, Examples, load_examples, standardized
-from nanlab.problems.user_code import UserCodeError, told, user_function
+from nanlab.problems.user_code import UserCodeError, user_code, user_function
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "depth": ("depth",),
@@ -31,78 +32,93 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "kernel_init": ("initializer", "init_scale"),
     "dropout": ("dropout",),
 }
-"""Field of a person's own model -> the grid's parameters that it makes axes of."""
+"""Field of a user-defined model -> the parameters of the grid that it reads."""
 
 GIVEN = ("outputs", "inputs", "dtype", "param_dtype")
-"""Further fields that are filled in: how many outputs (a tuple where each step has some), the
-shape of an example, and the types of the computation and of the parameters."""
+"""Further fields that nanlab fills in: the number of outputs (a tuple for sequences), the shape of
+an example, and the dtypes of the computation and of the parameters."""
 
 TARGETS = ("target", "targets", "label", "labels", "y")
-"""The names that the column or array of a data file's targets may have."""
+"""Accepted names, in any case, of the targets' column or array in a data file."""
 
 MODE = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
-"""Arguments of a model's call that tell a training from an evaluation, as a training has them."""
+"""Arguments of `__call__` that switch between training and evaluation -> their training value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserModel:
-    """A person's own module, called as a training calls it.
+    """A user-defined module, with the interface of the built-in models.
 
     Attributes:
-        spec: what the grid calls it.
-        theirs: the module.
-        shape: the sizes that it is to have.
-        natural: whether it asks for examples in their natural shape.
+        spec: its name in the grid.
+        module: the Linen module.
+        shape: the sizes that it must have.
+        natural: whether it takes examples in their natural shape.
     """
 
     spec: str
-    theirs: nn.Module
+    module: nn.Module
     shape: Shape
     natural: bool
 
-    def init(self, rngs: Any, x: Array) -> Any:
-        """Linen's variables."""
-        return self.theirs.init(rngs, self._inputs(x), **self._mode())
+    def init(self, rngs: dict[str, Array], x: Shaped[Array, "examples ..."]) -> Mapping[str, Any]:
+        """Return Linen's variables."""
+        return self.module.init(rngs, self._inputs(x), **self._mode())
 
-    def apply(self, variables: Any, x: Array, *, rngs: Any = None, mutable: Any = False) -> Any:
-        """The outputs, (examples, *outputs), and the changed variables if some are mutable."""
-        made: Any = self.theirs.apply(
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        x: Shaped[Array, "examples ..."],
+        *,
+        rngs: dict[str, Array] | None = None,
+        mutable: Sequence[str] | bool = False,
+    ) -> Any:
+        """Return the outputs, (examples, *outputs), and the changed variables if any are mutable.
+
+        Raises:
+            UserCodeError: the outputs are no array of that shape.
+        """
+        results: Any = self.module.apply(
             variables, self._inputs(x), rngs=rngs, mutable=mutable, **self._mode()
         )
-        outputs = made if mutable is False else made[0]
-        asked = (x.shape[0], *self.shape.outputs)
-        if not isinstance(outputs, jax.Array) or outputs.shape != asked:
-            given = getattr(outputs, "shape", type(outputs).__name__)
+        outputs = results if mutable is False else results[0]
+        expected = (x.shape[0], *self.shape.outputs)
+        if not isinstance(outputs, jax.Array) or outputs.shape != expected:
+            actual = getattr(outputs, "shape", type(outputs).__name__)
             raise UserCodeError(
                 "run.model",
-                f"{self.spec} makes {given} of {x.shape[0]} examples; the task needs {asked}",
+                f"{self.spec} returns {actual} for {x.shape[0]} examples; the task needs "
+                f"{expected}",
             )
-        return made
+        return results
 
     def _inputs(self, x: Array) -> Array:
-        is_other = self.natural and x.shape[1:] != self.shape.inputs
-        return x.reshape(-1, *self.shape.inputs) if is_other else x
+        is_flat = self.natural and x.shape[1:] != self.shape.inputs
+        return x.reshape(-1, *self.shape.inputs) if is_flat else x
 
     def _mode(self) -> Any:
-        names = inspect.signature(type(self.theirs).__call__).parameters
+        names = inspect.signature(type(self.module).__call__).parameters
         return {name: value for name, value in MODE.items() if name in names}
 
 
 def is_user_part(spec: str) -> bool:
-    """Whether a model or task is a person's own and not of nanlab's tables."""
+    """Return whether a model or task is user-defined, not in nanlab's tables."""
     return spec not in MODELS and spec not in TASKS
 
 
 def build_model(spec: str, shape: Shape, pieces: Pieces) -> nn.Module | UserModel:
-    """A model of the table, or of a person's own code.
+    """Build a model from nanlab's table or from user-defined code.
+
+    Returns:
+        A module, or one with the same interface.
 
     Raises:
-        OwnCodeError: their code has no such module, or it cannot be built of these pieces.
+        UserCodeError: the code has no such module, or it cannot be built from these pieces.
     """
     if spec in MODELS:
         return MODELS[spec].build(shape, pieces)
-    made = user_function(spec, key="run.model")
-    has = _fields(made)
+    build = user_function(spec, key="run.model")
+    fields = _fields(build, spec)
     outputs = shape.outputs[0] if len(shape.outputs) == 1 else shape.outputs
     values: dict[str, Any] = {
         "depth": shape.depth, "width": shape.width, "outputs": outputs, "inputs": shape.inputs,
@@ -110,42 +126,38 @@ def build_model(spec: str, shape: Shape, pieces: Pieces) -> nn.Module | UserMode
         "kernel_init": pieces.kernel_init, "dropout": pieces.dropout, "dtype": pieces.dtype,
         "param_dtype": pieces.param_dtype,
     }  # fmt: skip
-    try:
-        theirs = made(**{name: value for name, value in values.items() if name in has})
-    except Exception as error:
+    hint = f"; nanlab fills in the arguments {', '.join((*FIELDS, *GIVEN))}"
+    with user_code("run.model", spec, hint=hint):
+        module = build(**{name: value for name, value in values.items() if name in fields})
+    if not isinstance(module, nn.Module):
         raise UserCodeError(
             "run.model",
-            f"{spec} fails: {told(error)}; what it may ask for is {', '.join((*FIELDS, *GIVEN))}",
-        ) from error
-    if not isinstance(theirs, nn.Module):
-        kind = type(theirs).__name__
-        raise UserCodeError(
-            "run.model",
-            f"{spec} makes {kind}; it must be a class of flax.linen.Module, or a function that "
-            "returns one (for anything else write a problem of your own)",
+            f"{spec} must be a flax.linen.Module class or a function that returns a module, got "
+            f"{type(module).__name__} (for anything else, define a problem)",
         )
-    return UserModel(spec=spec, theirs=theirs, shape=shape, natural="inputs" in has)
+    return UserModel(spec=spec, module=module, shape=shape, natural="inputs" in fields)
 
 
-def _fields(made: Callable[..., Any]) -> tuple[str, ...]:
-    """The names by which a module's class, or a function that makes one, takes its fields."""
-    if dataclasses.is_dataclass(made):
-        return tuple(each.name for each in dataclasses.fields(made) if each.init)
-    return tuple(inspect.signature(made).parameters)
+def _fields(build: Callable[..., Any], spec: str) -> tuple[str, ...]:
+    """Return the argument names of a module's class or of a function that returns a module."""
+    if dataclasses.is_dataclass(build):
+        return tuple(field.name for field in dataclasses.fields(build) if field.init)
+    with user_code("run.model", f"inspecting {spec}"):
+        return tuple(inspect.signature(build).parameters)
 
 
 def read_by_model(spec: str) -> frozenset[str]:
-    """The grid's parameters that a person's own model has fields for."""
-    has = _fields(user_function(spec, key="run.model"))
-    return frozenset(name for field in FIELDS if field in has for name in FIELDS[field])
+    """Return the parameters of the grid that a user-defined model has fields for."""
+    fields = _fields(user_function(spec, key="run.model"), spec)
+    return frozenset(name for field in FIELDS if field in fields for name in FIELDS[field])
 
 
-def ignored_by_model(spec: str, asked: Iterable[str]) -> UserCodeError | None:
-    """What to say where the grid asks for something that an own model does not read."""
+def ignored_by_model(spec: str, parameters: Iterable[str]) -> UserCodeError | None:
+    """Return the error for a parameter set by the grid that a user-defined model does not read."""
     of_models = {n for names in FIELDS.values() for n in names}
     of_models |= {"bias_initializer", "bias_scale", "norm", "norm_epsilon", "norm_first"}
     of_models |= {"pooling", "query_key_norm", "attention_scale"}
-    ignored = sorted((of_models & set(asked)) - read_by_model(spec))
+    ignored = sorted((of_models & set(parameters)) - read_by_model(spec))
     if not ignored:
         return None
     name = ignored[0]
@@ -158,10 +170,13 @@ def ignored_by_model(spec: str, asked: Iterable[str]) -> UserCodeError | None:
 
 
 def examples_of(statics: Mapping[str, Any]) -> Examples:
-    """The data of a task of the table, of a person's own function or of their file.
+    """Load the data of a built-in task, a user-defined function or a data file.
+
+    Returns:
+        The examples, standardized where the statics say so.
 
     Raises:
-        OwnCodeError: there are none, or they are not examples.
+        UserCodeError: there are none, or they are not examples.
     """
     spec = str(statics["task"])
     if spec in TASKS:
@@ -171,28 +186,26 @@ def examples_of(statics: Mapping[str, Any]) -> Examples:
 
 
 def is_data_file(spec: str) -> bool:
-    """Whether a task is a file of data and not a function."""
+    """Return whether a task names a data file, not a function."""
     return spec.endswith((".npz", ".parquet"))
 
 
 def _of_function(spec: str) -> tuple[Any, ...]:
     load = user_function(spec, key="run.task")
-    try:
-        made = load()
-    except Exception as error:
-        raise _wrong(spec, f"fails: {told(error)}") from error
-    if not isinstance(made, tuple) or len(made) not in (2, 3):
+    with user_code("run.task", spec):
+        data = load()
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
         raise _wrong(
-            spec, f"returns {type(made).__name__}; it must return (inputs, targets), or "
-            "(inputs, targets, shape of an example)",
+            spec, "must return (inputs, targets) or (inputs, targets, shape of an example), got "
+            f"{type(data).__name__}",
         )  # fmt: skip
-    return made
+    return data
 
 
 def _of_file(spec: str) -> tuple[np.ndarray, np.ndarray]:
     path = Path(spec)
     if not path.is_file():
-        raise _wrong(spec, "is not there; a path is taken from the folder where the command runs")
+        raise _wrong(spec, "not found; paths are relative to the working directory")
     try:
         return _of_arrays(path) if path.suffix == ".npz" else _of_columns(path)
     except (OSError, ValueError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
@@ -201,14 +214,14 @@ def _of_file(spec: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as held:
-        target = _target_name(path, held.files)
-        others = [name for name in held.files if name != target]
+    with np.load(path, allow_pickle=False) as arrays:
+        target = _target_name(path, arrays.files)
+        others = [name for name in arrays.files if name != target]
         if len(others) != 1:
             raise ValueError(
-                f"beside {target} it must hold one array, the inputs, not {', '.join(others)}"
+                f"expected one array of inputs besides {target}, got {', '.join(others) or 'none'}"
             )
-        return held[others[0]], held[target]
+        return arrays[others[0]], arrays[target]
 
 
 def _of_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -217,10 +230,10 @@ def _of_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
     inputs = frame.drop(target)
     texts = [name for name, kind in inputs.schema.items() if not kind.is_numeric()]
     if texts:
-        raise ValueError(f"column {texts[0]} holds no numbers")
+        raise ValueError(f"column {texts[0]} is not numeric")
     targets = frame.get_column(target)
     if not targets.dtype.is_numeric():
-        # Classes by name: numbered in alphabetical order.
+        # Class names are numbered in alphabetical order.
         targets = targets.cast(pl.String).rank("dense").cast(pl.Int64) - 1
     return inputs.cast(pl.Float64).to_numpy(), targets.to_numpy()
 
@@ -236,52 +249,54 @@ def _target_name(path: Path, names: Iterable[str]) -> str:
     return found[0]
 
 
-def _checked(spec: str, made: tuple[Any, ...]) -> Examples:
-    """Data as tasks have them: float64 inputs, and classes from 0 or float64 targets."""
+def _checked(spec: str, data: tuple[Any, ...]) -> Examples:
+    """Return data as examples: float64 inputs, and int64 classes or float64 targets."""
     try:
-        inputs = np.asarray(made[0], np.float64)
-        targets = np.asarray(made[1])
-        natural = tuple(int(size) for size in made[2]) if len(made) == 3 else None
+        inputs = np.asarray(data[0], np.float64)
+        targets = np.asarray(data[1])
+        natural = tuple(int(size) for size in data[2]) if len(data) == 3 else None
     except (TypeError, ValueError) as error:
-        raise _wrong(spec, f"does not give arrays of numbers: {error}") from error
-    if inputs.ndim < 2 or len(inputs) == 0 or len(inputs) != len(targets):
+        raise _wrong(spec, f"returns no numeric arrays: {error}") from error
+    if inputs.ndim < 2 or len(inputs) == 0 or targets.shape[:1] != inputs.shape[:1]:
         raise _wrong(
-            spec, "must give inputs (examples, ...) and as many targets, not arrays of shapes "
-            f"{inputs.shape} and {targets.shape}",
+            spec, "must return inputs (examples, ...) and one target an example, got arrays of "
+            f"shapes {inputs.shape} and {targets.shape}",
         )  # fmt: skip
     if natural is not None and np.prod(natural) != np.prod(inputs.shape[1:]):
-        raise _wrong(spec, f"an example of shape {inputs.shape[1:]} is not one of shape {natural}")
+        raise _wrong(
+            spec, f"an example of shape {inputs.shape[1:]} cannot be reshaped to {natural}"
+        )
     if targets.dtype.kind in "iub":
         targets = targets.astype(np.int64)
         if targets.min() < 0:
-            raise _wrong(spec, f"a class is {targets.min()}; classes are whole numbers from 0")
+            raise _wrong(spec, f"class {targets.min()} is negative; classes count from 0")
     elif targets.dtype.kind == "f":
         targets = targets.astype(np.float64)
         targets = targets[:, None] if targets.ndim == 1 else targets
     else:
-        raise _wrong(spec, f"targets of type {targets.dtype} are neither classes nor numbers")
+        raise _wrong(spec, f"targets must be integers (classes) or floats, got {targets.dtype}")
     return Examples(inputs, targets, natural)
 
 
 def check_fit(statics: Mapping[str, Any], examples: Examples) -> None:
-    """See that own data go with the rest of a training, as the grid sees it of nanlab's tasks.
+    """Check that user-defined data fit the loss and the options of a training.
 
     Raises:
-        OwnCodeError: they do not.
+        UserCodeError: they do not.
     """
-    spec, classes, many = str(statics["task"]), examples.classes, len(examples.inputs)
+    spec, classes, count = str(statics["task"]), examples.classes, len(examples.inputs)
     if LOSSES[statics["loss"]].targets == "classes" and not classes:
         raise UserCodeError("run.loss", f"needs classes, and the targets of {spec} are numbers")
     if statics["imbalance"] and not classes:
         raise UserCodeError(
             "run.imbalance", f"needs classes, and the targets of {spec} are numbers"
         )
-    if statics["train_examples"] > many:
+    if statics["train_examples"] > count:
         raise UserCodeError(
             "run.train_examples",
-            f"{spec} has {many} examples; ask for {many} or fewer, or 0 for all",
+            f"{spec} has {count} examples; set it to {count} or less, or to 0 for all",
         )
 
 
-def _wrong(spec: str, what: str) -> UserCodeError:
-    return UserCodeError("run.task", f"{spec}: {what}")
+def _wrong(spec: str, sentence: str) -> UserCodeError:
+    return UserCodeError("run.task", f"{spec}: {sentence}")

@@ -107,7 +107,7 @@ class ChunkRunner:
             _check_memory(error, worker)
             return crash_of(count, error)
         rows = rows_of(plan, worker.problem, lanes, outcome)
-        curves = curves_frame(plan.run_ids.tolist(), outcome.observed) if self._curves else None
+        curves = curves_frame(plan.run_ids.tolist(), outcome.observations) if self._curves else None
         name, digest = self._store.keep(rows, curves)
         failed = len(outcome.attributions)
         return Done(count, failed, name, digest, time.perf_counter() - began)
