@@ -165,12 +165,12 @@ def test_one_lane_can_be_read_with_nothing_compiled_together(name):
 def test_the_first_in_time_may_be_harmless():
     planted = PLANTED["after a harmless NaN"]
     reading, _ = run_alone(planted.function, *planted.faulty)
-    site = reading.probe.program.sites[first_in_time(reading, NAN).site]
+    site = reading.probe.program.equations[first_in_time(reading, NAN).equation]
     assert site.primitive == "log"
     frame = places.user_frame(site)
     assert f"corpus/planted.py:{frame.line}" in marked_lines(planted.function, "decoy")
     reading, _ = run_alone(planted.function, *planted.harmless)
-    assert reading.probe.program.sites[first_in_time(reading, NAN).site].primitive == "log"
+    assert reading.probe.program.equations[first_in_time(reading, NAN).equation].primitive == "log"
     reading, _ = run_alone(planted.function, F32(1))
     assert first_in_time(reading, INF) is None
 
@@ -343,10 +343,10 @@ def phases_by_line(program):
     phases = places.phases_of(program)
     found = {}
     for frame in program.frames:
-        sites = [program.sites[index] for index in frame.sites]
-        for site in (site for site in sites if site.opened is None):
-            line = places.user_frame(site).line
-            found.setdefault(line, set()).add(phases[site.index])
+        equations = [program.equations[index] for index in frame.equations]
+        for equation in (equation for equation in equations if equation.opened is None):
+            line = places.user_frame(equation).line
+            found.setdefault(line, set()).add(phases[equation.index])
     return found
 
 

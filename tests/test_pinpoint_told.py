@@ -106,10 +106,10 @@ def test_what_went_into_an_element_is_what_changes_it(function, shapes):
     # An element of an operand went into a result's element if the NaN goes from one to the other.
     rng = np.random.RandomState(0)
     operands = [rng.rand(*shape).astype(F32) for shape in shapes]
-    run, site = jax.jit(function), flatten(function, *operands).sites[-1]
+    run, equation = jax.jit(function), flatten(function, *operands).equations[-1]
     result = np.asarray(run(*operands))
     for index in [(0,) * result.ndim, tuple(n - 1 for n in result.shape)]:
-        met = met_at(site, operands, index)
+        met = met_at(equation, operands, index)
         for side, operand in enumerate(operands):
             wanted = []
             for place in np.ndindex(operand.shape):

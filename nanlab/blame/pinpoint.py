@@ -128,9 +128,9 @@ class _Pinpointing:
         """What the operands and the results of the causes held."""
         points: dict[Point, None] = {}
         for event in causes:
-            if event is not None and event.site is not None:
-                site = self._program.sites[event.site]
-                for value in (*site.operands, *site.results):
+            if event is not None and event.equation is not None:
+                equation = self._program.equations[event.equation]
+                for value in (*equation.operands, *equation.results):
                     points[self._point(value, event)] = None
         held: dict[Point, np.ndarray] = {}
         fetched: list[Point] = []
@@ -144,7 +144,7 @@ class _Pinpointing:
 
     def _point(self, value: int, event: Event) -> Point:
         about = self._program.values[value]
-        is_constant = about.site is None and about.argument is None
+        is_constant = about.equation is None and about.argument is None
         return Point(value, () if is_constant else event.iterations)
 
     def _site(
@@ -158,28 +158,28 @@ class _Pinpointing:
             held: what its operands and results held.
             out: the way from there.
         """
-        if event.site is None:
+        if event.equation is None:
             return self._judge.site(reading, event)
-        site = self._program.sites[event.site]
-        operands = [held[self._point(value, event)] for value in site.operands]
-        results = [held[self._point(value, event)] for value in site.results]
-        operands, results = one_shard(self._program, event.site, operands, results)
+        equation = self._program.equations[event.equation]
+        operands = [held[self._point(value, event)] for value in equation.operands]
+        results = [held[self._point(value, event)] for value in equation.results]
+        operands, results = one_shard(self._program, event.equation, operands, results)
         bad = None
         if results:
             bad = first_bad(results[0], event.worst, self._later(reading, out, results[0].shape))
         if bad is None and event.source == "made" and not any_bad(results):
             self._notes.append(
-                f"the numbers at {site.primitive} came out finite when they were fetched: the "
+                f"the numbers at {equation.primitive} came out finite when they were fetched: the "
                 "program rounds differently each time that it is compiled"
             )
-        met = met_at(site, operands, bad) if bad is not None else [None for _ in operands]
+        met = met_at(equation, operands, bad) if bad is not None else [None for _ in operands]
         if event.source == "made":
-            self._evidence = Evidence(eqn=site.eqn, operands=operands, worst=event.worst)
-        names = map(self._expressions.of, site.operands)
+            self._evidence = Evidence(eqn=equation.eqn, operands=operands, worst=event.worst)
+        names = map(self._expressions.of, equation.operands)
         return self._judge.site(
             reading,
             event,
-            lane=lane_of(reading, site, out, bad),
+            lane=lane_of(reading, equation, out, bad),
             element=bad,
             operands=tuple(
                 contents(name, array, there)
@@ -200,8 +200,8 @@ class _Pinpointing:
         ways: dict[Event, list[Point]] = {}
         if origin is not None and origin != culprit:
             goal = outputs
-            if culprit is not None and culprit.site is not None:
-                read = self._program.sites[culprit.site].operands
+            if culprit is not None and culprit.equation is not None:
+                read = self._program.equations[culprit.equation].operands
                 goal = [Point(value, culprit.iterations) for value in read]
             ways[origin] = way(reading, goal, origin)
         if culprit is not None:
@@ -214,11 +214,11 @@ class _Pinpointing:
         """What was held on the way, as long as elements stay in their places."""
         arrays: list[np.ndarray] = []
         for point in out[1:]:
-            index = self._program.values[point.value].site
+            index = self._program.values[point.value].equation
             array = None if index is None else reading.held(point)
             if index is None or array is None or array.shape != shape:
                 break
-            if not is_elementwise(self._program.sites[index]):
+            if not is_elementwise(self._program.equations[index]):
                 break
             arrays.append(array)
         return arrays
@@ -227,8 +227,8 @@ class _Pinpointing:
         links: list[Site] = []
         told: dict[tuple[int, int], Site] = {}  # a loop's sites come again and again
         for point in points:
-            index = self._program.values[point.value].site
-            if index is not None and self._program.sites[index].opened is None:
+            index = self._program.values[point.value].equation
+            if index is not None and self._program.equations[index].opened is None:
                 worst = reading.code(point)
                 if (index, worst) not in told:
                     told[index, worst] = self._judge.site(
@@ -253,13 +253,16 @@ class _Pinpointing:
     def _benign(self, reading: Reading, bad: list[int]) -> tuple[Site, ...]:
         outputs = [Point(value) for value in bad]
         causal = {
-            (event.site, event.worst)
+            (event.equation, event.worst)
             for worst in (NAN, INF)
             for event in beginnings(reading, outputs, worst).events
         }
         sites: list[Site] = []
         for event in strays(reading):
-            if event.site is not None and not causal & {(event.site, INF), (event.site, NAN)}:
+            if event.equation is not None and not causal & {
+                (event.equation, INF),
+                (event.equation, NAN),
+            }:
                 sites.append(self._judge.site(reading, event))
         return tuple(sites)
 

@@ -63,16 +63,16 @@ class CauseFinder:
             infs = beginnings(reading, points, INF).events
             return Causes(origin=infs[0] if infs else None, culprit=None)
         culprit = nans[0]
-        if culprit.site is None or culprit.source != "made":
+        if culprit.equation is None or culprit.source != "made":
             entry = self._entry(reading, points, culprit)
             return Causes(origin=entry, culprit=entry)
-        operands = self._program.sites[culprit.site].operands
+        operands = self._program.equations[culprit.equation].operands
         read = [Point(value, culprit.iterations) for value in operands]
         infs = beginnings(reading, [p for p in read if reading.code(p) == INF], INF).events
         origin = infs[0] if infs else culprit
-        if origin.site is None:
+        if origin.equation is None:
             # The culprit itself reads an inf from an argument or a constant.
-            origin = origin._replace(site=culprit.site, iterations=culprit.iterations)
+            origin = origin._replace(equation=culprit.equation, iterations=culprit.iterations)
         return Causes(origin=origin, culprit=culprit)
 
     def _entry(self, reading: Reading, outputs: list[Point], read: Event) -> Event:
@@ -81,28 +81,28 @@ class CauseFinder:
         A NaN that the forward pass masks can come back in the backward pass: no result of the
         forward pass is bad then, and its first reader there did no harm.
         """
-        makers = [self._program.values[p.value].site for p in outputs if reading.code(p) == NAN]
-        if any(site is None or self.phase(site) in _FORWARD for site in makers):
+        makers = [self._program.values[p.value].equation for p in outputs if reading.code(p) == NAN]
+        if any(equation is None or self.phase(equation) in _FORWARD for equation in makers):
             return read
         for point in way(reading, outputs, read):
-            site = self._program.values[point.value].site
-            is_opened = site is None or self._program.sites[site].opened is not None
-            if site is not None and not is_opened and self.phase(site) not in _FORWARD:
-                return read._replace(site=site, iterations=point.iterations)
+            equation = self._program.values[point.value].equation
+            is_opened = equation is None or self._program.equations[equation].opened is not None
+            if equation is not None and not is_opened and self.phase(equation) not in _FORWARD:
+                return read._replace(equation=equation, iterations=point.iterations)
         return read
 
     def site(self, reading: Reading, event: Event, **contents: Any) -> Site:
         """Return where an event happened; `contents` are further fields, such as `operands`."""
-        if event.site is None:
+        if event.equation is None:
             return Site(
                 primitive="", phase=self._phase or Phase.DATA, module="", source="",
                 function="", library="", mechanism=Mechanism(event.source),
             )  # fmt: skip
-        equation = self._program.sites[event.site]
+        equation = self._program.equations[event.equation]
         frame, library = location.user_frame(equation), location.library_frame(equation)
         return Site(
             primitive=equation.primitive,
-            phase=self.phase(event.site),
+            phase=self.phase(event.equation),
             module=location.module_of(equation.scopes, equation.callers),
             source=f"{written(frame.file)}:{frame.line}" if frame else "",
             function=frame.function if frame else "",
@@ -115,23 +115,23 @@ class CauseFinder:
             **contents,
         )
 
-    def _mechanism(self, reading: Reading, event: Event, site: Equation) -> Mechanism:
+    def _mechanism(self, reading: Reading, event: Event, equation: Equation) -> Mechanism:
         if event.source != "made":
             return Mechanism(event.source)
-        detail = reading.detail(site, event.iterations)
+        detail = reading.detail(equation, event.iterations)
 
         def holds(values: Sequence[int], code: int) -> bool:
             return any(reading.code(Point(v, event.iterations)) == code for v in values)
 
-        if event.worst == NAN or holds(site.results, NAN):
-            has_inf = all(has_infinity(self._program.values[v].dtype) for v in site.results)
-            operand_inf = holds(site.operands, INF)
-            return mechanism.nan_mechanism(site.primitive, operand_inf, detail, has_inf=has_inf)
-        return mechanism.inf_mechanism(site.primitive, detail)
+        if event.worst == NAN or holds(equation.results, NAN):
+            has_inf = all(has_infinity(self._program.values[v].dtype) for v in equation.results)
+            operand_inf = holds(equation.operands, INF)
+            return mechanism.nan_mechanism(equation.primitive, operand_inf, detail, has_inf=has_inf)
+        return mechanism.inf_mechanism(equation.primitive, detail)
 
-    def phase(self, site: int) -> Phase:
-        """The phase of a site."""
-        return self._phase or self._phases[site]
+    def phase(self, equation: int) -> Phase:
+        """Return the phase of an equation."""
+        return self._phase or self._phases[equation]
 
     @cached_property
     def _phases(self) -> dict[int, Phase]:

@@ -17,17 +17,17 @@ LOOKED_AT = 1000
 
 
 class Event(NamedTuple):
-    """Where something bad began: at a site, or before any.
+    """Where something bad began: at an equation, or before any.
 
     Attributes:
-        site: the site, by number; None for an argument or a constant that is an output as it is.
+        equation: the equation, by number; None for an argument or a constant that is an output as it is.
         iterations: of the loops around it, outermost first.
         source: "made" there out of good operands, or the "input" or "constant" that it read.
         worst: what began, INF or NAN.
         value: the argument or constant that was read, or None.
     """
 
-    site: int | None
+    equation: int | None
     iterations: tuple[int, ...]
     source: str
     worst: int
@@ -35,15 +35,15 @@ class Event(NamedTuple):
 
 
 def time_of(reading: Reading, event: Event) -> tuple[int, ...]:
-    """When an event came: compares as the program ran; before any site, at once."""
-    return () if event.site is None else reading.clock(event.site, event.iterations)
+    """When an event came: compares as the program ran; before any equation, at once."""
+    return () if event.equation is None else reading.clock(event.equation, event.iterations)
 
 
 class Beginnings(NamedTuple):
     """Where bad values began.
 
     Attributes:
-        events: in the order in which they came; those before any site come last.
+        events: in the order in which they came; those before any equation come last.
         fed_by: for each bad point on the way from there, the bad points that fed it.
     """
 
@@ -57,8 +57,8 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
     Args:
         reading: one lane's codes.
         outputs: points to walk back from.
-        worst: NAN follows NaNs only, to the sites that made one of NaN-free operands; INF
-            follows whatever is not finite, to the sites that made it of finite operands.
+        worst: NAN follows NaNs only, to the equations that made one of NaN-free operands; INF
+            follows whatever is not finite, to the equations that made it of finite operands.
     """
     program = reading.probe.program
     stack = [point for point in outputs if reading.code(point) >= worst]
@@ -74,9 +74,9 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
     readers = _readers(reading, fed_by, worst)
     for point in (point for point, feeds in fed_by.items() if not feeds):
         value = program.values[point.value]
-        source = "constant" if value.site is None and value.argument is None else "input"
-        if value.site is not None and program.sites[value.site].opened is None:
-            events.add(Event(value.site, point.iterations, "made", worst))
+        source = "constant" if value.equation is None and value.argument is None else "input"
+        if value.equation is not None and program.equations[value.equation].opened is None:
+            events.add(Event(value.equation, point.iterations, "made", worst))
         elif point in readers:
             events.add(readers[point]._replace(source=source, value=point.value))
         else:
@@ -87,24 +87,24 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
 def _readers(
     reading: Reading, fed_by: Mapping[Point, list[Point]], worst: int
 ) -> dict[Point, Event]:
-    """The first site to read each point that no site makes: it stands for the point.
+    """The first equation to read each point that no equation makes: it stands for the point.
 
     Loops and branches hand values on without reading them.
     """
     program = reading.probe.program
     reads: list[tuple[Event, Point]] = []
     for point, feeds in fed_by.items():
-        site = program.values[point.value].site
-        if site is not None and program.sites[site].opened is None:
-            event = Event(site, point.iterations, "input", worst)
+        equation = program.values[point.value].equation
+        if equation is not None and program.equations[equation].opened is None:
+            event = Event(equation, point.iterations, "input", worst)
             reads += [(event, feed) for feed in feeds]
     readers: dict[Point, Event] = {}
     for event, read in sorted(reads, key=lambda pair: time_of(reading, pair[0])):
         stack = [read]
         while stack:
             point = stack.pop()
-            site = program.values[point.value].site
-            is_made = site is not None and program.sites[site].opened is None
+            equation = program.values[point.value].equation
+            is_made = equation is not None and program.equations[equation].opened is None
             if point not in readers and not is_made:
                 readers[point] = event
                 stack += fed_by[point]
@@ -119,10 +119,13 @@ def way(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]
     for point, feeds in fed_by.items():
         for feed in feeds:
             into.setdefault(feed, []).append(point)
-    if event.site is None:
+    if event.equation is None:
         starts = [point for point in fed_by if point.value == event.value]
     else:
-        made = (Point(v, event.iterations) for v in reading.probe.program.sites[event.site].results)
+        made = (
+            Point(v, event.iterations)
+            for v in reading.probe.program.equations[event.equation].results
+        )
         starts = [point for point in made if point in fed_by]
     came_from: dict[Point, Point | None] = dict.fromkeys(starts)
     queue = deque(starts)
@@ -141,12 +144,12 @@ def way(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]
 
 
 def strays(reading: Reading) -> list[Event]:
-    """The first event at each site that made something bad, whether it reaches an output or not."""
+    """The first event at each equation that made something bad, whether it reaches an output or not."""
     program = reading.probe.program
     found: dict[int, Event] = {}
     for value, slot in reading.probe.slots.items():
-        index = program.values[value].site
-        if index is None or program.sites[index].opened is not None:
+        index = program.values[value].equation
+        if index is None or program.equations[index].opened is not None:
             continue
         for iterations in _bad_iterations(reading, program.values[value].frame, slot):
             point = Point(value, iterations)
@@ -174,18 +177,18 @@ def _bad_iterations(reading: Reading, frame: int, slot: int) -> Iterator[tuple[i
 
 
 def first_in_time(reading: Reading, worst: int) -> Event | None:
-    """The first site, as the program ran, whose result is as bad as `worst`, harmless or not."""
+    """The first equation, as the program ran, whose result is as bad as `worst`, harmless or not."""
     program = reading.probe.program
 
     def first(frame: int, iterations: tuple[int, ...]) -> Event | None:
-        for index in program.frames[frame].sites:
-            site = program.sites[index]
-            bad = [v for v in site.results if reading.code(Point(v, iterations)) >= worst]
-            if site.opened is None:
+        for index in program.frames[frame].equations:
+            equation = program.equations[index]
+            bad = [v for v in equation.results if reading.code(Point(v, iterations)) >= worst]
+            if equation.opened is None:
                 if bad:
                     return Event(index, iterations, "made", worst)
                 continue
-            for inner in site.frames:
+            for inner in equation.frames:
                 is_loop = program.frames[inner].kind in ("scan", "while")
                 trips = [(t,) for t in reading.trips(inner, iterations)] if is_loop else [()]
                 found = (first(inner, (*iterations, *trip)) for trip in trips)

@@ -1,4 +1,4 @@
-"""Arrays at a site -> contents: the numbers that met there, counted and shown."""
+"""Arrays at an equation -> contents: the numbers that met there, counted and shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What an operand or a result of a site held.
+    """What an operand or a result of an equation held.
 
     Attributes:
         expression: the path of the argument that it is, or how it was computed.
@@ -126,9 +126,11 @@ def _telling(numbers: np.ndarray) -> np.ndarray:
     return flat[chosen[:SHOWN_ELEMENTS]]
 
 
-def met_at(site: Equation, operands: Sequence[np.ndarray], index: Index) -> list[np.ndarray | None]:
-    """Of each operand, the elements that went into one element of a site's first result."""
-    name, params = site.primitive, site.eqn.params
+def met_at(
+    equation: Equation, operands: Sequence[np.ndarray], index: Index
+) -> list[np.ndarray | None]:
+    """Of each operand, the elements that went into one element of an equation's first result."""
+    name, params = equation.primitive, equation.eqn.params
     if name == "dot_general":
         return [*_rows(params["dimension_numbers"], operands, index)]
     if name.startswith("reduce_") and "axes" in params:
@@ -156,9 +158,9 @@ def _broadcast_at(x: np.ndarray, index: Index) -> np.ndarray:
     return np.asarray(x[place])
 
 
-def is_elementwise(site: Equation) -> bool:
-    """Whether each element of a site's result comes of those in its place."""
-    return site.primitive in _ELEMENTWISE
+def is_elementwise(equation: Equation) -> bool:
+    """Whether each element of an equation's result comes of those in its place."""
+    return equation.primitive in _ELEMENTWISE
 
 
 def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], index: Index) -> list[np.ndarray]:

@@ -101,6 +101,6 @@ def _canonical(primitive: str) -> str:
 def _first_name(reading: Reading, worst: int) -> str | None:
     event = first_in_time(reading, worst)
     program = reading.probe.program
-    if event is None or event.site is None:
+    if event is None or event.equation is None:
         return None
-    return _canonical(program.sites[event.site].primitive)
+    return _canonical(program.equations[event.equation].primitive)

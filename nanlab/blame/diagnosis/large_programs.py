@@ -39,13 +39,13 @@ def coarse_values(program: Program) -> set[int]:
         if in_while:
             # Its record begins with the first bad value: all have to be seen.
             chosen.update(frame.arguments)
-        for index in frame.sites:
-            site = program.sites[index]
-            deep = 1 + max((depth.get(value, 0) for value in site.operands), default=0)
-            is_chosen = in_while or site.primitive in _KEPT or deep > SEARCH_DEPTH
+        for index in frame.equations:
+            equation = program.equations[index]
+            deep = 1 + max((depth.get(value, 0) for value in equation.operands), default=0)
+            is_chosen = in_while or equation.primitive in _KEPT or deep > SEARCH_DEPTH
             if is_chosen:
-                chosen.update(site.results)
-            depth |= dict.fromkeys(site.results, 0 if is_chosen else deep)
+                chosen.update(equation.results)
+            depth |= dict.fromkeys(equation.results, 0 if is_chosen else deep)
     return chosen
 
 
@@ -90,7 +90,7 @@ def _before(reading: Reading, point: Point) -> tuple[list[Point], list[Point]]:
     while stack:
         feed = stack.pop()
         value = program.values[feed.value]
-        is_constant = value.site is None and value.argument is None
+        is_constant = value.equation is None and value.argument is None
         if feed in between or feed in edge or is_constant or 0 in value.shape:
             continue
         is_argument = value.argument is not None and value.frame == 0
@@ -99,7 +99,7 @@ def _before(reading: Reading, point: Point) -> tuple[list[Point], list[Point]]:
         else:
             between[feed] = None
             stack += reading.feeds(feed)
-    if program.values[point.value].site is None:
+    if program.values[point.value].equation is None:
         del between[point]  # an argument that is an output as it is
     # What the numbers are compared with: the operands of those between.
     return [*between, *(feed for feed in edge if not _is_given(program, feed))], list(edge)
@@ -111,8 +111,8 @@ def _is_given(program: Program, point: Point) -> bool:
 
 
 def _time(reading: Reading, point: Point) -> tuple[int, ...]:
-    site = reading.probe.program.values[point.value].site
-    return () if site is None else reading.clock(site, point.iterations)
+    equation = reading.probe.program.values[point.value].equation
+    return () if equation is None else reading.clock(equation, point.iterations)
 
 
 def _as_fits(program: Program, points: list[Point]) -> list[Point]:

@@ -1,7 +1,7 @@
 """Site, codes -> mechanism: which arithmetic made the inf or the NaN.
 
 The codes of operands and results settle most primitives. Where they do not (0/0 or inf/inf?), the
-probe computes one small detail at the site.
+probe computes one small detail at the equation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DOMAINS = {
 def nan_mechanism(
     primitive: str, operand_inf: bool, detail: int, *, has_inf: bool = True
 ) -> Mechanism:
-    """How a site made a NaN of operands without one.
+    """How an equation made a NaN of operands without one.
 
     Args:
         primitive: the primitive's name.
@@ -67,7 +67,7 @@ def nan_mechanism(
 
 
 def inf_mechanism(primitive: str, detail: int) -> Mechanism:
-    """How a site made an inf of finite operands; arguments as `nan_mechanism`'s."""
+    """How an equation made an inf of finite operands; arguments as `nan_mechanism`'s."""
     if primitive in ("div", "pow", "integer_pow", *_GAMMAS):
         return Mechanism.POLE if detail else Mechanism.OVERFLOW
     if primitive in _POLES:

@@ -63,7 +63,7 @@ class Reading:
         value = self.probe.program.values[point.value]
         if not value.can_be_bad:
             return FINITE
-        if value.site is None and value.argument is None:
+        if value.equation is None and value.argument is None:
             return self._constants[point.value]
         if point in self.looked_at:
             return code_of(self.looked_at[point])
@@ -76,37 +76,37 @@ class Reading:
         # Many a where() has a NaN in the branch that it never takes: it says nothing of a result
         # that was not measured.
         value = self.probe.program.values[feed.value]
-        return self.probe.is_coarse and value.site is None and value.argument is None
+        return self.probe.is_coarse and value.equation is None and value.argument is None
 
     def _name(self, point: Point) -> str:
-        site = self.probe.program.values[point.value].site
-        return "" if site is None else self.probe.program.sites[site].primitive
+        equation = self.probe.program.values[point.value].equation
+        return "" if equation is None else self.probe.program.equations[equation].primitive
 
     @cached_property
     def _known(self) -> dict[Point, int]:
         return {}
 
-    def detail(self, site: Equation, iterations: tuple[int, ...]) -> int:
-        """What was computed to settle the site's mechanism; 0 if nothing."""
-        if site.primitive not in DETAILS:
+    def detail(self, equation: Equation, iterations: tuple[int, ...]) -> int:
+        """What was computed to settle the equation's mechanism; 0 if nothing."""
+        if equation.primitive not in DETAILS:
             return 0
-        values = (*site.operands, *site.results)
+        values = (*equation.operands, *equation.results)
         held = [self.held(Point(v, iterations)) for v in values]
         if any(array is None for array in held):
-            slot = self.probe.detail_slots.get(site.index)
-            if slot is None or slot >= self.codes[f"codes{site.frame}"].shape[-1]:
+            slot = self.probe.detail_slots.get(equation.index)
+            if slot is None or slot >= self.codes[f"codes{equation.frame}"].shape[-1]:
                 return 0
-            return self._recorded(site.frame, iterations, slot)
+            return self._recorded(equation.frame, iterations, slot)
         arrays = [as_numbers(array) for array in held if array is not None]
-        if not self.probe.program.shards(site.frame):
-            return _detail(site, arrays)
+        if not self.probe.program.shards(equation.frame):
+            return _detail(equation, arrays)
         # The first axis is that of the devices, but of constants.
         ranks = [len(self.probe.program.values[v].shape) for v in values]
         each = [range(len(a)) for a, rank in zip(arrays, ranks, strict=True) if a.ndim == rank + 1]
         return max(
             (
                 _detail(
-                    site,
+                    equation,
                     [
                         np.asarray(a[device]) if a.ndim > rank else a
                         for a, rank in zip(arrays, ranks, strict=True)
@@ -124,7 +124,7 @@ class Reading:
         """
         program = self.probe.program
         value = program.values[point.value]
-        if value.site is None and value.argument is None:
+        if value.equation is None and value.argument is None:
             return np.asarray(value.constant, value.dtype)
         if point in self.looked_at:
             return self.looked_at[point]
@@ -133,11 +133,11 @@ class Reading:
             around = [f for f in program.around(value.frame) if f.kind != "cond"]
             place = tuple(slice(None) if f.kind == "shard_map" else next(rows) for f in around)
             return np.asarray(self.values[point.value][place])
-        if value.site is not None:
-            site = program.sites[value.site]
-            if site.primitive in SAME_AS and not program.shards(value.frame):
-                operand = self.held(Point(site.operands[0], point.iterations))
-                return None if operand is None else same_as(site, operand, value.shape)
+        if value.equation is not None:
+            equation = program.equations[value.equation]
+            if equation.primitive in SAME_AS and not program.shards(value.frame):
+                operand = self.held(Point(equation.operands[0], point.iterations))
+                return None if operand is None else same_as(equation, operand, value.shape)
             return None
         frame = program.frames[value.frame]
         if frame.parent is None or frame.kind in ("while", "shard_map"):
@@ -152,7 +152,7 @@ class Reading:
     def _constants(self) -> dict[int, int]:
         codes: dict[int, int] = {}
         for number, value in enumerate(self.probe.program.values):
-            if value.site is None and value.argument is None and value.can_be_bad:
+            if value.equation is None and value.argument is None and value.can_be_bad:
                 codes[number] = code_of(np.asarray(value.constant, value.dtype))
         return codes
 
@@ -189,11 +189,11 @@ class Reading:
         program = self.probe.program
         frame = program.frames[loop]
         assert frame.parent is not None
-        site = program.sites[frame.parent]
+        equation = program.equations[frame.parent]
         if frame.kind == "scan":
-            order = range(site.eqn.params["length"])
-            return order[::-1] if site.eqn.params["reverse"] else order
-        rows = self._rows(site.frame, outer)
+            order = range(equation.eqn.params["length"])
+            return order[::-1] if equation.eqn.params["reverse"] else order
+        rows = self._rows(equation.frame, outer)
         ran = 0 if rows is None else int(self.codes[f"trips{loop}"][rows])
         return range(ran)
 
@@ -203,25 +203,25 @@ class Reading:
         value = program.values[point.value]
         if value.argument is not None:
             yield from self._feeds_of_argument(point, value.frame, value.argument)
-        elif value.site is not None:
-            site = program.sites[value.site]
-            if site.opened is None:
-                yield from (Point(v, point.iterations) for v in self._taken(site, point))
+        elif value.equation is not None:
+            equation = program.equations[value.equation]
+            if equation.opened is None:
+                yield from (Point(v, point.iterations) for v in self._taken(equation, point))
             else:
-                place = site.results.index(point.value)
-                yield from self._feeds_of_result(site, place, point.iterations)
+                place = equation.results.index(point.value)
+                yield from self._feeds_of_result(equation, place, point.iterations)
 
-    def _taken(self, site: Equation, point: Point) -> Iterable[int]:
+    def _taken(self, equation: Equation, point: Point) -> Iterable[int]:
         """The operands whose elements go into the result: of a selection those that it takes."""
-        code = self._direct(point) if site.primitive == "select_n" else None
+        code = self._direct(point) if equation.primitive == "select_n" else None
         if code is None:
-            return site.operands
-        held = [self.held(Point(v, point.iterations)) for v in site.operands]
+            return equation.operands
+        held = [self.held(Point(v, point.iterations)) for v in equation.operands]
         which, cases = held[0], held[1:]
         if which is None or any(case is None for case in cases):
-            return site.operands
-        taken = [site.operands[0]]
-        for number, (operand, case) in enumerate(zip(site.operands[1:], cases, strict=True)):
+            return equation.operands
+        taken = [equation.operands[0]]
+        for number, (operand, case) in enumerate(zip(equation.operands[1:], cases, strict=True)):
             assert case is not None
             is_here = np.broadcast_to(which == number, case.shape)
             if code_of(case[is_here]) >= code:
@@ -233,17 +233,17 @@ class Reading:
         frame = program.frames[frame_index]
         if frame.parent is None:
             return
-        site = program.sites[frame.parent]
-        assert site.opened is not None
-        branch = site.frames.index(frame_index)
-        operand = site.operands[site.opened.operands[branch][place]]
+        equation = program.equations[frame.parent]
+        assert equation.opened is not None
+        branch = equation.frames.index(frame_index)
+        operand = equation.operands[equation.opened.operands[branch][place]]
         if frame.kind in ("cond", "shard_map"):
             yield Point(operand, point.iterations)
             return
         # A while loop's condition has constants of its own, before the body's.
         outer, here = point.iterations[:-1], point.iterations[-1]
-        carried = place - site.opened.consts
-        if 0 <= carried < site.opened.carry:
+        carried = place - equation.opened.consts
+        if 0 <= carried < equation.opened.carry:
             trips = self.trips(frame_index, outer)
             at = trips.index(here)
             if at > 0:
@@ -252,42 +252,42 @@ class Reading:
         yield Point(operand, outer)
 
     def _feeds_of_result(
-        self, site: Equation, place: int, iterations: tuple[int, ...]
+        self, equation: Equation, place: int, iterations: tuple[int, ...]
     ) -> Iterator[Point]:
-        program, opened = self.probe.program, site.opened
+        program, opened = self.probe.program, equation.opened
         assert opened is not None
         if opened.kind == "cond":
-            rows = self._rows(site.frame, iterations)
-            for index in site.frames:
+            rows = self._rows(equation.frame, iterations)
+            for index in equation.frames:
                 if rows is not None and self.codes[f"ran{index}"][rows]:
                     yield Point(program.frames[index].results[place], iterations)
             return
-        body = program.frames[site.frames[0]]
+        body = program.frames[equation.frames[0]]
         if opened.kind == "shard_map":
             yield Point(body.results[place], iterations)
             return
         trips = self.trips(body.index, iterations)
         if place < opened.carry and not len(trips):
             first = opened.operands[0][opened.consts + place]
-            yield Point(site.operands[first], iterations)
+            yield Point(equation.operands[first], iterations)
         elif place < opened.carry:
             yield Point(body.results[place], (*iterations, trips[-1]))
         else:
             yield from (Point(body.results[place], (*iterations, trip)) for trip in trips)
 
-    def clock(self, site: int, iterations: tuple[int, ...]) -> tuple[int, ...]:
-        """When a site ran in these iterations: compares as the program ran."""
+    def clock(self, equation: int, iterations: tuple[int, ...]) -> tuple[int, ...]:
+        """When an equation ran in these iterations: compares as the program ran."""
         program = self.probe.program
         clock: list[int] = []
-        for depth, loop in enumerate(program.loops(program.sites[site].frame)):
+        for depth, loop in enumerate(program.loops(program.equations[equation].frame)):
             parent = program.frames[loop].parent
             assert parent is not None
             trips = self.trips(loop, iterations[:depth])
             clock += [parent, trips.index(iterations[depth])]
-        return (*clock, site)
+        return (*clock, equation)
 
 
-def _detail(site: Equation, arrays: list[np.ndarray]) -> int:
-    """What settles a site's mechanism, of its operands and then its results."""
-    count = len(site.operands)
-    return int(DETAILS[site.primitive](np, site.eqn.params, arrays[:count], arrays[count:]))
+def _detail(equation: Equation, arrays: list[np.ndarray]) -> int:
+    """What settles an equation's mechanism, of its operands and then its results."""
+    count = len(equation.operands)
+    return int(DETAILS[equation.primitive](np, equation.eqn.params, arrays[:count], arrays[count:]))

@@ -1,8 +1,8 @@
-"""Way out of a site -> lane: which element of a `vmap` went bad.
+"""Way out of an equation -> lane: which element of a `vmap` went bad.
 
 A jaxpr does not say which axis of an array a vmap batches. Where values leave the vmap it is the
 first (unless its out_axes say otherwise): so the lane is read off the last value, on the way from
-the site to a bad output, that is still inside.
+the equation to a bad output, that is still inside.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Lane = int | tuple[int, ...]
 
 
 def lane_of(
-    reading: Reading, site: Equation, out: Sequence[Point], element: tuple[int, ...] | None
+    reading: Reading, equation: Equation, out: Sequence[Point], element: tuple[int, ...] | None
 ) -> Lane | None:
     """The lane, of nested vmaps one for each, outermost first; None if all lanes share the fault.
 
     Args:
         reading: with what values held.
-        site: the site.
+        equation: the equation.
         out: the points from its result to a bad output.
         element: a bad element of its result, which tells where nothing else does.
     """
     program = reading.probe.program
-    shape = program.values[site.results[0]].shape if site.results else ()
-    is_backward = "transpose(" in site.scopes
+    shape = program.values[equation.results[0]].shape if equation.results else ()
+    is_backward = "transpose(" in equation.scopes
     lanes: list[int] = []
-    places: list[int] = []  # as lanes, but of vmaps too whose lanes all share the site
-    for level in range(site.scopes.count(_VMAP)):
-        inside = _inside(program, site, level, out)
+    places: list[int] = []  # as lanes, but of vmaps too whose lanes all share the equation
+    for level in range(equation.scopes.count(_VMAP)):
+        inside = _inside(program, equation, level, out)
         # Gradients of what is shared are summed over the lanes before they leave.
         held = reading.held(inside[-1]) if inside and not is_backward else None
         if held is None:
@@ -51,7 +51,7 @@ def lane_of(
             return None
         lane = bad[0]
         if element is not None and len(element) > level and shape[level] == held.shape[level]:
-            # Other lanes may go bad on the way; the site's own is one that is bad here too.
+            # Other lanes may go bad on the way; the equation's own is one that is bad here too.
             own = np.asarray(held[(*places, element[level])])
             lane = element[level] if first_bad(own) is not None else lane
         places.append(lane)
@@ -68,15 +68,15 @@ def _are_all_bad(held: np.ndarray, places: Sequence[int]) -> bool:
     return len(lanes) > 1 and all(first_bad(np.asarray(lane)) is not None for lane in lanes)
 
 
-def _inside(program: Program, site: Equation, level: int, out: Sequence[Point]) -> list[Point]:
-    """The points on the way out whose sites are inside the same vmap of this level."""
+def _inside(program: Program, equation: Equation, level: int, out: Sequence[Point]) -> list[Point]:
+    """The points on the way out whose equations are inside the same vmap of this level."""
     end = -1
     for _ in range(level + 1):
-        end = site.scopes.index(_VMAP, end + 1)
-    around = site.scopes[: end + len(_VMAP)]
+        end = equation.scopes.index(_VMAP, end + 1)
+    around = equation.scopes[: end + len(_VMAP)]
     inside: list[Point] = []
     for point in out:
-        made_by = program.values[point.value].site
-        if made_by is not None and program.sites[made_by].scopes.startswith(around):
+        made_by = program.values[point.value].equation
+        if made_by is not None and program.equations[made_by].scopes.startswith(around):
             inside.append(point)
     return inside

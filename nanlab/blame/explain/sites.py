@@ -25,12 +25,12 @@ def one_shard(
     program: Program, index: int, operands: list[np.ndarray], results: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Inside a `shard_map`: what the first device held whose result is bad."""
-    depth = program.shards(program.sites[index].frame)
+    depth = program.shards(program.equations[index].frame)
     for _ in range(depth):
         bad = [i for i in range(len(results[0])) if any_bad([np.asarray(r[i]) for r in results])]
         device = bad[0] if bad else 0
         results = [np.asarray(r[device]) for r in results]
-        values = [program.values[v] for v in program.sites[index].operands]
+        values = [program.values[v] for v in program.equations[index].operands]
         operands = [
             np.asarray(x[device]) if x.ndim > len(v.shape) else x
             for x, v in zip(operands, values, strict=True)

@@ -28,7 +28,7 @@ REPLAYED = "io_callback"
 
 def has_effects(program: Program) -> bool:
     """Whether running the program does something beside returning."""
-    names = {site.primitive for site in program.sites}
+    names = {equation.primitive for equation in program.equations}
     return bool(names & (SILENCED | {REPLAYED}))
 
 
@@ -50,31 +50,31 @@ class Effects:
 
     def replay(self) -> Callable[[Equation, Sequence[Any]], Sequence[Any]]:
         """Return a `bind_equation` with which each callback returns what it did before."""
-        queues = {site: deque(returned) for site, returned in self._returned.items()}
+        queues = {equation: deque(returned) for equation, returned in self._returned.items()}
 
-        def replayed(site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-            if site.primitive in SILENCED:
+        def replayed(equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
+            if equation.primitive in SILENCED:
                 return []
-            if site.primitive != REPLAYED:
-                return bind_equation(site, operands)
-            queue = queues.setdefault(site.index, deque())
+            if equation.primitive != REPLAYED:
+                return bind_equation(equation, operands)
+            queue = queues.setdefault(equation.index, deque())
 
             def again(*_: Any) -> list[np.ndarray]:
                 return queue.popleft()
 
-            return _jax.bind(site.eqn, operands, callback=again)
+            return _jax.bind(equation.eqn, operands, callback=again)
 
         return replayed
 
-    def _record(self, site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-        if site.primitive != REPLAYED:
-            return bind_equation(site, operands)
-        returned = self._returned.setdefault(site.index, [])
-        call = site.eqn.params["callback"]
+    def _record(self, equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
+        if equation.primitive != REPLAYED:
+            return bind_equation(equation, operands)
+        returned = self._returned.setdefault(equation.index, [])
+        call = equation.eqn.params["callback"]
 
         def kept(*arguments: Any) -> list[np.ndarray]:
             results = [np.array(leaf) for leaf in jax.tree.leaves(call(*arguments))]
             returned.append(results)
             return results
 
-        return _jax.bind(site.eqn, operands, callback=kept)
+        return _jax.bind(equation.eqn, operands, callback=kept)

@@ -33,7 +33,7 @@ class Capture(Interpreter):
     Args:
         program: what is run; of its top frame only what the points need.
         points: where to look.
-        bind: runs a site that is not opened.
+        bind: runs an equation that is not opened.
     """
 
     def __init__(
@@ -49,24 +49,24 @@ class Capture(Interpreter):
             while frame is not None:
                 self._wanted.setdefault(frame, [])
                 parent = program.frames[frame].parent
-                frame = None if parent is None else program.sites[parent].frame
+                frame = None if parent is None else program.equations[parent].frame
         self._top = self._needed()
 
     def _needed(self) -> list[int]:
-        """The sites of the top frame that the points need, in order."""
+        """The equations of the top frame that the points need, in order."""
         program = self.program
         needed = {point.value for point in self._points}
-        sites: list[int] = []
-        for index in reversed(program.frames[0].sites):
-            site = program.sites[index]
-            is_needed = site.eqn.effects or not needed.isdisjoint(site.results)
-            if is_needed or self._is_watched(site):
-                needed.update(site.operands)
-                sites.append(index)
-        return sites[::-1]
+        equations: list[int] = []
+        for index in reversed(program.frames[0].equations):
+            equation = program.equations[index]
+            is_needed = equation.eqn.effects or not needed.isdisjoint(equation.results)
+            if is_needed or self._is_watched(equation):
+                needed.update(equation.operands)
+                equations.append(index)
+        return equations[::-1]
 
-    def _is_watched(self, site: Equation) -> bool:
-        return any(frame in self._wanted for frame in site.frames)
+    def _is_watched(self, equation: Equation) -> bool:
+        return any(frame in self._wanted for frame in equation.frames)
 
     def __call__(self, *arguments: Any) -> list[Array]:
         """What each point held; arguments as the program's function had.
@@ -77,18 +77,18 @@ class Capture(Interpreter):
         _, records = self.run(self.program.frames[0], flat)
         return [records[str(number)] for number in range(len(self._points))]
 
-    def sites_of(self, frame: Frame) -> Iterable[int]:
-        """See `Interpreter.sites_of`."""
-        return self._top if frame.index == 0 else frame.sites
+    def equations_of(self, frame: Frame) -> Iterable[int]:
+        """See `Interpreter.equations_of`."""
+        return self._top if frame.index == 0 else frame.equations
 
     def observe(self, frame: Frame, env: Mapping[int, Any]) -> Records:
         """See `Interpreter.observe`."""
         numbers = self._wanted.get(frame.index, [])
         return {str(n): jnp.asarray(self.read(env, self._points[n].value)) for n in numbers}
 
-    def _whole(self, site: Equation) -> bool:
+    def _whole(self, equation: Equation) -> bool:
         # What has effects is always run step by step: `bind_equation` says what becomes of them.
-        return not self._is_watched(site) and not site.eqn.effects
+        return not self._is_watched(equation) and not equation.eqn.effects
 
     def _keep(self, frame: Frame, index: Any, records: Records, slots: Records) -> Records:
         """The slots, with what this iteration of a loop's body recorded if it is the one."""
@@ -100,12 +100,14 @@ class Capture(Interpreter):
         shapes: Records = jax.eval_shape(lambda *a: run(*a)[1], *arguments)
         return {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
 
-    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_scan(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_scan`."""
-        if self._whole(site):
-            return bind_equation(site, operands), {}
-        params, body = site.eqn.params, self.program.frames[site.frames[0]]
-        consts, first, sliced = split_scan(site, operands)
+        if self._whole(equation):
+            return bind_equation(equation, operands), {}
+        params, body = equation.eqn.params, self.program.frames[equation.frames[0]]
+        consts, first, sliced = split_scan(equation, operands)
 
         def run(carried: Any, slices: Any) -> tuple[Any, Records]:
             return self.run(body, [*consts, *carried, *slices])
@@ -125,12 +127,14 @@ class Capture(Interpreter):
         )
         return [*carried, *stacked], slots
 
-    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_while(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_while`."""
-        if self._whole(site):
-            return bind_equation(site, operands), {}
-        body = self.program.frames[site.frames[0]]
-        going, consts, first = split_while(site, operands)
+        if self._whole(equation):
+            return bind_equation(equation, operands), {}
+        body = self.program.frames[equation.frames[0]]
+        going, consts, first = split_while(equation, operands)
 
         def run(carried: Any) -> tuple[Any, Records]:
             return self.run(body, [*consts, *carried])
@@ -148,27 +152,34 @@ class Capture(Interpreter):
         )
         return results, slots
 
-    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_cond(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_cond`."""
-        if self._whole(site):
-            return bind_equation(site, operands), {}
+        if self._whole(equation):
+            return bind_equation(equation, operands), {}
 
         def branch(frame: Frame) -> Callable[[Any], tuple[Any, Records]]:
             return lambda inputs: self.run(frame, inputs)
 
-        branches, inputs = [branch(self.program.frames[i]) for i in site.frames], list(operands[1:])
+        branches, inputs = (
+            [branch(self.program.frames[i]) for i in equation.frames],
+            list(operands[1:]),
+        )
         nothing: Records = {}
         for each in branches:
             nothing |= self._nothing(each, inputs)
         return switch(operands[0], branches, inputs, nothing)
 
-    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_shards`."""
-        if self._whole(site):
-            return bind_equation(site, operands), {}
-        body = self.program.frames[site.frames[0]]
+        if self._whole(equation):
+            return bind_equation(equation, operands), {}
+        body = self.program.frames[equation.frames[0]]
 
         def shard(*arguments: Any) -> tuple[Any, Records]:
             return self.run(body, arguments)
 
-        return _jax.run_sharded(site.eqn, shard, operands)
+        return _jax.run_sharded(equation.eqn, shard, operands)

@@ -43,13 +43,13 @@ class Probe(Interpreter):
 
     Args:
         program: what is run.
-        bind: runs a site that is not opened.
+        bind: runs an equation that is not opened.
         only: the values to measure, and no details; None for all that do not follow from others.
 
     Attributes:
         program: what it runs.
         slots: value -> its place in its frame's vector of codes.
-        detail_slots: site -> the place of its mechanism's detail in its frame's vector.
+        detail_slots: equation -> the place of its mechanism's detail in its frame's vector.
         is_coarse: whether there are values that neither are measured nor follow from others.
         measured: by frame, the values that have slots, by the type that they are measured in.
     """
@@ -74,10 +74,10 @@ class Probe(Interpreter):
         program = self.program
         # A branch's arguments and a loop's constants have the codes of what feeds them.
         measured = [v for place, v in enumerate(frame.arguments) if self._varies(frame, place)]
-        for index in frame.sites:
-            site = program.sites[index]
-            if site.primitive not in SAME_AS and site.primitive not in NAN_OF:
-                measured += site.results
+        for index in frame.equations:
+            equation = program.equations[index]
+            if equation.primitive not in SAME_AS and equation.primitive not in NAN_OF:
+                measured += equation.results
         by_type: dict[Any, list[int]] = {}
         for value in measured:
             about = program.values[value]
@@ -87,10 +87,10 @@ class Probe(Interpreter):
         ordered = [value for values in by_type.values() for value in values]
         self.slots |= {value: place for place, value in enumerate(ordered)}
         count = len(ordered)
-        for index in frame.sites:
-            site = program.sites[index]
-            bad = any(program.values[v].can_be_bad for v in site.results)
-            if site.primitive in DETAILS and bad and self._only is None:
+        for index in frame.equations:
+            equation = program.equations[index]
+            bad = any(program.values[v].can_be_bad for v in equation.results)
+            if equation.primitive in DETAILS and bad and self._only is None:
                 self.detail_slots[index] = count
                 count += 1
 
@@ -100,7 +100,7 @@ class Probe(Interpreter):
             return False
         if frame.parent is None:
             return True
-        opened = self.program.sites[frame.parent].opened
+        opened = self.program.equations[frame.parent].opened
         assert opened is not None
         return frame.kind in ("scan", "while") and place >= opened.consts
 
@@ -117,23 +117,23 @@ class Probe(Interpreter):
             codes_of_bits(jnp.stack([largest_bits(env[value]) for value in values]), dtype)
             for dtype, values in self.measured[frame.index].items()
         ]
-        details = [self._detail(i, env) for i in frame.sites if i in self.detail_slots]
+        details = [self._detail(i, env) for i in frame.equations if i in self.detail_slots]
         if details:
             parts.append(jnp.stack(details))
         together = jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.int8)
         return {f"codes{frame.index}": together}
 
     def _detail(self, index: int, env: Mapping[int, Any]) -> Array:
-        site = self.program.sites[index]
-        operands = [jnp.asarray(self.read(env, value)) for value in site.operands]
-        results = [env[value] for value in site.results]
-        detail = DETAILS[site.primitive](jnp, site.eqn.params, operands, results)
+        equation = self.program.equations[index]
+        operands = [jnp.asarray(self.read(env, value)) for value in equation.operands]
+        results = [env[value] for value in equation.results]
+        detail = DETAILS[equation.primitive](jnp, equation.eqn.params, operands, results)
         return jnp.asarray(detail, jnp.int8)
 
-    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_scan(self, equation: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_scan`."""
-        params, body = site.eqn.params, self.program.frames[site.frames[0]]
-        consts, first, sliced = split_scan(site, operands)
+        params, body = equation.eqn.params, self.program.frames[equation.frames[0]]
+        consts, first, sliced = split_scan(equation, operands)
 
         def step(carried: Any, slices: Any) -> tuple[Any, Any]:
             results, codes = self.run(body, [*consts, *carried, *slices])
@@ -144,10 +144,10 @@ class Probe(Interpreter):
         )
         return [*carried, *stacked], codes
 
-    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_while(self, equation: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_while`."""
-        body = self.program.frames[site.frames[0]]
-        going, consts, carry = split_while(site, operands)
+        body = self.program.frames[equation.frames[0]]
+        going, consts, carry = split_while(equation, operands)
         shapes = jax.eval_shape(lambda c: self.run(body, [*consts, *c])[1], carry)
         window = {k: jnp.zeros((WINDOW, *s.shape), s.dtype) for k, s in shapes.items()}
         recorded = [k for k in shapes if k.startswith("codes")]
@@ -174,7 +174,7 @@ class Probe(Interpreter):
         about |= {f"late{body.index}.{k}": began for k, began in late.items()}
         return results, {**window, **about}
 
-    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_cond(self, equation: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_cond`."""
 
         def branch(frame: Frame) -> Any:
@@ -184,18 +184,23 @@ class Probe(Interpreter):
 
             return run
 
-        branches, inputs = [branch(self.program.frames[i]) for i in site.frames], list(operands[1:])
+        branches, inputs = (
+            [branch(self.program.frames[i]) for i in equation.frames],
+            list(operands[1:]),
+        )
         shapes = [jax.eval_shape(lambda i, b=b: b(i)[1], inputs) for b in branches]
         nothing = {k: jnp.zeros(s.shape, s.dtype) for each in shapes for k, s in each.items()}
         return switch(operands[0], branches, inputs, nothing)
 
-    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Codes]:
+    def run_shards(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Codes]:
         """See `Interpreter.run_shards`."""
-        body = self.program.frames[site.frames[0]]
+        body = self.program.frames[equation.frames[0]]
 
         def shard(*arguments: Any) -> tuple[Any, Codes]:
             return self.run(body, arguments)
 
         # A value is as bad as the worst of its shards.
-        results, codes = _jax.run_sharded(site.eqn, shard, operands)
+        results, codes = _jax.run_sharded(equation.eqn, shard, operands)
         return results, {name: jnp.max(code, axis=0) for name, code in codes.items()}

@@ -33,12 +33,14 @@ class ValueProbe(Probe):
             return super().observe(frame, env)
         return {f"value{value}": env[value] for value in _kept(self.program, frame)}
 
-    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """See `Interpreter.run_shards`."""
-        if _is_windowed(self.program, self.program.frames[site.frame]):
-            return super().run_shards(site, operands)
-        body = self.program.frames[site.frames[0]]
-        return _jax.run_sharded(site.eqn, lambda *a: self.run(body, a), operands)
+        if _is_windowed(self.program, self.program.frames[equation.frame]):
+            return super().run_shards(equation, operands)
+        body = self.program.frames[equation.frames[0]]
+        return _jax.run_sharded(equation.eqn, lambda *a: self.run(body, a), operands)
 
     def codes(
         self, records: Mapping[str, np.ndarray], arguments: Sequence[np.ndarray]
@@ -80,17 +82,17 @@ def _kept(program: Program, frame: Frame) -> list[int]:
     """The values that a keeper hands out of one frame; the others follow from them."""
     values: list[int] = []
     if frame.parent is not None:
-        opened = program.sites[frame.parent].opened
+        opened = program.equations[frame.parent].opened
         assert opened is not None
         is_scan = frame.kind == "scan"
         values += [
             v for place, v in enumerate(frame.arguments) if is_scan and place >= opened.consts
         ]
         values += frame.arguments if frame.kind == "shard_map" else ()
-    for index in frame.sites:
-        site = program.sites[index]
-        if site.primitive not in SAME_AS or program.shards(frame.index):
-            values += site.results
+    for index in frame.equations:
+        equation = program.equations[index]
+        if equation.primitive not in SAME_AS or program.shards(frame.index):
+            values += equation.results
     return [v for v in values if isinstance(program.values[v].dtype, np.dtype)]
 
 
@@ -112,18 +114,18 @@ def _is_windowed(program: Program, frame: Frame) -> bool:
 def _lengths(program: Program, frame: Frame) -> list[int]:
     """How often each of the scans around a frame runs, outermost first."""
     scans = [f for f in program.around(frame.index) if f.kind == "scan"]
-    return [program.sites[f.parent].eqn.params["length"] for f in scans if f.parent is not None]
+    return [program.equations[f.parent].eqn.params["length"] for f in scans if f.parent is not None]
 
 
-def same_as(site: Equation, operand: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The result of a site of `SAME_AS`, which holds just what its operand holds.
+def same_as(equation: Equation, operand: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The result of an equation of `SAME_AS`, which holds just what its operand holds.
 
     Args:
-        site: the site.
+        equation: the equation.
         operand: what its operand held.
         shape: of the result.
     """
-    name, params = site.primitive, site.eqn.params
+    name, params = equation.primitive, equation.eqn.params
     if name == "broadcast_in_dim":
         aligned = [1] * len(shape)
         for axis, place in enumerate(params["broadcast_dimensions"]):

@@ -18,12 +18,12 @@ def feeders(program: Program, value: int, *, around: bool) -> Iterator[int]:
     about = program.values[value]
     if about.argument is not None:
         yield from _feeders_of_argument(program, about.frame, about.argument, around=around)
-    elif about.site is not None:
-        site = program.sites[about.site]
-        if site.opened is None:
-            yield from site.operands
+    elif about.equation is not None:
+        equation = program.equations[about.equation]
+        if equation.opened is None:
+            yield from equation.operands
         else:
-            yield from _feeders_of_result(program, site, site.results.index(value))
+            yield from _feeders_of_result(program, equation, equation.results.index(value))
 
 
 def _feeders_of_argument(
@@ -32,41 +32,41 @@ def _feeders_of_argument(
     frame = program.frames[frame_index]
     if frame.parent is None:
         return
-    site = program.sites[frame.parent]
-    assert site.opened is not None
-    branch = site.frames.index(frame_index)
-    yield site.operands[site.opened.operands[branch][place]]
-    carried = place - site.opened.consts
-    if around and frame.kind in ("scan", "while") and 0 <= carried < site.opened.carry:
+    equation = program.equations[frame.parent]
+    assert equation.opened is not None
+    branch = equation.frames.index(frame_index)
+    yield equation.operands[equation.opened.operands[branch][place]]
+    carried = place - equation.opened.consts
+    if around and frame.kind in ("scan", "while") and 0 <= carried < equation.opened.carry:
         yield frame.results[carried]
 
 
-def _feeders_of_result(program: Program, site: Equation, place: int) -> Iterator[int]:
-    assert site.opened is not None
-    yield from (program.frames[index].results[place] for index in site.frames)
-    if site.opened.kind == "cond":
-        yield site.operands[0]  # it chooses the branch
-    elif place < site.opened.carry:  # a loop may run no iteration
-        yield site.operands[site.opened.operands[0][site.opened.consts + place]]
+def _feeders_of_result(program: Program, equation: Equation, place: int) -> Iterator[int]:
+    assert equation.opened is not None
+    yield from (program.frames[index].results[place] for index in equation.frames)
+    if equation.opened.kind == "cond":
+        yield equation.operands[0]  # it chooses the branch
+    elif place < equation.opened.carry:  # a loop may run no iteration
+        yield equation.operands[equation.opened.operands[0][equation.opened.consts + place]]
 
 
 def upstream(
     program: Program, values: Iterable[int], *, through: Callable[[Equation], bool], around: bool
 ) -> set[int]:
-    """These values and all that goes into them, by way of sites that pass `through`.
+    """These values and all that goes into them, by way of equations that pass `through`.
 
     Args:
         program: the program.
         values: by number.
-        through: a value that a site makes which does not pass is left out.
+        through: a value that an equation makes which does not pass is left out.
         around: whether what a loop's iteration leaves goes into the next one.
     """
     found: set[int] = set()
     stack = list(values)
     while stack:
         value = stack.pop()
-        made_by = program.values[value].site
-        if value in found or (made_by is not None and not through(program.sites[made_by])):
+        made_by = program.values[value].equation
+        if value in found or (made_by is not None and not through(program.equations[made_by])):
             continue
         found.add(value)
         stack += feeders(program, value, around=around)

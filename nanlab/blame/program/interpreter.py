@@ -20,9 +20,9 @@ Records = dict[str, Any]
 Bind = Callable[[Equation, Sequence[Any]], Sequence[Any]]
 
 
-def bind_equation(site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-    """Run a site as it is."""
-    return _jax.bind(site.eqn, operands)
+def bind_equation(equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
+    """Run an equation as it is."""
+    return _jax.bind(equation.eqn, operands)
 
 
 class Interpreter(ABC):
@@ -30,7 +30,7 @@ class Interpreter(ABC):
 
     Args:
         program: what is run.
-        bind: runs a site that is not opened.
+        bind: runs an equation that is not opened.
     """
 
     def __init__(self, program: Program, bind_equation: Bind = bind_equation) -> None:
@@ -47,24 +47,32 @@ class Interpreter(ABC):
         """
 
     @abstractmethod
-    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_scan(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """Run a scan."""
 
     @abstractmethod
-    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_while(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """Run a while loop."""
 
     @abstractmethod
-    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_cond(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """Run a branching."""
 
     @abstractmethod
-    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(
+        self, equation: Equation, operands: Sequence[Any]
+    ) -> tuple[Sequence[Any], Records]:
         """Run a `shard_map`."""
 
-    def sites_of(self, frame: Frame) -> Iterable[int]:
-        """The sites of a frame that are run, in order."""
-        return frame.sites
+    def equations_of(self, frame: Frame) -> Iterable[int]:
+        """The equations of a frame that are run, in order."""
+        return frame.equations
 
     def run(self, frame: Frame, arguments: Sequence[Any]) -> tuple[list[Any], Records]:
         """What a frame results in (None where it was not run), and the records."""
@@ -77,15 +85,15 @@ class Interpreter(ABC):
             "cond": self.run_cond,
             "shard_map": self.run_shards,
         }
-        for index in self.sites_of(frame):
-            site = program.sites[index]
-            operands = [self.read(env, value) for value in site.operands]
-            if site.opened is None:
-                results = self._bind(site, operands)
+        for index in self.equations_of(frame):
+            equation = program.equations[index]
+            operands = [self.read(env, value) for value in equation.operands]
+            if equation.opened is None:
+                results = self._bind(equation, operands)
             else:
-                results, records = runs[site.opened.kind](site, operands)
+                results, records = runs[equation.opened.kind](equation, operands)
                 inner.update(records)
-            env.update(zip(site.results, results, strict=True))
+            env.update(zip(equation.results, results, strict=True))
         results = [self.read(env, value) for value in frame.results]
         return results, {**self.observe(frame, env), **inner}
 
@@ -94,9 +102,11 @@ class Interpreter(ABC):
         return env[value] if value in env else self.program.values[value].constant
 
 
-def split_scan(site: Equation, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def split_scan(
+    equation: Equation, operands: Sequence[Any]
+) -> tuple[list[Any], list[Any], list[Any]]:
     """A scan's operands: constants, what is carried first, what is sliced."""
-    opened = site.opened
+    opened = equation.opened
     assert opened is not None
     split = opened.consts + opened.carry
     return (
@@ -107,10 +117,10 @@ def split_scan(site: Equation, operands: Sequence[Any]) -> tuple[list[Any], list
 
 
 def split_while(
-    site: Equation, operands: Sequence[Any]
+    equation: Equation, operands: Sequence[Any]
 ) -> tuple[Callable[[Sequence[Any]], Array], list[Any], list[Any]]:
     """A while loop's condition, of what is carried; its body's constants; what is carried first."""
-    opened = site.opened
+    opened = equation.opened
     assert opened is not None
     assert opened.condition is not None
     (condition, constants), own = opened.condition

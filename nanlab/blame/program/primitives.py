@@ -17,7 +17,7 @@ NAN_OF = {"tanh", "logistic", "sign", "erf", "erfc", "atan"}
 
 
 Detail = Callable[[Any, Mapping[str, Any], Sequence[Any], Sequence[Any]], Any]
-"""Of (NumPy or jax.numpy, the site's parameters, its operands, its results) -> a small number."""
+"""Of (NumPy or jax.numpy, the equation's parameters, its operands, its results) -> a small number."""
 
 
 def _zero_divisor(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:

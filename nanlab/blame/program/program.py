@@ -1,7 +1,7 @@
-"""Function -> Program: its jaxpr, flattened to numbered sites and the values between them.
+"""Function -> Program: its jaxpr, flattened to numbered equations and the values between them.
 
-Calls (jit, remat, custom derivatives) are opened in place, so that a shared helper has sites of
-its own at each call. A loop's body and a branch become frames: straight lines of sites that run
+Calls (jit, remat, custom derivatives) are opened in place, so that a shared helper has equations of
+its own at each call. A loop's body and a branch become frames: straight lines of equations that run
 any number of times.
 """
 
@@ -24,7 +24,7 @@ class Value:
     Attributes:
         frame: the frame it belongs to; constants belong to frame 0.
         shape, dtype: of the array.
-        site: the site that makes it, or None.
+        equation: the equation that makes it, or None.
         argument: its place among its frame's arguments, or None.
         constant: what it holds, if that is written into the program.
     """
@@ -32,7 +32,7 @@ class Value:
     frame: int
     shape: tuple[int, ...]
     dtype: Any
-    site: int | None = None
+    equation: int | None = None
     argument: int | None = None
     constant: Any = None
 
@@ -75,14 +75,14 @@ class Equation:
 
 @dataclass(slots=True, kw_only=True)
 class Frame:
-    """A straight line of sites: the top, a loop's body, or a branch.
+    """A straight line of equations: the top, a loop's body, or a branch.
 
     Attributes:
         index: its number; 0 is the top.
-        parent: the site that runs it, or None for the top.
+        parent: the equation that runs it, or None for the top.
         kind: "top", "scan", "while", "cond" or "shard_map".
         arguments, results: values, by number.
-        sites: by number, in order.
+        equations: by number, in order.
         is_live: whether it is run: nothing needs a loop that is not.
     """
 
@@ -91,15 +91,15 @@ class Frame:
     kind: str
     arguments: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
-    sites: list[int] = field(default_factory=list[int])
+    equations: list[int] = field(default_factory=list[int])
     is_live: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
 class Program:
-    """A function as sites, frames and values; `tree` is the shape of what it returns."""
+    """A function as equations, frames and values; `tree` is the shape of what it returns."""
 
-    sites: list[Equation]
+    equations: list[Equation]
     frames: list[Frame]
     values: list[Value]
     tree: Any
@@ -110,7 +110,7 @@ class Program:
         here = self.frames[frame]
         while here.parent is not None:
             around.append(here)
-            here = self.frames[self.sites[here.parent].frame]
+            here = self.frames[self.equations[here.parent].frame]
         return around[::-1]
 
     def loops(self, frame: int) -> list[int]:
@@ -142,7 +142,7 @@ def _flatten(jaxpr: Jaxpr, constants: Sequence[Any], tree: Any) -> Program:
 
 class _Flattener:
     def __init__(self, tree: Any) -> None:
-        self.program = Program(sites=[], frames=[], values=[], tree=tree)
+        self.program = Program(equations=[], frames=[], values=[], tree=tree)
 
     def top(self, jaxpr: Jaxpr, constants: Sequence[Any]) -> None:
         frame = self._new_frame(None, "top", jaxpr)
@@ -204,33 +204,35 @@ class _Flattener:
             (jaxpr, constants), (places,) = opened.bodies[0], opened.operands
             arguments = [operands[place] for place in places]
             return self._walk(jaxpr, constants, arguments, frame, scopes, around)
-        sites = self.program.sites
-        site = Equation(
-            index=len(sites), frame=frame.index, eqn=eqn, operands=operands, scopes=scopes,
+        equations = self.program.equations
+        equation = Equation(
+            index=len(equations), frame=frame.index, eqn=eqn, operands=operands, scopes=scopes,
             callers=callers, opened=opened,
         )  # fmt: skip
-        sites.append(site)
-        frame.sites.append(site.index)
+        equations.append(equation)
+        frame.equations.append(equation.index)
         if opened is not None:
             for jaxpr, constants in opened.bodies:
-                body = self._new_frame(site.index, opened.kind, jaxpr)
-                site.frames += (body.index,)
+                body = self._new_frame(equation.index, opened.kind, jaxpr)
+                equation.frames += (body.index,)
                 body.results = self._walk(jaxpr, constants, body.arguments, body, scopes, around)
-        site.results = tuple(self._value(frame.index, v.aval, site=site.index) for v in eqn.outvars)
-        return site.results
+        equation.results = tuple(
+            self._value(frame.index, v.aval, equation=equation.index) for v in eqn.outvars
+        )
+        return equation.results
 
 
 def _drop_unused(program: Program) -> None:
-    """Take out of each frame the sites that no result of the frame needs."""
+    """Take out of each frame the equations that no result of the frame needs."""
     live = {0}
     for frame in program.frames:  # a frame comes after the one around it
         frame.is_live = frame.index in live
         needed = set(frame.results)
         kept: list[int] = []
-        for index in reversed(frame.sites if frame.is_live else []):
-            site = program.sites[index]
-            if site.eqn.effects or not needed.isdisjoint(site.results):
-                needed.update(site.operands)
-                live.update(site.frames)
+        for index in reversed(frame.equations if frame.is_live else []):
+            equation = program.equations[index]
+            if equation.eqn.effects or not needed.isdisjoint(equation.results):
+                needed.update(equation.operands)
+                live.update(equation.frames)
                 kept.append(index)
-        frame.sites = kept[::-1]
+        frame.equations = kept[::-1]
