@@ -380,7 +380,7 @@ FLOWS = {0: {0, 2}, 1: {1}, 2: {0, 2}}
 def test_what_goes_into_a_loops_result_goes_through_its_own_carry_only(output, wanted):
     program = flatten(scanned, F32(0), F32(0), np.zeros(3, F32))
     top = program.frames[0]
-    found = upstream(program, [top.results[output]], through=lambda site: True, around=True)
+    found = upstream(program, [top.results[output]], through=lambda equation: True, iterated=True)
     assert {place for place, v in enumerate(top.arguments) if v in found} == wanted
 
 
@@ -400,7 +400,7 @@ def test_a_chosen_branch_depends_on_what_chose_it():
 
     program = flatten(choose, F32(0), F32(0))
     top = program.frames[0]
-    found = upstream(program, top.results, through=lambda site: True, around=False)
+    found = upstream(program, top.results, through=lambda equation: True, iterated=False)
     assert set(top.arguments) <= found
 
 
@@ -421,7 +421,7 @@ def test_a_chosen_branch_depends_on_what_chose_it():
     ],
 )
 def test_a_source_file_is_written_from_its_packages_root(file, wanted):
-    assert re.fullmatch(wanted, source_path.written(file))
+    assert re.fullmatch(wanted, source_path.from_package_root(file))
 
 
 def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
@@ -432,7 +432,7 @@ def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
     files = ("libs/some/deep/module.py", "libs/single.py", "libs/train.py", "some/deep/module.py")
     found = [source_path.is_installed(str(tmp_path / file)) for file in files]
     assert found == [True, True, False, False]
-    assert source_path.written(str(tmp_path / files[0])) == "some/deep/module.py"
+    assert source_path.from_package_root(str(tmp_path / files[0])) == "some/deep/module.py"
 
 
 def test_a_culprit_in_a_library_is_told_with_the_line_that_called_it():

@@ -16,7 +16,12 @@ from rich.console import Console
 
 import nanlab
 from nanlab.backend import finiteness as codes
-from nanlab.blame.diagnosis.contents import SHOWN_ELEMENTS, contents, first_bad, met_at
+from nanlab.blame.diagnosis.contents import (
+    SHOWN_ELEMENTS,
+    contents,
+    contributing_elements,
+    first_bad,
+)
 from nanlab.blame.program.program import flatten
 
 F32 = np.float32
@@ -109,7 +114,7 @@ def test_what_went_into_an_element_is_what_changes_it(function, shapes):
     run, equation = jax.jit(function), flatten(function, *operands).equations[-1]
     result = np.asarray(run(*operands))
     for index in [(0,) * result.ndim, tuple(n - 1 for n in result.shape)]:
-        met = met_at(equation, operands, index)
+        met = contributing_elements(equation, operands, index)
         for side, operand in enumerate(operands):
             wanted = []
             for place in np.ndindex(operand.shape):
@@ -175,7 +180,7 @@ def test_a_verdict_says_in_words_what_its_status_is():
     assert "Every output is finite as compiled" in str(away)
     only = replace(found, status="compiled-only")
     assert only.fault
-    assert "not in the same way" in str(only).replace("\n", " ")
+    assert "does not fail in the same way" in str(only).replace("\n", " ")
 
 
 def test_what_reaches_no_output_is_benign():

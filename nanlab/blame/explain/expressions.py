@@ -1,4 +1,4 @@
-"""Value -> expression: how a value came about, as one would write it."""
+"""Value -> expression: how a value was computed, in Python-like notation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from nanlab.blame.program.program import Equation, Program, Value
 
 EXPRESSION_DEPTH = 3
-"""How many operations an expression shows; what is further away is "..."."""
+"""Number of nested operations in an expression; deeper ones are shown as "..."."""
 
 _INFIX = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "rem": "%"}
 _COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -21,18 +21,18 @@ _SHORT = {"dot_general": "dot", "reduce_sum": "sum", "reduce_max": "max", "reduc
 
 
 class Expressions:
-    """Writes the values of one program.
+    """Writes expressions for the values of one program.
 
     Args:
-        program: whose values.
-        names: of the top frame's arguments.
+        program: the program.
+        names: names of the top frame's arguments.
     """
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
         self._program, self._names = program, names
 
     def of(self, value: int, depth: int = EXPRESSION_DEPTH) -> str:
-        """One value's expression, by number."""
+        """Return the expression of a value, by number."""
         about = self._program.values[value]
         if about.argument is not None:
             return self._argument(about, depth)
@@ -53,7 +53,7 @@ class Expressions:
             return outside
         is_carried = about.argument < equation.opened.consts + equation.opened.carry
         if is_carried:
-            # What it began with says which it is, not what it holds by now.
+            # The initial value identifies the carry; it is not its current value.
             return f"carry (first: {outside})" if depth == EXPRESSION_DEPTH else "carry"
         return f"({outside})[i]" if " " in outside else f"{outside}[i]"
 
