@@ -36,27 +36,20 @@ from nanlab.blame.vocabulary import Status
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
     """Find the first primitive that made an inf, and the first that made a NaN, in one call.
 
-    The function is traced and compiled as by `jax.jit`. It runs once unchanged and once
-    instrumented; if there is a fault in a large program or in a while loop, it runs once or twice
-    more to fetch the numbers involved. Nothing is donated, no configuration is changed, and
-    callbacks (`debug.print`, `io_callback`) run once.
+    The function is compiled as by `jax.jit` and runs once unchanged and once instrumented, then
+    again only to fetch numbers from a large program or a while loop. Nothing is donated, no
+    configuration is changed, and callbacks (`debug.print`, `io_callback`) run once.
 
     Limits:
 
-    - Kernels: a linear-algebra routine, a Pallas kernel or a foreign call is blamed as a whole,
-      with mechanism "opaque".
-    - Elements: data flow is followed by array (for a selection, by the elements selected). If two
-      bad values meet in one array, the earlier one is named.
-    - Long while loops: the 64 iterations from the first bad value on are recorded one by one. A
-      later fault is found too, but the path to it shows only the first iteration of each step.
-    - Large programs, whose values need more than 32 MiB in total: matrix products and similar
-      operations are measured first, then what precedes the first bad ones. Of two independent
-      faults, the one whose measured value comes first is named; `benign` covers measured values
-      only.
-    - Arguments: an inf or a NaN that was passed in is listed in `input_faults`, with mechanism
-      "input".
-    - Rounding: the instrumented program is compiled differently. `status` says whether it shows
-      the same fault.
+    - A kernel (linear algebra, Pallas, a foreign call) is blamed as a whole, as "opaque".
+    - Data flow is followed by array. If two bad values meet in one, the earlier is named.
+    - Of a while loop, 64 iterations from the first bad value on are recorded one by one; a later
+      fault is found too, but the path to it shows only the first iteration of each step.
+    - In a large program (values of more than 32 MiB), matrix products and the like are measured
+      first, then what precedes the first bad ones. Of two independent faults the one measured
+      first is named, and `benign` covers measured values only.
+    - The instrumented program may round differently: `status` says whether it fails the same way.
 
     Args:
         function: any function that JAX can trace, jitted or not. Arrays are traced; Python
@@ -78,10 +71,8 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         >>> def softmax(scores):
         ...     return jnp.exp(scores) / jnp.exp(scores).sum()
         >>> verdict = nanlab.pinpoint(softmax, jnp.array([0.0, 1000.0]))
-        >>> f"{verdict.origin.primitive}: {verdict.origin.mechanism}"
-        'exp: overflow'
-        >>> f"{verdict.culprit.primitive}: {verdict.culprit.mechanism}"
-        'div: inf/inf'
+        >>> [f"{site.primitive}: {site.mechanism}" for site in (verdict.origin, verdict.culprit)]
+        ['exp: overflow', 'div: inf/inf']
         >>> verdict.culprit.cure
         'Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or use softmax.'
     """

@@ -38,7 +38,7 @@ class Case:
         primitive: the first to make a NaN that reaches an output; None if none does.
         mechanism, phase: its arithmetic and the part of the mathematical program (what a
             derivative rule prepares in the forward sweep is backward).
-        iterations: of the loops around it, outermost first; () if not labelled.
+        iterations: iterations of the enclosing loops, outermost first; () if not labelled.
         module: the Flax path that the culprit's must hold; "" if not labelled.
         decoy: the first primitive in time to make a NaN, if that one is harmless.
         origin: of a fault without a NaN, the primitive that made the inf; "constant" if none did.

@@ -48,12 +48,7 @@ class Call:
 
 
 def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-    """Trace a call; nothing is computed.
-
-    Args:
-        function: the function.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+    """Trace a call without computing anything.
 
     Returns:
         The traced call.
