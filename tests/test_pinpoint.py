@@ -15,7 +15,7 @@ from corpus.planted import PLANTED
 from corpus.transformed import TRANSFORMED
 
 import nanlab
-from nanlab.blame.probes import values as keeper
+from nanlab.blame.probes import values as value_probe
 
 FAULTS = TRANSFORMED | OPERATIONS
 HANDING_ON = {"while", "jit", "scan", "cond", "shard_map"}
@@ -36,7 +36,7 @@ def table(names=FAULTS, every=1):
     return pytest.mark.parametrize("name", rows)
 
 
-def told(site):
+def cause_of(site):
     return site and (site.primitive, site.mechanism)
 
 
@@ -66,8 +66,8 @@ def test_a_fault_is_told_with_its_arithmetic(name):
     fault, verdict = FAULTS[name], verdict_on(name)
     assert verdict.status == "reproduced"
     assert verdict.fault
-    assert told(verdict.culprit) == fault.culprit
-    assert told(verdict.origin) == (fault.origin or fault.culprit)
+    assert cause_of(verdict.culprit) == fault.culprit
+    assert cause_of(verdict.origin) == (fault.origin or fault.culprit)
     assert verdict.notes == ()
 
 
@@ -106,9 +106,9 @@ def test_a_chain_goes_from_the_origin_to_the_output(name):
     verdict = verdict_on(name)
     first, last = verdict.chain[0], verdict.chain[-1]
     if verdict.origin.mechanism not in ("input", "constant"):
-        assert told(first) == told(verdict.origin)
+        assert cause_of(first) == cause_of(verdict.origin)
         assert (first.line, first.iterations) == (verdict.origin.line, verdict.origin.iterations)
-    assert told(verdict.culprit or verdict.origin) in map(told, verdict.chain)
+    assert cause_of(verdict.culprit or verdict.origin) in map(cause_of, verdict.chain)
     assert last.primitive not in HANDING_ON
     assert all(site.operands == site.results == () for site in verdict.chain)
     assert verdict.output_faults
@@ -129,7 +129,7 @@ def test_every_verdict_can_be_written_down(name):
 @table(every=4)
 def test_a_program_too_large_to_keep_gets_the_same_verdict(name, monkeypatch):
     small = verdict_on(name)
-    monkeypatch.setattr(keeper, "STORED_VALUES_BYTES", -1)
+    monkeypatch.setattr(value_probe, "STORED_VALUES_BYTES", -1)
     large = nanlab.pinpoint(FAULTS[name].function, *FAULTS[name].faulty)
     agree(small, large)
 
@@ -138,12 +138,12 @@ def test_a_program_too_large_to_keep_gets_the_same_verdict(name, monkeypatch):
 def test_a_planted_fault_is_told_the_same_small_and_large(name, monkeypatch):
     planted = PLANTED[name]
     small = nanlab.pinpoint(planted.function, *planted.faulty)
-    assert told(small.culprit) == planted.culprit
-    assert told(small.origin) == (planted.origin or planted.culprit)
+    assert cause_of(small.culprit) == planted.culprit
+    assert cause_of(small.origin) == (planted.origin or planted.culprit)
     site, mark = main(small), "culprit" if small.culprit else "origin"
     assert line_of(site) in marked_lines(planted.function, mark)
     assert (site.phase, site.iterations) == (planted.phase, planted.iterations)
-    monkeypatch.setattr(keeper, "STORED_VALUES_BYTES", -1)
+    monkeypatch.setattr(value_probe, "STORED_VALUES_BYTES", -1)
     agree(small, nanlab.pinpoint(planted.function, *planted.faulty))
 
 
@@ -153,7 +153,7 @@ def agree(small, large):
     assert (large.input_faults, large.output_faults) == (small.input_faults, small.output_faults)
     assert large.notes == small.notes
     for one, other in ((small.origin, large.origin), (small.culprit, large.culprit)):
-        assert told(one) == told(other)
+        assert cause_of(one) == cause_of(other)
         if one is not None:
             assert (one.file, one.line, one.phase) == (other.file, other.line, other.phase)
             assert (one.iterations, one.lane) == (other.iterations, other.lane)

@@ -16,8 +16,8 @@ F32 = np.float32
 SIZE = 3
 MIXING = (np.arange(9, dtype=F32).reshape(3, 3) - 4) / 20
 
-# Every step takes a vector of SIZE numbers between -2 and 2 to another such vector. Steps are told
-# apart by primitives that no fault is made of.
+# Every step maps a vector of SIZE numbers between -2 and 2 to another such vector. Steps use other
+# primitives than faults, so that the culprit is unambiguous.
 PLAIN = {
     "sin": jnp.sin,
     "tanh": jnp.tanh,
@@ -128,7 +128,7 @@ def first_iteration(wrap):
 
 
 def checked(verdict, fault, wrap):
-    """The fault is told, at its line, in the first iteration."""
+    """The fault is reported at its line, in the first iteration."""
     primitive, mechanism, is_nan, line = FAULTS[fault]
     assert verdict.status == "reproduced"
     assert (verdict.culprit is not None) == is_nan

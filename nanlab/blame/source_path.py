@@ -23,7 +23,8 @@ def is_installed(file: str) -> bool:
     """Return whether a source file belongs to an installed library or to Python itself."""
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
-        return _runs_user_functions(path)
+        # Files of nanlab that run user functions, and so appear in their frames.
+        return path == _OWN / "backend" / "jaxpr.py" or path.is_relative_to(_OWN / "blame")
     return (
         file.startswith("<frozen")
         or _library_folder(path) is not None
@@ -56,11 +57,6 @@ def _installed_in(folder: Path) -> frozenset[str]:
 def is_nanlab(file: str) -> bool:
     """Return whether a source file belongs to nanlab."""
     return Path(file).resolve().is_relative_to(_OWN)
-
-
-def _runs_user_functions(path: Path) -> bool:
-    """Return whether this file of nanlab runs user functions, and so appears in their frames."""
-    return path == _OWN / "backend" / "jaxpr.py" or path.is_relative_to(_OWN / "blame")
 
 
 @cache

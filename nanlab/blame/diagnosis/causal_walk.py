@@ -123,7 +123,7 @@ def _readers(
 
 def causal_path(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]:
     """Return the shortest path of bad points from an event to one of `outputs`; [] if none."""
-    goals = tuple(outputs)
+    goals = dict.fromkeys(outputs)
     fed_by = beginnings(reading, goals, event.worst).fed_by
     into: dict[Point, list[Point]] = {}
     for point, feeds in fed_by.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Num
 
 from nanlab.backend.finiteness import FINITE, INF, NAN, as_numbers, code_of
 from nanlab.blame.program.program import Equation, Program
@@ -109,14 +110,14 @@ def first_bad(
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
 
 
-def _bad(array: np.ndarray, worst: int) -> np.ndarray:
+def _bad(array: np.ndarray, worst: int) -> Bool[np.ndarray, "*shape"]:
     numbers = as_numbers(array)
     if numbers.dtype.kind not in "fc":
         return np.zeros(numbers.shape, bool)
     return np.asarray(np.isnan(numbers) if worst == NAN else ~np.isfinite(numbers))
 
 
-def _most_informative(numbers: np.ndarray) -> np.ndarray:
+def _most_informative(numbers: Num[np.ndarray, ...]) -> Num[np.ndarray, " shown"]:
     """Return up to SHOWN_ELEMENTS elements: non-finite ones, zeros, then the largest."""
     flat = numbers.reshape(-1)
     if flat.dtype.kind not in "fc" or len(flat) <= 1:

@@ -52,8 +52,8 @@ def sighting(
         except FloatingPointError as error:
             named = _ENCOUNTERED.search(str(error))
             frames = traceback.extract_tb(error.__traceback__)
-            own = [f for f in frames if not is_installed(f.filename)]
-            source = f"{from_package_root(own[-1].filename)}:{own[-1].lineno}" if own else ""
+            frame = next((f for f in reversed(frames) if not is_installed(f.filename)), None)
+            source = f"{from_package_root(frame.filename)}:{frame.lineno}" if frame else ""
             return Sighting(named.group(1) if named else "", source)
     return None
 

@@ -158,7 +158,6 @@ def library_frame(equation: Equation) -> CodeFrame | None:
     for frame in stack_of(equation):
         if not is_installed(frame.file):
             return None
-        own = is_installed(frame.file) and is_nanlab(frame.file)
-        if not (own or _PLUMBING.search(frame.file) or is_standard(frame.file)):
+        if not (is_nanlab(frame.file) or _PLUMBING.search(frame.file) or is_standard(frame.file)):
             return frame
     return None

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 
 from nanlab.backend.finiteness import FINITE, INF, NAN, as_numbers, code_of
 from nanlab.blame.probes.codes import WINDOW, Probe
@@ -36,7 +37,7 @@ class Reading:
     """
 
     probe: Probe
-    codes: Mapping[str, np.ndarray]
+    codes: Mapping[str, Int[np.ndarray, ...]]
     values: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
     fetched: Mapping[Point, np.ndarray] = field(default_factory=dict[Point, np.ndarray])
 

@@ -33,25 +33,27 @@ class Expressions:
 
     def of(self, value: int, depth: int = EXPRESSION_DEPTH) -> str:
         """Return the expression of a value, by number."""
-        about = self._program.values[value]
-        if about.argument is not None:
-            return self._argument(about, depth)
-        if about.equation is None:
-            return _constant(about)
-        return self._result(self._program.equations[about.equation], value, depth)
+        info = self._program.values[value]
+        if info.argument is not None:
+            return self._argument(info, depth)
+        if info.equation is None:
+            if info.shape == ():
+                return f"{np.asarray(info.constant).item()!r}"
+            return f"constant {info.dtype}{list(info.shape)}"
+        return self._result(self._program.equations[info.equation], value, depth)
 
-    def _argument(self, about: Value, depth: int) -> str:
-        frame = self._program.frames[about.frame]
-        assert about.argument is not None
+    def _argument(self, info: Value, depth: int) -> str:
+        frame = self._program.frames[info.frame]
+        assert info.argument is not None
         if frame.parent is None:
-            return self._names[about.argument]
+            return self._names[info.argument]
         equation = self._program.equations[frame.parent]
         assert equation.opened is not None
         operands = equation.opened.operands[equation.frames.index(frame.index)]
-        outside = self.of(equation.operands[operands[about.argument]], max(depth - 1, 0))
-        if frame.kind not in ("scan", "while") or about.argument < equation.opened.consts:
+        outside = self.of(equation.operands[operands[info.argument]], max(depth - 1, 0))
+        if frame.kind not in ("scan", "while") or info.argument < equation.opened.consts:
             return outside
-        is_carried = about.argument < equation.opened.consts + equation.opened.carry
+        is_carried = info.argument < equation.opened.consts + equation.opened.carry
         if is_carried:
             # The initial value identifies the carry; it is not its current value.
             return f"carry (first: {outside})" if depth == EXPRESSION_DEPTH else "carry"
@@ -81,9 +83,3 @@ class Expressions:
         if len(parts) > 3:
             parts = [*parts[:3], "..."]
         return f"{_SHORT.get(name, name)}({', '.join(parts)})"
-
-
-def _constant(about: Value) -> str:
-    if about.shape == ():
-        return f"{np.asarray(about.constant).item()!r}"
-    return f"constant {about.dtype}{list(about.shape)}"

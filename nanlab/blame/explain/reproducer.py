@@ -50,7 +50,7 @@ def save_reproducer(verdict: Verdict, folder: Path) -> Path:
     script = _SCRIPT.format(
         what="a NaN" if evidence.worst == NAN else "an inf",
         mechanism=site.mechanism,
-        where=_commented(where),
+        where=where.replace("\\", "\\\\").replace('"""', "'''"),  # it goes into a docstring
         primitive=evidence.eqn.primitive.name,
         call=call,
         x64=bool(jax.config.read("jax_enable_x64")),
@@ -87,11 +87,6 @@ def _call(eqn: JaxprEqn) -> str:
                 "into a script"
             )
     return f"{function}({', '.join(['*operands', *(f'{k}={v}' for k, v in written.items())])})"
-
-
-def _commented(text: str) -> str:
-    """Escape a text for use in a docstring."""
-    return text.replace("\\", "\\\\").replace('"""', "'''")
 
 
 _SCRIPT = '''"""{primitive} makes {what} ({mechanism}). It came from {where}"""

@@ -164,7 +164,9 @@ def _numbers(site: Site) -> RenderableType:
     if not any(c.zeros for _, c in rows):
         del columns["zeros"]
     if any(c.there for _, c in rows):
-        columns[_there_title(site)] = lambda c: " ".join(map(_number, c.there))
+        columns[f"at {list(site.element)}" if site.element else "there"] = lambda c: " ".join(
+            map(_number, c.there)
+        )
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for title in ("", *columns):
         table.add_column(title)
@@ -177,10 +179,6 @@ def _labels(expressions: list[str]) -> list[str]:
     """Return short expressions as they are, and a, b, ... for the others."""
     letters = iter("abcdefghijklmnopqrstuvwxyz" * 9)
     return [e if len(e) <= SHORT and " " not in e else next(letters) for e in expressions]
-
-
-def _there_title(site: Site) -> str:
-    return f"at {list(site.element)}" if site.element else "there"
 
 
 def _range(c: Contents) -> str:

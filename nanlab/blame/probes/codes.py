@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Int, Int8
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.finiteness import FINITE, INF, NAN, codes_of_bits, largest_bits, measured_as
@@ -33,7 +34,7 @@ from nanlab.blame.program.program import Equation, Frame, Program
 WINDOW = 64
 """Number of iterations of a while loop that are recorded, from the first with a bad value on."""
 
-Codes = dict[str, Array]
+Codes = dict[str, Int[Array, "..."]]
 """Records by name. "codes4": the codes of frame 4. For a while loop with body 3: "first3", the
 iteration in which the window begins; "trips3", the number of iterations; and "late3.codes4", the
 iterations in which an INF and a NAN began that share the last row. "ran5": whether branch 5 ran."""
@@ -81,9 +82,9 @@ class Probe(Interpreter):
                 measured += equation.results
         by_type: dict[Any, list[int]] = {}
         for value in measured:
-            about = program.values[value]
-            if about.can_be_bad and (self._only is None or value in self._only):
-                by_type.setdefault(measured_as(about.dtype), []).append(value)
+            info = program.values[value]
+            if info.can_be_bad and (self._only is None or value in self._only):
+                by_type.setdefault(measured_as(info.dtype), []).append(value)
         self.measured.append(by_type)
         ordered = [value for values in by_type.values() for value in values]
         self.slots |= {value: slot for slot, value in enumerate(ordered)}
@@ -124,7 +125,7 @@ class Probe(Interpreter):
         together = jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.int8)
         return {f"codes{frame.index}": together}
 
-    def _detail(self, index: int, env: Mapping[int, Any]) -> Array:
+    def _detail(self, index: int, env: Mapping[int, Any]) -> Int8[Array, ""]:
         equation = self.program.equations[index]
         operands = [jnp.asarray(self.read(env, value)) for value in equation.operands]
         results = [env[value] for value in equation.results]
@@ -171,9 +172,9 @@ class Probe(Interpreter):
         results, trips, first, window, late = lax.while_loop(
             lambda loop: jnp.any(is_running(loop[0])), step, start
         )
-        about = {f"first{body.index}": first, f"trips{body.index}": trips}
-        about |= {f"late{body.index}.{k}": began for k, began in late.items()}
-        return results, {**window, **about}
+        extent = {f"first{body.index}": first, f"trips{body.index}": trips}
+        extent |= {f"late{body.index}.{k}": began for k, began in late.items()}
+        return results, {**window, **extent}
 
     def run_cond(self, equation: Equation, operands: Sequence[Any]) -> ResultsAndRecords:
         """See `Interpreter.run_cond`."""

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Int8
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.finiteness import code_of
@@ -42,10 +43,10 @@ class ValueProbe(Probe):
 
     def codes(
         self, records: Mapping[str, np.ndarray], arguments: Sequence[np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+    ) -> tuple[dict[str, Int[np.ndarray, ...]], dict[int, np.ndarray]]:
         """Return the codes by name and the arrays by value, from a run's records and arguments."""
         values = dict(zip(self.program.frames[0].arguments, arguments, strict=True))
-        codes: dict[str, np.ndarray] = {}
+        codes: dict[str, Int[np.ndarray, ...]] = {}
         for name, record in records.items():
             if name.startswith("value"):
                 values[int(name.removeprefix("value"))] = record
@@ -56,7 +57,9 @@ class ValueProbe(Probe):
                 codes[f"codes{frame.index}"] = self._codes_of(frame, values)
         return codes, values
 
-    def _codes_of(self, frame: Frame, values: Mapping[int, np.ndarray]) -> np.ndarray:
+    def _codes_of(
+        self, frame: Frame, values: Mapping[int, np.ndarray]
+    ) -> Int8[np.ndarray, "*iterations slots"]:
         """Return the frame's vector of codes as a `Probe` has it, without details."""
         frames = [f for f in self.program.enclosing(frame.index) if f.kind != "cond"]
         scans = [axis for axis, f in enumerate(frames) if f.kind == "scan"]

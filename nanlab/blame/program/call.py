@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Traced
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program import module_scopes as scopes
@@ -35,8 +36,8 @@ class Call:
         outputs: names of the leaves of the result.
     """
 
-    traced: Any
-    arrays: list[Any]
+    traced: Traced
+    arrays: list[jax.Array]
     names: list[str]
     numbers: dict[str, Any]
     outputs: list[str]
@@ -96,7 +97,9 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     )
 
 
-def _trace(pure: Callable[..., Any], leaves: list[Any], tree: Any, traced: list[int]) -> Any:
+def _trace(
+    pure: Callable[..., Any], leaves: list[Any], tree: Any, traced: list[int]
+) -> jax.stages.Traced:
     """Trace a function of one pytree in the leaves at these indices."""
 
     def of_arrays(*arrays: Any) -> Any:

@@ -12,11 +12,11 @@ from nanlab.blame.program.program import Equation, Program
 
 def feeders(program: Program, value: int, *, iterated: bool) -> Iterator[int]:
     """Yield the values from which `value` is computed directly."""
-    about = program.values[value]
-    if about.argument is not None:
-        yield from _feeders_of_argument(program, about.frame, about.argument, iterated=iterated)
-    elif about.equation is not None:
-        equation = program.equations[about.equation]
+    info = program.values[value]
+    if info.argument is not None:
+        yield from _feeders_of_argument(program, info.frame, info.argument, iterated=iterated)
+    elif info.equation is not None:
+        equation = program.equations[info.equation]
         if equation.opened is None:
             yield from equation.operands
         else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Bool
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.program import Equation, Frame, Program
@@ -19,6 +20,7 @@ from nanlab.blame.program.program import Equation, Frame, Program
 Records = dict[str, Any]
 """Recorded arrays, by name."""
 
+IsRunning = Bool[Array, "*lanes"]
 ResultsAndRecords = tuple[Sequence[Any], Records]
 
 Bind = Callable[[Equation, Sequence[Any]], Sequence[Any]]
@@ -117,21 +119,21 @@ def split_scan(
 
 def split_while(
     equation: Equation, operands: Sequence[Any]
-) -> tuple[Callable[[Sequence[Any]], Array], list[Any], list[Any]]:
+) -> tuple[Callable[[Sequence[Any]], IsRunning], list[Any], list[Any]]:
     """Return a while loop's condition (of the carry), its body's constants, its initial carry."""
     opened = equation.opened
     assert opened is not None
     assert opened.condition is not None
     (condition, constants), n_consts = opened.condition
 
-    def is_running(carry: Sequence[Any]) -> Array:
+    def is_running(carry: Sequence[Any]) -> IsRunning:
         return _jax.run_jaxpr(condition, constants, [*operands[:n_consts], *carry])[0]
 
     split = n_consts + opened.consts
     return is_running, list(operands[n_consts:split]), list(operands[split:])
 
 
-def next_carry(is_running: Array, results: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
+def next_carry(is_running: IsRunning, results: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
     """Return a while loop's next carry: under vmap, lanes that are done keep their carry."""
     if not is_running.ndim:
         return list(results)

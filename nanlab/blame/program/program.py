@@ -169,8 +169,8 @@ class _Flattener:
         frame = self._new_frame(None, "top", jaxpr)
         frame.results = self._walk(jaxpr, constants, frame.arguments, frame, "", ())
 
-    def _value(self, frame: int, aval: Any, **about: Any) -> int:
-        value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **about)
+    def _value(self, frame: int, aval: Any, **fields: Any) -> int:
+        value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **fields)
         self.program.values.append(value)
         return len(self.program.values) - 1
 

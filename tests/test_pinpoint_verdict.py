@@ -29,7 +29,7 @@ CODE_OF_NAN = codes.NAN
 NAN, INF = np.nan, np.inf
 
 
-def told(site):
+def cause_of(site):
     return site and (site.primitive, site.mechanism)
 
 
@@ -169,7 +169,7 @@ def test_a_fault_that_xla_rewrites_away_is_no_fault():
 def test_a_fault_that_xla_rewrites_away_is_told_as_such():
     verdict = nanlab.pinpoint(masked, F32([1, 2]), np.array([False, False]))
     assert verdict.status == "rewritten-away"
-    assert told(verdict.culprit) == ("mul", "0*inf")
+    assert cause_of(verdict.culprit) == ("mul", "0*inf")
 
 
 def test_a_verdict_says_in_words_what_its_status_is():
@@ -190,7 +190,7 @@ def test_what_reaches_no_output_is_benign():
 
     verdict = nanlab.pinpoint(guarded, F32([1, -1, 0]))
     assert (verdict.status, verdict.fault) == ("clean", False)
-    assert [*map(told, verdict.benign)] == [("log", "domain"), ("div", "pole")]
+    assert [*map(cause_of, verdict.benign)] == [("log", "domain"), ("div", "pole")]
     assert verdict.benign[1].iterations == (2,)
     assert (verdict.origin, verdict.culprit, verdict.chain) == (None, None, ())
     assert "Harmless" in str(verdict)
@@ -239,12 +239,21 @@ def test_a_lane_is_that_of_the_batched_axis():
     assert verdict.culprit.results[0].first_bad == (0, 2)
 
 
+@pytest.mark.parametrize(
+    "one",
+    [lambda v: jnp.log(v)[None] * jnp.ones((1, 2)), lambda v: jnp.log(v[None, None]) + jnp.ones(3)],
+)
+def test_an_axis_that_a_lane_adds_to_its_own_value_does_not_hide_the_lane(one):
+    verdict = nanlab.pinpoint(jax.vmap(one), F32([1, -1]))
+    assert (cause_of(verdict.culprit), verdict.culprit.lane) == (("log", "domain"), 1)
+
+
 def test_what_all_lanes_share_has_no_lane():
     def one(x, table):
         return x * jnp.log(table)
 
     verdict = nanlab.pinpoint(jax.vmap(one, in_axes=(0, None)), F32([[1, 2]] * 3), F32([1, -1]))
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.lane is None
 
 
@@ -389,7 +398,7 @@ def test_a_saved_reproducer_makes_the_fault_again(tmp_path):
 
 def test_a_saved_gather_makes_its_fill_again(tmp_path):
     verdict = nanlab.pinpoint(lambda x, i: x.at[i].get(mode="fill"), F32([1, 2]), np.int32([5]))
-    assert told(verdict.culprit) == ("gather", "fill")
+    assert cause_of(verdict.culprit) == ("gather", "fill")
     script = verdict.save(tmp_path)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -421,7 +430,7 @@ def test_a_site_that_cannot_be_written_down_is_refused(tmp_path):
 
 def test_a_saved_scatter_needs_no_jaxpr(tmp_path):
     verdict = nanlab.pinpoint(lambda x, i: x.at[i].add(3e38), F32([3e38, 2]), np.int32([0]))
-    assert told(verdict.origin) == ("scatter-add", "overflow")
+    assert cause_of(verdict.origin) == ("scatter-add", "overflow")
     script = verdict.save(tmp_path)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "reproduced"), ran.stderr
