@@ -16,6 +16,7 @@ from corpus.transformed import TRANSFORMED
 
 import nanlab
 from nanlab.blame.probes import values as value_probe
+from nanlab.blame.vocabulary import Status
 
 FAULTS = TRANSFORMED | OPERATIONS
 HANDING_ON = {"while", "jit", "scan", "cond", "shard_map"}
@@ -98,7 +99,7 @@ def test_a_fault_is_told_with_what_met_there(name):
 def test_its_harmless_twin_is_silent(name):
     verdict = nanlab.pinpoint(FAULTS[name].function, *FAULTS[name].harmless)
     assert not verdict.fault
-    assert verdict == nanlab.Verdict(status="clean")
+    assert verdict == nanlab.Verdict(status=Status.CLEAN)
 
 
 @table()

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import nanlab
 from nanlab.blame.probes import values as value_probe
+from nanlab.blame.vocabulary import Status
 
 F32 = np.float32
 
@@ -381,7 +382,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize(("function", "args"), HARMLESS.values(), ids=HARMLESS)
 def test_a_harmless_call_is_silent(function, args):
-    assert nanlab.pinpoint(function, *args) == nanlab.Verdict(status="clean")
+    assert nanlab.pinpoint(function, *args) == nanlab.Verdict(status=Status.CLEAN)
 
 
 # function, arguments, culprit

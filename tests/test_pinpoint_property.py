@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import nanlab
+from nanlab.blame.vocabulary import Status
 
 F32 = np.float32
 SIZE = 3
@@ -188,7 +189,7 @@ def test_a_fault_is_found_under_a_gradient(before, fault, wrap, x):
 def test_a_program_made_by_chance_without_a_fault_is_silent(names, x):
     function = partial(chained, names)
     for each in (function, jax.jit(function)):
-        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status="clean")
+        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status=Status.CLEAN)
 
 
 @pytest.mark.slow
@@ -199,4 +200,4 @@ def test_its_gradient_is_silent_too(names, x):
         return jnp.sum(chained(names, v))
 
     for each in (jax.grad(loss), jax.jit(jax.grad(loss))):
-        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status="clean")
+        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status=Status.CLEAN)

@@ -23,6 +23,7 @@ from nanlab.blame.diagnosis.contents import (
     first_bad,
 )
 from nanlab.blame.program.program import flatten
+from nanlab.blame.vocabulary import Status
 
 F32 = np.float32
 CODE_OF_NAN = codes.NAN
@@ -174,11 +175,11 @@ def test_a_fault_that_xla_rewrites_away_is_told_as_such():
 
 def test_a_verdict_says_in_words_what_its_status_is():
     found = nanlab.pinpoint(lambda x: jnp.log(x), F32(-1))
-    away = replace(found, status="rewritten-away")
+    away = replace(found, status=Status.REWRITTEN_AWAY)
     assert (found.fault, away.fault) == (True, False)
     assert "There is a NaN in output." in str(found)
     assert "Every output is finite as compiled" in str(away)
-    only = replace(found, status="compiled-only")
+    only = replace(found, status=Status.COMPILED_ONLY)
     assert only.fault
     assert "does not fail in the same way" in str(only).replace("\n", " ")
 

@@ -117,7 +117,7 @@ def _bad(array: np.ndarray, worst: int) -> Bool[np.ndarray, "*shape"]:
     return np.asarray(np.isnan(numbers) if worst == NAN else ~np.isfinite(numbers))
 
 
-def _most_informative(numbers: Num[np.ndarray, ...]) -> Num[np.ndarray, " shown"]:
+def _most_informative(numbers: Num[np.ndarray, "*shape"]) -> Num[np.ndarray, " shown"]:
     """Return up to SHOWN_ELEMENTS elements: non-finite ones, zeros, then the largest."""
     flat = numbers.reshape(-1)
     if flat.dtype.kind not in "fc" or len(flat) <= 1:

@@ -37,7 +37,7 @@ class Reading:
     """
 
     probe: Probe
-    codes: Mapping[str, Int[np.ndarray, ...]]
+    codes: Mapping[str, Int[np.ndarray, "*records"]]
     values: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
     fetched: Mapping[Point, np.ndarray] = field(default_factory=dict[Point, np.ndarray])
 

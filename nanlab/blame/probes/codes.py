@@ -21,6 +21,7 @@ from nanlab.backend.finiteness import FINITE, INF, NAN, codes_of_bits, largest_b
 from nanlab.blame.program.interpreter import (
     Bind,
     Interpreter,
+    Records,
     ResultsAndRecords,
     bind_equation,
     next_carry,
@@ -106,8 +107,8 @@ class Probe(Interpreter):
         assert opened is not None
         return frame.kind in ("scan", "while") and argument >= opened.consts
 
-    def __call__(self, *arguments: Any) -> tuple[Any, Codes]:
-        """Return the output of the program's function for these arguments, and the codes."""
+    def __call__(self, *arguments: Any) -> tuple[Any, Records]:
+        """Return the output of the program's function for these arguments, and the records."""
         flat = [jnp.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
         results, codes = self.run(self.program.frames[0], flat)
         tree = jax.tree.structure(self.program.tree)

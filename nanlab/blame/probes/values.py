@@ -43,10 +43,10 @@ class ValueProbe(Probe):
 
     def codes(
         self, records: Mapping[str, np.ndarray], arguments: Sequence[np.ndarray]
-    ) -> tuple[dict[str, Int[np.ndarray, ...]], dict[int, np.ndarray]]:
+    ) -> tuple[dict[str, Int[np.ndarray, "*records"]], dict[int, np.ndarray]]:
         """Return the codes by name and the arrays by value, from a run's records and arguments."""
         values = dict(zip(self.program.frames[0].arguments, arguments, strict=True))
-        codes: dict[str, Int[np.ndarray, ...]] = {}
+        codes: dict[str, Int[np.ndarray, "*records"]] = {}
         for name, record in records.items():
             if name.startswith("value"):
                 values[int(name.removeprefix("value"))] = record
