@@ -55,7 +55,7 @@ def blamed(function, *arguments):
     return judged(run_alone(function, *arguments)[0])
 
 
-def told(finding):
+def cause_of(finding):
     return finding and (finding.primitive, finding.mechanism)
 
 
@@ -65,8 +65,8 @@ def told(finding):
 @each_planted
 def test_a_planted_fault_is_found(planted):
     blame = blamed(planted.function, *planted.faulty)
-    assert told(blame.culprit) == planted.culprit
-    assert told(blame.origin) == (planted.origin or planted.culprit)
+    assert cause_of(blame.culprit) == planted.culprit
+    assert cause_of(blame.origin) == (planted.origin or planted.culprit)
     marked = blame.culprit or blame.origin
     mark = "culprit" if blame.culprit else "origin"
     assert marked.source in marked_lines(planted.function, mark)
@@ -165,12 +165,12 @@ def test_one_lane_can_be_read_with_nothing_compiled_together(name):
 def test_the_first_in_time_may_be_harmless():
     planted = PLANTED["after a harmless NaN"]
     reading, _ = run_alone(planted.function, *planted.faulty)
-    site = reading.probe.program.sites[first_in_time(reading, NAN).site]
+    site = reading.probe.program.equations[first_in_time(reading, NAN).equation]
     assert site.primitive == "log"
     frame = places.user_frame(site)
     assert f"corpus/planted.py:{frame.line}" in marked_lines(planted.function, "decoy")
     reading, _ = run_alone(planted.function, *planted.harmless)
-    assert reading.probe.program.sites[first_in_time(reading, NAN).site].primitive == "log"
+    assert reading.probe.program.equations[first_in_time(reading, NAN).equation].primitive == "log"
     reading, _ = run_alone(planted.function, F32(1))
     assert first_in_time(reading, INF) is None
 
@@ -183,15 +183,15 @@ def test_a_bad_argument_that_is_an_output_as_it_is_is_told_though_no_site_reads_
         return x, y + 1
 
     blame = blamed(hand_through, F32(np.nan), F32(1))
-    assert told(blame.culprit) == told(blame.origin) == ("", "input")
+    assert cause_of(blame.culprit) == cause_of(blame.origin) == ("", "input")
     blame = blamed(hand_through, F32(np.inf), F32(1))
-    assert (told(blame.culprit), told(blame.origin)) == (None, ("", "input"))
+    assert (cause_of(blame.culprit), cause_of(blame.origin)) == (None, ("", "input"))
     assert blamed(hand_through, F32(1), F32(1)) == Blame(origin=None, culprit=None)
 
 
 def test_a_bad_constant_that_is_an_output_as_it_is_is_told():
     blame = blamed(lambda x: (x, np.float32(np.nan)), F32(1))
-    assert told(blame.culprit) == ("", "constant")
+    assert cause_of(blame.culprit) == ("", "constant")
 
 
 @pytest.mark.parametrize("trips", [0, 1])
@@ -200,7 +200,7 @@ def test_a_loop_that_does_not_run_hands_its_carry_through(trips):
         return lax.fori_loop(0, count, lambda _, v: jnp.log(v), x)
 
     blame = blamed(loop, F32(-1) if trips else F32(np.nan), trips)
-    assert told(blame.culprit) == (("log", "domain") if trips else ("", "input"))
+    assert cause_of(blame.culprit) == (("log", "domain") if trips else ("", "input"))
     assert blamed(loop, F32(2), trips) == Blame(origin=None, culprit=None)
 
 
@@ -208,7 +208,7 @@ def test_an_empty_scan_hands_its_carry_through():
     def loop(x, xs):
         return lax.scan(lambda carry, x: (carry / x, x), x, xs)[0] + 1
 
-    assert told(blamed(loop, F32(np.nan), np.zeros(0, F32)).culprit) == ("add", "input")
+    assert cause_of(blamed(loop, F32(np.nan), np.zeros(0, F32)).culprit) == ("add", "input")
     assert blamed(loop, F32(1), np.zeros(0, F32)).culprit is None
 
 
@@ -225,7 +225,7 @@ def test_a_while_loop_is_followed_to_the_iteration_however_late_it_fails(late):
 
     for after in (1, 5, 100):
         blame = blamed(loop, F32(late - 0.5), late + after)
-        assert told(blame.culprit) == ("sqrt", "domain")
+        assert cause_of(blame.culprit) == ("sqrt", "domain")
         assert blame.culprit.iterations == (late,)
     assert blamed(loop, F32(late - 0.5), late).culprit is None
 
@@ -246,7 +246,7 @@ def test_outputs_that_are_not_asked_about_are_not_blamed():
     reading, _ = run_alone(two, F32(-1))
     judge = CauseFinder(reading.probe.program)
     first, second = reading.probe.program.frames[0].results
-    assert told(judge.blame(reading, [first]).culprit) == ("log", "domain")
+    assert cause_of(judge.blame(reading, [first]).culprit) == ("log", "domain")
     assert judge.blame(reading, [second]) == Blame(origin=None, culprit=None)
 
 
@@ -328,9 +328,9 @@ MECHANISMS = {
 )
 def test_the_arithmetic_is_named(function, x, origin, culprit):
     blame = blamed(function, F32(x))
-    assert (told(blame.origin), told(blame.culprit)) == (origin, culprit)
+    assert (cause_of(blame.origin), cause_of(blame.culprit)) == (origin, culprit)
     # The same on a number that does no harm, inside every domain.
-    is_bounded = told(blame.origin)[0] in ("asin", "atanh")
+    is_bounded = cause_of(blame.origin)[0] in ("asin", "atanh")
     harmless = np.full_like(F32(x), 0.5 if is_bounded else 1.5)
     assert blamed(function, harmless) == Blame(origin=None, culprit=None)
 
@@ -343,10 +343,10 @@ def phases_by_line(program):
     phases = places.phases_of(program)
     found = {}
     for frame in program.frames:
-        sites = [program.sites[index] for index in frame.sites]
-        for site in (site for site in sites if site.opened is None):
-            line = places.user_frame(site).line
-            found.setdefault(line, set()).add(phases[site.index])
+        equations = [program.equations[index] for index in frame.equations]
+        for equation in (equation for equation in equations if equation.opened is None):
+            line = places.user_frame(equation).line
+            found.setdefault(line, set()).add(phases[equation.index])
     return found
 
 
@@ -380,7 +380,7 @@ FLOWS = {0: {0, 2}, 1: {1}, 2: {0, 2}}
 def test_what_goes_into_a_loops_result_goes_through_its_own_carry_only(output, wanted):
     program = flatten(scanned, F32(0), F32(0), np.zeros(3, F32))
     top = program.frames[0]
-    found = upstream(program, [top.results[output]], through=lambda site: True, around=True)
+    found = upstream(program, [top.results[output]], through=lambda equation: True, iterated=True)
     assert {place for place, v in enumerate(top.arguments) if v in found} == wanted
 
 
@@ -400,7 +400,7 @@ def test_a_chosen_branch_depends_on_what_chose_it():
 
     program = flatten(choose, F32(0), F32(0))
     top = program.frames[0]
-    found = upstream(program, top.results, through=lambda site: True, around=False)
+    found = upstream(program, top.results, through=lambda equation: True, iterated=False)
     assert set(top.arguments) <= found
 
 
@@ -421,7 +421,7 @@ def test_a_chosen_branch_depends_on_what_chose_it():
     ],
 )
 def test_a_source_file_is_written_from_its_packages_root(file, wanted):
-    assert re.fullmatch(wanted, source_path.written(file))
+    assert re.fullmatch(wanted, source_path.from_package_root(file))
 
 
 def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
@@ -432,7 +432,7 @@ def test_a_library_may_be_installed_in_a_folder_of_any_name(tmp_path):
     files = ("libs/some/deep/module.py", "libs/single.py", "libs/train.py", "some/deep/module.py")
     found = [source_path.is_installed(str(tmp_path / file)) for file in files]
     assert found == [True, True, False, False]
-    assert source_path.written(str(tmp_path / files[0])) == "some/deep/module.py"
+    assert source_path.from_package_root(str(tmp_path / files[0])) == "some/deep/module.py"
 
 
 def test_a_culprit_in_a_library_is_told_with_the_line_that_called_it():
@@ -471,10 +471,10 @@ def test_a_lane_that_fails_otherwise_than_its_neighbor_has_a_reading_of_its_own(
 
     probe = BlockProbe(either, (F32(0),), block=4, devices=jax.devices())
     readings, which = probe.read(F32([1, -1, 9, 2, 0, -2]))
-    culprits = [told(judged(readings[i]).culprit) for i in which]
+    culprits = [cause_of(judged(readings[i]).culprit) for i in which]
     log, sqrt = ("log", "domain"), ("sqrt", "domain")
     assert culprits == [None, log, sqrt, None, None, log]
-    origins = [told(judged(readings[i]).origin) for i in which]
+    origins = [cause_of(judged(readings[i]).origin) for i in which]
     assert origins[4] == ("log", "pole")
 
 
@@ -482,5 +482,5 @@ def test_the_same_function_partly_applied_is_another_program():
     def power(x, exponent):
         return x**exponent
 
-    assert told(blamed(partial(power, exponent=-1), F32(0)).origin) == ("integer_pow", "pole")
+    assert cause_of(blamed(partial(power, exponent=-1), F32(0)).origin) == ("integer_pow", "pole")
     assert blamed(partial(power, exponent=2), F32(0)).origin is None

@@ -89,7 +89,7 @@ def test_a_nan_that_is_handed_in_is_told_as_such(run):
         jax.jit(lambda data: data.sum())(data)
     """)
     assert status == debug.FAULT
-    assert "Came in with an inf or a NaN: data" in output
+    assert "Arguments that contain an inf or a NaN: data" in output
 
 
 def test_methods_static_arguments_decorator_forms_and_inner_calls_work(run):

@@ -14,12 +14,13 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 import nanlab
-from nanlab.blame.probes import values as keeper
+from nanlab.blame.probes import values as value_probe
+from nanlab.blame.vocabulary import Status
 
 F32 = np.float32
 
 
-def told(site):
+def cause_of(site):
     return site and (site.primitive, site.mechanism)
 
 
@@ -83,7 +84,7 @@ PATHS = {
 @pytest.mark.parametrize(("function", "args", "kwargs", "name"), PATHS.values(), ids=PATHS)
 def test_an_argument_is_called_by_its_path(function, args, kwargs, name):
     verdict = nanlab.pinpoint(function, *args, **kwargs)
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.operands[0].expression == name
     fine = jax.tree.map(np.abs, (args, kwargs))
     assert not nanlab.pinpoint(function, *fine[0], **fine[1]).fault
@@ -96,7 +97,7 @@ def test_arguments_that_come_in_bad_are_named():
     params = {"b": F32([np.inf]), "w": F32([1, np.nan])}
     verdict = nanlab.pinpoint(loss, params, F32([1, 2]), float("inf"))
     assert verdict.input_faults == ("params['b']", "params['w']", "scale")
-    assert told(verdict.culprit) == ("mul", "input")
+    assert cause_of(verdict.culprit) == ("mul", "input")
     assert nanlab.pinpoint(loss, {"w": GOOD}, GOOD, 1.0).input_faults == ()
 
 
@@ -131,7 +132,7 @@ STATIC = {
 @pytest.mark.parametrize(("function", "args", "kwargs"), STATIC.values(), ids=STATIC)
 def test_an_argument_that_decides_a_shape_stays_what_it_is(function, args, kwargs):
     verdict = nanlab.pinpoint(function, *args, **kwargs)
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.operands[0].shape == (2,)
     assert not nanlab.pinpoint(function, np.abs(args[0]), *args[1:], **kwargs).fault
 
@@ -140,7 +141,7 @@ def test_a_python_bool_decides_a_branch():
     def either(x, is_training, rate):
         return jnp.log(x) if is_training else x * rate
 
-    assert told(nanlab.pinpoint(either, BAD, True, 0.5).culprit) == ("log", "domain")
+    assert cause_of(nanlab.pinpoint(either, BAD, True, 0.5).culprit) == ("log", "domain")
     assert not nanlab.pinpoint(either, BAD, False, 0.5).fault
 
 
@@ -149,14 +150,14 @@ def test_an_object_that_is_no_array_is_handed_through():
         return function(x) * options.scale
 
     options = dataclasses.make_dataclass("Options", [("scale", float)], frozen=True)(2.0)
-    assert told(nanlab.pinpoint(named, BAD, options, jnp.log).culprit) == ("log", "domain")
+    assert cause_of(nanlab.pinpoint(named, BAD, options, jnp.log).culprit) == ("log", "domain")
     assert not nanlab.pinpoint(named, BAD, options, jnp.exp).fault
 
 
 def test_a_closed_over_array_can_be_at_fault():
     table = jnp.asarray(F32([1, -1]))
     verdict = nanlab.pinpoint(lambda x: x * jnp.log(table), GOOD)
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.operands[0].min == -1
     assert not nanlab.pinpoint(lambda x: x * jnp.exp(table), GOOD).fault
 
@@ -164,7 +165,7 @@ def test_a_closed_over_array_can_be_at_fault():
 def test_a_nan_in_a_closed_over_array_is_a_constant():
     table = jnp.asarray(F32([1, np.nan]))
     verdict = nanlab.pinpoint(lambda x: jnp.sum(x * table), F32([1, 1]))
-    assert told(verdict.culprit) == ("mul", "constant")
+    assert cause_of(verdict.culprit) == ("mul", "constant")
     assert verdict.culprit.operands[1].nans == 1
     assert verdict.input_faults == ()
 
@@ -197,11 +198,11 @@ def test_an_argument_that_was_donated_before_is_named():
 def test_arguments_are_looked_at_where_they_are():
     first, second = jax.devices()[:2]
     elsewhere = jax.device_put(F32([1, -2]), second)
-    assert told(nanlab.pinpoint(log_sum, elsewhere).culprit) == ("log", "domain")
+    assert cause_of(nanlab.pinpoint(log_sum, elsewhere).culprit) == ("log", "domain")
     mesh = jax.sharding.Mesh(np.array([first, second]), ("i",))
     split = jax.device_put(F32([1, 2, 3, -4]), NamedSharding(mesh, PartitionSpec("i")))
     verdict = nanlab.pinpoint(log_sum, split)
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.operands[0].there == (-4,)
     assert not nanlab.pinpoint(log_sum, jnp.abs(split)).fault
 
@@ -281,14 +282,14 @@ def test_a_callback_is_called_once_for_each_time_that_it_is_due(function, wanted
     jax.effects_barrier()
     assert sorted(seen) == sorted(wanted)
     assert not ordered or seen == wanted
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert not nanlab.pinpoint(function, F32([1, 1, 2]), call, ordered).fault
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_what_a_callback_returned_is_what_is_looked_at(large, monkeypatch):
     if large:
-        monkeypatch.setattr(keeper, "STORED_VALUES_BYTES", -1)
+        monkeypatch.setattr(value_probe, "STORED_VALUES_BYTES", -1)
     numbers = iter([F32(4), F32(-9), F32(16), *[F32(np.nan)] * 9])
 
     def body(carry, _):
@@ -296,7 +297,7 @@ def test_what_a_callback_returned_is_what_is_looked_at(large, monkeypatch):
         return carry + jnp.sqrt(drawn), drawn
 
     verdict = nanlab.pinpoint(lambda x: lax.scan(body, x, None, length=3), F32(0))
-    assert told(verdict.culprit) == ("sqrt", "domain")
+    assert cause_of(verdict.culprit) == ("sqrt", "domain")
     assert (verdict.culprit.iterations, verdict.culprit.operands[0].there) == ((1,), (-9,))
 
 
@@ -323,7 +324,7 @@ def test_a_verdict_is_the_same_in_a_context_of_jax(context):
         verdict = nanlab.pinpoint(looped, F32([1, -1]))
         harmless = nanlab.pinpoint(looped, F32([1, 1]))
     assert verdict.to_dict() == nanlab.pinpoint(looped, F32([1, -1])).to_dict()
-    assert (told(verdict.culprit), verdict.culprit.iterations) == (("log", "domain"), (1,))
+    assert (cause_of(verdict.culprit), verdict.culprit.iterations) == (("log", "domain"), (1,))
     assert not harmless.fault
 
 
@@ -341,7 +342,7 @@ def test_a_program_is_in_the_width_of_its_context():
     with jax.enable_x64(False):
         narrow = nanlab.pinpoint(lambda x: jnp.exp(x), np.float64([100.0]))
     wide = nanlab.pinpoint(lambda x: jnp.exp(x), np.float64([100.0]))
-    assert told(narrow.origin) == ("exp", "overflow")
+    assert cause_of(narrow.origin) == ("exp", "overflow")
     assert not wide.fault
 
 
@@ -355,7 +356,7 @@ def test_an_argument_is_told_as_the_program_gets_it():
 def test_an_argument_that_is_too_large_for_the_programs_type_came_in_bad():
     with jax.enable_x64(False):
         verdict = nanlab.pinpoint(lambda x: x * 2, np.float64([1e300]))
-    assert told(verdict.origin) == ("mul", "input")
+    assert cause_of(verdict.origin) == ("mul", "input")
     assert verdict.input_faults == ("x",)
 
 
@@ -381,7 +382,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize(("function", "args"), HARMLESS.values(), ids=HARMLESS)
 def test_a_harmless_call_is_silent(function, args):
-    assert nanlab.pinpoint(function, *args) == nanlab.Verdict(status="clean")
+    assert nanlab.pinpoint(function, *args) == nanlab.Verdict(status=Status.CLEAN)
 
 
 # function, arguments, culprit
@@ -405,7 +406,7 @@ FAULTY = {
 def test_a_faulty_call_at_the_edge_is_told(function, args, culprit):
     verdict = nanlab.pinpoint(function, *args)
     assert verdict.status == "reproduced"
-    assert told(verdict.culprit) == culprit
+    assert cause_of(verdict.culprit) == culprit
     assert str(verdict)
 
 
@@ -427,6 +428,6 @@ def test_a_pallas_kernel_is_blamed():
         return pl.pallas_call(kernel, out_shape=shape, interpret=True)(x) + 1
 
     verdict = nanlab.pinpoint(call, F32([1, -1]))
-    assert told(verdict.culprit) == ("pallas_call", "opaque")
+    assert cause_of(verdict.culprit) == ("pallas_call", "opaque")
     assert verdict.culprit.code.startswith("return pl.pallas_call")
     assert not nanlab.pinpoint(call, F32([1, 1])).fault

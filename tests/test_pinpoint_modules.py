@@ -15,7 +15,7 @@ import nanlab
 F32 = np.float32
 
 
-def told(site):
+def cause_of(site):
     return site and (site.primitive, site.mechanism)
 
 
@@ -38,11 +38,11 @@ def test_a_linen_module_is_named_by_its_path():
     assert not verdict.fault
     variables["params"]["Block_0"]["Dense_0"]["bias"] -= 1e3
     culprit = nanlab.pinpoint(model.apply, variables, x).culprit
-    assert (told(culprit), culprit.module) == (("log", "domain"), "MLP/Block_0")
+    assert (cause_of(culprit), culprit.module) == (("log", "domain"), "MLP/Block_0")
     variables["params"]["Dense_1"]["kernel"] *= 3e38
     variables["params"]["Block_0"]["Dense_0"]["bias"] += 2e3
     origin = nanlab.pinpoint(model.apply, variables, x).origin
-    assert (told(origin), origin.module) == (("dot_general", "overflow"), "MLP/Dense_1")
+    assert (cause_of(origin), origin.module) == (("dot_general", "overflow"), "MLP/Dense_1")
     assert "['params']['Dense_1']['kernel']" in origin.operands[1].expression
 
 
@@ -55,7 +55,7 @@ def test_a_linen_modules_gradient_is_told_with_its_module():
         return jnp.sum(jnp.sqrt(out - lax.stop_gradient(out)))
 
     verdict = nanlab.pinpoint(jax.value_and_grad(loss), variables)
-    assert told(verdict.origin) == ("div", "pole")
+    assert cause_of(verdict.origin) == ("div", "pole")
     assert (verdict.origin.phase, verdict.origin.module) == ("backward", "")
     assert verdict.fault
 
@@ -105,7 +105,7 @@ def test_nnx_objects_are_read_and_are_not_changed(wrapped):
         assert verdict.fault == is_bad
         for old, new in zip(before, leaves_of(model, optimizer), strict=True):
             np.testing.assert_array_equal(old, new)
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.code == "return jnp.mean(jnp.log(model(x)) ** 2)"
     # What the call leaves in the objects is output too: the update spoils them.
     assert len(verdict.output_faults) > 1
@@ -116,13 +116,13 @@ def test_an_nnx_module_is_named_by_its_fields():
     for block in (model.first, *model.blocks):
         block.kernel[...] = jnp.full_like(block.kernel[...], 1e15)
     origin = nanlab.pinpoint(lambda model, x: model(x), model, np.ones((2, 2), F32)).origin
-    assert told(origin) == ("dot_general", "overflow")
+    assert cause_of(origin) == ("dot_general", "overflow")
     assert origin.module.startswith("Net/")
     assert "kernel" in origin.operands[1].expression
     assert Net.__call__.__qualname__ == "Net.__call__"
     model.first.kernel[...] *= 1e15
     origin = nanlab.pinpoint(lambda model, x: model(x), model, 1e9 * np.ones((2, 2), F32)).origin
-    assert (told(origin), origin.module) == (("dot_general", "overflow"), "Net/first")
+    assert (cause_of(origin), origin.module) == (("dot_general", "overflow"), "Net/first")
 
 
 def test_an_nnx_module_in_a_list_is_named_by_its_place():
@@ -136,7 +136,7 @@ def test_an_nnx_module_in_a_list_is_named_by_its_place():
 def test_an_equinox_module_is_named():
     model = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
     verdict = nanlab.pinpoint(lambda model, x: jnp.log(model(x) * 0 - 1), model, np.ones(2, F32))
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     bad = jax.tree.map(lambda x: abs(x) * 1e200 if eqx.is_array(x) else x, model)
     origin = nanlab.pinpoint(lambda m, x: m(x), bad, np.ones(2, F32)).origin
     assert "layers_1" in origin.module.split("/")

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from jax import lax
 
 import nanlab
+from nanlab.blame.vocabulary import Status
 
 F32 = np.float32
 SIZE = 3
 MIXING = (np.arange(9, dtype=F32).reshape(3, 3) - 4) / 20
 
-# Every step takes a vector of SIZE numbers between -2 and 2 to another such vector. Steps are told
-# apart by primitives that no fault is made of.
+# Every step maps a vector of SIZE numbers between -2 and 2 to another such vector. Steps use other
+# primitives than faults, so that the culprit is unambiguous.
 PLAIN = {
     "sin": jnp.sin,
     "tanh": jnp.tanh,
@@ -128,7 +129,7 @@ def first_iteration(wrap):
 
 
 def checked(verdict, fault, wrap):
-    """The fault is told, at its line, in the first iteration."""
+    """The fault is reported at its line, in the first iteration."""
     primitive, mechanism, is_nan, line = FAULTS[fault]
     assert verdict.status == "reproduced"
     assert (verdict.culprit is not None) == is_nan
@@ -188,7 +189,7 @@ def test_a_fault_is_found_under_a_gradient(before, fault, wrap, x):
 def test_a_program_made_by_chance_without_a_fault_is_silent(names, x):
     function = partial(chained, names)
     for each in (function, jax.jit(function)):
-        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status="clean")
+        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status=Status.CLEAN)
 
 
 @pytest.mark.slow
@@ -199,4 +200,4 @@ def test_its_gradient_is_silent_too(names, x):
         return jnp.sum(chained(names, v))
 
     for each in (jax.grad(loss), jax.jit(jax.grad(loss))):
-        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status="clean")
+        assert nanlab.pinpoint(each, F32(x)) == nanlab.Verdict(status=Status.CLEAN)

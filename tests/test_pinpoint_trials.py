@@ -1,4 +1,4 @@
-"""Programs that people tried, and what they must be told: each was once told something else."""
+"""Programs that users tried, each once diagnosed wrongly, with the verdicts they must get."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ import nanlab
 F32 = np.float32
 
 
-def told(verdict):
+def cause_of(verdict):
     site = verdict.culprit or verdict.origin
     return site and (site.primitive, site.mechanism)
 
@@ -53,7 +53,7 @@ def a_dead_scan_in_a_live_one(x):
     ids=["gradient of a scan", "while", "auxiliary output", "inside a scan"],
 )
 def test_a_loop_that_nothing_needs_is_left_out(function, x, right):
-    assert told(nanlab.pinpoint(function, x)) == right
+    assert cause_of(nanlab.pinpoint(function, x)) == right
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_the_numbers_are_headed_by_the_element_that_they_are_of():
 
 
 def test_a_complex_number_by_zero_is_a_pole():
-    assert told(nanlab.pinpoint(lambda z: 1 / z, np.complex64([0, 1]))) == ("div", "pole")
-    assert told(nanlab.pinpoint(lambda z: z / z, np.complex64([0, 1]))) == ("div", "0/0")
+    assert cause_of(nanlab.pinpoint(lambda z: 1 / z, np.complex64([0, 1]))) == ("div", "pole")
+    assert cause_of(nanlab.pinpoint(lambda z: z / z, np.complex64([0, 1]))) == ("div", "0/0")
 
 
 class Inner(nn.Module):

@@ -1,5 +1,5 @@
-"""The detective: which equation of a program made the first inf and the first NaN, and how.
+"""The detective: find the equation that made the first inf and the first NaN, and how.
 
-Knows nothing of grids, lanes or trainings, and imports `backend` only. Its rooms, each standing on
-those before it: `program`, `probes`, `diagnosis`, `explain`.
+It knows nothing of grids, lanes or trainings, and imports `backend` only. Its subpackages build on
+each other in this order: `program`, `probes`, `diagnosis`, `explain`.
 """

@@ -1,4 +1,4 @@
-"""Function, arguments -> verdict: the public `nanlab.pinpoint`."""
+"""Function, arguments -> Verdict: the public `nanlab.pinpoint`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ import numpy as np
 
 from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.blame.diagnosis.attribution import CauseFinder, Causes
-from nanlab.blame.diagnosis.causal_walk import Event, beginnings, strays, way
-from nanlab.blame.diagnosis.contents import contents, first_bad, is_elementwise, met_at
+from nanlab.blame.diagnosis.causal_walk import Event, benign_events, causal_path
+from nanlab.blame.diagnosis.contents import (
+    any_bad,
+    contents,
+    contributing_elements,
+    first_bad,
+    first_bad_shard,
+    is_elementwise,
+)
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
-from nanlab.blame.explain.sites import any_bad, element_at, one_shard
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
@@ -28,50 +34,55 @@ from nanlab.blame.vocabulary import Status
 
 
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
-    """Find the first primitive that made the inf, and the first that made the NaN, in one call.
+    """Find the first primitive that made an inf, and the first that made a NaN, in one call.
 
-    The function is traced as `jax.jit` traces it and run compiled: once as it is, once with its
-    values kept or measured, and, if there is a fault in a large program or in a while loop, once
-    or twice more to fetch the numbers that met there. Nothing is donated, no configuration is
-    changed, and callbacks (`debug.print`, `io_callback`) run once.
+    The function is compiled as by `jax.jit` and runs once unchanged and once instrumented, then
+    again only to fetch numbers from a large program or a while loop. Nothing is donated, no
+    configuration is changed, and callbacks (`debug.print`, `io_callback`) run once.
 
-    What it cannot see, and what it says then:
+    Limits:
 
-    - Inside kernels: a linear-algebra routine, a Pallas kernel or a foreign call is blamed as
-      itself, with mechanism "opaque".
-    - Elements: it follows arrays (and, of a selection, the elements taken). Where two bad values
-      meet in one array, the earlier is named.
-    - Long while loops: it records the 64 iterations after the first bad value; what begins later
-      is found, and what led there within those iterations is told by its first iteration.
-    - Large programs, whose values need more than 32 MiB together: matrix products and their like
-      are measured first, then what lies before the first bad ones. If two faults are independent,
-      the one whose measured value comes first is named, and `benign` holds only what was
-      measured.
-    - Outside the call: what came in bad is told as `input_faults`, with mechanism "input".
-    - Rounding: a program that is instrumented is compiled differently. `status` says whether the
-      same outputs are bad in the same way.
+    - A kernel (linear algebra, Pallas, a foreign call) is blamed as a whole, as "opaque".
+    - Data flow is followed by array. If two bad values meet in one, the earlier is named.
+    - Of a while loop, 64 iterations from the first bad value on are recorded one by one; a later
+      fault is found too, but the path to it shows only the first iteration of each step.
+    - In a large program (values of more than 32 MiB), matrix products and the like are measured
+      first, then what precedes the first bad ones. Of two independent faults the one measured
+      first is named, and `benign` covers measured values only.
+    - The instrumented program may round differently: `status` says whether it fails the same way.
 
     Args:
-        function: any that JAX can trace, jitted or not; Python numbers, strings and other objects
-            among its arguments stay as they are, arrays are traced. Flax NNX modules and
-            optimizers are read and written as by a jitted function, on a copy.
-        *args: its arguments.
+        function: any function that JAX can trace, jitted or not. Arrays are traced; Python
+            numbers, strings and other objects are passed unchanged. Flax NNX modules and
+            optimizers are read and updated as in a jitted function, on a copy.
+        *args: its positional arguments.
         **kwargs: its keyword arguments.
 
     Returns:
-        The verdict: print it.
+        The verdict; `print` it to read it.
 
     Raises:
-        ValueError: an argument has been deleted because it was donated to an earlier call.
+        ValueError: an argument was deleted because an earlier call donated it.
         Exception: whatever tracing the function raises.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import nanlab
+        >>> def softmax(scores):
+        ...     return jnp.exp(scores) / jnp.exp(scores).sum()
+        >>> verdict = nanlab.pinpoint(softmax, jnp.array([0.0, 1000.0]))
+        >>> [f"{site.primitive}: {site.mechanism}" for site in (verdict.origin, verdict.culprit)]
+        ['exp: overflow', 'div: inf/inf']
+        >>> verdict.culprit.cure
+        'Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or use softmax.'
     """
-    with _plain_mode():
+    with _without_jax_checks():
         return _Pinpointing(call_of(function, args, kwargs)).verdict()
 
 
 @contextmanager
-def _plain_mode() -> Generator[None]:
-    """JAX's own checks off: they would stop the call that is to be looked at."""
+def _without_jax_checks() -> Generator[None]:
+    """Switch off JAX's NaN and inf checks, which would interrupt the call under examination."""
     with ExitStack() as stack:
         for setting in (jax.debug_nans, jax.debug_infs, jax.disable_jit):
             stack.enter_context(setting(False))
@@ -79,33 +90,33 @@ def _plain_mode() -> Generator[None]:
 
 
 class _Pinpointing:
-    """One call, looked at."""
+    """The analysis of one call."""
 
     def __init__(self, call: Call) -> None:
-        self._call, self._looks = call, SingleCall(call)
-        self._program = self._looks.program
-        self._judge = CauseFinder(self._program)
+        self._call, self._runs = call, SingleCall(call)
+        self._program = self._runs.program
+        self._causes = CauseFinder(self._program)
         self._expressions = Expressions(self._program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None
 
     def verdict(self) -> Verdict:
-        """What is found."""
-        compiled, reading = self._looks.first()
+        """Run the call and return the verdict."""
+        compiled, reading = self._runs.run()
         results = self._program.frames[0].results
         shown = [reading.code(Point(value)) for value in results]
-        if any(compiled) and compiled != shown and (other := self._looks.simplified()) is not None:
-            # A fault of XLA's own making: look at the program as XLA rewrites it.
+        if any(compiled) and compiled != shown and (other := self._runs.simplified()) is not None:
+            # XLA's rewriting makes the fault: examine the rewritten program.
             reading, shown = other, [other.code(Point(value)) for value in results]
-        status, faulty = _status(compiled, shown)
-        bad = [value for value, is_bad in zip(results, faulty, strict=True) if is_bad]
-        reading = self._looks.behind(reading, bad)
-        causes = self._judge.causes(reading, bad)
-        seen = self._second_look(reading, causes)
-        ways = self._ways(reading, bad, causes)
-        told = {event: self._site(reading, event, seen, ways[event]) for event in ways}
-        origin, culprit = (event and told[event] for event in causes)
-        self._note_others(reading, bad, causes)
+        status, is_faulty = _status(compiled, shown)
+        outputs = [Point(v) for v, is_bad in zip(results, is_faulty, strict=True) if is_bad]
+        reading = self._runs.refined(reading, outputs)
+        causes = self._causes.causes(reading, outputs)
+        arrays = self._arrays_at(reading, causes)
+        paths = self._paths(reading, outputs, causes)
+        sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
+        origin, culprit = (event and sites[event] for event in causes)
+        self._note_other_fault(reading, outputs, causes)
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
         faults = {name: code for name, code in named if code != FINITE}
@@ -113,8 +124,8 @@ class _Pinpointing:
             status=status,
             origin=origin,
             culprit=culprit,
-            chain=self._chain(reading, [p for points in ways.values() for p in points]),
-            benign=self._benign(reading, bad),
+            chain=self._chain(reading, [p for path in paths.values() for p in path]),
+            benign=tuple(self._causes.site(reading, e) for e in benign_events(reading, outputs)),
             input_faults=self._input_faults(),
             output_faults=tuple(faults),
             nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
@@ -122,146 +133,115 @@ class _Pinpointing:
             evidence=self._evidence,
         )
 
-    # The second look.
-
-    def _second_look(self, reading: Reading, causes: Causes) -> dict[Point, np.ndarray]:
-        """What the operands and the results of the causes held."""
+    def _arrays_at(self, reading: Reading, causes: Causes) -> dict[Point, np.ndarray]:
+        """Return the operands and the results of the causes, fetched where they are not stored."""
         points: dict[Point, None] = {}
         for event in causes:
-            if event is not None and event.site is not None:
-                site = self._program.sites[event.site]
-                for value in (*site.operands, *site.results):
+            if event is not None and event.equation is not None:
+                equation = self._program.equations[event.equation]
+                for value in (*equation.operands, *equation.results):
                     points[self._point(value, event)] = None
-        held: dict[Point, np.ndarray] = {}
-        fetched: list[Point] = []
-        for point in points:
-            array = reading.held(point)
-            if array is None:
-                fetched.append(point)
-            else:
-                held[point] = array
-        return held | self._looks.fetch(fetched)
+        stored = {point: reading.array(point) for point in points}
+        fetched = self._runs.fetch_arrays([p for p, array in stored.items() if array is None])
+        return {p: array for p, array in stored.items() if array is not None} | fetched
 
     def _point(self, value: int, event: Event) -> Point:
-        about = self._program.values[value]
-        is_constant = about.site is None and about.argument is None
-        return Point(value, () if is_constant else event.iterations)
+        iterations = () if self._program.values[value].is_constant else event.iterations
+        return Point(value, iterations)
 
     def _site(
-        self, reading: Reading, event: Event, held: dict[Point, np.ndarray], out: list[Point]
+        self, reading: Reading, event: Event, arrays: dict[Point, np.ndarray], path: list[Point]
     ) -> Site:
-        """An event as it is told, with the numbers that met there.
-
-        Args:
-            reading: of the first look.
-            event: the event.
-            held: what its operands and results held.
-            out: the way from there.
-        """
-        if event.site is None:
-            return self._judge.site(reading, event)
-        site = self._program.sites[event.site]
-        operands = [held[self._point(value, event)] for value in site.operands]
-        results = [held[self._point(value, event)] for value in site.results]
-        operands, results = one_shard(self._program, event.site, operands, results)
+        """Return the site of an event with the numbers involved, and record its evidence."""
+        if event.equation is None:
+            return self._causes.site(reading, event)
+        equation = self._program.equations[event.equation]
+        operands = [arrays[self._point(value, event)] for value in equation.operands]
+        results = [arrays[self._point(value, event)] for value in equation.results]
+        operands, results = first_bad_shard(self._program, equation, operands, results)
         bad = None
         if results:
-            bad = first_bad(results[0], event.worst, self._later(reading, out, results[0].shape))
-        if bad is None and event.source == "made" and not any_bad(results):
-            self._notes.append(
-                f"the numbers at {site.primitive} came out finite when they were fetched: the "
-                "program rounds differently each time that it is compiled"
-            )
-        met = met_at(site, operands, bad) if bad is not None else [None for _ in operands]
-        if event.source == "made":
-            self._evidence = Evidence(eqn=site.eqn, operands=operands, worst=event.worst)
-        names = map(self._expressions.of, site.operands)
-        return self._judge.site(
+            later = self._elementwise_on(reading, path, results[0].shape)
+            bad = first_bad(results[0], event.worst, later)
+        if event.is_computed:
+            self._evidence = Evidence(eqn=equation.eqn, operands=operands, worst=event.worst)
+            if bad is None and not any_bad(results):
+                self._notes.append(
+                    f"the result of {equation.primitive} was finite when it was computed again to "
+                    "fetch its numbers: the program rounds differently each time it is compiled"
+                )
+        there = None if bad is None else np.asarray(results[0][bad])
+        elements = [None for _ in operands]
+        if bad is not None:
+            elements = contributing_elements(equation, operands, bad)
+        names = map(self._expressions.of, equation.operands)
+        return self._causes.site(
             reading,
             event,
-            lane=lane_of(reading, site, out, bad),
+            lane=lane_of(reading, equation, path, bad),
             element=bad,
-            operands=tuple(
-                contents(name, array, there)
-                for name, array, there in zip(names, operands, met, strict=True)
-            ),
+            operands=tuple(map(contents, names, operands, elements)),
             results=tuple(
-                contents("", array, element_at(array, bad) if place == 0 else None)
-                for place, array in enumerate(results)
+                contents("", x, there if i == 0 else None) for i, x in enumerate(results)
             ),
         )
 
-    # What is around it.
-
-    def _ways(self, reading: Reading, bad: list[int], causes: Causes) -> dict[Event, list[Point]]:
-        """From each cause, the way out: of the origin, to the culprit."""
-        outputs = [Point(value) for value in bad]
+    def _paths(
+        self, reading: Reading, outputs: list[Point], causes: Causes
+    ) -> dict[Event, list[Point]]:
+        """Return the causal paths from the origin to the culprit, and from there to an output."""
         origin, culprit = causes
-        ways: dict[Event, list[Point]] = {}
+        paths: dict[Event, list[Point]] = {}
         if origin is not None and origin != culprit:
-            goal = outputs
-            if culprit is not None and culprit.site is not None:
-                read = self._program.sites[culprit.site].operands
-                goal = [Point(value, culprit.iterations) for value in read]
-            ways[origin] = way(reading, goal, origin)
+            goals = outputs
+            if culprit is not None and culprit.equation is not None:
+                operands = self._program.equations[culprit.equation].operands
+                goals = [Point(value, culprit.iterations) for value in operands]
+            paths[origin] = causal_path(reading, goals, origin)
         if culprit is not None:
-            ways[culprit] = way(reading, outputs, culprit)
-        return ways
+            paths[culprit] = causal_path(reading, outputs, culprit)
+        return paths
 
-    def _later(
-        self, reading: Reading, out: list[Point], shape: tuple[int, ...]
+    def _elementwise_on(
+        self, reading: Reading, path: list[Point], shape: tuple[int, ...]
     ) -> list[np.ndarray]:
-        """What was held on the way, as long as elements stay in their places."""
+        """Return the arrays along a path, up to where elements no longer correspond."""
         arrays: list[np.ndarray] = []
-        for point in out[1:]:
-            index = self._program.values[point.value].site
-            array = None if index is None else reading.held(point)
-            if index is None or array is None or array.shape != shape:
+        for point in path[1:]:
+            equation = self._program.computed_by(point.value)
+            if equation is None or not is_elementwise(equation):
                 break
-            if not is_elementwise(self._program.sites[index]):
+            array = reading.array(point)
+            if array is None or array.shape != shape:
                 break
             arrays.append(array)
         return arrays
 
     def _chain(self, reading: Reading, points: list[Point]) -> tuple[Site, ...]:
         links: list[Site] = []
-        told: dict[tuple[int, int], Site] = {}  # a loop's sites come again and again
+        known: dict[tuple[int, int], Site] = {}  # a loop's equations recur in every iteration
         for point in points:
-            index = self._program.values[point.value].site
-            if index is not None and self._program.sites[index].opened is None:
-                worst = reading.code(point)
-                if (index, worst) not in told:
-                    told[index, worst] = self._judge.site(
-                        reading, Event(index, point.iterations, "made", worst)
-                    )
-                links.append(replace(told[index, worst], iterations=point.iterations))
+            equation = self._program.computed_by(point.value)
+            if equation is not None:
+                event = Event(equation.index, point.iterations, "computed", reading.code(point))
+                key = (equation.index, event.worst)
+                if key not in known:
+                    known[key] = self._causes.site(reading, event)
+                links.append(replace(known[key], iterations=point.iterations))
         return tuple(links)
 
-    def _note_others(self, reading: Reading, bad: list[int], causes: Causes) -> None:
-        """Say what made the infs in outputs that have no NaN, if the fault told is another."""
-        infs = [v for v in bad if reading.code(Point(v)) == INF]
-        origin = self._judge.causes(reading, infs).origin if causes.culprit else None
+    def _note_other_fault(self, reading: Reading, outputs: list[Point], causes: Causes) -> None:
+        """Add a note if outputs without a NaN hold infs that another fault made."""
+        infs = [point for point in outputs if reading.code(point) == INF]
+        origin = self._causes.causes(reading, infs).origin if causes.culprit else None
         if origin is None or origin in causes:
             return
-        site = self._judge.site(reading, origin)
-        place = f" at {site.source}" if site.source else ""
+        site = self._causes.site(reading, origin)
+        line = f" at {site.source}" if site.source else ""
         self._notes.append(
-            "another fault makes the inf in outputs without a NaN: "
-            f"{site.primitive or 'no operation'}, {site.mechanism}, {site.phase}{place}"
+            "the inf in outputs without a NaN has another cause: "
+            f"{site.primitive or 'no operation'}, {site.mechanism}, {site.phase}{line}"
         )
-
-    def _benign(self, reading: Reading, bad: list[int]) -> tuple[Site, ...]:
-        outputs = [Point(value) for value in bad]
-        causal = {
-            (event.site, event.worst)
-            for worst in (NAN, INF)
-            for event in beginnings(reading, outputs, worst).events
-        }
-        sites: list[Site] = []
-        for event in strays(reading):
-            if event.site is not None and not causal & {(event.site, INF), (event.site, NAN)}:
-                sites.append(self._judge.site(reading, event))
-        return tuple(sites)
 
     def _input_faults(self) -> tuple[str, ...]:
         codes = codes_of(self._call.arrays)
@@ -272,10 +252,10 @@ class _Pinpointing:
 
 
 def _status(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:
-    """The verdict's status, and in which outputs the causes are to be looked for."""
+    """Return the verdict's status, and for which outputs to look for causes."""
     if compiled == shown:
-        bad = [code != FINITE for code in shown]
-        return (Status.REPRODUCED if any(bad) else Status.CLEAN), bad
+        is_bad = [code != FINITE for code in shown]
+        return (Status.REPRODUCED if any(is_bad) else Status.CLEAN), is_bad
     if any(compiled):
         both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
         return Status.COMPILED_ONLY, both

@@ -1,7 +1,8 @@
-"""Call -> what its values held: the program as it is, instrumented, and a second time for more."""
+"""Call -> codes and arrays: the program run as it is, instrumented, and again for more detail."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -11,26 +12,26 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.finiteness import code_of
-from nanlab.blame.diagnosis.large_programs import behind, coarse_values
+from nanlab.blame.diagnosis.large_programs import coarse_values, points_to_fetch
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.callbacks import Effects, has_effects
 from nanlab.blame.probes.capture import Capture
 from nanlab.blame.probes.codes import Probe
 from nanlab.blame.probes.values import ValueProbe, is_small
 from nanlab.blame.program.call import Call
-from nanlab.blame.program.interpreter import bind_equation
+from nanlab.blame.program.interpreter import Bind, bind_equation
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import flatten_closed
 
 
 class SingleCall:
-    """Runs one call's program, compiled, as often as there is something to see.
+    """Runs the compiled program of one call, plain and instrumented.
 
     Args:
         call: the call.
 
     Attributes:
-        program: its program.
+        program: the program of the call.
     """
 
     def __init__(self, call: Call) -> None:
@@ -38,72 +39,64 @@ class SingleCall:
         self.program = flatten_closed(call.closed, call.traced.out_info)
         self._effects = Effects(self.program) if has_effects(self.program) else None
 
-    def _bind(self) -> Any:
+    def _bind(self) -> Bind:
         return bind_equation if self._effects is None else self._effects.replay()
 
-    def first(self) -> tuple[list[int], Reading]:
-        """The codes of the compiled function's outputs, and the instrumented program's reading."""
+    def run(self) -> tuple[list[int], Reading]:
+        """Return the codes of the compiled function's outputs, and the instrumented reading."""
         arrays = self._call.arrays
         if self._effects is not None:
-            # The plain program has the effects: it has to be run before they are replayed.
+            # The side effects happen in the plain program, which must run before the replay.
             plain = jax.jit(self._effects.recording()).lower(*arrays).compile()
             outputs = codes_of(plain(*arrays))
             return outputs, self._reading()
-        with ThreadPoolExecutor(1) as other:
-            # XLA compiles outside Python's lock: both at once.
-            compiling = other.submit(self._call.traced.lower().compile)
+        with ThreadPoolExecutor(1) as executor:
+            # XLA compiles outside Python's lock: both programs at once.
+            compiling = executor.submit(self._call.traced.lower().compile)
             reading = self._reading()
             return codes_of(compiling.result()(*arrays)), reading
 
     def simplified(self) -> Reading | None:
-        """The instrumented program's reading as XLA simplifies it, if `first`'s was not."""
+        """Return the reading with XLA's simplifications, if those of `run` were off."""
         return self._reading(is_simplified=True) if is_small(self.program) else None
 
     def _reading(self, *, is_simplified: bool = False) -> Reading:
         arrays, top = self._call.arrays, self.program.frames[0]
-        given = [arrays_on_host(array) for array in arrays]
+        arguments = [array_on_host(array) for array in arrays]
         if is_small(self.program):
-            keeper = ValueProbe(self.program, self._bind())
-            lowered = jax.jit(lambda *leaves: keeper(*leaves)[1]).lower(*arrays)
-            compiled = lowered.compile() if is_simplified else _quick(lowered)
-            return Reading(keeper, *keeper.codes(_records(compiled(*arrays)), given))
+            probe = ValueProbe(self.program, self._bind())
+            lowered = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*arrays)
+            compiled = lowered.compile() if is_simplified else _compile_quickly(lowered)
+            return Reading(probe, *probe.codes(_records(compiled(*arrays)), arguments))
         probe = Probe(self.program, self._bind(), coarse_values(self.program))
         results, codes = jax.jit(probe)(*arrays)
-        values = dict(zip(top.arguments, given, strict=True))
-        values |= zip(top.results, map(arrays_on_host, jax.tree.leaves(results)), strict=True)
+        values = dict(zip(top.arguments, arguments, strict=True))
+        values |= zip(top.results, map(array_on_host, jax.tree.leaves(results)), strict=True)
         return Reading(probe, _records(codes), values)
 
-    def behind(self, reading: Reading, bad: list[int]) -> Reading:
-        """The reading, and if it is coarse, what lies before the first bad values.
-
-        Args:
-            reading: of the first look.
-            bad: the outputs to walk back from, by number.
-        """
-        if not reading.probe.is_coarse or not bad:
+    def refined(self, reading: Reading, outputs: Sequence[Point]) -> Reading:
+        """Return a reading that includes what precedes the first bad values, if it was coarse."""
+        if not reading.probe.is_coarse or not outputs:
             return reading
-        points = behind(reading, [Point(value) for value in bad])
-        return replace(reading, looked_at=self.fetch(points))
+        return replace(reading, fetched=self.fetch_arrays(points_to_fetch(reading, outputs)))
 
-    def fetch(self, points: list[Point]) -> dict[Point, np.ndarray]:
-        """What these points hold, from a run of their own."""
+    def fetch_arrays(self, points: list[Point]) -> dict[Point, np.ndarray]:
+        """Run the program again and return the arrays at these points."""
         if not points:
             return {}
         capture = Capture(self.program, points, self._bind())
         arrays = jax.jit(capture)(*self._call.arrays)
-        return dict(zip(points, map(arrays_on_host, arrays), strict=True))
+        return dict(zip(points, map(array_on_host, arrays), strict=True))
 
 
-def _quick(lowered: Any) -> Any:
-    """Compile what runs once, and not for long: it is not worth LLVM's time.
-
-    Nor is it simplified, so that it computes as the program does op by op: XLA makes a product
-    with a mask a selection, and 0 * inf is then no NaN.
-    """
-    options = {"xla_disable_hlo_passes": "algsimp"}
+def _compile_quickly(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compile what runs once and briefly, without optimization."""
+    # Nor is it simplified, so that it computes as the program does op by op: XLA turns a product
+    # with a mask into a selection, in which 0 * inf is no NaN.
+    options: dict[str, Any] = {"xla_disable_hlo_passes": "algsimp"}
     if jax.default_backend() == "cpu":
         options["xla_backend_optimization_level"] = "0"
-    # What a TPU's compiler takes is untried.
+    # Untested on TPU, whose compiler may not accept these options.
     return lowered.compile(options if jax.default_backend() in ("cpu", "gpu") else None)
 
 
@@ -112,12 +105,12 @@ def _records(codes: Any) -> dict[str, np.ndarray]:
 
 
 def codes_of(tree: Any) -> list[int]:
-    """FINITE, INF or NAN of each leaf."""
-    return [code_of(arrays_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
+    """Return FINITE, INF or NAN for each leaf."""
+    return [code_of(array_on_host(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
-def arrays_on_host(leaf: Any) -> np.ndarray:
-    """An array as NumPy's; of typed random keys their bits."""
+def array_on_host(leaf: Any) -> np.ndarray:
+    """Return an array as a NumPy array; of typed random keys, the bits."""
     if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)

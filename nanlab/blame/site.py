@@ -1,4 +1,4 @@
-"""One equation of a program, in one iteration of the loops around it: where, and what met there."""
+"""One equation of a program in one loop iteration: its location and the numbers involved."""
 
 from __future__ import annotations
 
@@ -13,25 +13,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One equation of the program, with its loop iteration: where, and what met there.
+    """One equation of a program in one loop iteration: its location and the numbers involved.
 
     Attributes:
-        primitive: its name, as JAX prints it; "" if an argument or a constant is an output as
-            it is.
-        phase: "data", "forward", "backward" or "update".
-        module: the path of the module around it, "" outside modules.
-        source: the innermost frame outside installed libraries as tables write it, "file:line"
-            with the file from its package's root; "" if there is none.
-        function: the qualified name of that frame's function, or "".
-        file, line: the frame's file as Python knows it, and its line; "" and 0 if there is none.
-        code: the text of that line, "" if it cannot be read.
-        library: "file:line" of the library's frame below it, from its package's root, or "".
-        mechanism: the arithmetic.
-        iterations: of the loops around it, counted from 0, outermost first.
-        lane: under `vmap`, the index of the first bad element's lane; of nested ones a tuple,
-            outermost first; None where there is none, or all went bad.
-        operands, results: what they held; empty for the links of a chain and in tables.
-        element: the index, in the first result, of the element whose numbers are shown.
+        primitive: name of the primitive, as JAX prints it; "" for an argument or a constant that
+            is returned as it is.
+        phase: part of the training step: "init", "data", "forward", "backward" or "update".
+        module: path of the enclosing module; "" outside modules.
+        source: innermost frame outside installed libraries, "file:line" with the file relative to
+            its package's root; "" if there is none.
+        function: qualified name of that frame's function, or "".
+        library: innermost frame in an installed library, "file:line" relative to the package's
+            root, or "".
+        mechanism: arithmetic by which the inf or the NaN arose.
+        file: path of the frame's file, as Python knows it, or "".
+        line: line number in that file, or 0.
+        code: text of that line; "" if it cannot be read.
+        iterations: iterations of the enclosing loops, counted from 0, outermost first.
+        lane: lane of the first bad element under `vmap`, a tuple (outermost first) if vmaps are
+            nested; None outside a vmap, or if all lanes are bad.
+        operands: contents of the operands; empty in a chain and in tables.
+        results: contents of the results; empty in a chain and in tables.
+        element: index, in the first result, of the element whose numbers are shown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import nanlab
+        >>> site = nanlab.pinpoint(lambda x: jnp.sqrt(x - 2), jnp.array([3.0, 1.0])).culprit
+        >>> site.primitive, str(site.mechanism), str(site.phase), site.element
+        ('sqrt', 'domain', 'forward', (1,))
+        >>> site.operands[0].expression, site.operands[0].there
+        ('x - 2.0', (-1.0,))
     """
 
     primitive: str

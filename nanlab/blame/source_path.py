@@ -1,7 +1,6 @@
-"""Source files: whose they are, and how tables write their paths.
+"""Source files: which package they belong to, and their paths as tables show them.
 
-A path is written from its package's root (`flax/linen/linear.py:287`), never as a path of one
-machine.
+Paths are relative to the package's root (`flax/linen/linear.py:287`), the same on every machine.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ _INSTALLED = tuple(
 
 @cache
 def is_installed(file: str) -> bool:
-    """Whether a source file belongs to an installed library or to Python itself."""
+    """Return whether a source file belongs to an installed library or to Python itself."""
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
-        return _is_own_plumbing(path)
+        # Files of nanlab that run user functions, and so appear in their frames.
+        return path == _OWN / "backend" / "jaxpr.py" or path.is_relative_to(_OWN / "blame")
     return (
         file.startswith("<frozen")
         or _library_folder(path) is not None
@@ -33,7 +33,7 @@ def is_installed(file: str) -> bool:
 
 
 def _library_folder(path: Path) -> Path | None:
-    """The innermost folder around a file in which libraries are installed, if there is one."""
+    """Return the innermost enclosing folder in which libraries are installed, if any."""
     for folder in path.parents:
         if folder.name in ("site-packages", "dist-packages"):
             return folder
@@ -44,7 +44,7 @@ def _library_folder(path: Path) -> Path | None:
 
 @cache
 def _installed_in(folder: Path) -> frozenset[str]:
-    """What pip has installed into a folder; with --target it may be any."""
+    """Return the top-level names that pip installed into a folder (any folder, with --target)."""
     names: set[str] = set()
     for record in folder.glob("*.dist-info/RECORD"):
         with contextlib.suppress(OSError):
@@ -55,24 +55,19 @@ def _installed_in(folder: Path) -> frozenset[str]:
 
 @cache
 def is_nanlab(file: str) -> bool:
-    """Whether a source file belongs to nanlab."""
+    """Return whether a source file belongs to nanlab."""
     return Path(file).resolve().is_relative_to(_OWN)
-
-
-def _is_own_plumbing(path: Path) -> bool:
-    """Whether it is a file of ours that runs other people's functions."""
-    return path == _OWN / "backend" / "jaxpr.py" or path.is_relative_to(_OWN / "blame")
 
 
 @cache
 def is_standard(file: str) -> bool:
-    """Whether a source file belongs to no installed library."""
+    """Return whether a source file belongs to no installed library."""
     return _library_folder(Path(file).resolve()) is None
 
 
 @cache
-def written(file: str) -> str:
-    """A source file as it is written in tables: from its package's root, with slashes."""
+def from_package_root(file: str) -> str:
+    """Return the path of a source file relative to its package's root, with slashes."""
     path = Path(file)
     library = _library_folder(path)
     if library is not None:

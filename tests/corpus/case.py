@@ -26,6 +26,8 @@ class Case:
     derivative emits it, for library code the line here that calls it. `# <-- also` marks a second
     right answer (a shared helper's call, or a custom derivative's), `# <-- decoy` a harmless NaN.
 
+    Where a product and the sum that it feeds are fused, the infs' lines end in `# <-- fused`.
+
     A fault that is inf without a NaN has no culprit: its line ends in `# <-- origin`, and
     `mechanism`, `phase`, `iterations`, `module` and `lane` are those of the origin.
 
@@ -36,7 +38,7 @@ class Case:
         primitive: the first to make a NaN that reaches an output; None if none does.
         mechanism, phase: its arithmetic and the part of the mathematical program (what a
             derivative rule prepares in the forward sweep is backward).
-        iterations: of the loops around it, outermost first; () if not labelled.
+        iterations: iterations of the enclosing loops, outermost first; () if not labelled.
         module: the Flax path that the culprit's must hold; "" if not labelled.
         decoy: the first primitive in time to make a NaN, if that one is harmless.
         origin: of a fault without a NaN, the primitive that made the inf; "constant" if none did.
@@ -47,6 +49,9 @@ class Case:
         lane: under `vmap`, the lane that goes bad, of several the first; of nested ones a tuple.
         also, also_phases: other answers that are right.
         reaches_output: for a control, whether a NaN reaches an output op by op.
+        fused: the type of a square that overflows and is then subtracted. Where XLA's CPU compiler
+            fuses the two into one multiply-add, as processors with arithmetic of this type have
+            it, the square is not rounded in between: the difference is inf, and no NaN.
         rewritten_away: whether XLA rewrites the program so that the NaN goes.
         note: what is special.
     """
@@ -68,6 +73,7 @@ class Case:
     also: tuple[str, ...] = ()
     also_phases: tuple[str, ...] = ()
     reaches_output: bool = False
+    fused: Any = None
     rewritten_away: bool = False
     note: str = ""
 

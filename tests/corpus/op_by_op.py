@@ -40,7 +40,7 @@ class Emission:
         number: emissions count in the order in which they came.
         primitive: its name.
         is_nan: whether it made a NaN of NaN-free operands.
-        iterations: of the loops around it, outermost first.
+        iterations: iterations of the enclosing loops, outermost first.
         lines: "file:line" of its Python frames, innermost first, through the calls around it.
         infs: where the infs in its operands came from.
     """

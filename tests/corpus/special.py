@@ -18,11 +18,12 @@ from corpus.case import Built, case, f32, initial, normal
     mechanism="inf-inf",
     phase="forward",
     first_inf="integer_pow",
+    fused=jnp.float16,
 )
 def fp16_square_overflow_std() -> Built:
     def fast_var(x):
-        m2 = jnp.mean(x, -1) ** 2
-        s2 = jnp.mean(x**2, -1)
+        m2 = jnp.mean(x, -1) ** 2  # <-- fused
+        s2 = jnp.mean(x**2, -1)  # <-- fused
         v = s2 - m2  # <-- culprit
         return v
 

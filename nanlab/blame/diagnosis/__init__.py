@@ -1,1 +1,1 @@
-"""From what a probe recorded to the origin and the culprit; on the host."""
+"""Host side: from the records of a probe to the origin and the culprit."""

@@ -4,46 +4,52 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nanlab.backend.finiteness import FINITE
+from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 
-LOOKED_AT = 1000
-"""How many bad iterations of one value are looked at for harmless events."""
+MAX_BAD_ITERATIONS = 1000
+"""Number of bad iterations of one value that are searched for harmless events."""
 
 
 class Event(NamedTuple):
-    """Where something bad began: at a site, or before any.
+    """Where something bad began: at an equation, or before the first one.
 
     Attributes:
-        site: the site, by number; None for an argument or a constant that is an output as it is.
-        iterations: of the loops around it, outermost first.
-        source: "made" there out of good operands, or the "input" or "constant" that it read.
+        equation: number of the equation; None for an argument or a constant that is returned as
+            it is.
+        iterations: iterations of the enclosing loops, outermost first.
+        source: "computed" from good operands, or read from an "input" or a "constant".
         worst: what began, INF or NAN.
         value: the argument or constant that was read, or None.
     """
 
-    site: int | None
+    equation: int | None
     iterations: tuple[int, ...]
-    source: str
+    source: Literal["computed", "input", "constant"]
     worst: int
     value: int | None = None
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether the equation made it from good operands."""
+        return self.source == "computed"
 
-def time_of(reading: Reading, event: Event) -> tuple[int, ...]:
-    """When an event came: compares as the program ran; before any site, at once."""
-    return () if event.site is None else reading.clock(event.site, event.iterations)
+
+def _in_time(reading: Reading, events: Iterable[Event]) -> list[Event]:
+    """Sort events in execution order."""
+    return sorted(events, key=lambda event: reading.clock(event.equation, event.iterations))
 
 
 class Beginnings(NamedTuple):
     """Where bad values began.
 
     Attributes:
-        events: in the order in which they came; those before any site come last.
+        events: events in execution order; those before the first equation come last.
         fed_by: for each bad point on the way from there, the bad points that fed it.
     """
 
@@ -52,14 +58,24 @@ class Beginnings(NamedTuple):
 
 
 def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginnings:
-    """Where the bad values that reach `outputs` began.
+    """Return where the bad values that reach `outputs` began; cached in the reading.
 
     Args:
-        reading: one lane's codes.
+        reading: codes of one lane.
         outputs: points to walk back from.
-        worst: NAN follows NaNs only, to the sites that made one of NaN-free operands; INF
-            follows whatever is not finite, to the sites that made it of finite operands.
+        worst: NAN follows NaNs only, to the equations that made one from NaN-free operands; INF
+            follows all non-finite values, to the equations that made one from finite operands.
+
+    Returns:
+        The events, and the bad points on the way.
     """
+    goals = tuple(outputs)
+    if (goals, worst) not in reading.walks:
+        reading.walks[goals, worst] = _walk_back(reading, goals, worst)
+    return reading.walks[goals, worst]
+
+
+def _walk_back(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginnings:
     program = reading.probe.program
     stack = [point for point in outputs if reading.code(point) >= worst]
     fed_by: dict[Point, list[Point]] = {}
@@ -73,57 +89,52 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
     unread: list[Event] = []
     readers = _readers(reading, fed_by, worst)
     for point in (point for point, feeds in fed_by.items() if not feeds):
-        value = program.values[point.value]
-        source = "constant" if value.site is None and value.argument is None else "input"
-        if value.site is not None and program.sites[value.site].opened is None:
-            events.add(Event(value.site, point.iterations, "made", worst))
+        source = "constant" if program.values[point.value].is_constant else "input"
+        if (equation := program.computed_by(point.value)) is not None:
+            events.add(Event(equation.index, point.iterations, "computed", worst))
         elif point in readers:
             events.add(readers[point]._replace(source=source, value=point.value))
         else:
             unread.append(Event(None, (), source, worst, point.value))
-    return Beginnings(sorted(events, key=lambda event: time_of(reading, event)) + unread, fed_by)
+    return Beginnings(_in_time(reading, events) + unread, fed_by)
 
 
 def _readers(
     reading: Reading, fed_by: Mapping[Point, list[Point]], worst: int
 ) -> dict[Point, Event]:
-    """The first site to read each point that no site makes: it stands for the point.
-
-    Loops and branches hand values on without reading them.
-    """
+    """Map each point that no equation computes to the first equation that reads it."""
     program = reading.probe.program
-    reads: list[tuple[Event, Point]] = []
+    reads: dict[Event, list[Point]] = {}
     for point, feeds in fed_by.items():
-        site = program.values[point.value].site
-        if site is not None and program.sites[site].opened is None:
-            event = Event(site, point.iterations, "input", worst)
-            reads += [(event, feed) for feed in feeds]
+        if (equation := program.computed_by(point.value)) is not None:
+            event = Event(equation.index, point.iterations, "input", worst)
+            reads.setdefault(event, []).extend(feeds)
     readers: dict[Point, Event] = {}
-    for event, read in sorted(reads, key=lambda pair: time_of(reading, pair[0])):
-        stack = [read]
+    for event in _in_time(reading, reads):
+        stack = reads[event]
         while stack:
             point = stack.pop()
-            site = program.values[point.value].site
-            is_made = site is not None and program.sites[site].opened is None
-            if point not in readers and not is_made:
+            # Loops and branches pass values on without reading them.
+            if point not in readers and program.computed_by(point.value) is None:
                 readers[point] = event
                 stack += fed_by[point]
     return readers
 
 
-def way(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]:
-    """The shortest way from where something bad began to one of `outputs`, by bad points."""
-    goals = set(outputs)
+def causal_path(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]:
+    """Return the shortest path of bad points from an event to one of `outputs`; [] if none."""
+    goals = dict.fromkeys(outputs)
     fed_by = beginnings(reading, goals, event.worst).fed_by
     into: dict[Point, list[Point]] = {}
     for point, feeds in fed_by.items():
         for feed in feeds:
             into.setdefault(feed, []).append(point)
-    if event.site is None:
+    if event.equation is None:
         starts = [point for point in fed_by if point.value == event.value]
     else:
-        made = (Point(v, event.iterations) for v in reading.probe.program.sites[event.site].results)
-        starts = [point for point in made if point in fed_by]
+        results = reading.probe.program.equations[event.equation].results
+        points = (Point(value, event.iterations) for value in results)
+        starts = [point for point in points if point in fed_by]
     came_from: dict[Point, Point | None] = dict.fromkeys(starts)
     queue = deque(starts)
     while queue:
@@ -140,31 +151,31 @@ def way(reading: Reading, outputs: Iterable[Point], event: Event) -> list[Point]
     return []
 
 
-def strays(reading: Reading) -> list[Event]:
-    """The first event at each site that made something bad, whether it reaches an output or not."""
-    program = reading.probe.program
-    found: dict[int, Event] = {}
+def benign_events(reading: Reading, outputs: Iterable[Point]) -> list[Event]:
+    """Return, in execution order, first bad events that do not cause the bad `outputs`."""
+    goals, program = list(outputs), reading.probe.program
+    causal = {e.equation for worst in (NAN, INF) for e in beginnings(reading, goals, worst).events}
+    found: list[Event] = []
     for value, slot in reading.probe.slots.items():
-        index = program.values[value].site
-        if index is None or program.sites[index].opened is not None:
+        equation = program.computed_by(value)
+        if equation is None or equation.index in causal:
             continue
         for iterations in _bad_iterations(reading, program.values[value].frame, slot):
             point = Point(value, iterations)
             code, feeds = reading.code(point), [reading.code(feed) for feed in reading.feeds(point)]
             if code > max(feeds, default=FINITE):
-                event = Event(index, iterations, "made", code)
-                if index not in found or time_of(reading, event) < time_of(reading, found[index]):
-                    found[index] = event
-    return sorted(found.values(), key=lambda event: time_of(reading, event))
+                found.append(Event(equation.index, iterations, "computed", code))
+    # Of each equation the first: a dict keeps the last entry for a key.
+    first = {event.equation: event for event in reversed(_in_time(reading, found))}
+    return _in_time(reading, first.values())
 
 
 def _bad_iterations(reading: Reading, frame: int, slot: int) -> Iterator[tuple[int, ...]]:
-    """The iterations, of the loops around a frame, in which a recorded value was bad."""
+    """Yield the iterations of a frame's loops in which a recorded value was bad."""
     program, loops = reading.probe.program, reading.probe.program.loops(frame)
+    is_bad = reading.codes[f"codes{frame}"][..., slot] > FINITE
     rows: tuple[int, ...]
-    for rows in map(
-        tuple, np.argwhere(reading.codes[f"codes{frame}"][..., slot] > FINITE)[:LOOKED_AT]
-    ):
+    for rows in map(tuple, np.argwhere(is_bad)[:MAX_BAD_ITERATIONS]):
         iterations: list[int] = []
         for depth, loop in enumerate(loops):
             is_window = program.frames[loop].kind == "while"
@@ -174,18 +185,17 @@ def _bad_iterations(reading: Reading, frame: int, slot: int) -> Iterator[tuple[i
 
 
 def first_in_time(reading: Reading, worst: int) -> Event | None:
-    """The first site, as the program ran, whose result is as bad as `worst`, harmless or not."""
+    """Return the first equation in execution order whose result is as bad as `worst`, if any."""
     program = reading.probe.program
 
     def first(frame: int, iterations: tuple[int, ...]) -> Event | None:
-        for index in program.frames[frame].sites:
-            site = program.sites[index]
-            bad = [v for v in site.results if reading.code(Point(v, iterations)) >= worst]
-            if site.opened is None:
-                if bad:
-                    return Event(index, iterations, "made", worst)
+        for index in program.frames[frame].equations:
+            equation = program.equations[index]
+            if equation.opened is None:
+                if any(reading.code(Point(v, iterations)) >= worst for v in equation.results):
+                    return Event(index, iterations, "computed", worst)
                 continue
-            for inner in site.frames:
+            for inner in equation.frames:
                 is_loop = program.frames[inner].kind in ("scan", "while")
                 trips = [(t,) for t in reading.trips(inner, iterations)] if is_loop else [()]
                 found = (first(inner, (*iterations, *trip)) for trip in trips)

@@ -1,8 +1,8 @@
-"""Program too large to measure every value -> first a few of them, then what lies before a fault.
+"""Choose what to measure in programs that are too large to measure every value.
 
-Each measured value costs a kernel to compile. So the first look measures the results of matrix
-products and their like, which XLA has to keep anyway, and the second fetches what lies between
-those that are finite and the first that are not.
+Each measured value costs a kernel to compile. So the first run measures the results of matrix
+products and similar operations, which XLA materializes anyway, and the second fetches what lies
+between the finite ones and the first that are not.
 """
 
 from __future__ import annotations
@@ -16,57 +16,56 @@ from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Program
 
 SEARCH_DEPTH = 40
-"""How many operations may follow each other without a measured value."""
+"""Maximum number of consecutive operations without a measured value."""
 
-LOOKED_BEHIND = 4
-"""Behind how many of the first bad values, of each kind, the second look goes."""
+N_REFINED = 4
+"""Number of first bad values, NaN and inf each, whose surroundings the second run fetches."""
 
-LARGE_PROGRAM_BYTES = 2**30
-"""The second look fetches no more than this."""
+FETCH_BUDGET_BYTES = 2**30
+"""Most that the second run fetches."""
 
-_KEPT = {
+_MATERIALIZED = {
     "dot_general", "conv_general_dilated", "scan", "while", "cond", "shard_map", "sort", "cumsum",
     "cholesky", "eigh", "svd", "lu", "qr", "triangular_solve", "fft", "pallas_call",
 }  # fmt: skip
 
 
 def coarse_values(program: Program) -> set[int]:
-    """The values that the first look measures."""
+    """Return the values that the first run measures."""
     chosen: set[int] = set()
     for frame in program.frames:
-        in_while = any(f.kind == "while" for f in program.around(frame.index))
+        in_while = any(f.kind == "while" for f in program.enclosing(frame.index))
         depth: dict[int, int] = {}
         if in_while:
-            # Its record begins with the first bad value: all have to be seen.
+            # Recording starts at the first bad value, so every value must be measured.
             chosen.update(frame.arguments)
-        for index in frame.sites:
-            site = program.sites[index]
-            deep = 1 + max((depth.get(value, 0) for value in site.operands), default=0)
-            is_chosen = in_while or site.primitive in _KEPT or deep > SEARCH_DEPTH
+        for index in frame.equations:
+            equation = program.equations[index]
+            deep = 1 + max((depth.get(value, 0) for value in equation.operands), default=0)
+            is_chosen = in_while or equation.primitive in _MATERIALIZED or deep > SEARCH_DEPTH
             if is_chosen:
-                chosen.update(site.results)
-            depth |= dict.fromkeys(site.results, 0 if is_chosen else deep)
+                chosen.update(equation.results)
+            depth |= dict.fromkeys(equation.results, 0 if is_chosen else deep)
     return chosen
 
 
-def behind(reading: Reading, outputs: Iterable[Point]) -> list[Point]:
-    """The unmeasured points right before the first bad values that reach `outputs`.
-
-    Args:
-        reading: of the first look.
-        outputs: points of the top frame.
-    """
-    goals = list(outputs)
+def points_to_fetch(reading: Reading, outputs: Iterable[Point]) -> list[Point]:
+    """Return the unmeasured points right before the first bad values that reach `outputs`."""
+    goals, program = list(outputs), reading.probe.program
     found: dict[Point, None] = {}
+
+    def time(point: Point) -> tuple[int, ...]:
+        return reading.clock(program.values[point.value].equation, point.iterations)
+
     for worst in (NAN, INF):
         firsts = _first_bad(reading, goals, worst)
-        for point in sorted(firsts, key=lambda p: _time(reading, p))[:LOOKED_BEHIND]:
+        for point in sorted(firsts, key=time)[:N_REFINED]:
             found |= dict.fromkeys(firsts[point])
-    return _as_fits(reading.probe.program, list(found))
+    return _within_budget(program, list(found))
 
 
 def _first_bad(reading: Reading, outputs: Iterable[Point], worst: int) -> dict[Point, list[Point]]:
-    """The bad measured points that no bad measured point precedes, with what lies before each."""
+    """Map each bad measured point that no other precedes to the points to fetch before it."""
     firsts: dict[Point, list[Point]] = {}
     stack = [point for point in outputs if reading.code(point) >= worst]
     seen = set(stack)
@@ -82,7 +81,7 @@ def _first_bad(reading: Reading, outputs: Iterable[Point], worst: int) -> dict[P
 
 
 def _before(reading: Reading, point: Point) -> tuple[list[Point], list[Point]]:
-    """The unmeasured points before a point, it included, and the measured ones before those."""
+    """Return the unmeasured points up to a point, inclusive, and the measured ones before those."""
     program = reading.probe.program
     between: dict[Point, None] = {point: None}
     edge: dict[Point, None] = {}
@@ -90,35 +89,28 @@ def _before(reading: Reading, point: Point) -> tuple[list[Point], list[Point]]:
     while stack:
         feed = stack.pop()
         value = program.values[feed.value]
-        is_constant = value.site is None and value.argument is None
-        if feed in between or feed in edge or is_constant or 0 in value.shape:
+        if feed in between or feed in edge or value.is_constant or 0 in value.shape:
             continue
-        is_argument = value.argument is not None and value.frame == 0
-        if is_argument or feed.value in reading.probe.slots:
+        if _is_top_argument(program, feed) or feed.value in reading.probe.slots:
             edge[feed] = None
         else:
             between[feed] = None
             stack += reading.feeds(feed)
-    if program.values[point.value].site is None:
-        del between[point]  # an argument that is an output as it is
-    # What the numbers are compared with: the operands of those between.
-    return [*between, *(feed for feed in edge if not _is_given(program, feed))], list(edge)
+    if program.values[point.value].equation is None:
+        del between[point]  # an argument that is returned as it is
+    # The edge is fetched too: it holds the operands of the points between.
+    return [*between, *(p for p in edge if not _is_top_argument(program, p))], list(edge)
 
 
-def _is_given(program: Program, point: Point) -> bool:
+def _is_top_argument(program: Program, point: Point) -> bool:
     value = program.values[point.value]
     return value.argument is not None and value.frame == 0
 
 
-def _time(reading: Reading, point: Point) -> tuple[int, ...]:
-    site = reading.probe.program.values[point.value].site
-    return () if site is None else reading.clock(site, point.iterations)
-
-
-def _as_fits(program: Program, points: list[Point]) -> list[Point]:
-    """As many of the points, in order, as may be fetched."""
+def _within_budget(program: Program, points: list[Point]) -> list[Point]:
+    """Return the leading points whose arrays fit in the budget."""
     fitting: list[Point] = []
-    left = LARGE_PROGRAM_BYTES
+    left = FETCH_BUDGET_BYTES
     for point in points:
         value = program.values[point.value]
         left -= prod(value.shape) * getattr(value.dtype, "itemsize", 8)

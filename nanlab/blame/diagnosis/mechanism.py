@@ -1,7 +1,7 @@
-"""Site, codes -> mechanism: which arithmetic made the inf or the NaN.
+"""Equation, codes -> mechanism: which arithmetic made the inf or the NaN.
 
-The codes of operands and results settle most primitives. Where they do not (0/0 or inf/inf?), the
-probe computes one small detail at the site.
+The codes of operands and results are enough for most primitives. Where they are not (0/0 or
+inf/inf?), the probe computes one small detail at the equation.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ _DOMAINS = {
 def nan_mechanism(
     primitive: str, operand_inf: bool, detail: int, *, has_inf: bool = True
 ) -> Mechanism:
-    """How a site made a NaN of operands without one.
+    """Return how an equation made a NaN from operands without one.
 
     Args:
-        primitive: the primitive's name.
-        operand_inf: whether an operand held an inf.
-        detail: what `DETAILS[primitive]` said, or 0.
-        has_inf: whether the result's type has an inf; what is too large for one that has none is
-            a NaN.
+        primitive: name of the primitive.
+        operand_inf: whether an operand contains an inf.
+        detail: result of `DETAILS[primitive]`, or 0.
+        has_inf: whether the result's type has an inf; without one, an overflow gives a NaN.
+
+    Returns:
+        The mechanism.
     """
     if not has_inf and not operand_inf and primitive in (*_ADDING, *_MULTIPLYING, *_CASTS, *_DOTS):
         return Mechanism.OVERFLOW
@@ -67,7 +69,7 @@ def nan_mechanism(
 
 
 def inf_mechanism(primitive: str, detail: int) -> Mechanism:
-    """How a site made an inf of finite operands; arguments as `nan_mechanism`'s."""
+    """Return how an equation made an inf from finite operands; see `nan_mechanism`."""
     if primitive in ("div", "pow", "integer_pow", *_GAMMAS):
         return Mechanism.POLE if detail else Mechanism.OVERFLOW
     if primitive in _POLES:

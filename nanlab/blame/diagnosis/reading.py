@@ -1,7 +1,7 @@
-"""Records -> Reading: what each value of a program held, point by point.
+"""Records -> Reading: the code of each value of a program, and what fed it, point by point.
 
-Everything here is on the host, for one lane. A point is a value in one iteration of each loop
-around it; what fed it are points again.
+Everything here is on the host, for one lane. A point is a value in one iteration of each enclosing
+loop.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 
 from nanlab.backend.finiteness import FINITE, INF, NAN, as_numbers, code_of
 from nanlab.blame.probes.codes import WINDOW, Probe
@@ -19,25 +21,33 @@ from nanlab.blame.program.point import Point
 from nanlab.blame.program.primitives import DETAILS, NAN_OF, SAME_AS
 from nanlab.blame.program.program import Equation
 
+if TYPE_CHECKING:
+    from nanlab.blame.diagnosis.causal_walk import Beginnings
+
 
 @dataclass(frozen=True)
 class Reading:
-    """One lane's codes, by point.
+    """Codes and arrays of one lane, by point.
 
     Attributes:
-        probe: the probe that recorded them.
-        codes: its record, without a lane axis, as NumPy arrays.
-        values: what values held, by number, as `keeper.Keeper` has them.
-        looked_at: what single points held, as `capture.Capture` has them.
+        probe: probe that recorded them.
+        codes: records of the probe, without a lane axis.
+        values: arrays of values by number, stacked by iteration as a `ValueProbe` returns them.
+        fetched: arrays at single points, as a `Capture` returns them.
     """
 
     probe: Probe
-    codes: Mapping[str, np.ndarray]
+    codes: Mapping[str, Int[np.ndarray, "*records"]]
     values: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
-    looked_at: Mapping[Point, np.ndarray] = field(default_factory=dict[Point, np.ndarray])
+    fetched: Mapping[Point, np.ndarray] = field(default_factory=dict[Point, np.ndarray])
+
+    @cached_property
+    def walks(self) -> dict[tuple[tuple[Point, ...], int], Beginnings]:
+        """Cached backward walks, by their end points and the code that they follow."""
+        return {}
 
     def code(self, point: Point) -> int:
-        """FINITE, INF or NAN; what was not measured is as bad as what went into it."""
+        """Return FINITE, INF or NAN; an unmeasured point is as bad as what feeds it."""
         stack = [point]
         while stack:
             top = stack[-1]
@@ -46,7 +56,7 @@ class Reading:
                 continue
             direct = self._direct(top)
             if direct is None:
-                feeds = [feed for feed in self.feeds(top) if not self._is_passed_over(feed)]
+                feeds = [feed for feed in self.feeds(top) if not self._is_ignored(feed)]
                 waiting = [feed for feed in feeds if feed not in self._known]
                 if waiting:
                     stack += waiting
@@ -59,100 +69,96 @@ class Reading:
         return self._known[point]
 
     def _direct(self, point: Point) -> int | None:
-        """The code of a point if it was measured, or cannot be bad."""
+        """Return the code of a point that was measured or cannot be bad; None otherwise."""
         value = self.probe.program.values[point.value]
         if not value.can_be_bad:
             return FINITE
-        if value.site is None and value.argument is None:
+        if value.is_constant:
             return self._constants[point.value]
-        if point in self.looked_at:
-            return code_of(self.looked_at[point])
+        if point in self.fetched:
+            return code_of(self.fetched[point])
         if point.value in self.probe.slots:
             return self._recorded(value.frame, point.iterations, self.probe.slots[point.value])
-        is_held = value.frame == 0 and point.value in self.values
-        return code_of(self.values[point.value]) if is_held else None
+        is_stored = value.frame == 0 and point.value in self.values
+        return code_of(self.values[point.value]) if is_stored else None
 
-    def _is_passed_over(self, feed: Point) -> bool:
-        # Many a where() has a NaN in the branch that it never takes: it says nothing of a result
-        # that was not measured.
-        value = self.probe.program.values[feed.value]
-        return self.probe.is_coarse and value.site is None and value.argument is None
+    def _is_ignored(self, feed: Point) -> bool:
+        # A constant NaN is often in a branch of a where() that is never taken: it does not make
+        # an unmeasured result bad.
+        return self.probe.is_coarse and self.probe.program.values[feed.value].is_constant
 
     def _name(self, point: Point) -> str:
-        site = self.probe.program.values[point.value].site
-        return "" if site is None else self.probe.program.sites[site].primitive
+        equation = self.probe.program.values[point.value].equation
+        return "" if equation is None else self.probe.program.equations[equation].primitive
 
     @cached_property
     def _known(self) -> dict[Point, int]:
         return {}
 
-    def detail(self, site: Equation, iterations: tuple[int, ...]) -> int:
-        """What was computed to settle the site's mechanism; 0 if nothing."""
-        if site.primitive not in DETAILS:
+    def detail(self, equation: Equation, iterations: tuple[int, ...]) -> int:
+        """Return the detail that decides an equation's mechanism; 0 if there is none."""
+        if equation.primitive not in DETAILS:
             return 0
-        values = (*site.operands, *site.results)
-        held = [self.held(Point(v, iterations)) for v in values]
-        if any(array is None for array in held):
-            slot = self.probe.detail_slots.get(site.index)
-            if slot is None or slot >= self.codes[f"codes{site.frame}"].shape[-1]:
+        values = (*equation.operands, *equation.results)
+        stored = [self.array(Point(v, iterations)) for v in values]
+        if any(array is None for array in stored):
+            slot = self.probe.detail_slots.get(equation.index)
+            if slot is None or slot >= self.codes[f"codes{equation.frame}"].shape[-1]:
                 return 0
-            return self._recorded(site.frame, iterations, slot)
-        arrays = [as_numbers(array) for array in held if array is not None]
-        if not self.probe.program.shards(site.frame):
-            return _detail(site, arrays)
-        # The first axis is that of the devices, but of constants.
+            return self._recorded(equation.frame, iterations, slot)
+        arrays = [as_numbers(array) for array in stored if array is not None]
+        if not self.probe.program.n_shard_maps(equation.frame):
+            return _detail(equation, arrays)
+        # The first axis is that of the devices, except in constants.
         ranks = [len(self.probe.program.values[v].shape) for v in values]
-        each = [range(len(a)) for a, rank in zip(arrays, ranks, strict=True) if a.ndim == rank + 1]
+        shards = [len(a) for a, rank in zip(arrays, ranks, strict=True) if a.ndim == rank + 1]
         return max(
             (
                 _detail(
-                    site,
+                    equation,
                     [
                         np.asarray(a[device]) if a.ndim > rank else a
                         for a, rank in zip(arrays, ranks, strict=True)
                     ],
                 )
-                for device in (each[0] if each else ())
+                for device in range(shards[0] if shards else 0)
             ),
             default=0,
         )
 
-    def held(self, point: Point) -> np.ndarray | None:
-        """What a point held; None if that is not known.
-
-        Inside a `shard_map` each device's, in a new first axis.
-        """
+    def array(self, point: Point) -> np.ndarray | None:
+        """Return the array at a point, of all devices inside a `shard_map`; None if unknown."""
         program = self.probe.program
         value = program.values[point.value]
-        if value.site is None and value.argument is None:
+        if value.is_constant:
             return np.asarray(value.constant, value.dtype)
-        if point in self.looked_at:
-            return self.looked_at[point]
+        if point in self.fetched:
+            return self.fetched[point]
         if point.value in self.values:
             rows = iter(point.iterations)
-            around = [f for f in program.around(value.frame) if f.kind != "cond"]
-            place = tuple(slice(None) if f.kind == "shard_map" else next(rows) for f in around)
-            return np.asarray(self.values[point.value][place])
-        if value.site is not None:
-            site = program.sites[value.site]
-            if site.primitive in SAME_AS and not program.shards(value.frame):
-                operand = self.held(Point(site.operands[0], point.iterations))
-                return None if operand is None else same_as(site, operand, value.shape)
+            frames = [f for f in program.enclosing(value.frame) if f.kind != "cond"]
+            index = tuple(slice(None) if f.kind == "shard_map" else next(rows) for f in frames)
+            return np.asarray(self.values[point.value][index])
+        if value.equation is not None:
+            equation = program.equations[value.equation]
+            if equation.primitive in SAME_AS and not program.n_shard_maps(value.frame):
+                operand = self.array(Point(equation.operands[0], point.iterations))
+                return None if operand is None else same_as(equation, operand, value.shape)
             return None
         frame = program.frames[value.frame]
         if frame.parent is None or frame.kind in ("while", "shard_map"):
             return None
         if frame.kind == "scan":
-            # An argument that is not kept is a constant of the loop.
+            # An argument that is not stored is a constant of the loop.
             (feed,) = self.feeds(point)
-            return self.held(feed)
-        return self.held(next(iter(self.feeds(point))))
+            return self.array(feed)
+        return self.array(next(iter(self.feeds(point))))
 
     @cached_property
     def _constants(self) -> dict[int, int]:
         codes: dict[int, int] = {}
         for number, value in enumerate(self.probe.program.values):
-            if value.site is None and value.argument is None and value.can_be_bad:
+            if value.is_constant and value.can_be_bad:
                 codes[number] = code_of(np.asarray(value.constant, value.dtype))
         return codes
 
@@ -163,7 +169,7 @@ class Reading:
         code = int(self.codes[f"codes{frame}"][(*rows, slot)])
         for depth, loop in enumerate(self.probe.program.loops(frame)):
             if self.probe.program.frames[loop].kind == "while" and rows[depth] == WINDOW - 1:
-                # Many iterations share this row: what began in a later one is not here yet.
+                # Several iterations share this row: ignore what began in a later one.
                 began = self.codes[f"late{loop}.codes{frame}"]
                 at = [began[(*rows[:depth], i, *rows[depth + 1 :], slot)] for i in (0, 1)]
                 while code > FINITE and not 0 <= at[code - INF] <= iterations[depth]:
@@ -171,7 +177,7 @@ class Reading:
         return code
 
     def _rows(self, frame: int, iterations: tuple[int, ...]) -> tuple[int, ...] | None:
-        """Where these iterations are recorded; None if they came before anything was bad."""
+        """Return the row of these iterations; None if they precede the first bad value."""
         rows: list[int] = []
         loops = self.probe.program.loops(frame)
         for loop, iteration in zip(loops, iterations, strict=True):
@@ -185,65 +191,62 @@ class Reading:
         return tuple(rows)
 
     def trips(self, loop: int, outer: tuple[int, ...]) -> range:
-        """The iterations that a loop made, in the order in which they ran."""
+        """Return the iterations of a loop, in execution order."""
         program = self.probe.program
         frame = program.frames[loop]
         assert frame.parent is not None
-        site = program.sites[frame.parent]
+        equation = program.equations[frame.parent]
         if frame.kind == "scan":
-            order = range(site.eqn.params["length"])
-            return order[::-1] if site.eqn.params["reverse"] else order
-        rows = self._rows(site.frame, outer)
-        ran = 0 if rows is None else int(self.codes[f"trips{loop}"][rows])
-        return range(ran)
+            order = range(equation.eqn.params["length"])
+            return order[::-1] if equation.eqn.params["reverse"] else order
+        rows = self._rows(equation.frame, outer)
+        return range(0 if rows is None else int(self.codes[f"trips{loop}"][rows]))
 
     def feeds(self, point: Point) -> Iterator[Point]:
-        """The points whose contents go into this one."""
+        """Yield the points from which this one is computed."""
         program = self.probe.program
         value = program.values[point.value]
         if value.argument is not None:
             yield from self._feeds_of_argument(point, value.frame, value.argument)
-        elif value.site is not None:
-            site = program.sites[value.site]
-            if site.opened is None:
-                yield from (Point(v, point.iterations) for v in self._taken(site, point))
+        elif value.equation is not None:
+            equation = program.equations[value.equation]
+            if equation.opened is None:
+                yield from (Point(v, point.iterations) for v in self._used(equation, point))
             else:
-                place = site.results.index(point.value)
-                yield from self._feeds_of_result(site, place, point.iterations)
+                index = equation.results.index(point.value)
+                yield from self._feeds_of_result(equation, index, point.iterations)
 
-    def _taken(self, site: Equation, point: Point) -> Iterable[int]:
-        """The operands whose elements go into the result: of a selection those that it takes."""
-        code = self._direct(point) if site.primitive == "select_n" else None
+    def _used(self, equation: Equation, point: Point) -> Iterable[int]:
+        """Return the operands that determine the result; of a selection, the cases selected."""
+        code = self._direct(point) if equation.primitive == "select_n" else None
         if code is None:
-            return site.operands
-        held = [self.held(Point(v, point.iterations)) for v in site.operands]
-        which, cases = held[0], held[1:]
-        if which is None or any(case is None for case in cases):
-            return site.operands
-        taken = [site.operands[0]]
-        for number, (operand, case) in enumerate(zip(site.operands[1:], cases, strict=True)):
+            return equation.operands
+        selector, *cases = [self.array(Point(v, point.iterations)) for v in equation.operands]
+        if selector is None or any(case is None for case in cases):
+            return equation.operands
+        used = [equation.operands[0]]
+        for number, (operand, case) in enumerate(zip(equation.operands[1:], cases, strict=True)):
             assert case is not None
-            is_here = np.broadcast_to(which == number, case.shape)
-            if code_of(case[is_here]) >= code:
-                taken.append(operand)
-        return taken
+            is_selected = np.broadcast_to(selector == number, case.shape)
+            if code_of(case[is_selected]) >= code:
+                used.append(operand)
+        return used
 
-    def _feeds_of_argument(self, point: Point, frame_index: int, place: int) -> Iterator[Point]:
+    def _feeds_of_argument(self, point: Point, frame_index: int, index: int) -> Iterator[Point]:
         program = self.probe.program
         frame = program.frames[frame_index]
         if frame.parent is None:
             return
-        site = program.sites[frame.parent]
-        assert site.opened is not None
-        branch = site.frames.index(frame_index)
-        operand = site.operands[site.opened.operands[branch][place]]
+        equation = program.equations[frame.parent]
+        assert equation.opened is not None
+        branch = equation.frames.index(frame_index)
+        operand = equation.operands[equation.opened.operands[branch][index]]
         if frame.kind in ("cond", "shard_map"):
             yield Point(operand, point.iterations)
             return
-        # A while loop's condition has constants of its own, before the body's.
         outer, here = point.iterations[:-1], point.iterations[-1]
-        carried = place - site.opened.consts
-        if 0 <= carried < site.opened.carry:
+        carried = index - equation.opened.consts
+        if 0 <= carried < equation.opened.carry:
             trips = self.trips(frame_index, outer)
             at = trips.index(here)
             if at > 0:
@@ -252,42 +255,44 @@ class Reading:
         yield Point(operand, outer)
 
     def _feeds_of_result(
-        self, site: Equation, place: int, iterations: tuple[int, ...]
+        self, equation: Equation, index: int, iterations: tuple[int, ...]
     ) -> Iterator[Point]:
-        program, opened = self.probe.program, site.opened
+        program, opened = self.probe.program, equation.opened
         assert opened is not None
         if opened.kind == "cond":
-            rows = self._rows(site.frame, iterations)
-            for index in site.frames:
-                if rows is not None and self.codes[f"ran{index}"][rows]:
-                    yield Point(program.frames[index].results[place], iterations)
+            rows = self._rows(equation.frame, iterations)
+            for branch in equation.frames:
+                if rows is not None and self.codes[f"ran{branch}"][rows]:
+                    yield Point(program.frames[branch].results[index], iterations)
             return
-        body = program.frames[site.frames[0]]
+        body = program.frames[equation.frames[0]]
         if opened.kind == "shard_map":
-            yield Point(body.results[place], iterations)
+            yield Point(body.results[index], iterations)
             return
         trips = self.trips(body.index, iterations)
-        if place < opened.carry and not len(trips):
-            first = opened.operands[0][opened.consts + place]
-            yield Point(site.operands[first], iterations)
-        elif place < opened.carry:
-            yield Point(body.results[place], (*iterations, trips[-1]))
+        if index < opened.carry and not len(trips):
+            first = opened.operands[0][opened.consts + index]
+            yield Point(equation.operands[first], iterations)
+        elif index < opened.carry:
+            yield Point(body.results[index], (*iterations, trips[-1]))
         else:
-            yield from (Point(body.results[place], (*iterations, trip)) for trip in trips)
+            yield from (Point(body.results[index], (*iterations, trip)) for trip in trips)
 
-    def clock(self, site: int, iterations: tuple[int, ...]) -> tuple[int, ...]:
-        """When a site ran in these iterations: compares as the program ran."""
+    def clock(self, equation: int | None, iterations: tuple[int, ...]) -> tuple[int, ...]:
+        """Return when an equation ran (None: before all), as a tuple that sorts in order."""
         program = self.probe.program
+        if equation is None:
+            return ()
         clock: list[int] = []
-        for depth, loop in enumerate(program.loops(program.sites[site].frame)):
+        for depth, loop in enumerate(program.loops(program.equations[equation].frame)):
             parent = program.frames[loop].parent
             assert parent is not None
             trips = self.trips(loop, iterations[:depth])
             clock += [parent, trips.index(iterations[depth])]
-        return (*clock, site)
+        return (*clock, equation)
 
 
-def _detail(site: Equation, arrays: list[np.ndarray]) -> int:
-    """What settles a site's mechanism, of its operands and then its results."""
-    count = len(site.operands)
-    return int(DETAILS[site.primitive](np, site.eqn.params, arrays[:count], arrays[count:]))
+def _detail(equation: Equation, arrays: list[np.ndarray]) -> int:
+    """Compute the detail that decides an equation's mechanism from its operands and results."""
+    count = len(equation.operands)
+    return int(DETAILS[equation.primitive](np, equation.eqn.params, arrays[:count], arrays[count:]))

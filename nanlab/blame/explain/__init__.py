@@ -1,1 +1,1 @@
-"""The verdict, its text, the usual cures and the reproducer."""
+"""The verdict, its text, the usual remedies and the reproducer."""

@@ -18,39 +18,42 @@ _AT: dict[tuple[str, str], str] = {
     ("domain", "log"): "The argument is negative: clip it with maximum(x, eps), or let the model "
     "predict the logarithm itself.",
     ("domain", "sqrt"): "The argument is negative, often a variance as E[x^2] - E[x]^2, or "
-    "1 - x^2 after rounding: use maximum(x, 0) (or eps, if it is differentiated).",
+    "1 - x^2 after rounding: use maximum(x, 0), or maximum(x, eps) if it is differentiated.",
     ("domain", "rsqrt"): "The argument is negative, often a variance as E[x^2] - E[x]^2: compute "
     "it as the mean of (x - mean)^2, or use maximum(x, 0) + eps.",
-    ("domain", "pow"): "A negative base to a power that is not whole: use abs(x) ** p * sign(x), "
+    ("domain", "pow"): "A negative base with a non-integer exponent: use abs(x) ** p * sign(x), "
     "or maximum(x, eps) ** p.",
-    ("domain", "acos"): "Rounding leaves [-1, 1]: clip to [-1 + eps, 1 - eps].",
-    ("domain", "asin"): "Rounding leaves [-1, 1]: clip to [-1 + eps, 1 - eps].",
-    ("domain", "atanh"): "The argument is at or beyond 1: clip to [-1 + eps, 1 - eps].",
+    ("domain", "acos"): "The argument is outside [-1, 1], often by rounding: clip it to "
+    "[-1 + eps, 1 - eps].",
+    ("domain", "asin"): "The argument is outside [-1, 1], often by rounding: clip it to "
+    "[-1 + eps, 1 - eps].",
+    ("domain", "atanh"): "The argument is outside (-1, 1): clip it to [-1 + eps, 1 - eps].",
     ("overflow", "exp"): "Subtract the maximum first (logsumexp, softmax and log_softmax do), or "
     "clip the argument; for a predicted log-variance use softplus or a clip.",
     ("overflow", "expm1"): "Clip the argument, or work with logarithms.",
     ("overflow", "dot_general"): "The activations or the weights have grown too large: a smaller "
-    "learning rate or initial scale, a normalisation layer, or clipping of the gradient.",
+    "learning rate or initial scale, a normalization layer, or gradient clipping.",
     ("overflow", "integer_pow"): "The base is too large to be squared: scale it first, take a "
-    "norm as scale * norm(x / scale), or use a loss that grows slower (Huber).",
+    "norm as scale * norm(x / scale), or use a loss that grows more slowly (Huber).",
     ("overflow", "square"): "The base is too large to be squared: scale it first, or use a loss "
-    "that grows slower (Huber).",
+    "that grows more slowly (Huber).",
     ("overflow", "convert_element_type"): "The number does not fit into the smaller type: use "
     "bfloat16 in place of float16, scale the loss down, or clip before the cast.",
     ("overflow", "reduce_sum"): "Sum in a wider type (dtype=float32), or take the mean of scaled "
     "terms.",
-    ("0*inf", "mul"): "A 0 meets an inf: what has to go is the inf, so look where it began. A mask "
-    "belongs in where(), not in a product.",
-    ("0*inf", "dot_general"): "A 0 of one side meets an inf of the other: see where it began.",
+    ("0*inf", "mul"): "A 0 is multiplied by an inf: find where the inf began and remove it there. "
+    "Apply masks with where(), not by multiplication.",
+    ("0*inf", "dot_general"): "A 0 on one side is multiplied by an inf on the other: find where "
+    "the inf began.",
     ("0/0", "div"): "Numerator and divisor are both 0 (an empty mask, a norm or a variance of 0): "
     "x / where(d == 0, 1, d), or x / maximum(d, eps).",
     ("inf/inf", "div"): "Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or "
     "use softmax.",
     ("inf-inf", "sub"): "Two infs are subtracted, as in x - max(x) where all are -inf (a row that "
-    "is masked whole: mask with a large negative number, or leave the row out) or log p - log q: "
-    "find where the inf began.",
+    "is masked entirely: mask with a large negative number, or leave the row out) or log p - "
+    "log q: find where the inf began.",
     ("opaque", "cholesky"): "The matrix is not positive definite: add jitter to its diagonal, "
-    "symmetrise it, or use float64.",
+    "symmetrize it, or use float64.",
     ("opaque", "eigh"): "The matrix has an element that is not finite, or the iteration failed; "
     "its gradient divides by differences of eigenvalues, which are 0 if two are equal.",
     ("fill", "gather"): "An index is out of bounds, and JAX fills in NaN: check the indices, or "
@@ -64,17 +67,17 @@ _OF: dict[str, str] = {
     "pole": "The function has a pole there: keep the argument away from it with eps or a clip.",
     "domain": "The argument is outside the function's domain: clip it before the call; where() "
     "after the call keeps the NaN in the gradient.",
-    "inf-inf": "Two infs of opposite sign meet: what has to go is the inf, so look where it began.",
-    "0*inf": "A 0 meets an inf: what has to go is the inf, so look where it began.",
+    "inf-inf": "Infs of opposite sign are added: find where the infs began and remove them there.",
+    "0*inf": "A 0 is multiplied by an inf: find where the inf began and remove it there.",
     "0/0": "Both are 0: make the divisor safe before dividing.",
-    "inf/inf": "Both are inf: what has to go is the inf, so look where it began.",
-    "opaque": "A kernel that is not looked into made it: check what its operands have to be "
+    "inf/inf": "Both are inf: find where the infs began and remove them there.",
+    "opaque": "It was computed inside a kernel: check what the kernel requires of its operands "
     "(positive definite, not singular, finite).",
-    "input": "It came in with the arguments: check the data, the loaded checkpoint, or the step "
-    "before.",
+    "input": "It was passed in as an argument: check the data, the loaded checkpoint, or the "
+    "previous step.",
     "constant": "It is written into the program. An inf in a mask is usual; a large finite number "
     "is safer there.",
-    "fill": "It was filled in for an element that is not there: check the indices.",
+    "fill": "It was filled in for an index out of bounds: check the indices.",
 }  # fmt: skip
 
 
@@ -84,15 +87,15 @@ _BACKWARD = (
     "*before* the operation, f(where(ok, x, 1)), and select after it."
 )
 _MASKED = (
-    "The forward pass masks it, its derivative does not: 0 * NaN is NaN. Replace the bad elements "
-    "before they are used, y = where(ok, y, 0), and mask the result as well."
+    "The forward pass masks it, but its derivative does not: 0 * NaN is NaN. Replace the bad "
+    "elements before they are used, y = where(ok, y, 0), and mask the result as well."
 )
 
 
 _WRITTEN_NAN = (
-    "A NaN is written into the program. Libraries select one where what they ask for is not met (a "
-    "variance of a single element, a singular matrix, an index out of bounds): look at the "
-    "condition of the selection that takes it."
+    "A NaN is written into the program. Libraries select one where a requirement is not met (the "
+    "variance of a single element, a singular matrix, an index out of bounds): check the "
+    "condition of the selection that returns it."
 )
 _CAST = (
     "The number does not fit into the smaller type: clip or scale it before the cast, or keep "
@@ -103,14 +106,7 @@ _CAST = (
 def cure(
     mechanism: str, primitive: str, phase: str, *, dtype: str = "float16", is_nan: bool = False
 ) -> str:
-    """What usually cures this mechanism at this primitive, in this phase.
-
-    Args:
-        mechanism, phase: as DESIGN's vocabulary has them.
-        primitive: the primitive's name.
-        dtype: of its result.
-        is_nan: whether that has a NaN.
-    """
+    """Return what usually cures a mechanism at a primitive whose result has this type."""
     if mechanism == "constant" and is_nan:
         return _WRITTEN_NAN
     if (mechanism, primitive) == ("overflow", "convert_element_type") and dtype != "float16":

@@ -1,4 +1,4 @@
-"""Verdict -> a short script and an .npz, which make the NaN again with nothing but JAX."""
+"""Verdict -> a short script and an .npz that reproduce the NaN using JAX alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.finiteness import NAN
+from nanlab.backend.jaxpr import JaxprEqn
 
 if TYPE_CHECKING:
     from nanlab.blame.explain.verdict import Verdict
@@ -22,24 +23,24 @@ SCRIPT, OPERANDS = "reproduce.py", "operands.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One equation and what it was given.
+    """One equation and its operands.
 
     Attributes:
-        eqn: the equation.
+        eqn: JAX's equation.
         operands: its operands, on the host.
-        worst: what it made of them, INF or NAN.
+        worst: what it computes from them, INF or NAN.
     """
 
-    eqn: Any
+    eqn: JaxprEqn
     operands: Sequence[np.ndarray]
     worst: int
 
 
 def save_reproducer(verdict: Verdict, folder: Path) -> Path:
-    """Write the reproducer; see `Verdict.save`."""
+    """Write the script and its operands; see `Verdict.save`."""
     evidence, site = verdict.evidence, verdict.culprit or verdict.origin
     if evidence is None or site is None:
-        raise ValueError("no site made an inf or a NaN here, so there is nothing to reproduce")
+        raise ValueError("no site computed an inf or a NaN, so there is nothing to reproduce")
     call = _call(evidence.eqn)
     folder.mkdir(parents=True, exist_ok=True)
     stored = {f"operand{i}": _storable(x) for i, x in enumerate(evidence.operands)}
@@ -49,7 +50,7 @@ def save_reproducer(verdict: Verdict, folder: Path) -> Path:
     script = _SCRIPT.format(
         what="a NaN" if evidence.worst == NAN else "an inf",
         mechanism=site.mechanism,
-        where=_commented(where),
+        where=where.replace("\\", "\\\\").replace('"""', "'''"),  # it goes into a docstring
         primitive=evidence.eqn.primitive.name,
         call=call,
         x64=bool(jax.config.read("jax_enable_x64")),
@@ -62,22 +63,22 @@ def save_reproducer(verdict: Verdict, folder: Path) -> Path:
     return folder / SCRIPT
 
 
-def _call(eqn: Any) -> str:
-    """The equation as Python calls it.
+def _call(eqn: JaxprEqn) -> str:
+    """Return an equation as a Python call.
 
     Raises:
-        ValueError: it cannot be written, or cannot run alone.
+        ValueError: it cannot be written as source, or cannot run outside its program.
     """
     name, params = eqn.primitive.name, dict(eqn.params)
     function = f"primitives.{_jax.public_name(eqn.primitive)}.bind"
     if name.startswith("scatter"):
-        # How two updates of one element are combined is a jaxpr, which goes without saying here.
+        # lax.scatter_add and the like imply the jaxpr that combines two updates of an element.
         function = f"lax.{name.replace('-', '_')}"
         params = {k: v for k, v in params.items() if k not in ("update_jaxpr", "update_consts")}
     elif _jax.public_name(eqn.primitive) is None:
-        raise ValueError(f"{name} cannot be reproduced alone: JAX does not have it in public")
+        raise ValueError(f"{name} cannot be reproduced alone: it is not part of JAX's public API")
     if _jax.names_axes(eqn):
-        raise ValueError(f"{name} cannot be reproduced alone: it speaks to other devices")
+        raise ValueError(f"{name} cannot be reproduced alone: it communicates with other devices")
     written = {k: _source(v) for k, v in params.items()}
     for parameter, source in written.items():
         if source is None:
@@ -86,11 +87,6 @@ def _call(eqn: Any) -> str:
                 "into a script"
             )
     return f"{function}({', '.join(['*operands', *(f'{k}={v}' for k, v in written.items())])})"
-
-
-def _commented(text: str) -> str:
-    """A text that can stand in a docstring."""
-    return text.replace("\\", "\\\\").replace('"""', "'''")
 
 
 _SCRIPT = '''"""{primitive} makes {what} ({mechanism}). It came from {where}"""
@@ -106,7 +102,7 @@ from jax import lax
 jax.config.update("jax_enable_x64", {x64})
 stored = np.load(Path(__file__).with_name("{operands}"))
 types = {types}
-# Types that NumPy does not know are stored as their bytes.
+# Types unknown to NumPy are stored as raw bytes.
 operands = [
     jnp.asarray(x.view(jnp.dtype(t)) if x.dtype.kind == "u" and "float" in t else x)
     for x, t in zip((stored[f"operand{{i}}"] for i in range(len(types))), types)
@@ -137,7 +133,7 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 
 def _source(thing: Any) -> str | None:
-    """A parameter as Python source; None if it cannot be written."""
+    """Return a parameter as Python source; None if that is not possible."""
     if isinstance(thing, float) and not np.isfinite(thing):
         return f'float("{thing}")'
     if thing is None or isinstance(thing, bool | int | float | str):

@@ -1,4 +1,4 @@
-"""Verdict -> text: what a person needs at two in the morning, for terminals and notebooks."""
+"""Verdict -> text for terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from nanlab.blame.explain.verdict import Verdict
 
 WIDTH = 88
-"""Columns of the plain text; a terminal uses its own."""
+"""Width of the plain text in columns; a terminal uses its own."""
 
 LINKS = 6
-"""How many sites of a chain, of each end of it, are shown."""
+"""Number of sites shown at each end of a chain."""
 
 SHORT = 16
-"""Operands whose expressions are no longer are shown by these, others as a, b, ..."""
+"""Longest expression used as a row label; longer ones are labeled a, b, ..."""
 
 
 def verdict_text(verdict: Verdict, width: int = WIDTH) -> str:
-    """Plain text; only the path of a source file may be wider."""
+    """Return a verdict as plain text; only source paths may exceed the width."""
     console = Console(width=width, no_color=True, color_system=None, highlight=False)
     with console.capture() as captured:
         show(verdict, console)
@@ -40,7 +40,7 @@ def verdict_text(verdict: Verdict, width: int = WIDTH) -> str:
 
 
 def verdict_html(verdict: Verdict, width: int = 100) -> str:
-    """A <pre> block with colours, for notebooks."""
+    """Return a verdict as a colored <pre> block, for notebooks."""
     console = Console(width=width, record=True, force_jupyter=False, file=io.StringIO())
     console.print(renderable(verdict))
     style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3"
@@ -50,12 +50,12 @@ def verdict_html(verdict: Verdict, width: int = 100) -> str:
 
 
 def show(verdict: Verdict, console: Console) -> None:
-    """Print it, with paths in one piece: terminals and editors make them links."""
+    """Print a verdict without breaking paths, so that terminals and editors can link them."""
     console.print(Group(*_parts(verdict, is_folded=False)), crop=False)
 
 
 def renderable(verdict: Verdict) -> RenderableType:
-    """For `rich.print`."""
+    """Return a verdict in a form that `rich.print` takes."""
     return Group(*_parts(verdict, is_folded=True))
 
 
@@ -65,7 +65,9 @@ def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
         yield Text(f"Note: {note}", style="yellow")
     culprit, origin = verdict.culprit, verdict.origin
     if verdict.input_faults:
-        yield Text("Came in with an inf or a NaN: " + _listed(verdict.input_faults), style="bold")
+        yield Text(
+            "Arguments that contain an inf or a NaN: " + _listed(verdict.input_faults), style="bold"
+        )
     if culprit is not None:
         yield from _site("The NaN", culprit, is_folded=is_folded)
     if origin is not None and origin is not culprit:
@@ -85,9 +87,9 @@ def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
                 Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False
             )
     if verdict.benign:
-        told = [f"{s.primitive} ({s.mechanism}) at {_where(s)}" for s in verdict.benign]
+        sites = [f"{s.primitive} ({s.mechanism}) at {_line(s)}" for s in verdict.benign]
         yield Text()
-        yield Text("Harmless, it reaches no output: " + _listed(told, most=4), style="dim")
+        yield Text("Harmless, reaching no output: " + _listed(sites, most=4), style="dim")
 
 
 def _headline(verdict: Verdict) -> Text:
@@ -95,15 +97,15 @@ def _headline(verdict: Verdict) -> Text:
         return Text("Every output is finite.", style="bold green")
     if verdict.status == Status.REWRITTEN_AWAY:
         return Text(
-            "Every output is finite as compiled. Op by op there would be a fault: XLA has "
-            "rewritten it away (rewritten-away).",
+            "Every output is finite as compiled. Op by op there would be a fault, which XLA's "
+            "rewriting removes (rewritten-away).",
             style="bold yellow",
         )
     infs = [name for name in verdict.output_faults if name not in verdict.nan_outputs]
     kinds = (("a NaN", verdict.nan_outputs), ("an inf", infs))
     text = "There is " + ", and ".join(f"{k} in {_listed(n, most=3)}" for k, n in kinds if n)
     if verdict.status == Status.COMPILED_ONLY:
-        text += ", but not in the same way in the instrumented program (compiled-only)"
+        text += ", but the instrumented program does not fail in the same way (compiled-only)"
     return Text(text + ".", style="bold red")
 
 
@@ -114,10 +116,10 @@ def _site(title: str, site: Site, *, is_folded: bool) -> Iterator[RenderableType
     yield head
     yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
     if site.file:
-        place = (f"{_shown(site.file)}:{site.line}", "cyan")
+        line = (f"{_shortened(site.file)}:{site.line}", "cyan")
         tail = f" in {site.function}"
-        how = "fold" if is_folded else "ignore"
-        yield Text.assemble("  at ", place, tail, no_wrap=not is_folded, overflow=how)
+        overflow = "fold" if is_folded else "ignore"
+        yield Text.assemble("  at ", line, tail, no_wrap=not is_folded, overflow=overflow)
         if site.code:
             yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6), expand=False)
     if site.library:
@@ -132,9 +134,10 @@ def _circumstances(site: Site) -> str:
         parts.append(f"in {site.module}")
     if site.iterations:
         numbers = ", ".join(map(str, site.iterations))
-        is_one = len(site.iterations) == 1
-        around = "the loop" if is_one else "the loops, the outermost first,"
-        parts.append(f"iteration{'' if is_one else 's'} {numbers} of {around} around it")
+        if len(site.iterations) == 1:
+            parts.append(f"iteration {numbers} of the enclosing loop")
+        else:
+            parts.append(f"iterations {numbers} of the enclosing loops, outermost first")
     if site.lane is not None:
         lane = site.lane if isinstance(site.lane, tuple) else (site.lane,)
         parts.append(f"vmap lane {', '.join(map(str, lane))}")
@@ -142,15 +145,15 @@ def _circumstances(site: Site) -> str:
 
 
 def _numbers(site: Site) -> RenderableType:
-    """Which operands met, under short names, and what each held."""
+    """Return a table of the contents of operands and results, under short names."""
     labels = _labels([c.expression for c in site.operands])
     meanings = [
         Text(f"{label} = {c.expression}")
         for label, c in zip(labels, site.operands, strict=True)
         if label != c.expression
     ]
-    count = len(site.results)
-    results = ["result"] if count == 1 else [f"result {place}" for place in range(count)]
+    n_results = len(site.results)
+    results = ["result"] if n_results == 1 else [f"result {i}" for i in range(n_results)]
     rows = [*zip(labels, site.operands, strict=True), *zip(results, site.results, strict=True)]
     columns: dict[str, Callable[[Contents], str]] = {
         "type": lambda c: f"{c.dtype}{list(c.shape)}",
@@ -161,30 +164,27 @@ def _numbers(site: Site) -> RenderableType:
     if not any(c.zeros for _, c in rows):
         del columns["zeros"]
     if any(c.there for _, c in rows):
-        columns[_there_title(site)] = lambda c: " ".join(map(_number, c.there))
+        columns[f"at {list(site.element)}" if site.element else "there"] = lambda c: " ".join(
+            map(_number, c.there)
+        )
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for title in ("", *columns):
         table.add_column(title)
     for label, c in rows:
-        table.add_row(label, *(tell(c) for tell in columns.values()))
+        table.add_row(label, *(cell(c) for cell in columns.values()))
     return Group(*meanings, table)
 
 
 def _labels(expressions: list[str]) -> list[str]:
-    """Short expressions as they are, a, b, ... for the others."""
+    """Return short expressions as they are, and a, b, ... for the others."""
     letters = iter("abcdefghijklmnopqrstuvwxyz" * 9)
     return [e if len(e) <= SHORT and " " not in e else next(letters) for e in expressions]
-
-
-def _there_title(site: Site) -> str:
-    return f"at {list(site.element)}" if site.element else "there"
 
 
 def _range(c: Contents) -> str:
     if c.min is None:
         return "none" if c.nans or c.posinfs or c.neginfs else "-"
-    span = _number(c.min) if c.min == c.max else f"{_number(c.min)} to {_number(c.max)}"
-    return span
+    return _number(c.min) if c.min == c.max else f"{_number(c.min)} to {_number(c.max)}"
 
 
 def _bad(c: Contents) -> str:
@@ -196,19 +196,19 @@ def _number(x: object) -> str:
     return f"{x:.6g}" if isinstance(x, float) else str(x)
 
 
-def _shown(file: str) -> str:
-    """A file's path, from the current folder if it is inside."""
+def _shortened(file: str) -> str:
+    """Return the path of a file, relative to the current folder if it is inside."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
-def _where(site: Site) -> str:
+def _line(site: Site) -> str:
     return f"{site.file.replace(chr(92), '/').rpartition('/')[2]}:{site.line}" if site.file else "?"
 
 
 def _chain(verdict: Verdict) -> RenderableType:
     lines = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    # Those that only pass it on are left out.
+    # Primitives that only pass the value on are left out.
     links = [site for site in verdict.chain if site.primitive not in SAME_AS]
     shown: list[Site | None] = list(links)
     if len(links) > 2 * LINKS + 1:
@@ -218,7 +218,7 @@ def _chain(verdict: Verdict) -> RenderableType:
             lines.add_row(f"... {len(links) - 2 * LINKS} more", "", "", "")
             continue
         loop = f"iteration {', '.join(map(str, site.iterations))}" if site.iterations else ""
-        lines.add_row(site.primitive, site.phase, _where(site), loop or site.module)
+        lines.add_row(site.primitive, site.phase, _line(site), loop or site.module)
     reached = verdict.nan_outputs if verdict.culprit else verdict.output_faults
     return Group(lines, Text(f"-> {_listed(reached or verdict.output_faults, most=3)}"))
 

@@ -1,4 +1,4 @@
-"""What the detective tells of one call: the fault, where it began, and how it got out."""
+"""What `nanlab.pinpoint` reports: the fault, where it began, and how it reached the outputs."""
 
 from __future__ import annotations
 
@@ -10,29 +10,43 @@ from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from nanlab.blame.explain.reproducer import Evidence
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
-    """What `nanlab.pinpoint` found.
+    """What `nanlab.pinpoint` found. `print` it, or show it in a notebook, to read it.
 
     Attributes:
-        status: "clean": every output is finite. "reproduced": the instrumented program's outputs
-            are bad in the same way as the compiled function's. "compiled-only": the function's
-            outputs are bad and the instrumented program's are not so in the same way; the sites
-            are what the latter shows, or None. "rewritten-away": the instrumented program has a
-            fault which XLA's rewriting has taken out of the function's own; its outputs are
-            finite.
-        origin: the first site on the causal chain that makes an inf or a NaN of finite operands.
-        culprit: the first that makes a NaN of NaN-free ones; None if there is no NaN.
-        chain: the sites from the origin to the bad output.
-        benign: sites that make an inf or a NaN that reaches no output; of large programs those
-            only whose values were measured.
-        input_faults: the arguments that came in with an inf or a NaN.
-        output_faults: the outputs that have one.
-        nan_outputs: those of them that have a NaN.
-        notes: what else has to be known to read this.
+        status: "clean": every output is finite. "reproduced": the instrumented program fails in
+            the same way as the compiled function. "compiled-only": the compiled function fails
+            and the instrumented program does not, or differently; the sites are those of the
+            latter, if any. "rewritten-away": operation by operation there is a fault that XLA's
+            rewriting removes; the function's outputs are finite.
+        origin: first site on the causal chain that makes an inf or a NaN from finite operands.
+        culprit: first site on it that makes a NaN from NaN-free operands; None without a NaN.
+        chain: sites from the origin to a bad output.
+        benign: sites that make an inf or a NaN that reaches no output; in large programs, only
+            those that were measured.
+        input_faults: names of arguments that contain an inf or a NaN.
+        output_faults: names of outputs that contain an inf or a NaN.
+        nan_outputs: names of outputs that contain a NaN.
+        notes: remarks on how to read this verdict.
+        evidence: the equation and operands that `save` writes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import nanlab
+        >>> verdict = nanlab.pinpoint(lambda x: {"loss": jnp.log(x)}, jnp.array([1.0, -1.0]))
+        >>> verdict.fault, str(verdict.status), verdict.nan_outputs
+        (True, 'reproduced', ("output['loss']",))
+        >>> print(verdict)
+        There is a NaN in output['loss'].
+        <BLANKLINE>
+        The NaN: log, domain (an argument outside the function's domain)
+        ...
     """
 
     status: Status
@@ -48,28 +62,26 @@ class Verdict:
 
     @property
     def fault(self) -> bool:
-        """Whether the function, compiled, has an output that is not finite."""
+        """Whether the compiled function has an output that is not finite."""
         return self.status in (Status.REPRODUCED, Status.COMPILED_ONLY)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in dicts, lists, strings and numbers; `float("nan")` is "nan"."""
-        told = asdict(replace(self, evidence=None))
-        del told["evidence"]
-        return _plain({"fault": self.fault, **told})
+        """Return all of it as dicts, lists, strings and numbers; inf and NaN become strings."""
+        fields = asdict(replace(self, evidence=None))
+        del fields["evidence"]
+        return _plain({"fault": self.fault, **fields})
 
     def save(self, folder: str | Path) -> Path:
-        """Write a reproducer of the culprit (of the origin, if there is no NaN).
-
-        A script and an .npz with its operands, which make the NaN again with nothing but JAX.
+        """Write a script that reproduces the culprit (the origin, without a NaN) using JAX alone.
 
         Args:
-            folder: is made if it is not there.
+            folder: folder for the script and an .npz of the operands; created if missing.
 
         Returns:
-            The script.
+            Path of the script.
 
         Raises:
-            ValueError: there is no site to reproduce, or it is one that cannot be run alone.
+            ValueError: there is no site to reproduce, or it cannot run outside its program.
         """
         from nanlab.blame.explain.reproducer import save_reproducer
 
@@ -77,15 +89,15 @@ class Verdict:
 
     def __repr__(self) -> str:
         sites = {"origin": self.origin, "culprit": self.culprit}
-        told = [f"{role}={site.primitive}:{site.line}" for role, site in sites.items() if site]
-        return f"Verdict({', '.join([self.status, *told])}; print it)"
+        parts = [f"{role}={site.primitive}:{site.line}" for role, site in sites.items() if site]
+        return f"Verdict({', '.join([self.status, *parts])}; print it)"
 
     def __str__(self) -> str:
         from nanlab.blame.explain.text import verdict_text
 
         return verdict_text(self)
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> RenderableType:
         from nanlab.blame.explain.text import renderable
 
         return renderable(self)

@@ -1,1 +1,1 @@
-"""Instrumented programs: they report which of their values are not finite, or what they hold."""
+"""Instrumented programs that report which values are not finite, or the values themselves."""

@@ -1,7 +1,7 @@
-"""Program with callbacks -> the same program twice, its effects once.
+"""Run a program with callbacks several times while its side effects happen once.
 
-The plain program is run first and has the effects; what the callbacks returned is kept, and the
-instrumented programs get it again without calling anybody.
+The plain program runs first, with side effects. What its callbacks return is recorded and replayed
+in the instrumented programs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Equation, Program
 
 SILENCED = {"debug_callback", "debug_print"}
-"""Effects without a result: left out of the instrumented programs."""
+"""Side effects without a result, omitted from the instrumented programs."""
 
 REPLAYED = "io_callback"
 
 
 def has_effects(program: Program) -> bool:
-    """Whether running the program does something beside returning."""
-    names = {site.primitive for site in program.sites}
+    """Return whether a program has side effects."""
+    names = {equation.primitive for equation in program.equations}
     return bool(names & (SILENCED | {REPLAYED}))
 
 
 class Effects:
-    """Runs a program's effects once and replays them.
+    """Runs a program's side effects once and replays their results.
 
     Args:
         program: the program.
@@ -44,37 +44,37 @@ class Effects:
         self._returned: dict[int, list[list[np.ndarray]]] = {}
 
     def recording(self) -> Callable[..., list[Array]]:
-        """The program's flat function, which has its effects and keeps what they return."""
+        """Return the program as a flat function that records what its callbacks return."""
         results = [Point(value) for value in self._program.frames[0].results]
         return Capture(self._program, results, self._record)
 
     def replay(self) -> Callable[[Equation, Sequence[Any]], Sequence[Any]]:
-        """Return a `bind_equation` with which each callback returns what it did before."""
-        queues = {site: deque(returned) for site, returned in self._returned.items()}
+        """Return a `bind_equation` with which each callback returns its recorded results."""
+        queues = {equation: deque(returned) for equation, returned in self._returned.items()}
 
-        def replayed(site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-            if site.primitive in SILENCED:
+        def replayed(equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
+            if equation.primitive in SILENCED:
                 return []
-            if site.primitive != REPLAYED:
-                return bind_equation(site, operands)
-            queue = queues.setdefault(site.index, deque())
+            if equation.primitive != REPLAYED:
+                return bind_equation(equation, operands)
+            queue = queues.setdefault(equation.index, deque())
 
-            def again(*_: Any) -> list[np.ndarray]:
+            def next_recorded(*_: Any) -> list[np.ndarray]:
                 return queue.popleft()
 
-            return _jax.bind(site.eqn, operands, callback=again)
+            return _jax.bind(equation.eqn, operands, callback=next_recorded)
 
         return replayed
 
-    def _record(self, site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-        if site.primitive != REPLAYED:
-            return bind_equation(site, operands)
-        returned = self._returned.setdefault(site.index, [])
-        call = site.eqn.params["callback"]
+    def _record(self, equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
+        if equation.primitive != REPLAYED:
+            return bind_equation(equation, operands)
+        returned = self._returned.setdefault(equation.index, [])
+        call = equation.eqn.params["callback"]
 
-        def kept(*arguments: Any) -> list[np.ndarray]:
+        def recording(*arguments: Any) -> list[np.ndarray]:
             results = [np.array(leaf) for leaf in jax.tree.leaves(call(*arguments))]
             returned.append(results)
             return results
 
-        return _jax.bind(site.eqn, operands, callback=kept)
+        return _jax.bind(equation.eqn, operands, callback=recording)

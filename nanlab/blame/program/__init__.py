@@ -1,1 +1,1 @@
-"""A function as numbered equations, and the values between them."""
+"""A function as numbered equations and the values between them."""

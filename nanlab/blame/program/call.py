@@ -1,7 +1,7 @@
-"""Function, arguments -> Call: a pure function of flat arrays, and what each of them is called.
+"""Function, arguments -> Call: a pure function of flat arrays, and their names.
 
-A Python number stays what it is, as when the function is called; arrays are traced. Flax NNX
-objects are taken apart, and what the call leaves in them counts as output.
+Arrays are traced; Python numbers stay Python numbers, as in a plain call. Flax NNX objects are
+split into arrays, and their state after the call counts as output.
 """
 
 from __future__ import annotations
@@ -15,68 +15,70 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Traced
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program import module_scopes as scopes
 
 OUTPUT = "output"
-"""What a function returns is called."""
+"""Name of a function's return value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One call, traced.
+    """One traced call.
 
     Attributes:
-        traced: of the arrays, one argument each.
-        arrays: the arguments' leaves that are arrays.
-        names: what each is called: "params['w']".
-        numbers: the Python numbers among the arguments, by what they are called.
-        outputs: what each leaf of the result is called.
+        traced: JAX's traced function of the arrays, one argument each.
+        arrays: leaves of the arguments that are arrays.
+        names: names of these arrays, such as "params['w']".
+        numbers: Python numbers among the arguments, by name.
+        outputs: names of the leaves of the result.
     """
 
-    traced: Any
-    arrays: list[Any]
+    traced: Traced
+    arrays: list[jax.Array]
     names: list[str]
     numbers: dict[str, Any]
     outputs: list[str]
 
     @property
     def closed(self) -> Any:
-        """The jaxpr, with its constants."""
+        """Jaxpr, with its constants."""
         return self.traced.jaxpr
 
 
 def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-    """Trace a call; nothing is computed.
+    """Trace a call without computing anything.
+
+    Returns:
+        The traced call.
 
     Raises:
-        ValueError: an argument has been deleted (donated to an earlier call).
+        ValueError: an argument was donated to an earlier call and deleted.
     """
     pure, arguments, has_objects = _without_objects(function, tuple(args), dict(kwargs))
     flat, tree = jax.tree_util.tree_flatten_with_path(arguments)
     name_of = _names_of_arguments(function)
     names = [name_of(path) for path, _ in flat]
-    # NumPy's arrays as JAX takes them: float64 is float32 where x64 is off.
-    leaves = [jnp.asarray(leaf) if _is_numpys(leaf) else leaf for _, leaf in flat]
+    # NumPy arrays as JAX converts them: float64 to float32 unless x64 is on.
+    leaves = [jnp.asarray(leaf) if _is_numpy_array(leaf) else leaf for _, leaf in flat]
     for name, leaf in zip(names, leaves, strict=True):
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise ValueError(
-                f"{name} has been deleted: it was donated to an earlier call. Pass a copy that was "
-                "made before that call, or call it without donate_argnums"
+                f"{name} has been deleted: it was donated to an earlier call. Pass a copy made "
+                "before that call, or jit that function without donate_argnums"
             )
-    arrays = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
     try:
         traced = _trace(pure, leaves, tree, arrays)
     except Exception as error:
-        # An integer that decides a shape or a branch cannot be traced: leave those as they are.
-        whole = [place for place in arrays if _is_whole_number(leaves[place])]
-        if not whole:
+        # Integers that decide a shape or a branch cannot be traced: make all integers static.
+        integers = [i for i in arrays if _is_integer_scalar(leaves[i])]
+        if not integers:
             raise
-        arrays = [place for place in arrays if place not in whole]
-        numbers = [
-            np.asarray(leaf)[()] if place in whole else leaf for place, leaf in enumerate(leaves)
-        ]
+        arrays = [i for i in arrays if i not in integers]
+        numbers = [np.asarray(x)[()] if i in integers else x for i, x in enumerate(leaves)]
         try:
             traced = _trace(pure, numbers, tree, arrays)
         except Exception:
@@ -84,8 +86,8 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     outputs = jax.tree_util.tree_flatten_with_path(traced.out_info)[0]
     return Call(
         traced=traced,
-        arrays=[leaves[place] for place in arrays],
-        names=[names[place] for place in arrays],
+        arrays=[leaves[i] for i in arrays],
+        names=[names[i] for i in arrays],
         numbers={
             name: leaf
             for name, leaf in zip(names, leaves, strict=True)
@@ -95,40 +97,42 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     )
 
 
-def _trace(pure: Callable[..., Any], leaves: list[Any], tree: Any, places: list[int]) -> Any:
-    """Trace a function of one tree, in which the leaves at these places are arrays."""
+def _trace(
+    pure: Callable[..., Any], leaves: list[Any], tree: Any, traced: list[int]
+) -> jax.stages.Traced:
+    """Trace a function of one pytree in the leaves at these indices."""
 
     def of_arrays(*arrays: Any) -> Any:
         filled = list(leaves)
-        for place, array in zip(places, arrays, strict=True):
-            filled[place] = array
+        for index, array in zip(traced, arrays, strict=True):
+            filled[index] = array
         with scopes.modules_named():
             return pure(jax.tree_util.tree_unflatten(tree, filled))
 
-    return jax.jit(of_arrays).trace(*(leaves[place] for place in places))
+    return jax.jit(of_arrays).trace(*(leaves[index] for index in traced))
 
 
 def _output_name(path: Any, name_of: Callable[[Any], str], *, has_objects: bool) -> str:
     if not has_objects:
         return OUTPUT + jax.tree_util.keystr(path)
-    which, *rest = path
-    if _key(which) == 0:
+    side, *rest = path
+    if _key(side) == 0:
         return OUTPUT + jax.tree_util.keystr(tuple(rest))
     return f"{name_of(tuple(rest))} after the call"
 
 
-def _is_numpys(leaf: Any) -> bool:
+def _is_numpy_array(leaf: Any) -> bool:
     if not isinstance(leaf, np.ndarray | np.generic):
         return False
     return leaf.dtype.kind in "fciub" or _jax.is_small_float(leaf.dtype)
 
 
-def _is_whole_number(array: jax.Array) -> bool:
+def _is_integer_scalar(array: jax.Array) -> bool:
     return array.ndim == 0 and not _jax.is_key(array) and np.dtype(array.dtype).kind in "iub"
 
 
 def _names_of_arguments(function: Callable[..., Any]) -> Callable[[Any], str]:
-    """What an argument's leaf is called, by its path in (args, kwargs)."""
+    """Return a function that names a leaf by its path in (args, kwargs)."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -157,22 +161,22 @@ def _key(entry: Any) -> Any:
 def _without_objects(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[[Any], Any], Any, bool]:
-    """A pure function of one tree; that tree, (args, kwargs); whether NNX objects are in it."""
+    """Return a pure function of one pytree, that pytree, and whether it stands for NNX objects."""
     nnx: Any = sys.modules.get("flax.nnx")
-    if nnx is None or not _holds_objects(nnx, (args, kwargs)):
+    if nnx is None or not _contains_objects(nnx, (args, kwargs)):
         return lambda tree: function(*tree[0], **tree[1]), (args, kwargs), False
     graph, state = nnx.split((args, kwargs))
 
     def pure(state: Any) -> Any:
-        own_args, own_kwargs = nnx.merge(graph, state)
-        result = function(*own_args, **own_kwargs)
-        _, after = nnx.split((own_args, own_kwargs))
+        merged_args, merged_kwargs = nnx.merge(graph, state)
+        result = function(*merged_args, **merged_kwargs)
+        _, after = nnx.split((merged_args, merged_kwargs))
         return result, after
 
     return pure, state, True
 
 
-def _holds_objects(nnx: Any, tree: Any) -> bool:
+def _contains_objects(nnx: Any, tree: Any) -> bool:
     def is_object(x: Any) -> bool:
         return isinstance(x, nnx.Module | nnx.Optimizer)
 

@@ -1,4 +1,7 @@
-"""Program -> who feeds whom, whatever its values hold: data flow through loops and branches."""
+"""Static data flow of a program, through loops and branches, whatever the values are.
+
+`iterated` follows the carry of a loop into its previous iteration.
+"""
 
 from __future__ import annotations
 
@@ -7,77 +10,68 @@ from collections.abc import Callable, Iterable, Iterator
 from nanlab.blame.program.program import Equation, Program
 
 
-def feeders(program: Program, value: int, *, around: bool) -> Iterator[int]:
-    """The values that go straight into `value`.
-
-    Args:
-        program: the program.
-        value: by number.
-        around: whether what a loop's iteration leaves goes into the next one.
-    """
-    about = program.values[value]
-    if about.argument is not None:
-        yield from _feeders_of_argument(program, about.frame, about.argument, around=around)
-    elif about.site is not None:
-        site = program.sites[about.site]
-        if site.opened is None:
-            yield from site.operands
+def feeders(program: Program, value: int, *, iterated: bool) -> Iterator[int]:
+    """Yield the values from which `value` is computed directly."""
+    info = program.values[value]
+    if info.argument is not None:
+        yield from _feeders_of_argument(program, info.frame, info.argument, iterated=iterated)
+    elif info.equation is not None:
+        equation = program.equations[info.equation]
+        if equation.opened is None:
+            yield from equation.operands
         else:
-            yield from _feeders_of_result(program, site, site.results.index(value))
+            yield from _feeders_of_result(program, equation, equation.results.index(value))
 
 
 def _feeders_of_argument(
-    program: Program, frame_index: int, place: int, *, around: bool
+    program: Program, frame_index: int, index: int, *, iterated: bool
 ) -> Iterator[int]:
     frame = program.frames[frame_index]
     if frame.parent is None:
         return
-    site = program.sites[frame.parent]
-    assert site.opened is not None
-    branch = site.frames.index(frame_index)
-    yield site.operands[site.opened.operands[branch][place]]
-    carried = place - site.opened.consts
-    if around and frame.kind in ("scan", "while") and 0 <= carried < site.opened.carry:
+    equation = program.equations[frame.parent]
+    assert equation.opened is not None
+    branch = equation.frames.index(frame_index)
+    yield equation.operands[equation.opened.operands[branch][index]]
+    carried = index - equation.opened.consts
+    if iterated and frame.kind in ("scan", "while") and 0 <= carried < equation.opened.carry:
         yield frame.results[carried]
 
 
-def _feeders_of_result(program: Program, site: Equation, place: int) -> Iterator[int]:
-    assert site.opened is not None
-    yield from (program.frames[index].results[place] for index in site.frames)
-    if site.opened.kind == "cond":
-        yield site.operands[0]  # it chooses the branch
-    elif place < site.opened.carry:  # a loop may run no iteration
-        yield site.operands[site.opened.operands[0][site.opened.consts + place]]
+def _feeders_of_result(program: Program, equation: Equation, index: int) -> Iterator[int]:
+    assert equation.opened is not None
+    yield from (program.frames[frame].results[index] for frame in equation.frames)
+    if equation.opened.kind == "cond":
+        yield equation.operands[0]  # the branch index
+    elif index < equation.opened.carry:  # a loop may run no iteration
+        yield equation.operands[equation.opened.operands[0][equation.opened.consts + index]]
 
 
 def upstream(
-    program: Program, values: Iterable[int], *, through: Callable[[Equation], bool], around: bool
+    program: Program,
+    values: Iterable[int],
+    *,
+    through: Callable[[Equation], bool],
+    iterated: bool,
 ) -> set[int]:
-    """These values and all that goes into them, by way of sites that pass `through`.
-
-    Args:
-        program: the program.
-        values: by number.
-        through: a value that a site makes which does not pass is left out.
-        around: whether what a loop's iteration leaves goes into the next one.
-    """
+    """Return these values and all from which they are computed by equations that pass `through`."""
     found: set[int] = set()
     stack = list(values)
     while stack:
         value = stack.pop()
-        made_by = program.values[value].site
-        if value in found or (made_by is not None and not through(program.sites[made_by])):
+        maker = program.values[value].equation
+        if value in found or (maker is not None and not through(program.equations[maker])):
             continue
         found.add(value)
-        stack += feeders(program, value, around=around)
+        stack += feeders(program, value, iterated=iterated)
     return found
 
 
 def downstream(program: Program, values: Iterable[int]) -> set[int]:
-    """These values and all that they go into; an iteration of a loop does not reach the next."""
+    """Return these values and all computed from them within one iteration of each loop."""
     fed: dict[int, list[int]] = {}
     for value in range(len(program.values)):
-        for feeder in feeders(program, value, around=False):
+        for feeder in feeders(program, value, iterated=False):
             fed.setdefault(feeder, []).append(value)
     found: set[int] = set()
     stack = list(values)

@@ -1,7 +1,7 @@
-"""Program, arguments -> results, and records of what went by: the program run with an observer.
+"""Program, arguments -> results and records: a program run under an observer.
 
-What it runs is pure and traced: jit it, vmap it. Subclasses say what is recorded of a frame, and
-how records leave a loop.
+An interpreter is a pure function: jit it, vmap it. Subclasses define what is recorded of a frame,
+and how records leave a loop.
 """
 
 from __future__ import annotations
@@ -12,25 +12,34 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Bool
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.program import Equation, Frame, Program
 
 Records = dict[str, Any]
+"""Recorded arrays, by name."""
+
+IsRunning = Bool[Array, "*lanes"]
+ResultsAndRecords = tuple[Sequence[Any], Records]
+
 Bind = Callable[[Equation, Sequence[Any]], Sequence[Any]]
 
 
-def bind_equation(site: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-    """Run a site as it is."""
-    return _jax.bind(site.eqn, operands)
+def bind_equation(equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
+    """Run an equation unchanged."""
+    return _jax.bind(equation.eqn, operands)
 
 
 class Interpreter(ABC):
-    """Runs a program and records.
+    """Runs a program and records its values.
 
     Args:
-        program: what is run.
-        bind: runs a site that is not opened.
+        program: program to run.
+        bind_equation: function that runs an equation that contains no frames.
+
+    Attributes:
+        program: program to run.
     """
 
     def __init__(self, program: Program, bind_equation: Bind = bind_equation) -> None:
@@ -39,64 +48,66 @@ class Interpreter(ABC):
 
     @abstractmethod
     def observe(self, frame: Frame, env: Mapping[int, Any]) -> Records:
-        """The records of a frame that has run.
-
-        Args:
-            frame: the frame.
-            env: what its values hold, but for constants.
-        """
+        """Return the records of a frame that has run, given its values without constants."""
 
     @abstractmethod
-    def run_scan(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_scan(self, equation: Equation, operands: Sequence[Any]) -> ResultsAndRecords:
         """Run a scan."""
 
     @abstractmethod
-    def run_while(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_while(self, equation: Equation, operands: Sequence[Any]) -> ResultsAndRecords:
         """Run a while loop."""
 
     @abstractmethod
-    def run_cond(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
-        """Run a branching."""
+    def run_cond(self, equation: Equation, operands: Sequence[Any]) -> ResultsAndRecords:
+        """Run a `cond`."""
 
     @abstractmethod
-    def run_shards(self, site: Equation, operands: Sequence[Any]) -> tuple[Sequence[Any], Records]:
+    def run_shards(self, equation: Equation, operands: Sequence[Any]) -> ResultsAndRecords:
         """Run a `shard_map`."""
 
-    def sites_of(self, frame: Frame) -> Iterable[int]:
-        """The sites of a frame that are run, in order."""
-        return frame.sites
+    def equations_of(self, frame: Frame) -> Iterable[int]:
+        """Return the equations of a frame to run, in order."""
+        return frame.equations
 
     def run(self, frame: Frame, arguments: Sequence[Any]) -> tuple[list[Any], Records]:
-        """What a frame results in (None where it was not run), and the records."""
+        """Run a frame; return its results (None for what was not run) and its records."""
         program = self.program
         env: dict[int, Any] = dict(zip(frame.arguments, arguments, strict=True))
         inner: Records = {}
+        for index in self.equations_of(frame):
+            equation = program.equations[index]
+            operands = [self.read(env, value) for value in equation.operands]
+            if equation.opened is None:
+                results = self._bind(equation, operands)
+            else:
+                results, records = self.run_opened(equation, operands)
+                inner.update(records)
+            env.update(zip(equation.results, results, strict=True))
+        results = [self.read(env, value) for value in frame.results]
+        return results, {**self.observe(frame, env), **inner}
+
+    def run_opened(self, equation: Equation, operands: Sequence[Any]) -> ResultsAndRecords:
+        """Run an equation that contains frames."""
+        assert equation.opened is not None
         runs = {
             "scan": self.run_scan,
             "while": self.run_while,
             "cond": self.run_cond,
             "shard_map": self.run_shards,
         }
-        for index in self.sites_of(frame):
-            site = program.sites[index]
-            operands = [self.read(env, value) for value in site.operands]
-            if site.opened is None:
-                results = self._bind(site, operands)
-            else:
-                results, records = runs[site.opened.kind](site, operands)
-                inner.update(records)
-            env.update(zip(site.results, results, strict=True))
-        results = [self.read(env, value) for value in frame.results]
-        return results, {**self.observe(frame, env), **inner}
+        return runs[equation.opened.kind](equation, operands)
 
     def read(self, env: Mapping[int, Any], value: int) -> Any:
-        """What a value holds."""
+        """Return the array of a value."""
         return env[value] if value in env else self.program.values[value].constant
 
 
-def split_scan(site: Equation, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """A scan's operands: constants, what is carried first, what is sliced."""
-    opened = site.opened
+def split_scan(
+    equation: Equation, operands: Sequence[Any]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Split the operands of a scan: constants, initial carry, scanned arrays."""
+    opened = equation.opened
     assert opened is not None
     split = opened.consts + opened.carry
     return (
@@ -107,39 +118,40 @@ def split_scan(site: Equation, operands: Sequence[Any]) -> tuple[list[Any], list
 
 
 def split_while(
-    site: Equation, operands: Sequence[Any]
-) -> tuple[Callable[[Sequence[Any]], Array], list[Any], list[Any]]:
-    """A while loop's condition, of what is carried; its body's constants; what is carried first."""
-    opened = site.opened
+    equation: Equation, operands: Sequence[Any]
+) -> tuple[Callable[[Sequence[Any]], IsRunning], list[Any], list[Any]]:
+    """Return a while loop's condition (of the carry), its body's constants, its initial carry."""
+    opened = equation.opened
     assert opened is not None
     assert opened.condition is not None
-    (condition, constants), own = opened.condition
+    (condition, constants), n_consts = opened.condition
 
-    def going(carried: Sequence[Any]) -> Array:
-        return _jax.run_jaxpr(condition, constants, [*operands[:own], *carried])[0]
+    def is_running(carry: Sequence[Any]) -> IsRunning:
+        return _jax.run_jaxpr(condition, constants, [*operands[:n_consts], *carry])[0]
 
-    split = own + opened.consts
-    return going, list(operands[own:split]), list(operands[split:])
+    split = n_consts + opened.consts
+    return is_running, list(operands[n_consts:split]), list(operands[split:])
 
 
-def kept(going: Array, results: Sequence[Any], carried: Sequence[Any]) -> list[Any]:
-    """What a while loop carries on: under vmap, elements that are done keep what they had."""
-    if not going.ndim:
+def next_carry(is_running: IsRunning, results: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
+    """Return a while loop's next carry: under vmap, lanes that are done keep their carry."""
+    if not is_running.ndim:
         return list(results)
 
-    def keep(new: Any, old: Any) -> Any:
-        return jnp.where(going.reshape(going.shape + (1,) * (new.ndim - going.ndim)), new, old)
+    def select(new: Any, old: Any) -> Any:
+        mask = is_running.reshape(is_running.shape + (1,) * (new.ndim - is_running.ndim))
+        return jnp.where(mask, new, old)
 
-    return [keep(new, old) for new, old in zip(results, carried, strict=True)]
+    return [select(new, old) for new, old in zip(results, carry, strict=True)]
 
 
 def switch(
     index: Any, branches: Sequence[Callable[[Any], tuple[Any, Records]]], inputs: Sequence[Any],
     nothing: Records,
 ) -> tuple[Any, Records]:  # fmt: skip
-    """Run one branch; of the others the records are `nothing`."""
+    """Run one branch; the records of the others are `nothing`."""
 
-    def whole(branch: Callable[[Any], tuple[Any, Records]]) -> Any:
+    def with_all_records(branch: Callable[[Any], tuple[Any, Records]]) -> Any:
         def run(*inputs: Any) -> tuple[Any, Records]:
             results, records = branch(inputs)
             return results, {**nothing, **records}
@@ -147,4 +159,4 @@ def switch(
         return run
 
     chosen = jnp.clip(index, 0, len(branches) - 1)
-    return lax.switch(chosen, [whole(branch) for branch in branches], *inputs)
+    return lax.switch(chosen, [with_all_records(branch) for branch in branches], *inputs)

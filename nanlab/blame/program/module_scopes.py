@@ -1,7 +1,7 @@
-"""Modules that are plain objects -> named scopes around their calls, as Linen has them.
+"""Name scopes for modules that are plain objects, as Linen names its modules.
 
 Flax NNX and Equinox leave no trace of a module in the jaxpr. While a function is traced, each
-module's `__call__` gets a scope: its field's name in the module that holds it, or its class's.
+module's `__call__` gets a named scope: the module's field name in its parent, or its class name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CALL = "__call__"
 
 @contextmanager
 def modules_named() -> Generator[None]:
-    """While this is open, modules of the libraries that are imported name their calls."""
+    """Wrap the calls of modules of all imported libraries in named scopes."""
     names: dict[int, str] = {}
     patched: list[tuple[type, Any]] = []
     try:
         for library, base in _BASES:
             if library in sys.modules:
                 for cls in _subclasses(getattr(sys.modules[library], base)):
-                    # A library's own wrappers (Equinox's _JitWrapper) are no layers.
+                    # A library's private wrappers (Equinox's _JitWrapper) are not layers.
                     if _CALL in vars(cls) and not cls.__name__.startswith("_"):
                         patched.append((cls, vars(cls)[_CALL]))
                         type.__setattr__(cls, _CALL, _scoped(vars(cls)[_CALL], names))
@@ -49,10 +49,10 @@ def _subclasses(base: type) -> set[type]:
 
 def _scoped(original: Any, names: dict[int, str]) -> Callable[..., Any]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # Objects are made anew by each transformation: what they are called is told afresh by
-        # whoever holds them.
-        held = dict(_fields(self))
-        names.update(held)
+        # Each transformation creates the objects again: their parent names them at every call.
+        # The parent's fields stay alive during the call, so that their ids are not reused.
+        fields = dict(_fields(self))
+        names.update(fields)
         with jax.named_scope(names.get(id(self), type(self).__name__)):
             return original.__get__(self, type(self))(*args, **kwargs)
 
@@ -66,8 +66,8 @@ def _fields(module: Any) -> Iterator[tuple[int, str]]:
 
 def _named(name: str, value: Any) -> Iterator[tuple[int, str]]:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        for place, item in enumerate(value):
-            yield from _named(f"{name}_{place}", item)
+        for index, item in enumerate(value):
+            yield from _named(f"{name}_{index}", item)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _named(f"{name}_{key}", item)

@@ -1,4 +1,4 @@
-"""A value of a program in one iteration of each loop around it."""
+"""A value of a program in one iteration of each enclosing loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """A value, and the iterations of the loops around it, outermost first."""
+    """The number of a value, and the iterations of the enclosing loops, outermost first."""
 
     value: int
     iterations: tuple[int, ...] = ()

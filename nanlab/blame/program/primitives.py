@@ -1,4 +1,4 @@
-"""What is known of JAX's primitives: which pass values on, and what tells their mechanism."""
+"""Properties of JAX's primitives: which pass values on, and details that decide mechanisms."""
 
 from __future__ import annotations
 
@@ -9,38 +9,34 @@ SAME_AS = {
     "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "rev", "neg", "copy",
     "stop_gradient",
 }  # fmt: skip
-"""Primitives whose result holds just what their first operand holds."""
+"""Primitives whose result contains exactly the elements of their first operand, up to sign."""
 
 
 NAN_OF = {"tanh", "logistic", "sign", "erf", "erfc", "atan"}
-"""Bounded functions: the result is NaN where the operand is, and never inf (of real numbers)."""
+"""Bounded functions: the result is NaN where the operand is, and never inf (for real numbers)."""
 
 
 Detail = Callable[[Any, Mapping[str, Any], Sequence[Any], Sequence[Any]], Any]
-"""Of (NumPy or jax.numpy, the site's parameters, its operands, its results) -> a small number."""
+"""(NumPy or jax.numpy, an equation's parameters, operands and results) -> a small number."""
 
 
 def _zero_divisor(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """2 if a NaN stands where both are zero, else 1 if an inf stands where the divisor is.
-
-    What is flushed to zero counts as zero. A complex inf has a NaN in it.
-    """
+    """Return 2 for a NaN where both operands are zero, else 1 for an inf where the divisor is."""
+    # Flushed subnormals count as zero. A complex inf may contain a NaN.
     zero, result = operands[1] == 0, results[0]
     both = zero & (operands[0] == 0) & np.isnan(result)
     return np.max(np.where(both, 2, zero & ~np.isfinite(result)), initial=0)
 
 
 def _zero_base(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """1 if an inf stands where the base of a power is zero."""
+    """Return 1 for an inf where the base of a power is zero."""
     return np.any((operands[0] == 0) & np.isinf(results[0]))
 
 
 def _inf_meets_zero(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """1 if a matrix product multiplies some inf by some zero.
-
-    Exact, without a product: along one contracted index every row of one side meets every column
-    of the other.
-    """
+    """Return 1 if a matrix product multiplies an inf by a zero."""
+    # Exact without computing products: at one contracted index every row of one side is multiplied
+    # by every column of the other.
     (left_axes, right_axes), (left_batch, right_batch) = params["dimension_numbers"]
 
     def by_index(x: Any, test: Callable[[Any], Any], batch: Any, axes: Any) -> Any:
@@ -62,7 +58,7 @@ def _inf_meets_zero(np: Any, params: Any, operands: Sequence[Any], results: Any)
 
 
 def _inf_with_zero_anywhere(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """1 if one side of a convolution has an inf and the other a zero, padding included."""
+    """Return 1 if one side of a convolution has an inf and the other a zero, padding included."""
     left, right = operands
     padded = any(low > 0 or high > 0 for low, high in params["padding"])
     left_inf, right_inf = np.any(np.isinf(left)), np.any(np.isinf(right))
@@ -71,10 +67,8 @@ def _inf_with_zero_anywhere(np: Any, params: Any, operands: Sequence[Any], resul
 
 
 def _at_pole(np: Any, params: Any, operands: Sequence[Any], results: Any) -> Any:
-    """2 if a NaN, else 1 if an inf, stands at a pole of the gamma function's relatives.
-
-    They are at 0 (or what is flushed to it) and the integers below.
-    """
+    """Return 2 for a NaN, else 1 for an inf, at a pole of a gamma-like function."""
+    # The poles are 0, flushed subnormals included, and the negative integers.
     x, result = operands[-1], results[0]
     pole = (x <= 0) & (x == np.floor(x))
     return np.max(np.where(pole & np.isnan(result), 2, pole & np.isinf(result)), initial=0)
@@ -90,4 +84,4 @@ DETAILS: dict[str, Detail] = {
     "dot_general": _inf_meets_zero,
     "conv_general_dilated": _inf_with_zero_anywhere,
 }
-"""Primitives whose mechanism the codes alone do not settle."""
+"""Primitives whose mechanism does not follow from the codes alone."""

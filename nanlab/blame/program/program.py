@@ -1,8 +1,8 @@
-"""Function -> Program: its jaxpr, flattened to numbered sites and the values between them.
+"""Function -> Program: its jaxpr, flattened to numbered equations and the values between them.
 
-Calls (jit, remat, custom derivatives) are opened in place, so that a shared helper has sites of
-its own at each call. A loop's body and a branch become frames: straight lines of sites that run
-any number of times.
+Calls (jit, remat, custom derivatives) are inlined, so that a shared helper has separate equations
+at each call. The body of a loop and a branch become frames: straight-line code that runs any
+number of times.
 """
 
 from __future__ import annotations
@@ -22,39 +22,46 @@ class Value:
     """One array of the program.
 
     Attributes:
-        frame: the frame it belongs to; constants belong to frame 0.
-        shape, dtype: of the array.
-        site: the site that makes it, or None.
-        argument: its place among its frame's arguments, or None.
-        constant: what it holds, if that is written into the program.
+        frame: frame that it belongs to; 0 for constants.
+        shape: shape of the array.
+        dtype: type of the array.
+        equation: equation that computes it, or None.
+        argument: position among its frame's arguments, or None.
+        constant: the array, if it is a constant of the program.
     """
 
     frame: int
     shape: tuple[int, ...]
     dtype: Any
-    site: int | None = None
+    equation: int | None = None
     argument: int | None = None
     constant: Any = None
 
     @property
     def can_be_bad(self) -> bool:
-        """Whether it can hold an inf or a NaN at all."""
+        """Whether it can contain an inf or a NaN at all."""
         return jnp.issubdtype(self.dtype, jnp.inexact) and 0 not in self.shape
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is a constant of the program."""
+        return self.equation is None and self.argument is None
 
 
 @dataclass(slots=True, kw_only=True)
 class Equation:
-    """One equation, where it stands in the program.
+    """One equation of the flattened program.
 
     Attributes:
-        index: its number, in the order of the program's text.
-        frame: the frame it is in.
-        eqn: the equation itself.
-        operands, results: values, by number.
-        scopes: the named scopes and transformations around it, outermost first.
-        callers: the calls that it was opened from, innermost first.
-        opened: what is inside it, for a loop or a branching; None otherwise.
-        frames: the frames of its body or branches.
+        index: number of the equation, in program order.
+        frame: frame that contains it.
+        eqn: JAX's equation.
+        operands: numbers of the values that it reads.
+        results: numbers of the values that it computes.
+        scopes: enclosing named scopes and transformations, outermost first.
+        callers: calls that it was inlined from, innermost first.
+        opened: contents of a loop, a branching or a `shard_map`; None for other equations.
+        frames: frames of its body or branches.
     """
 
     index: int
@@ -69,21 +76,22 @@ class Equation:
 
     @property
     def primitive(self) -> str:
-        """The primitive's name, as JAX prints it."""
+        """Name of the primitive, as JAX prints it."""
         return self.eqn.primitive.name
 
 
 @dataclass(slots=True, kw_only=True)
 class Frame:
-    """A straight line of sites: the top, a loop's body, or a branch.
+    """Straight-line code: the top level, the body of a loop, or a branch.
 
     Attributes:
-        index: its number; 0 is the top.
-        parent: the site that runs it, or None for the top.
+        index: number of the frame; 0 is the top.
+        parent: equation that runs it, or None for the top.
         kind: "top", "scan", "while", "cond" or "shard_map".
-        arguments, results: values, by number.
-        sites: by number, in order.
-        is_live: whether it is run: nothing needs a loop that is not.
+        arguments: numbers of its argument values.
+        results: numbers of its result values.
+        equations: numbers of its equations, in order.
+        is_live: whether a result of the program needs it.
     """
 
     index: int
@@ -91,44 +99,57 @@ class Frame:
     kind: str
     arguments: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
-    sites: list[int] = field(default_factory=list[int])
+    equations: list[int] = field(default_factory=list[int])
     is_live: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
 class Program:
-    """A function as sites, frames and values; `tree` is the shape of what it returns."""
+    """A function as equations, frames and values.
 
-    sites: list[Equation]
+    Attributes:
+        equations: all equations, by number.
+        frames: all frames, by number.
+        values: all values, by number.
+        tree: pytree of the function's outputs.
+    """
+
+    equations: list[Equation]
     frames: list[Frame]
     values: list[Value]
     tree: Any
 
-    def around(self, frame: int) -> list[Frame]:
-        """The frames around a frame, itself included and the top left out, outermost first."""
-        around: list[Frame] = []
-        here = self.frames[frame]
-        while here.parent is not None:
-            around.append(here)
-            here = self.frames[self.sites[here.parent].frame]
-        return around[::-1]
+    def enclosing(self, frame: int) -> list[Frame]:
+        """Return the frames around a frame, outermost first, with the frame and without the top."""
+        frames: list[Frame] = []
+        current = self.frames[frame]
+        while current.parent is not None:
+            frames.append(current)
+            current = self.frames[self.equations[current.parent].frame]
+        return frames[::-1]
 
     def loops(self, frame: int) -> list[int]:
-        """The loop bodies around a frame, itself included, outermost first."""
-        return [f.index for f in self.around(frame) if f.kind in ("scan", "while")]
+        """Return the loop bodies around a frame, the frame included, outermost first."""
+        return [f.index for f in self.enclosing(frame) if f.kind in ("scan", "while")]
 
-    def shards(self, frame: int) -> int:
-        """How many `shard_map`s are around a frame."""
-        return sum(f.kind == "shard_map" for f in self.around(frame))
+    def computed_by(self, value: int) -> Equation | None:
+        """Return the equation that computes a value itself, not a loop or a branch inside it."""
+        index = self.values[value].equation
+        equation = None if index is None else self.equations[index]
+        return None if equation is None or equation.opened is not None else equation
+
+    def n_shard_maps(self, frame: int) -> int:
+        """Return the number of `shard_map`s around a frame."""
+        return sum(f.kind == "shard_map" for f in self.enclosing(frame))
 
 
 def flatten(function: Callable[..., Any], *arguments: Any) -> Program:
-    """The program that `function` is on arguments of these shapes; nothing is computed."""
+    """Trace a function of arguments of these shapes and flatten it; nothing is computed."""
     return _flatten(*_jax.trace(function, *arguments))
 
 
 def flatten_closed(closed: Any, tree: Any) -> Program:
-    """The program of a closed jaxpr, whose results are the leaves of `tree`."""
+    """Flatten a closed jaxpr whose results are the leaves of `tree`."""
     return _flatten(*_jax.split_constants(closed), tree)
 
 
@@ -142,14 +163,14 @@ def _flatten(jaxpr: Jaxpr, constants: Sequence[Any], tree: Any) -> Program:
 
 class _Flattener:
     def __init__(self, tree: Any) -> None:
-        self.program = Program(sites=[], frames=[], values=[], tree=tree)
+        self.program = Program(equations=[], frames=[], values=[], tree=tree)
 
     def top(self, jaxpr: Jaxpr, constants: Sequence[Any]) -> None:
         frame = self._new_frame(None, "top", jaxpr)
         frame.results = self._walk(jaxpr, constants, frame.arguments, frame, "", ())
 
-    def _value(self, frame: int, aval: Any, **about: Any) -> int:
-        value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **about)
+    def _value(self, frame: int, aval: Any, **fields: Any) -> int:
+        value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **fields)
         self.program.values.append(value)
         return len(self.program.values) - 1
 
@@ -160,7 +181,7 @@ class _Flattener:
         frame = Frame(index=len(self.program.frames), parent=parent, kind=kind)
         self.program.frames.append(frame)
         frame.arguments = tuple(
-            self._value(frame.index, v.aval, argument=place) for place, v in enumerate(jaxpr.invars)
+            self._value(frame.index, v.aval, argument=i) for i, v in enumerate(jaxpr.invars)
         )
         return frame
 
@@ -173,7 +194,7 @@ class _Flattener:
         scopes: str,
         callers: tuple[JaxprEqn, ...],
     ) -> tuple[int, ...]:
-        """Add a jaxpr's equations to `frame`; the values of its outputs."""
+        """Add the equations of a jaxpr to `frame` and return the values of its outputs."""
         known = [self._constant(c, v.aval) for c, v in zip(constants, jaxpr.constvars, strict=True)]
         names = _jax.argument_variables(jaxpr)
         env: dict[Var, int] = dict(zip(names, (*known, *arguments), strict=True))
@@ -199,38 +220,41 @@ class _Flattener:
         callers: tuple[JaxprEqn, ...],
     ) -> tuple[int, ...]:
         opened = _jax.open_equation(eqn)
-        around = (eqn, *callers)
         if opened is not None and opened.kind == "call":
-            (jaxpr, constants), (places,) = opened.bodies[0], opened.operands
-            arguments = [operands[place] for place in places]
-            return self._walk(jaxpr, constants, arguments, frame, scopes, around)
-        sites = self.program.sites
-        site = Equation(
-            index=len(sites), frame=frame.index, eqn=eqn, operands=operands, scopes=scopes,
+            (jaxpr, constants), (indices,) = opened.bodies[0], opened.operands
+            arguments = [operands[index] for index in indices]
+            return self._walk(jaxpr, constants, arguments, frame, scopes, (eqn, *callers))
+        equations = self.program.equations
+        equation = Equation(
+            index=len(equations), frame=frame.index, eqn=eqn, operands=operands, scopes=scopes,
             callers=callers, opened=opened,
         )  # fmt: skip
-        sites.append(site)
-        frame.sites.append(site.index)
+        equations.append(equation)
+        frame.equations.append(equation.index)
         if opened is not None:
             for jaxpr, constants in opened.bodies:
-                body = self._new_frame(site.index, opened.kind, jaxpr)
-                site.frames += (body.index,)
-                body.results = self._walk(jaxpr, constants, body.arguments, body, scopes, around)
-        site.results = tuple(self._value(frame.index, v.aval, site=site.index) for v in eqn.outvars)
-        return site.results
+                body = self._new_frame(equation.index, opened.kind, jaxpr)
+                equation.frames += (body.index,)
+                body.results = self._walk(
+                    jaxpr, constants, body.arguments, body, scopes, (eqn, *callers)
+                )
+        equation.results = tuple(
+            self._value(frame.index, v.aval, equation=equation.index) for v in eqn.outvars
+        )
+        return equation.results
 
 
 def _drop_unused(program: Program) -> None:
-    """Take out of each frame the sites that no result of the frame needs."""
+    """Remove from each frame the equations that no result of the frame needs."""
     live = {0}
-    for frame in program.frames:  # a frame comes after the one around it
+    for frame in program.frames:  # an enclosing frame comes before its inner ones
         frame.is_live = frame.index in live
         needed = set(frame.results)
-        kept: list[int] = []
-        for index in reversed(frame.sites if frame.is_live else []):
-            site = program.sites[index]
-            if site.eqn.effects or not needed.isdisjoint(site.results):
-                needed.update(site.operands)
-                live.update(site.frames)
-                kept.append(index)
-        frame.sites = kept[::-1]
+        needed_equations: list[int] = []
+        for index in reversed(frame.equations if frame.is_live else []):
+            equation = program.equations[index]
+            if equation.eqn.effects or not needed.isdisjoint(equation.results):
+                needed.update(equation.operands)
+                live.update(equation.frames)
+                needed_equations.append(index)
+        frame.equations = needed_equations[::-1]

@@ -16,15 +16,21 @@ from rich.console import Console
 
 import nanlab
 from nanlab.backend import finiteness as codes
-from nanlab.blame.diagnosis.contents import SHOWN_ELEMENTS, contents, first_bad, met_at
+from nanlab.blame.diagnosis.contents import (
+    SHOWN_ELEMENTS,
+    contents,
+    contributing_elements,
+    first_bad,
+)
 from nanlab.blame.program.program import flatten
+from nanlab.blame.vocabulary import Status
 
 F32 = np.float32
 CODE_OF_NAN = codes.NAN
 NAN, INF = np.nan, np.inf
 
 
-def told(site):
+def cause_of(site):
     return site and (site.primitive, site.mechanism)
 
 
@@ -106,10 +112,10 @@ def test_what_went_into_an_element_is_what_changes_it(function, shapes):
     # An element of an operand went into a result's element if the NaN goes from one to the other.
     rng = np.random.RandomState(0)
     operands = [rng.rand(*shape).astype(F32) for shape in shapes]
-    run, site = jax.jit(function), flatten(function, *operands).sites[-1]
+    run, equation = jax.jit(function), flatten(function, *operands).equations[-1]
     result = np.asarray(run(*operands))
     for index in [(0,) * result.ndim, tuple(n - 1 for n in result.shape)]:
-        met = met_at(site, operands, index)
+        met = contributing_elements(equation, operands, index)
         for side, operand in enumerate(operands):
             wanted = []
             for place in np.ndindex(operand.shape):
@@ -164,18 +170,18 @@ def test_a_fault_that_xla_rewrites_away_is_no_fault():
 def test_a_fault_that_xla_rewrites_away_is_told_as_such():
     verdict = nanlab.pinpoint(masked, F32([1, 2]), np.array([False, False]))
     assert verdict.status == "rewritten-away"
-    assert told(verdict.culprit) == ("mul", "0*inf")
+    assert cause_of(verdict.culprit) == ("mul", "0*inf")
 
 
 def test_a_verdict_says_in_words_what_its_status_is():
     found = nanlab.pinpoint(lambda x: jnp.log(x), F32(-1))
-    away = replace(found, status="rewritten-away")
+    away = replace(found, status=Status.REWRITTEN_AWAY)
     assert (found.fault, away.fault) == (True, False)
     assert "There is a NaN in output." in str(found)
     assert "Every output is finite as compiled" in str(away)
-    only = replace(found, status="compiled-only")
+    only = replace(found, status=Status.COMPILED_ONLY)
     assert only.fault
-    assert "not in the same way" in str(only).replace("\n", " ")
+    assert "does not fail in the same way" in str(only).replace("\n", " ")
 
 
 def test_what_reaches_no_output_is_benign():
@@ -185,7 +191,7 @@ def test_what_reaches_no_output_is_benign():
 
     verdict = nanlab.pinpoint(guarded, F32([1, -1, 0]))
     assert (verdict.status, verdict.fault) == ("clean", False)
-    assert [*map(told, verdict.benign)] == [("log", "domain"), ("div", "pole")]
+    assert [*map(cause_of, verdict.benign)] == [("log", "domain"), ("div", "pole")]
     assert verdict.benign[1].iterations == (2,)
     assert (verdict.origin, verdict.culprit, verdict.chain) == (None, None, ())
     assert "Harmless" in str(verdict)
@@ -234,12 +240,21 @@ def test_a_lane_is_that_of_the_batched_axis():
     assert verdict.culprit.results[0].first_bad == (0, 2)
 
 
+@pytest.mark.parametrize(
+    "one",
+    [lambda v: jnp.log(v)[None] * jnp.ones((1, 2)), lambda v: jnp.log(v[None, None]) + jnp.ones(3)],
+)
+def test_an_axis_that_a_lane_adds_to_its_own_value_does_not_hide_the_lane(one):
+    verdict = nanlab.pinpoint(jax.vmap(one), F32([1, -1]))
+    assert (cause_of(verdict.culprit), verdict.culprit.lane) == (("log", "domain"), 1)
+
+
 def test_what_all_lanes_share_has_no_lane():
     def one(x, table):
         return x * jnp.log(table)
 
     verdict = nanlab.pinpoint(jax.vmap(one, in_axes=(0, None)), F32([[1, 2]] * 3), F32([1, -1]))
-    assert told(verdict.culprit) == ("log", "domain")
+    assert cause_of(verdict.culprit) == ("log", "domain")
     assert verdict.culprit.lane is None
 
 
@@ -384,7 +399,7 @@ def test_a_saved_reproducer_makes_the_fault_again(tmp_path):
 
 def test_a_saved_gather_makes_its_fill_again(tmp_path):
     verdict = nanlab.pinpoint(lambda x, i: x.at[i].get(mode="fill"), F32([1, 2]), np.int32([5]))
-    assert told(verdict.culprit) == ("gather", "fill")
+    assert cause_of(verdict.culprit) == ("gather", "fill")
     script = verdict.save(tmp_path)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -416,7 +431,7 @@ def test_a_site_that_cannot_be_written_down_is_refused(tmp_path):
 
 def test_a_saved_scatter_needs_no_jaxpr(tmp_path):
     verdict = nanlab.pinpoint(lambda x, i: x.at[i].add(3e38), F32([3e38, 2]), np.int32([0]))
-    assert told(verdict.origin) == ("scatter-add", "overflow")
+    assert cause_of(verdict.origin) == ("scatter-add", "overflow")
     script = verdict.save(tmp_path)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "reproduced"), ran.stderr
