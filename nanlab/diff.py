@@ -157,30 +157,45 @@ def _blames(found: Difference) -> pl.DataFrame:
     """A row for each way in which blames changed, the most frequent first."""
     import polars as pl
 
-    from nanlab.results.compare import ROLES, site_text
-
-    names = [f"{role}{suffix}" for role in ROLES for suffix in ("", "_now")]
-    told = [site_text(r, suffix=s).alias(f"{r}{s}") for r in ROLES for s in ("", "_now")]
-    changed = found.comparison.differing("blame").with_columns(told)
-    counted = changed.group_by(names, maintain_order=True).agg(
-        pl.len().alias("runs"), pl.col("run_id").first().alias("example_run")
+    changed = found.comparison.differing("blame")
+    blames = _blame_columns(changed)
+    counted = (
+        changed.with_columns(blames)
+        .group_by([b.name for b in blames])
+        .agg(pl.len().alias("runs"), pl.col("run_id").first().alias("example_run"))
     )
     return counted.sort(["runs", "example_run"], descending=[True, False])
 
 
 def _changed(found: Difference) -> pl.DataFrame:
     """The runs whose outcome or blame changed, with what they were asked."""
-    import polars as pl
 
     from nanlab.grid.parameters import PARAMETERS, is_user_defined
-    from nanlab.results.compare import ROLES, site_text
 
     changed = found.comparison.differing("outcome", "blame")
     asked = [n for n in changed.columns if n in PARAMETERS or is_user_defined(n)]
     ids = [n for n in ("run_id", "run_id_now") if n in changed.columns]
     ends = [f"{name}{s}" for name in ("outcome", "fault_step", "nan_step") for s in ("", "_now")]
-    told = [site_text(r, suffix=s).alias(f"{r}{s}") for r in ROLES for s in ("", "_now")]
-    return changed.select(*ids, *(pl.col(n) for n in asked if n not in ids), *ends, *told)
+    parameters = [n for n in asked if n not in ids]
+    return changed.select(*ids, *parameters, *ends, *_blame_columns(changed))
+
+
+def _blame_columns(pairs: pl.DataFrame) -> list[pl.Series]:
+    """Return origin and culprit of both studies as text, a column each."""
+    import polars as pl
+
+    from nanlab.results.blame_text import blame_sentence
+    from nanlab.results.compare import ROLES
+
+    return [
+        pl.Series(
+            f"{role}{suffix}",
+            [blame_sentence(row, role, line=False, suffix=suffix) for row in pairs.to_dicts()],
+            dtype=pl.String,
+        )
+        for role in ROLES
+        for suffix in ("", "_now")
+    ]
 
 
 def _told(found: Difference, before: Path, now: Path) -> str:
@@ -201,19 +216,20 @@ def _told(found: Difference, before: Path, now: Path) -> str:
         f"- {same_blame:,} of the {failed.height:,} that fail in one of the two have the same "
         "origin and culprit",
         "", f"Outcomes in {before} (rows) and in {now} (columns):", "",
-        *_markdown(_outcomes(found)),
+        _markdown(_outcomes(found)),
     ]  # fmt: skip
     blames = _blames(found)
     if blames.height:
-        lines += ["", "Blames that changed:", "", *_markdown(blames.head(SHOWN))]
+        lines += ["", "Blames that changed:", "", _markdown(blames.head(SHOWN))]
         left = blames.height - SHOWN
         lines += ["", f"and {left:,} kinds of change more"] if left > 0 else []
     return "\n".join(lines)
 
 
-def _markdown(frame: pl.DataFrame) -> list[str]:
-    rows = [frame.columns, ["---"] * frame.width, *(map(str, row) for row in frame.rows())]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+def _markdown(frame: pl.DataFrame) -> str:
+    from nanlab.results.text_tables import markdown_table
+
+    return markdown_table(frame.columns, [list(map(str, row)) for row in frame.rows()])
 
 
 def _write(folder: Path, found: Difference, text: str) -> None:

@@ -56,15 +56,16 @@ def _tell(replay: Replay) -> None:
     import jax
 
     from nanlab.grid.parameters import PARAMETERS
+    from nanlab.results.blame_text import blame_sentence
+    from nanlab.results.frames import site_columns
 
-    asked = {k: v for k, v in replay.parameters.items() if v != PARAMETERS[k].default}
-    print(f"run {replay.run_id}: " + ", ".join(f"{k} = {v}" for k, v in asked.items()))
+    parameters = {k: v for k, v in replay.parameters.items() if v != PARAMETERS[k].default}
+    print(f"run {replay.run_id}: " + ", ".join(f"{k} = {v}" for k, v in parameters.items()))
     for role in ("origin", "culprit"):
-        finding = getattr(replay.blame, role)
-        if finding is not None:
-            place = " ".join(part for part in (finding.phase, finding.module) if part)
-            print(f"  {role:8}{finding.mechanism} in {finding.primitive}, {place}")
-            print(f"          {finding.source} in {finding.function}")
+        site = getattr(replay.blame, role)
+        if site is not None:
+            print(f"  {role:8}{blame_sentence(site_columns(role, site), role, line=False)}")
+            print(f"          {site.source} in {site.function}")
     if replay.step < 0:
         print("the initial state itself is at fault:")
     else:

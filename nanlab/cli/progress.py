@@ -21,6 +21,7 @@ from rich.text import Text
 
 from nanlab.grid.outcome import Outcome
 from nanlab.plan.plan import Group, Plan
+from nanlab.results.blame_text import blame_cells
 from nanlab.results.runs_table import categorical_columns
 from nanlab.study.study import StudyResult
 
@@ -208,7 +209,7 @@ def _blames_table(blames: pl.DataFrame) -> Table:
     for name in ("what", "where", "line"):
         table.add_column(name, overflow="fold")
     for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
-        origin, culprit = _site(row, "origin"), _site(row, "culprit")
+        origin, culprit = blame_cells(row, "origin"), blame_cells(row, "culprit")
         table.add_row(f"{row['runs']:,}", *origin)
         if culprit != origin:
             table.add_row("", *culprit)
@@ -216,13 +217,3 @@ def _blames_table(blames: pl.DataFrame) -> Table:
     if left > 0:
         table.add_row("", f"and {left:,} more", "", "blames.csv")
     return table
-
-
-def _site(row: dict[str, str | None], role: str) -> tuple[str, str, str]:
-    if row[f"{role}_primitive"] is None:
-        return ("no NaN" if role == "culprit" else "not found", "", "")
-    place = (row[f"{role}_phase"], row[f"{role}_module"])
-    what = str(row[f"{role}_mechanism"])
-    if row[f"{role}_primitive"]:
-        what = f"{what} in {row[f'{role}_primitive']}"
-    return what, " ".join(part for part in place if part), row[f"{role}_source"] or ""

@@ -10,6 +10,7 @@ from nanlab.ledger.figures import figure_name, most_telling
 from nanlab.ledger.judge import Judged, reverses, weakest
 from nanlab.ledger.rules import CONDITIONAL, NOT_TESTABLE, OPEN, REFUTED, SUPPORTED
 from nanlab.ledger.tables import effect_text
+from nanlab.results.text_tables import markdown_table
 
 WORDS = (REFUTED, CONDITIONAL, SUPPORTED, OPEN, NOT_TESTABLE)
 
@@ -55,13 +56,9 @@ def _glance(judged: Sequence[Judged]) -> list[str]:
         + ". `python -m nanlab.claims --all` runs the studies again; `claims.csv` holds a row for "
         "each claim, `strata.csv` one for each stratum, each study's folder the runs.",
         "",
-        "| verdict | claims |",
-        "|---|---|",
     ]
-    for word in words:
-        ids = [each.claim.id for each in judged if each.verdict.word == word]
-        lines.append(f"| {word} | {' '.join(ids)} |")
-    return lines
+    ids = {w: " ".join(each.claim.id for each in judged if each.verdict.word == w) for w in words}
+    return [*lines, markdown_table(("verdict", "claims"), list(ids.items()))]
 
 
 def _surprises(judged: Sequence[Judged]) -> list[str]:
@@ -89,18 +86,16 @@ def _short(each: Judged) -> str:
 
 
 def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
-    lines = ["| claim | verdict | effect | where it holds |", "|---|---|---|---|"]
-    first = len(lines)
+    rows: list[tuple[str, str, str, str]] = []
     for each in by_id.values():
         others = [by_id[name] for name in each.claim.against if name in by_id]
         for side in [each, *others] if others else []:
-            told = (
-                f"**{side.claim.id}** {side.claim.says}", side.verdict.word, effect_text(side),
-                side.verdict.condition,
-            )  # fmt: skip
-            lines.append("| " + " | ".join(text.replace("|", "\\|") for text in told) + " |")
-        lines += ["| | | | |"] if others else []
-    return lines[:-1] if len(lines) > first else ["None is settled on both sides yet."]
+            claim = f"**{side.claim.id}** {side.claim.says}"
+            rows.append((claim, side.verdict.word, effect_text(side), side.verdict.condition))
+        rows += [("", "", "", "")] if others else []
+    if not rows:
+        return ["None is settled on both sides yet."]
+    return [markdown_table(("claim", "verdict", "effect", "where it holds"), rows[:-1])]
 
 
 def _figure(each: Judged) -> list[str]:

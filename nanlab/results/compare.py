@@ -88,13 +88,3 @@ def completed(runs: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
     """The runs with a column for each of these parameters: its default where none is told."""
     absent = [n for n in names if n not in runs.columns and n in PARAMETERS]
     return runs.with_columns(pl.lit(PARAMETERS[name].default).alias(name) for name in absent)
-
-
-def site_text(role: str, *, suffix: str = "") -> pl.Expr:
-    """A column in words: "overflow in dot_general, forward MLP/Dense_0", or "none"."""
-    mechanism, primitive, phase, module = (
-        pl.col(f"{role}_{part}{suffix}") for part in ("mechanism", "primitive", "phase", "module")
-    )
-    place = pl.concat_str([phase, module], separator=" ").str.strip_chars()
-    told = pl.concat_str([mechanism, pl.lit(" in "), primitive, pl.lit(", "), place])
-    return told.fill_null("none")
