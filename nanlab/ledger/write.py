@@ -9,7 +9,7 @@ from nanlab.ledger.figures import write_ledger_figures
 from nanlab.ledger.judge import Judged, ledger_frame, strata_frame
 from nanlab.ledger.page import ledger_page
 from nanlab.ledger.tables import latex, markdown
-from nanlab.results.files import write_atomically
+from nanlab.results.files import write_text
 
 
 def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
@@ -22,7 +22,7 @@ def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
         "README.md": ledger_page(judged),
     }
     for name, text in files.items():
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
+        write_text(folder / name, text)
     try:
         write_ledger_figures(folder, judged)
     except ModuleNotFoundError:
