@@ -1,4 +1,4 @@
-"""Ledger -> its folder: the tables that people cite, the page that they read and its figures."""
+"""Ledger -> its folder: tables, page and figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanlab.results.files import write_text
 
 
 def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
-    """Write the ledger's files beside its studies; whether the figures could be drawn."""
+    """Write the files of the ledger; return whether the figures could be drawn."""
     files = {
         "claims.csv": ledger_frame(judged).write_csv(),
         "strata.csv": strata_frame(judged).write_csv(),
