@@ -54,16 +54,7 @@ def interruptibly(work: Callable[[], T], stopped: Callable[[], str]) -> T:
 
 
 def run_interruptibly(study: Study, progress: ProgressBar, *, force: bool) -> StudyResult:
-    """Run a study that Ctrl-C stops at once.
-
-    Args:
-        study: the study.
-        progress: the progress bar, which counts the stored runs.
-        force: whether to run everything again.
-
-    Returns:
-        The finished study.
-    """
+    """Run a study that Ctrl-C stops at once."""
 
     def stopped() -> str:
         progress.__exit__()

@@ -63,15 +63,7 @@ def _distance(judged: Judged) -> float:
 
 
 def write_ledger_figures(folder: Path, judged: Sequence[Judged]) -> None:
-    """Draw the figures of the most telling claims into `figures/`, and delete all others.
-
-    Args:
-        folder: the folder of the ledger.
-        judged: the judged claims.
-
-    Raises:
-        ModuleNotFoundError: Matplotlib is not installed.
-    """
+    """Draw the figures of the most telling claims, and delete all others."""
     import matplotlib
 
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)

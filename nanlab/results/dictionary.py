@@ -34,16 +34,7 @@ def meaning_of(column: str, table: str = "") -> tuple[str, str]:
 
 
 def field_of(column: str, kind: Any, table: str) -> dict[str, Any]:
-    """Describe a column for Frictionless.
-
-    Args:
-        column: name of the column.
-        kind: its Polars type.
-        table: the table it is in.
-
-    Returns:
-        The field descriptor: name, type, description, unit and constraints.
-    """
+    """Return a column as a Frictionless field descriptor."""
     description, unit = meaning_of(column, table)
     field: dict[str, Any] = {"name": column, "type": type_of(kind), "description": description}
     if unit:

@@ -91,11 +91,7 @@ def _shown(environment: Environment, name: str) -> str:
 
 
 def sign(chunks: Path, environment: Environment) -> None:
-    """Write this machine's environment into the folder of the chunks.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
+    """Write this machine's environment into the folder of the chunks."""
     path = chunks / f"devices-{fingerprint(dict(environment))}.json"
     with writing(path):
         write_text(path, json.dumps(dict(environment), indent=1))

@@ -53,14 +53,7 @@ def with_blame_ids(results: pl.DataFrame) -> pl.DataFrame:
 
 
 def blames_frame(results: pl.DataFrame) -> pl.DataFrame:
-    """Return a row for each distinct blame, most frequent first.
-
-    Args:
-        results: rows of RESULT with `blame_id`, in the grid's order.
-
-    Returns:
-        The columns of `schema.BLAMES` without the witnesses.
-    """
+    """Return a row for each distinct blame of consecutive runs, most frequent first."""
     failed = results.filter(pl.col("blame_id").is_not_null())
     counted = failed.group_by("blame_id", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("runs"),
@@ -80,15 +73,7 @@ def merged_blames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def with_witnesses(blames: pl.DataFrame, said: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
-    """Return the blames with the answers of the witnesses; "not-asked" where there is none.
-
-    Args:
-        blames: as `blames_frame` returns them.
-        said: blame_id -> `origin_witness` and `culprit_witness`.
-
-    Returns:
-        The columns of `schema.BLAMES`; `witness` is the worse of the two answers.
-    """
+    """Return the blames with the answers of the witnesses, `said`, by blame_id."""
     unasked = WitnessAnswer.NOT_ASKED.value
     nothing = {"origin_witness": unasked, "culprit_witness": unasked}
     answers = [said.get(blame_id, nothing) for blame_id in blames.get_column("blame_id")]

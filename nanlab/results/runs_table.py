@@ -75,12 +75,7 @@ def _values(column: Shaped[np.ndarray, " runs"]) -> list[Any]:
 
 
 def _has_column(name: str, values: dict[str, list[Any]]) -> bool:
-    """Return whether some run reads this parameter, or sets it to a value other than the default.
-
-    Args:
-        name: name of the parameter.
-        values: the distinct values of all parameters.
-    """
+    """Return whether some run reads a parameter, or sets it to something but the default."""
     parameter = PARAMETERS[name]
     if any(value not in (None, parameter.default) for value in values[name]):
         return True

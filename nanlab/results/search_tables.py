@@ -22,19 +22,8 @@ from nanlab.results.schema import BOUNDARIES, CELLS, ENDS, types_of
 def boundaries_frame(
     lattice: Lattice, search: AxisSearch, outcomes: Outcomes, run_ids: Mapping[Spot, str]
 ) -> pl.DataFrame:
-    """Return a row for each crossing that the coarse pass saw, in the grid's order.
-
-    A point whose answer is no crossing has one more row, whose bracket is open at one end.
-
-    Args:
-        lattice: the points that the search may visit.
-        search: the finished search.
-        outcomes: outcome of each visited point.
-        run_ids: run at each visited point.
-
-    Returns:
-        The columns of the other axes, then those of `schema.BOUNDARIES`.
-    """
+    """Return a row for each crossing that the coarse pass saw, in the grid's order."""
+    # A point whose answer is no crossing has one more row, whose bracket is open at one end.
     by_point: dict[int, list[Crossing]] = {}
     for crossing in search.crossings or ():
         by_point.setdefault(crossing.point, []).append(crossing)

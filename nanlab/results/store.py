@@ -88,11 +88,7 @@ class Store:
         return manifest if isinstance(manifest, dict) else {}
 
     def is_finished(self, resolved: str) -> bool:
-        """Return whether the tables answer this grid, were made in this environment, and are whole.
-
-        Args:
-            resolved: the resolved grid, as TOML.
-        """
+        """Return whether the tables are whole and answer this grid in this environment."""
         manifest = self.manifest()
         if not self._is_accepted(manifest.get("fingerprint"), manifest.get("environment")):
             return False
@@ -155,12 +151,7 @@ class Store:
         return dict(sorted(found.items()))
 
     def unpack(self, run_ids: RunIds, *, curves: bool = False) -> None:
-        """Save those of these runs as chunks that the tables of a finished study hold.
-
-        Args:
-            run_ids: the plan's run ids.
-            curves: whether to leave out runs without curves.
-        """
+        """Save those of these runs as chunks that the tables of a finished study hold."""
         manifest = self.manifest()
         sources = (*HASHED_FILES, CURVES_FILE) if curves else HASHED_FILES
         if not self._are_whole(manifest, sources):
@@ -217,11 +208,7 @@ class Store:
         return path.name
 
     def remove_chunks(self, *, folder: bool = True) -> None:
-        """Delete the chunks, once the tables are written or everything is to run again.
-
-        Args:
-            folder: whether to delete their folder too.
-        """
+        """Delete the chunks: the tables replace them, or everything is to run again."""
         for path in self.chunks.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -51,17 +51,8 @@ def write_parts(
     *,
     row_group: int,
 ) -> None:
-    """Write one Parquet file of frames that are built one after another.
-
-    A single frame is written directly. Several are written to temporary files next to `path`, which
-    are then joined as a stream.
-
-    Args:
-        path: the file.
-        frame_of: builds the rows of a slice.
-        parts: the slices, in order.
-        row_group: rows of a row group of the file, if there are several frames.
-    """
+    """Write one Parquet file of frames that are built one after another."""
+    # Several frames are written to temporary files next to `path`, and then joined as a stream.
     if len(parts) == 1:
         write_parquet(frame_of(parts[0]), path)
         return
@@ -94,18 +85,7 @@ def write_tables(
     *,
     csv_runs: int,
 ) -> list[str]:
-    """Write `runs.parquet`, `runs.csv` and `blames.csv`.
-
-    Args:
-        folder: the results folder.
-        frame_of: builds rows of `runs`.
-        count: number of runs.
-        blames: the blames with their witnesses.
-        csv_runs: write no `runs.csv` for more runs than this.
-
-    Returns:
-        The names of the files written.
-    """
+    """Write `runs.parquet`, `blames.csv` and, up to `csv_runs` runs, `runs.csv`."""
     written = ["runs.parquet", "blames.csv"]
     path, parts = folder / "runs.parquet", slices(count, SLICE)
     write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=ROW_GROUP))

@@ -34,15 +34,7 @@ RUNNERS_CACHED = 8
 
 
 def study_environment(devices: Sequence[Device], user_code: set[str]) -> dict[str, Any]:
-    """Return the environment that this process computes a study in.
-
-    Args:
-        devices: the devices in use.
-        user_code: the plan's references to user-defined code, which the bits depend on too.
-
-    Returns:
-        The environment, with hashes of the user's code.
-    """
+    """Return this process's environment, with hashes of the user-defined code."""
     hashes = user_code_hashes(user_code)
     return environment(list(devices)) | ({"own_code_sha256": hashes} if hashes else {})
 
@@ -55,18 +47,7 @@ def cut_here(
     *,
     cached: Mapping[str, int] | None = None,
 ) -> list[Piece]:
-    """Cut the pending runs into chunks that fill the launches of one process's devices.
-
-    Args:
-        plan: the plan.
-        pending: whether each run is to be run.
-        chunk_runs: approximate number of runs of a chunk; None for one that suits the devices.
-        devices: the devices of the process.
-        cached: lanes of the cached program of each group, as in `chunks.cut`.
-
-    Returns:
-        The chunks, group by group.
-    """
+    """Cut the pending runs into chunks that fill one process's launches; see `chunks.cut`."""
     target, unit = chunk_runs or launch_runs(devices), NARROWEST * len(devices)
     return cut(plan, pending, chunk_runs=target, unit=unit, cached=cached)
 
@@ -101,18 +82,7 @@ class ChunkRunner:
         return cut_here(plan, pending, chunk_runs, self._devices, cached=cached)
 
     def run(self, chunk: Chunk) -> Done | Crash:
-        """Run a chunk and save its rows.
-
-        Args:
-            chunk: the chunk.
-
-        Returns:
-            A report of the stored or crashed chunk.
-
-        Raises:
-            MemoryError: a launch does not fit; the message says what does.
-            StoreError: the rows cannot be saved.
-        """
+        """Run a chunk and save its rows; if memory is short, the MemoryError says what fits."""
         began = time.perf_counter()
         plan, count = chunk.plan, len(chunk.run_ids)
         runner: GroupRunner | None = None
@@ -227,21 +197,7 @@ def _check_memory(error: Exception, runner: GroupRunner | None) -> None:
 def chunk_runner_on(
     folder: Path, user_code: set[str], devices: Sequence[Device], *, curves: bool, mixed: bool
 ) -> tuple[ChunkRunner, Store, dict[str, Any]]:
-    """Create a runner on this process's devices.
-
-    Args:
-        folder: the results folder.
-        user_code: the plan's references to user-defined code.
-        devices: the devices to compute on.
-        curves: whether to save curves.
-        mixed: whether rows from other kinds of devices are accepted.
-
-    Returns:
-        The runner, the store that it fills, and the environment of this process.
-
-    Raises:
-        FolderError: the folder cannot be created or written to.
-    """
+    """Return a runner on this process's devices, its store, and this environment."""
     here = study_environment(devices, user_code)
     store = Store(folder, fingerprint(here), mixed=here if mixed else None)
     return ChunkRunner(store, devices, curves=curves), store, here

@@ -20,13 +20,7 @@ from nanlab.study.shared_folder import pieces_of
 
 
 def dry_run(grid: Grid, plan: Plan, devices: Sequence[Device]) -> Iterator[str]:
-    """Yield the lines of `--dry-run`, without running or compiling anything.
-
-    Args:
-        grid: the grid.
-        plan: its plan.
-        devices: the devices that would be used.
-    """
+    """Yield the lines of `--dry-run`, without running or compiling anything."""
     if grid.exec.engine == "local":
         pieces = cut_here(plan, np.ones(len(plan), np.bool_), grid.exec.chunk_runs, devices)
     else:

@@ -67,23 +67,7 @@ class Executor(Protocol):
 def executor_of(
     grid: Grid, plan: Plan, folder: Path, devices: Sequence[Device], engine: str
 ) -> tuple[Executor, Store]:
-    """Create the executor and the store of a study.
-
-    Args:
-        grid: the grid.
-        plan: its plan.
-        folder: the results folder.
-        devices: the devices of this process.
-        engine: one of ENGINES.
-
-    Returns:
-        The executor and the store that it fills.
-
-    Raises:
-        FolderError: the folder cannot be created or written to.
-        StoreError: this machine's environment cannot be written.
-        ClusterError: Ray is not installed, or there is no cluster.
-    """
+    """Return the executor of a study, and the store that it fills."""
     options, user_code = grid.exec, user_specs(plan)
     if engine == "ray":
         from nanlab.study.ray_cluster import ray_executor

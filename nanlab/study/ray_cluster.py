@@ -42,20 +42,7 @@ class ClusterError(Exception):
 
 
 def ray_executor(folder: Path, user_code: set[str], options: Exec) -> tuple[RayExecutor, Store]:
-    """Create an executor on the cluster at RAY_ADDRESS, else a running one here, else a new one.
-
-    Args:
-        folder: the results folder.
-        user_code: the plan's references to user-defined code.
-        options: the grid's [exec].
-
-    Returns:
-        The executor and the store that its workers fill.
-
-    Raises:
-        ClusterError: Ray is not installed, or there is no cluster.
-        StoreError: the folder cannot be written to.
-    """
+    """Return an executor on the cluster at RAY_ADDRESS, else a running one, else a new one."""
     ray, is_own = _ray()
     try:
         share, slots = _share(ray.cluster_resources(), options.devices or 1)
@@ -150,21 +137,7 @@ class RayExecutor:
     def run(
         self, plan: Plan, pieces: Sequence[Piece], begin: Callable[[Piece], None]
     ) -> Iterator[Done | Crash]:
-        """Run chunks of a plan on the cluster, with a few more tasks at a time than workers.
-
-        Args:
-            plan: the plan.
-            pieces: the chunks.
-            begin: called with each chunk before it runs.
-
-        Yields:
-            A report of each chunk.
-
-        Raises:
-            MemoryError: a launch does not fit; the message says what does.
-            DevicesError: a worker's device is of another kind.
-            StoreError: a worker could not write.
-        """
+        """Run chunks of a plan, with a few more tasks at a time than workers."""
         waiting, submitted = iter(pieces), dict[Any, tuple[Piece, int]]()
 
         def send(piece: Piece, tries: int) -> None:
@@ -227,18 +200,8 @@ class LostError(Exception):
 
 
 def _less(runs: int, devices: int) -> str:
-    """Return what to do if a launch ran out of a machine's memory.
-
-    Only the worker knows the width of its blocks; that of a group that fills the memory is the
-    narrowest.
-
-    Args:
-        runs: number of runs of the launch.
-        devices: number of devices of a worker.
-
-    Returns:
-        Part of a sentence.
-    """
+    """Return what to do if a launch of these runs ran out of a machine's memory."""
+    # Only the worker knows its block width; that of a group that fills the memory is the narrowest.
     smallest = NARROWEST * devices
     half = launch_lanes(runs, block=NARROWEST, devices=devices) // 2
     # Other workers share the machine, so the smallest launch may still fit.

@@ -17,17 +17,7 @@ from nanlab.results.schema import ENDING
 
 
 def rows_of(plan: Plan, problem: Problem, lanes: Lanes, outcome: ChunkOutcome) -> pl.DataFrame:
-    """Return the rows of RESULT for a chunk.
-
-    Args:
-        plan: the plan of the chunk's runs alone.
-        problem: the problem of their group.
-        lanes: the runs as lanes.
-        outcome: their endings and attributions.
-
-    Returns:
-        A row for each run, in the plan's order.
-    """
+    """Return the rows of RESULT for a chunk, whose runs are the plan's."""
     endings, columns = outcome.endings, plan.columns
     baselines = problem.baseline_losses
     words = outcomes(

@@ -33,15 +33,7 @@ class Unfinished(Exception):
 
 
 def prepare(folder: Path, resolved: str) -> bool:
-    """Write the resolved grid for workers to read.
-
-    Args:
-        folder: the results folder.
-        resolved: the resolved grid, as TOML.
-
-    Returns:
-        True if the grid is new or has changed.
-    """
+    """Write the resolved grid for workers; return whether it is new or has changed."""
     path = folder / CHUNKS / PLAN
     if path.is_file() and path.read_text(encoding="utf-8") == resolved:
         return False
@@ -58,19 +50,9 @@ def pieces_of(plan: Plan, chunk_runs: int | None) -> list[Piece]:
 
 
 def share(pieces: Sequence[Piece], number: int, of: int) -> Sequence[Piece]:
-    """Return the chunks of a shard.
-
-    A shard is a contiguous range, as the chunks of a group are, so that a worker compiles few
-    groups. Round-robin shards would make every worker compile them all.
-
-    Args:
-        pieces: all chunks of a study.
-        number: number of the shard, from 0.
-        of: number of shards.
-
-    Returns:
-        The chunks; sizes of shards differ by one at most.
-    """
+    """Return the chunks of shard `number` of `of`, as many as any other has, or one more."""
+    # Contiguous, as the chunks of a group are, so that a worker compiles few groups; round-robin
+    # shards would make every worker compile them all.
     return pieces[len(pieces) * number // of : len(pieces) * (number + 1) // of]
 
 
@@ -96,18 +78,7 @@ def work(
     runner: ChunkRunner,
     store: Store,
 ) -> Iterator[tuple[Piece, Callable[[], Done | Crash]]]:
-    """Yield a worker's unfinished chunks, each with a function that runs it.
-
-    Args:
-        plan: the plan.
-        pieces: the chunks of this worker's shard.
-        done: whether each run is stored already.
-        runner: runs the chunks.
-        store: the store that `runner` saves to.
-
-    Yields:
-        The missing runs of a chunk, and a function that runs them and returns the report.
-    """
+    """Yield the missing runs of each unfinished chunk, and a function that runs them."""
     for piece in pieces:
         missing = piece.runs[~done[piece.runs]]
         if not len(missing):
@@ -165,17 +136,9 @@ _MARKERS = set[Path]()
 
 
 def _mark_attempt(markers: Sequence[Path]) -> bool:
-    """Mark an attempt with a file that outlives this process if its chunk kills it.
-
-    A marker is an empty file that is created exclusively: atomic, and one for each of two workers
-    that run the same chunk.
-
-    Args:
-        markers: the possible markers of the chunk's attempts.
-
-    Returns:
-        False if all attempts are used up.
-    """
+    """Mark an attempt; return False if all attempts are used up."""
+    # A marker outlives a process that its chunk kills. It is created exclusively, so that two
+    # workers of the same chunk use two markers.
     for marker in markers:
         with writing(marker), suppress(FileExistsError):
             marker.touch(exist_ok=False)

@@ -14,14 +14,8 @@ from nanlab.backend.jaxpr import Device
 from nanlab.grid import Grid
 from nanlab.plan.plan import Plan
 from nanlab.plan.rounds import Rounds
+from nanlab.results import frames
 from nanlab.results.chunk_index import ChunkIndex
-from nanlab.results.frames import (
-    blames_frame,
-    merged_blames,
-    read_blames,
-    with_blame_ids,
-    with_witnesses,
-)
 from nanlab.results.manifest import Testimony, command_line, write_manifest
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.search_tables import write_search_tables
@@ -102,22 +96,12 @@ class Study:
             folder=self.folder,
             plan=self.plan,
             runs=pl.scan_parquet(self.folder / "runs.parquet"),
-            blames=read_blames(self.folder / "blames.csv"),
+            blames=frames.read_blames(self.folder / "blames.csv"),
             manifest=self.store.manifest(),
         )
 
     def prepare(self, *, force: bool = False) -> bool:
-        """Prepare the folder for workers.
-
-        Args:
-            force: whether they are to run everything again.
-
-        Returns:
-            Whether there is something new for them to run.
-
-        Raises:
-            StoreError: the folder cannot be written to.
-        """
+        """Prepare the folder for workers; return whether there is something new to run."""
         with writing(self.folder):
             if force:
                 self.store.remove_chunks(folder=False)
@@ -125,30 +109,19 @@ class Study:
         return prepare(self.folder, self.grid.resolved_toml())
 
     def run(self, *, force: bool = False) -> StudyResult:
-        """Run what is missing, and write the tables.
-
-        Args:
-            force: whether to run everything again.
-
-        Returns:
-            The finished study.
-
-        Raises:
-            StoreError: the folder cannot be written to, or the disk is full.
-            MemoryError: a launch does not fit; the message says what does.
-        """
+        """Run what is missing, or everything, and write the tables."""
         started = time.perf_counter()
         rounds = Rounds(self.grid, self.plan)
         plan, index = self._run_rounds(rounds, force=force)
-        blames = merged_blames(
-            blames_frame(_results(index, rows)) for rows in slices(len(plan), SLICE)
+        blames = frames.merged_blames(
+            frames.blames_frame(_results(index, rows)) for rows in slices(len(plan), SLICE)
         )
         said = self._testimonies(plan, blames)
         answers = {
             i: {"origin_witness": t.origin, "culprit_witness": t.culprit} for i, t in said.items()
         }
         self.seconds["all"] = time.perf_counter() - started
-        return self._finish(rounds, plan, index, with_witnesses(blames, answers), said)
+        return self._finish(rounds, plan, index, frames.with_witnesses(blames, answers), said)
 
     def _finish(
         self, rounds: Rounds, plan: Plan, index: ChunkIndex, blames: pl.DataFrame,
@@ -288,7 +261,7 @@ class Study:
 
 
 def _results(index: ChunkIndex, rows: slice) -> pl.DataFrame:
-    return with_blame_ids(index.rows(indices(rows)))
+    return frames.with_blame_ids(index.rows(indices(rows)))
 
 
 def _outcomes(plan: Plan, index: ChunkIndex) -> pl.DataFrame:
