@@ -1,6 +1,6 @@
-"""Claims -> verdicts: `python -m nanlab.claims` lists the ledger, and settles what it is asked.
+"""Claims -> verdicts: `python -m nanlab.claims` settles claims, or lists the ledger.
 
-Exit status: 0 done, 1 a chunk crashed, 2 a claim's file or a flag is wrong, 130 stopped.
+Exit status: 0 done, 1 a chunk crashed, 2 a claim's file or a flag is wrong, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.cli.interrupt import STOPPED, run_interruptibly
+from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
+from nanlab.cli.interrupt import RESUMES, run_interruptibly
 from nanlab.grid import Complaint, Grid, GridError, load_grid
 from nanlab.plan.plan import make_plan
 
 if TYPE_CHECKING:
     from nanlab.ledger.claim import Claim
 
-DONE, CRASHED, WRONG = 0, 1, 2
 LEDGER = Path("results/claims")
 
 
@@ -32,27 +32,27 @@ class Arguments:
     claims: Annotated[list[str], tyro.conf.Positional] = field(default_factory=list[str])
     """claims by name, for example A1 B10"""
     all: bool = False
-    """every claim; what is finished is not run again"""
+    """all claims; finished studies are not run again"""
     dry_run: bool = False
-    """say what would run and how many compiles that takes, and stop"""
+    """print the number of runs and compiles, and stop"""
     force: bool = False
-    """run the studies again, even those that are finished"""
+    """run the studies again, even finished ones"""
     sweeps: Path = Path("sweeps/claims")
-    """the folder of the claims' files"""
+    """folder of the claims' grid files"""
     out: Path = LEDGER
-    """the folder of the ledger and of its studies"""
+    """folder of the ledger and of its studies"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
-    """A claim of the ledger, and its file."""
+    """A claim of the ledger and its file."""
 
     path: Path
     claim: Claim
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.claims", args=argv,
         config=(tyro.conf.FlagCreatePairsOff,),
@@ -64,20 +64,26 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.dry_run:
             return _dry_run(grids)
         status = _run(grids, entries, arguments) if chosen else DONE
-        return status or _tell(entries, arguments)
+        return status or _write_ledger(entries, arguments)
     except GridError as error:
         print(error, file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        print(f"\nstopped; {RESUMES}", file=sys.stderr)
         return STOPPED
 
 
 def read_entries(folder: Path) -> list[LedgerEntry]:
-    """Every claim that has a file, in order.
+    """Read all claims that have a file.
+
+    Args:
+        folder: the folder of the files.
+
+    Returns:
+        The claims, in the ledger's order.
 
     Raises:
-        GridError: a file is wrong.
+        GridError: a file is not valid.
     """
     from nanlab.ledger.claim import every_id, read_claim, stem_of
 
@@ -94,16 +100,15 @@ def _chosen(arguments: Arguments, entries: Sequence[LedgerEntry]) -> list[Ledger
     if arguments.all:
         return list(entries)
     by_id = {entry.claim.id: entry for entry in entries}
-    # Its file's and its study's name, E08, is taken for E8.
+    # E08, the name of the file and of the study, also means E8.
     names = [name[:1].upper() + name[1:].lstrip("0") for name in arguments.claims]
     unknown = [
-        asked for asked, name in zip(arguments.claims, names, strict=True) if name not in by_id
+        given for given, name in zip(arguments.claims, names, strict=True) if name not in by_id
     ]
     if unknown:
         known = ", ".join(by_id) or "no claim's file, such as A01.toml"
-        told = [Complaint(key=name, sentence="is no claim of the ledger") for name in unknown]
-        told.append(Complaint(sentence=f"it has {known}"))
-        raise GridError(str(arguments.sweeps), told)
+        complaints = [Complaint(key=name, sentence="is no claim of the ledger") for name in unknown]
+        raise GridError(str(arguments.sweeps), [*complaints, Complaint(sentence=f"it has {known}")])
     return [by_id[name] for name in dict.fromkeys(names)]
 
 
@@ -122,7 +127,7 @@ def _dry_run(grids: Mapping[str, Grid]) -> int:
 
 
 def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
-    """Run the studies that are not finished, one after another."""
+    """Run the unfinished studies, one after another."""
     from nanlab.backend.config import configure_lab
 
     configure_lab(None)
@@ -135,9 +140,9 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: A
 
     plans = {stem: make_plan(grid) for stem, grid in grids.items()}
     status = DONE
-    with ProgressBar(total=sum(map(len, plans.values()))) as watcher:
+    with ProgressBar(total=sum(map(len, plans.values()))) as progress:
         for number, (stem, grid) in enumerate(grids.items(), 1):
-            watcher.about = f"{stem} ({number} of {len(grids)})"
+            progress.about = f"{stem} ({number} of {len(grids)})"
             folder = arguments.out / stem
             rules = {
                 e.claim.id: rules_of(e.claim, folder) for e in entries if e.claim.study_stem == stem
@@ -145,23 +150,23 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: A
             try:
                 study = Study(
                     grid=grid, plan=plans[stem], folder=folder, devices=list(jax.devices()),
-                    listener=watcher, arguments=[grid.path], engine="local", rules=rules,
+                    listener=progress, arguments=[grid.path], engine="local", rules=rules,
                 )  # fmt: skip
                 if study.is_finished() and not arguments.force:
-                    study.store.forget_chunks()
-                    watcher.started(len(plans[stem]), len(plans[stem]))
+                    study.store.remove_chunks()
+                    progress.started(len(plans[stem]), len(plans[stem]))
                     continue
-                watcher.say(f"{watcher.about}: {grid.title}")
-                result = run_interruptibly(study, watcher, force=arguments.force)
+                progress.say(f"{progress.about}: {grid.title}")
+                result = run_interruptibly(study, progress, force=arguments.force)
             except (StoreError, MemoryError) as error:
-                watcher.say(f"{grid.path}: {error}")
+                progress.say(f"{grid.path}: {error}")
                 return CRASHED
             status = CRASHED if result.manifest["crashed"] else status
             jax.clear_caches()  # type: ignore[no-untyped-call]
     return status
 
 
-def _tell(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
+def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
     from nanlab.ledger.judge import judge
     from nanlab.ledger.write import write_ledger
@@ -178,12 +183,12 @@ def _tell(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if judged and not write_ledger(arguments.out, judged):
         print('the page\'s figures need Matplotlib: pip install "nanlab[report]"', file=sys.stderr)
-    words = {each.claim.id: each for each in judged}
+    by_id = {each.claim.id: each for each in judged}
     for entry in entries:
-        each = words.get(entry.claim.id)
-        told = "not run" if each is None else each.verdict.word
+        each = by_id.get(entry.claim.id)
+        word = "not run" if each is None else each.verdict.word
         changed = " (its rule was changed after the result)" if each and each.rule_changed else ""
-        print(f"{entry.claim.id:4} {told:12} {entry.claim.says}{changed}")
+        print(f"{entry.claim.id:4} {word:12} {entry.claim.says}{changed}")
         if each is not None and each.verdict.condition:
             print(f"{'':17} {each.verdict.condition}")
     return DONE

@@ -17,44 +17,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.results.errors import reason_of
+
 if TYPE_CHECKING:
     import polars as pl
 
     from nanlab.results.compare import RunComparison
 
-DONE, WRONG = 0, 2
 SHOWN = 12
-"""How many kinds of change are printed."""
-OF_THE_MACHINE = ("devices", "polars", "code_sha256", "own_code_sha256")
-"""Entries of the environment that are not told: no run depends on them, or they are hashes."""
+"""Maximum number of kinds of change to print."""
+NOT_COMPARED = ("devices", "polars", "code_sha256", "own_code_sha256")
+"""Entries of the environment that are not compared: no run depends on them, or they are hashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Tell which runs of two studies ended otherwise, or failed for another reason."""
+    """List the runs of two studies that ended differently, or failed for another reason."""
 
     before: Annotated[Path, tyro.conf.Positional]
     """a study's folder"""
     now: Annotated[Path, tyro.conf.Positional]
-    """the folder of the study that it is compared with"""
+    """the folder of the study to compare it with"""
     out: Path | None = None
     """write the tables here: changed.csv, outcomes.csv, blames.csv, diff.md, and a figure of the
     outcomes"""
 
 
 class DiffError(Exception):
-    """Two studies cannot be compared; the message is a sentence for a person."""
+    """Two studies cannot be compared; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two studies, compared.
+    """The differences between two studies.
 
     Attributes:
-        comparison: their runs, matched.
-        on: the columns that they were matched by.
-        factors: parameter -> its one value in each study, where these differ.
-        environments: what differs of what made them: name -> (before, now).
+        comparison: matched runs.
+        on: columns that they were matched by.
+        factors: parameter -> (before, now), for those constant in each study but not equal.
+        environments: entry of the environment -> (before, now), for those that differ.
     """
 
     comparison: RunComparison
@@ -64,11 +66,11 @@ class Difference:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     arguments = tyro.cli(Arguments, prog="python -m nanlab.diff", args=argv)
     try:
         found = difference(arguments.before, arguments.now)
-        text = _told(found, arguments.before, arguments.now)
+        text = _text(found, arguments.before, arguments.now)
         print(text)
         if arguments.out is not None:
             _write(arguments.out, found, text)
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return WRONG
     except OSError as error:
-        print(f"cannot write {arguments.out}: {(error.strerror or '').lower()}", file=sys.stderr)
+        print(f"cannot write {arguments.out}: {reason_of(error)}", file=sys.stderr)
         return WRONG
     return DONE
 
@@ -87,7 +89,11 @@ def difference(before: Path, now: Path) -> Difference:
     """Match the runs of two finished studies.
 
     Args:
-        before, now: their folders.
+        before: folder of the first study.
+        now: folder of the second study.
+
+    Returns:
+        The matched runs, and what differs between the studies.
 
     Raises:
         DiffError: a folder holds no finished study, or the runs cannot be matched.
@@ -95,7 +101,7 @@ def difference(before: Path, now: Path) -> Difference:
     from nanlab.grid.parameters import PARAMETERS, is_user_defined
     from nanlab.results.compare import compare_runs, completed
 
-    (old, made_old), (new, made_new) = _study(before), _study(now)
+    (old, environment_old), (new, environment_new) = _study(before), _study(now)
     if set(old["run_id"]) == set(new["run_id"]):
         on, factors = ["run_id"], dict[str, tuple[Any, Any]]()
     else:
@@ -113,13 +119,16 @@ def difference(before: Path, now: Path) -> Difference:
         raise DiffError(f"{before} and {now} cannot be matched: {error}") from error
     if not comparison.pairs.height:
         raise DiffError(f"{before} and {now} have no run in common, by {', '.join(on)}")
-    told = [k for k in made_old if k in made_new and k not in OF_THE_MACHINE]
-    made = {k: (made_old[k], made_new[k]) for k in told if made_old[k] != made_new[k]}
-    return Difference(comparison=comparison, on=on, factors=factors, environments=made)
+    environments = {
+        name: (value, environment_new[name])
+        for name, value in environment_old.items()
+        if name not in NOT_COMPARED and environment_new.get(name, value) != value
+    }
+    return Difference(comparison=comparison, on=on, factors=factors, environments=environments)
 
 
 def _is_factor(old: pl.Series, new: pl.Series) -> bool:
-    """Whether a parameter has one value in each study, and not the same."""
+    """Return whether a parameter is constant in each study, with different values."""
     return old.n_unique() == new.n_unique() == 1 and old[0] != new[0]
 
 
@@ -133,14 +142,14 @@ def _study(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
 
 
 def _outcomes(found: Difference) -> pl.DataFrame:
-    """How many runs ended so before (a row an outcome) and so now (a column an outcome)."""
+    """Return the number of runs by outcome before (rows) and now (columns)."""
     import polars as pl
 
     from nanlab.grid.outcome import Outcome
 
     pairs = found.comparison.pairs
-    here = set(pairs["outcome"]) | set(pairs["outcome_now"])
-    words = [word for word in Outcome if word in here]
+    present = set(pairs["outcome"]) | set(pairs["outcome_now"])
+    words = [word for word in Outcome if word in present]
     return pl.DataFrame(
         [
             {"outcome": old}
@@ -154,66 +163,81 @@ def _outcomes(found: Difference) -> pl.DataFrame:
 
 
 def _blames(found: Difference) -> pl.DataFrame:
-    """A row for each way in which blames changed, the most frequent first."""
+    """Return a row for each kind of change of a blame, most frequent first."""
     import polars as pl
 
-    from nanlab.results.compare import ROLES, site_text
-
-    names = [f"{role}{suffix}" for role in ROLES for suffix in ("", "_now")]
-    told = [site_text(r, suffix=s).alias(f"{r}{s}") for r in ROLES for s in ("", "_now")]
-    changed = found.comparison.differing("blame").with_columns(told)
-    counted = changed.group_by(names, maintain_order=True).agg(
-        pl.len().alias("runs"), pl.col("run_id").first().alias("example_run")
+    changed = found.comparison.differing("blame")
+    blames = _blame_columns(changed)
+    counted = (
+        changed.with_columns(blames)
+        .group_by([b.name for b in blames])
+        .agg(pl.len().alias("runs"), pl.col("run_id").first().alias("example_run"))
     )
     return counted.sort(["runs", "example_run"], descending=[True, False])
 
 
 def _changed(found: Difference) -> pl.DataFrame:
-    """The runs whose outcome or blame changed, with what they were asked."""
-    import polars as pl
-
+    """Return the runs whose outcome or blame changed, with their parameters."""
     from nanlab.grid.parameters import PARAMETERS, is_user_defined
-    from nanlab.results.compare import ROLES, site_text
 
     changed = found.comparison.differing("outcome", "blame")
-    asked = [n for n in changed.columns if n in PARAMETERS or is_user_defined(n)]
+    names = [n for n in changed.columns if n in PARAMETERS or is_user_defined(n)]
     ids = [n for n in ("run_id", "run_id_now") if n in changed.columns]
     ends = [f"{name}{s}" for name in ("outcome", "fault_step", "nan_step") for s in ("", "_now")]
-    told = [site_text(r, suffix=s).alias(f"{r}{s}") for r in ROLES for s in ("", "_now")]
-    return changed.select(*ids, *(pl.col(n) for n in asked if n not in ids), *ends, *told)
+    parameters = [n for n in names if n not in ids]
+    return changed.select(*ids, *parameters, *ends, *_blame_columns(changed))
 
 
-def _told(found: Difference, before: Path, now: Path) -> str:
+def _blame_columns(pairs: pl.DataFrame) -> list[pl.Series]:
+    """Return origin and culprit of both studies as text, a column each."""
+    import polars as pl
+
+    from nanlab.results.blame_text import blame_sentence
+    from nanlab.results.compare import ROLES
+
+    return [
+        pl.Series(
+            f"{role}{suffix}",
+            [blame_sentence(row, role, line=False, suffix=suffix) for row in pairs.to_dicts()],
+            dtype=pl.String,
+        )
+        for role in ROLES
+        for suffix in ("", "_now")
+    ]
+
+
+def _text(found: Difference, before: Path, now: Path) -> str:
     from nanlab.results.compare import failing
 
     comparison, pairs = found.comparison, found.comparison.pairs
-    many = pairs.height
+    n_runs = pairs.height
     failed = failing(pairs)
     lines = [f"# {before} and {now}", ""]
     for what, both in (("made with", found.environments), ("parameter", found.factors)):
         lines += [f"- {what} {name}: {old} → {new}" for name, (old, new) in both.items()]
     same_blame = int(failed["same_blame"].sum())
     lines += [
-        f"- {many:,} runs matched by {', '.join(found.on)}; {comparison.only_before:,} only in "
+        f"- {n_runs:,} runs matched by {', '.join(found.on)}; {comparison.only_before:,} only in "
         f"{before}, {comparison.only_now:,} only in {now}",
-        f"- {comparison.same('outcome'):,} of {many:,} have the same outcome, "
+        f"- {comparison.same('outcome'):,} of {n_runs:,} have the same outcome, "
         f"{comparison.same('numbers'):,} the same numbers to the bit",
         f"- {same_blame:,} of the {failed.height:,} that fail in one of the two have the same "
         "origin and culprit",
         "", f"Outcomes in {before} (rows) and in {now} (columns):", "",
-        *_markdown(_outcomes(found)),
+        _markdown(_outcomes(found)),
     ]  # fmt: skip
     blames = _blames(found)
     if blames.height:
-        lines += ["", "Blames that changed:", "", *_markdown(blames.head(SHOWN))]
+        lines += ["", "Blames that changed:", "", _markdown(blames.head(SHOWN))]
         left = blames.height - SHOWN
-        lines += ["", f"and {left:,} kinds of change more"] if left > 0 else []
+        lines += ["", f"and {left:,} more kinds of change"] if left > 0 else []
     return "\n".join(lines)
 
 
-def _markdown(frame: pl.DataFrame) -> list[str]:
-    rows = [frame.columns, ["---"] * frame.width, *(map(str, row) for row in frame.rows())]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+def _markdown(frame: pl.DataFrame) -> str:
+    from nanlab.results.text_tables import markdown_table
+
+    return markdown_table(frame.columns, [list(map(str, row)) for row in frame.rows()])
 
 
 def _write(folder: Path, found: Difference, text: str) -> None:

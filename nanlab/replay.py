@@ -1,78 +1,78 @@
-"""Bring a failed run of a study back to its failing step: `python -m nanlab.replay DIR RUN_ID`."""
+"""Replay the failing step of a run: `python -m nanlab.replay DIR RUN_ID`.
+
+Exit status: 0 done, 2 there is no such failing run, or the state cannot be written.
+"""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
+from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.results.errors import reason_of
 from nanlab.study.replay import At, Replay, ReplayError, replay_run
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Bring a failed run of a study back to its failing step, and say what happens there."""
+    """Reconstruct the state of a failed run before its failing step, and show the step."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """the study's folder, for example results/quickstart"""
     run_id: Annotated[str, tyro.conf.Positional]
-    """the run, or the beginning of its id, as in runs.csv and blames.csv"""
+    """the run's id, or its beginning, as in runs.csv and blames.csv"""
     at: At = "fault"
-    """go back to the first fault, or to the first NaN"""
+    """the step to replay: the first fault, or the first NaN"""
     save: Path | None = None
     """write the state before the step, its leaves by name, to this .npz file"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 2 there is no such failing run."""
+    """Run the command and return its exit status."""
     arguments = tyro.cli(Arguments, prog="python -m nanlab.replay", args=argv)
     try:
         replay = replay_run(arguments.results, arguments.run_id, at=arguments.at)
     except ReplayError as error:
         print(error, file=sys.stderr)
-        return 2
-    _tell(replay)
+        return WRONG
+    _show(replay)
     if arguments.save is None:
-        return 0
+        return DONE
     try:
         _save(replay, arguments.save)
     except OSError as error:
-        print(
-            f"cannot write {arguments.save}: {(error.strerror or str(error)).lower()}",
-            file=sys.stderr,
-        )
-        return 2
+        print(f"cannot write {arguments.save}: {reason_of(error)}", file=sys.stderr)
+        return WRONG
     print(f"saved to {arguments.save}")
-    return 0
+    return DONE
 
 
-def _tell(replay: Replay) -> None:
+def _show(replay: Replay) -> None:
     import jax
 
     from nanlab.grid.parameters import PARAMETERS
+    from nanlab.results.blame_text import blame_sentence
+    from nanlab.results.frames import site_columns
 
-    asked = {k: v for k, v in replay.parameters.items() if v != PARAMETERS[k].default}
-    print(f"run {replay.run_id}: " + ", ".join(f"{k} = {v}" for k, v in asked.items()))
+    parameters = {k: v for k, v in replay.parameters.items() if v != PARAMETERS[k].default}
+    print(f"run {replay.run_id}: " + ", ".join(f"{k} = {v}" for k, v in parameters.items()))
     for role in ("origin", "culprit"):
-        finding = getattr(replay.blame, role)
-        if finding is not None:
-            place = " ".join(part for part in (finding.phase, finding.module) if part)
-            print(f"  {role:8}{finding.mechanism} in {finding.primitive}, {place}")
-            print(f"          {finding.source} in {finding.function}")
+        site = getattr(replay.blame, role)
+        if site is not None:
+            print(f"  {role:8}{blame_sentence(site_columns(role, site), role, line=False)}")
+            print(f"          {site.source} in {site.function}")
     if replay.step < 0:
-        print("the initial state itself is at fault:")
+        print("the initial state itself has the fault:")
     else:
-        print(f"the state before step {replay.step}, and what the step makes of it:")
+        print(f"the state before step {replay.step}, and after it:")
     after, metrics = (None, None) if replay.step < 0 else replay.step_function(replay.state)
     leaves = jax.tree_util.tree_leaves_with_path(replay.state)
-    made = [None] * len(leaves) if after is None else jax.tree.leaves(after)
-    for (path, leaf), new in zip(leaves, made, strict=True):
+    results = [None] * len(leaves) if after is None else jax.tree.leaves(after)
+    for (path, leaf), new in zip(leaves, results, strict=True):
         print(f"  {jax.tree_util.keystr(path):44}{_range(leaf):30}{_range(new)}")
     if metrics is not None:
         print(f"  {'loss':44}{'':30}{_range(metrics.loss)}")
@@ -84,17 +84,10 @@ def _range(leaf: Any) -> str:
     import numpy as np
 
     values = np.asarray(leaf, np.float64)
-    bad = [f"{n} {word}" for n, word in _bad_counts(values)]
+    counts = {"NaN": np.isnan(values).sum(), "inf": np.isinf(values).sum()}
     finite = values[np.isfinite(values)]
     span = f"{finite.min():.3g} .. {finite.max():.3g}" if finite.size else ""
-    return "; ".join(part for part in (span, *bad) if part)
-
-
-def _bad_counts(values: np.ndarray) -> list[tuple[int, str]]:
-    import numpy as np
-
-    counts = [(int(np.isnan(values).sum()), "NaN"), (int(np.isinf(values).sum()), "inf")]
-    return [(count, word) for count, word in counts if count]
+    return "; ".join(filter(None, (span, *(f"{n} {word}" for word, n in counts.items() if n))))
 
 
 def _save(replay: Replay, path: Path) -> None:
@@ -102,10 +95,10 @@ def _save(replay: Replay, path: Path) -> None:
     import numpy as np
 
     leaves = jax.tree_util.tree_leaves_with_path(replay.state)
-    # An object that np.load cannot read back without pickle is none: bfloat16 goes as float32.
+    # np.load cannot read bfloat16 without pickle, so it is saved as float32.
     arrays = {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves}
     plain = {k: x if x.dtype.kind in "fiub" else x.astype(np.float32) for k, x in arrays.items()}
-    # An open file: to a bare name savez would add .npz, and say so to nobody.
+    # An open file, because savez would append .npz to a name.
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **plain)
 

@@ -1,6 +1,6 @@
-"""Results folder -> report: `python -m nanlab.report results/X`, from the tables alone.
+"""Results folder -> report: `python -m nanlab.report results/X`; it reads only files.
 
-Exit status: 0 done, 2 there is nothing to report on, or a flag is wrong.
+Exit status: 0 done, 2 there are no results to report on, or a flag is wrong.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Annotated
 
 import tyro
 
-DONE, WRONG = 0, 2
+from nanlab.cli.exit_status import DONE, WRONG
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Write what people read and cite of a study, finished or running: pages, figures, tables."""
+    """Write the report of a study, finished or running: pages, figures and tables to cite."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """the folder of the study, for example results/quickstart"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.report", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     for note in report.notes:
         print(note, file=sys.stderr)
     missing = report.planned - report.runs
-    there = f"{report.runs:,} of {report.planned:,} runs, {missing:,} are missing"
-    print(f"{there if missing else f'{report.runs:,} runs'}: {report.page}")
+    incomplete = f"{report.runs:,} of {report.planned:,} runs, {missing:,} are missing"
+    print(f"{incomplete if missing else f'{report.runs:,} runs'}: {report.page}")
     return DONE
 
 

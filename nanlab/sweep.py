@@ -1,73 +1,67 @@
-"""grid.toml -> results: `python -m nanlab.sweep grid.toml`, the pipeline, a line a stage.
+"""grid.toml -> results: `python -m nanlab.sweep grid.toml`.
 
-Exit status: 0 done (runs that fail are results), 1 a chunk crashed or the results could not be
-written, 2 the grid or a flag is wrong (or asks for more memory than there is), 130 stopped by
-Ctrl-C.
+Exit status: 0 done (runs that diverge are results), 1 a chunk crashed or the results could not be
+written, 2 the grid or a flag is wrong (or needs more memory than there is), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.cli.interrupt import STOPPED, run_interruptibly
+from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
+from nanlab.cli.interrupt import RESUMES, run_interruptibly
 
 if TYPE_CHECKING:
     from nanlab.backend.jaxpr import Device
     from nanlab.grid import Grid, GridError
     from nanlab.plan.plan import Plan
-
-DONE, CRASHED, WRONG = 0, 1, 2
-
+    from nanlab.study.study import Study, StudyResult
 
 MOST_REPORTED = 200_000
-"""Of more runs a sweep writes no report by itself: of a million it takes 2.4 GB and two minutes,
-where the sweep's own memory does not grow."""
+"""A sweep of more runs writes no report: that of a million takes 2.4 GB of memory and two minutes,
+while the sweep's own memory does not grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train every run that a grid file asks for, and say of each failing one what made its NaN.
+    """Train every run of a grid file, and report what caused the NaN of each failing one.
 
-    Any value that the file has can be overridden: --run.steps 50, --axes.lr.num 9.
+    Any value in the file can be overridden: --run.steps 50, --axes.lr.num 9.
     """
 
     grid: Annotated[Path, tyro.conf.Positional]
     """the grid file, for example sweeps/quickstart.toml"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """where the results go; results/<name of the grid file> if not given"""
+    """results folder; default: results/<name of the grid file>"""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list[str])
-    """KEY=VALUE in TOML, may add keys: --set axes.width='[8, 16]', --set exec.devices=1"""
+    """KEY=VALUE in TOML; may add keys: --set axes.width='[8, 16]', --set exec.devices=1"""
     force: bool = False
     """run everything again, even what is finished"""
     dry_run: bool = False
-    """say what would run, and stop"""
+    """print what would run, and stop"""
     no_report: bool = False
-    """leave out the report; python -m nanlab.report makes it later"""
+    """skip the report; python -m nanlab.report writes it later"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     try:
         return _main(argv)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        print(f"\nstopped; {RESUMES}", file=sys.stderr)
         return STOPPED
 
 
 def _main(argv: list[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(given):
-        _parsed(["--help"])  # nobody waits for a grid's modules to read how the command is called
+        _parsed(["--help"])  # before the slow imports
     from nanlab.grid import GridError, load_grid, split_arguments
     from nanlab.plan.plan import make_plan
 
@@ -82,7 +76,7 @@ def _main(argv: list[str] | None) -> int:
     for warning in grid.warnings:
         print(f"{grid.path}: {warning}", file=sys.stderr)
     devices = _devices(grid)
-    if error := _own_error(grid, plan):
+    if error := _user_code_error(grid, plan):
         print(error, file=sys.stderr)
         return WRONG
     if arguments.dry_run:
@@ -103,8 +97,8 @@ def _parsed(rest: list[str]) -> Arguments:
     )
 
 
-def _own_error(grid: Grid, plan: Plan) -> GridError | None:
-    """What is wrong with a person's own code, tried before anything runs."""
+def _user_code_error(grid: Grid, plan: Plan) -> GridError | None:
+    """Return what is wrong with user-defined code, tried before anything runs."""
     from nanlab.grid import GridError
     from nanlab.problems.build import check_user_groups
     from nanlab.problems.user_code import UserCodeError
@@ -117,84 +111,33 @@ def _own_error(grid: Grid, plan: Plan) -> GridError | None:
 
 
 def _devices(grid: Grid) -> list[Device]:
-    """The devices to run on; this is where JAX is first imported, and set up."""
+    """Return the devices to run on; this imports and configures JAX."""
     from nanlab.backend.config import lab_devices, lab_without_accelerator
 
     is_elsewhere = grid.exec.engine == "ray"
     return lab_without_accelerator() if is_elsewhere else lab_devices(grid.exec.devices)
 
 
-def _range(numbers: Iterable[int]) -> str:
-    """8, or 8 to 64."""
-    least, most = min(numbers, default=0), max(numbers, default=0)
-    return f"{most}" if least == most else f"{least} to {most}"
-
-
 def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
-    import numpy as np
+    from nanlab.study.dry_run import dry_run
 
-    from nanlab.engine.block_width import block_for, launch_lanes
-    from nanlab.engine.memory import available_bytes, in_words, launch_need
-    from nanlab.plan.rounds import bounds
-    from nanlab.problems.build import build_problem
-    from nanlab.study.chunk_runner import cut_here
-    from nanlab.study.chunks import cut
-
-    asked, chunk_runs = np.ones(len(plan), np.bool_), grid.exec.chunk_runs
-    if grid.exec.engine == "local":
-        pieces = cut_here(plan, asked, chunk_runs, devices)
-    else:
-        pieces = cut(plan, asked, chunk_runs=chunk_runs)
-    largest, n_blocks, widths = 0, 0, set[int]()
-    for number, its in groupby(pieces, attrgetter("group")):
-        problem, sizes = build_problem(plan.groups[number].statics), [len(p.runs) for p in its]
-        width = block_for(problem, devices[0])
-        need = launch_need(problem, at_once=width * len(devices))
-        lanes = launch_lanes(max(sizes), block=width, devices=len(devices))
-        largest = max(largest, need.launch(lanes))
-        n_blocks += sum(-(-size // width) for size in sizes)
-        widths.add(width)
-    free = available_bytes(devices)
-    print(f"{grid.path}: {grid.title}")
-    print(f"  runs    {len(plan):,}")
-    print(f"  groups  {len(plan.groups):,} (each is compiled once)")
-    print(f"  blocks  {n_blocks:,} of {_range(widths)} lanes, on {len(devices)} devices")
-    print(f"  chunks  {len(pieces):,}")
-    for line in bounds(grid):
-        print(f"  {line}")
-    print(f"  memory  about {in_words(largest)} for the largest launch", end="")
-    print(f", {in_words(free)} are free" if free is not None else "")
+    print("\n".join(dry_run(grid, plan, devices)))
     return DONE
 
 
 def _run(
     grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
 ) -> int:
-    from nanlab.cli.progress import ProgressBar, show_summary
+    from nanlab.cli.progress import show_summary
     from nanlab.grid import GridError
     from nanlab.results.environments import DevicesError
     from nanlab.results.store import FolderError, StoreError
     from nanlab.study.ray_cluster import ClusterError
     from nanlab.study.shared_folder import Unfinished
-    from nanlab.study.study import Study
 
-    folder, force = arguments.out or Path("results") / grid.stem, arguments.force
+    folder = arguments.out or Path("results") / grid.stem
     try:
-        with ProgressBar() as watcher:
-            study = Study(
-                grid=grid, plan=plan, folder=folder, devices=devices, listener=watcher,
-                arguments=[each for each in given if each != "--no-report"],
-            )  # fmt: skip
-            with closing(study):
-                if study.is_finished() and not force:
-                    study.store.forget_chunks()
-                    result = study.finished()
-                    many = result.manifest["runs"]
-                    print(f"{folder} is finished, all {many:,} runs; --force runs them again")
-                elif grid.exec.engine == "files" and study.prepare(force=force):
-                    return _tell_workers(folder, plan, grid)
-                else:
-                    result = run_interruptibly(study, watcher, force=force)
+        result = _result(grid, plan, devices, folder, arguments, given)
     except (ClusterError, FolderError, GridError) as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -207,40 +150,76 @@ def _run(
     except (DevicesError, MemoryError) as error:
         print(f"{grid.path}: {error}", file=sys.stderr)
         return WRONG
-    show_summary(result, study.plan)
+    if result is None:
+        return DONE
+    show_summary(result)
     if not arguments.no_report:
         _report(folder, len(plan))
-    return _tell_crashed(result.manifest["crashed"], folder, grid)
+    return _report_crashes(result.manifest["crashed"], folder, grid)
 
 
-def _tell_crashed(crashed: int, folder: Path, grid: Grid) -> int:
-    """Say how many runs crashed, if any, and how they run again; the exit status."""
+def _result(
+    grid: Grid, plan: Plan, devices: list[Device], folder: Path, arguments: Arguments,
+    given: list[str],
+) -> StudyResult | None:  # fmt: skip
+    """Run the study; return None if it was only prepared for workers."""
+    from nanlab.cli.progress import ProgressBar
+    from nanlab.study.shared_folder import instructions
+    from nanlab.study.study import Study
+
+    with ProgressBar() as progress:
+        study = Study(
+            grid=grid, plan=plan, folder=folder, devices=devices, listener=progress,
+            arguments=[each for each in given if each != "--no-report"],
+        )  # fmt: skip
+        with closing(study):
+            if study.is_finished() and not arguments.force:
+                return _finished(study)
+            if grid.exec.engine == "files" and study.prepare(force=arguments.force):
+                print(instructions(folder, plan, grid.exec.chunk_runs))
+                return None
+            return run_interruptibly(study, progress, force=arguments.force)
+
+
+def _finished(study: Study) -> StudyResult:
+    study.store.remove_chunks()
+    result = study.finished()
+    runs = result.manifest["runs"]
+    print(f"{study.folder} is finished, all {runs:,} runs; --force runs them again")
+    return result
+
+
+def _report_crashes(crashed: int, folder: Path, grid: Grid) -> int:
+    """Print how many runs crashed and how to repeat them, and return the exit status."""
     from nanlab.study.study import CRASHES
 
     if not crashed:
         return DONE
-    again = "the same command runs them again"
+    again = "the same command repeats them"
     if grid.exec.engine == "files":
-        again = "workers run those again that killed none of them"
+        again = "workers repeat those that did not kill a worker"
     print(f"{crashed:,} runs crashed, see {folder / CRASHES}; {again}", file=sys.stderr)
     return CRASHED
 
 
 def _report(folder: Path, runs: int) -> None:
-    """Write the report, unless there is one of these tables; whatever comes of it is told only."""
+    """Write the report unless it is up to date; an error is printed and does not fail the sweep."""
     from nanlab.reporting.write import is_reported, write_report
     from nanlab.results.read import ReportError
 
     if is_reported(folder):
         return
     if runs > MOST_REPORTED:
-        print(f"so many runs have no report yet: python -m nanlab.report {folder} writes it")
+        print(
+            f"skipping the report for more than {MOST_REPORTED:,} runs; "
+            f"python -m nanlab.report {folder} writes it"
+        )
         return
     try:
         report = write_report(folder)
     except ReportError as error:
         print(error, file=sys.stderr)
-    except Exception as error:  # the study is done and kept, and the report can be made again
+    except Exception as error:  # the results are stored, and the report can be repeated
         print(
             f"the report could not be written: {type(error).__name__}: {error}; "
             f"python -m nanlab.report {folder} tries again",
@@ -250,18 +229,6 @@ def _report(folder: Path, runs: int) -> None:
         for note in report.notes:
             print(note, file=sys.stderr)
         print(f"report in {report.page}")
-
-
-def _tell_workers(folder: Path, plan: Plan, grid: Grid) -> int:
-    from nanlab.study.shared_folder import pieces_of
-
-    many = len(pieces_of(plan, grid.exec.chunk_runs))
-    print(f"{folder} is prepared: {len(plan):,} runs in {many:,} chunks. To run them, start n of")
-    print(f"  python -m nanlab.worker {shlex.quote(str(folder))} --shard i/n")
-    print(
-        "with i from 0 to n - 1, on as many machines; then this sweep again: it writes the tables"
-    )
-    return DONE
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""results/X -> does it reproduce?  `python -m nanlab.verify results/X` runs it again and says.
+"""Run a study again and check that it reproduces: `python -m nanlab.verify results/X`.
 
-On the processor and versions that made the study every number must come out to the bit; elsewhere,
-and on a GPU, outcomes and blames must agree in a stated share of the runs, of several studies in
-all together.
+On the processor and versions of the study all numbers must be equal to the bit. Elsewhere, and on
+a GPU, outcomes and blames must agree in a given share of the runs of all studies together.
 
 Exit status: 0 it reproduces, 2 there is no such study or it cannot be run here, 3 it does not
 reproduce, 130 stopped by Ctrl-C.
@@ -10,56 +9,61 @@ reproduce, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import polars as pl
 import tyro
 
-from nanlab.cli.interrupt import STOPPED
-from nanlab.grid import Grid, GridError, load_grid
+from nanlab.cli.exit_status import DIFFERS, DONE, STOPPED, WRONG
+from nanlab.grid import Grid, GridError
 from nanlab.plan.plan import Plan, plan_subset
+from nanlab.results.compare import RunComparison, compare_runs, failing
+from nanlab.results.provenance import file_hash
+from nanlab.results.read import ReportError, finished_study
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from nanlab.results.compare import RunComparison
-
-DONE, WRONG, DIFFERS = 0, 2, 3
 BITS_DEPEND_ON = (
     "jax", "jaxlib", "flax", "optax", "numpy", "system", "processor", "platform", "device_kind",
     "threads", "block", "block_bytes", "x64", "flushes_subnormals", "product_bits", "xla_flags",
     "own_code_sha256",
 )  # fmt: skip
-"""What must be the same for a run's bits to be: entries of a manifest's environment."""
+"""Entries of the environment that a run's bits depend on."""
 SHOWN = 5
-"""How many differing runs are told."""
-TOLD = ("outcome", "fault_step", "nan_step", "final_loss", "origin_mechanism", "culprit_mechanism")
-"""What is told of them."""
+"""Maximum number of differing runs to print."""
+COMPARED = (
+    "outcome",
+    "fault_step",
+    "nan_step",
+    "final_loss",
+    "origin_mechanism",
+    "culprit_mechanism",
+)
+"""The columns to print of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Run studies again, whole or a sample of each, and say what reproduces."""
+    """Run studies again, complete or a sample, and report what reproduces."""
 
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """the studies' folders, for example results/quickstart"""
+    """folders of the studies, for example results/quickstart"""
     sample: int | None = None
-    """run about so many of a study's runs again, out of as few groups as hold them"""
+    """approximate number of runs of each study to repeat, from as few groups as possible"""
     agree: float = 0.95
-    """elsewhere than on the processor and versions of the study: the share of runs whose outcome
-    must be the same"""
+    """share of runs whose outcome must be the same, on another processor or other versions"""
     agree_blames: float = 0.5
-    """the same of the failing runs' origins and culprits. Which product of a diverging run
-    overflows first hangs on rounding: between two generations of one maker's processors 66 %
-    were measured to agree, and 99.9 % of the outcomes"""
+    """the same for the origins and culprits of failing runs. Which product of a diverging run
+    overflows first depends on rounding: between two generations of one vendor's processors, 66 %
+    of the blames and 99.9 % of the outcomes agreed"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Of the runs whose bits are not claimed: how many agree, in what."""
+    """Number of runs that agree, of those that need not agree to the bit."""
 
     runs: int = 0
     same_outcome: int = 0
@@ -67,7 +71,7 @@ class Tally:
     same_blame: int = 0
 
     def plus(self, other: Tally) -> Tally:
-        """Both together."""
+        """Return the sum of both."""
         return Tally(
             runs=self.runs + other.runs,
             same_outcome=self.same_outcome + other.same_outcome,
@@ -77,11 +81,11 @@ class Tally:
 
 
 class VerifyError(Exception):
-    """A study cannot be verified; the message is a sentence for a person."""
+    """A study cannot be verified; the message is a sentence for the user."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     arguments = tyro.cli(Arguments, prog="python -m nanlab.verify", args=argv)
     worst, judged = DONE, Tally()
     if arguments.sample is not None and arguments.sample < 1:
@@ -96,95 +100,84 @@ def main(argv: list[str] | None = None) -> int:
             status, tally = _verify(folder, arguments)
             worst, judged = max(worst, status), judged.plus(tally)
         if judged.runs:
-            holds = _tell_shares(judged, arguments)
+            holds = _judge(judged, arguments)
             worst = worst if holds else DIFFERS
-    except (VerifyError, GridError) as error:
+    except (VerifyError, ReportError, GridError) as error:
         print(error, file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
-        print("\nstopped; what was told stands", file=sys.stderr)
+        print("\nstopped; the results printed so far are valid", file=sys.stderr)
         return STOPPED
     return worst
 
 
 def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
-    """The status of one study, and what is left to be judged with the other studies."""
-    grid, manifest = _study_of(folder)
-    if untrue := _untrue(folder, manifest):
-        print("\n".join(f"{folder}: {sentence}" for sentence in untrue))
+    """Verify one study; return its status, and what is left to judge with the other studies."""
+    grid, plan = finished_study(folder, sets=["exec.witnesses=0"])  # their answers are not compared
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if changes := _changes(folder, manifest):
+        print("\n".join(f"{folder}: {sentence}" for sentence in changes))
         return DIFFERS, Tally()
-    import polars as pl
-
-    from nanlab.plan.rounds import finished_plan
-
     before = pl.read_parquet(folder / "runs.parquet")
-    plan = finished_plan(grid, before)
     absent = set(before.get_column("run_id").to_list()) ^ set(plan.run_ids.tolist())
     if absent:
         raise VerifyError(
-            f"{folder}: {len(absent):,} runs are in its table or in its grid alone; it was written "
-            "by a version of nanlab that lists runs otherwise"
+            f"{folder}: runs.parquet and the grid disagree on {len(absent):,} runs: this study was "
+            "written by an incompatible version of nanlab"
         )
     chosen = plan if arguments.sample is None else _sample(plan, before, arguments.sample)
     now, environment = _run_again(grid, chosen)
-    asked = before.filter(pl.col("run_id").is_in(chosen.run_ids.tolist()))
-    from nanlab.results.compare import compare_runs
-
-    found = compare_runs(asked, now, on=["run_id"])
-    # Manifests without it are of studies that had a thread for each of their devices.
-    made = {"threads": manifest["environment"].get("devices"), **manifest["environment"]}
-    elsewhere = [
-        f"{k} {made.get(k)} -> {environment.get(k)}"
+    repeated = before.filter(pl.col("run_id").is_in(chosen.run_ids.tolist()))
+    found = compare_runs(repeated, now, on=["run_id"])
+    # Studies whose manifests lack it had a thread for each device.
+    original = {"threads": manifest["environment"].get("devices"), **manifest["environment"]}
+    differences = [
+        f"{k} {original.get(k)} -> {environment.get(k)}"
         for k in BITS_DEPEND_ON
-        if made.get(k) != environment.get(k)
+        if original.get(k) != environment.get(k)
     ]
     print(f"{folder}: {chosen.run_ids.size:,} of {len(plan):,} runs run again")
-    tally = _tell(found)
-    if elsewhere or environment["platform"] != "cpu":
-        # A GPU adds in whatever order its threads come, and chooses its kernels by their speed.
-        platform = environment["platform"]
-        why = ", ".join(elsewhere) or f"on a {platform}, whose numbers to the bit are not claimed"
-        print(
-            f"  made elsewhere: {why}"
-            if elsewhere
-            else f"  made {why}: judged by outcome and blame"
+    tally = _tally(found)
+    if differences or environment["platform"] != "cpu":
+        # A GPU sums in the order its threads finish, and selects its kernels by timing them.
+        unclaimed = (
+            f"  made on a {environment['platform']}, whose numbers to the bit are not claimed"
         )
-        _tell_runs(found.differing("outcome"))
+        print(
+            f"  made elsewhere: {', '.join(differences)}"
+            if differences
+            else f"{unclaimed}: judged by outcome and blame"
+        )
+        _print_runs(found.differing("outcome"))
         return DONE, tally
     different = found.differing("outcome", "numbers", "blame")
-    _tell_runs(different)
+    _print_runs(different)
     print("  it does NOT reproduce" if different.height else "  it reproduces")
     return (DIFFERS if different.height else DONE), Tally()
 
 
-def _study_of(folder: Path) -> tuple[Grid, dict[str, Any]]:
-    import json
-
-    if not (folder / "manifest.json").is_file():
-        raise VerifyError(f"{folder} holds no finished study: there is no manifest.json in it")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    # The witnesses speak of blames, which are compared without them.
-    return load_grid(folder / "grid.resolved.toml", sets=["exec.witnesses=0"]), manifest
-
-
-def _untrue(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """What of a study's files is not as its manifest says."""
-    from nanlab.results.provenance import file_hash
-
-    told: list[str] = []
-    for name, was in manifest["files"].items():
+def _changes(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Return sentences about the files that do not match the manifest."""
+    changes: list[str] = []
+    for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            told.append(f"{name} is not there; the manifest tells of it")
-        elif file_hash(path) != was:
-            told.append(f"{name} was changed after the study: its hash is not the manifest's")
-    return told
+            changes.append(f"{name} is missing; the manifest lists it")
+        elif file_hash(path) != expected:
+            changes.append(f"{name} was changed after the study: its hash is not the manifest's")
+    return changes
 
 
-def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
-    """About `many` runs: of groups drawn by lot, half of them failing ones where there are some.
+def _sample(plan: Plan, runs: pl.DataFrame, n_runs: int) -> Plan:
+    """Draw about `n_runs` runs from random groups, half of them failing ones if there are enough.
 
-    The lot is the study's: the same runs each time.
+    Args:
+        plan: the plan of the study; its first run id is the seed, so the sample is reproducible.
+        runs: the table of runs.
+        n_runs: approximate number of runs.
+
+    Returns:
+        The plan of the sample.
     """
     import numpy as np
 
@@ -194,7 +187,7 @@ def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
     groups = [plan.groups[i] for i in rng.permutation(len(plan.groups))]
     taken: list[int] = []
     for group in groups:
-        left = many - len(taken)
+        left = n_runs - len(taken)
         if left <= 0:
             break
         bad, good = group.runs[fails[group.runs]], group.runs[~fails[group.runs]]
@@ -207,55 +200,56 @@ def _sample(plan: Plan, runs: pl.DataFrame, many: int) -> Plan:
 def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
     from nanlab.backend.config import configure_lab
 
-    # JAX starts once, and studies may ask for other numbers of devices: any gives the same bits.
+    # JAX starts once, although studies may request different numbers of devices: the bits do not
+    # depend on it.
     configure_lab()
     import jax
-    import polars as pl
 
     from nanlab.cli.interrupt import run_interruptibly
     from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study
 
-    with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, ProgressBar() as watcher:
+    with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, ProgressBar() as progress:
         devices = list(jax.devices()[: grid.exec.devices])
         study = Study(
-            # The plan is what is run, with all the rounds that there were.
+            # The plan already has the runs of all rounds.
             grid=grid.without_rounds(),
             plan=plan,
             folder=Path(scratch) / "study",
             devices=devices,
-            listener=watcher,
+            listener=progress,
             engine="local",
         )
-        result = run_interruptibly(study, watcher, force=False)
+        result = run_interruptibly(study, progress, force=False)
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]
 
 
-def _tell(found: RunComparison) -> Tally:
-    """Say what reproduced."""
-    from nanlab.results.compare import failing
-
-    many, failed = found.pairs.height, failing(found.pairs)
+def _tally(found: RunComparison) -> Tally:
+    """Print and return how many runs agree."""
+    n_runs, failed = found.pairs.height, failing(found.pairs)
     same_blames = int(failed.get_column("same_blame").sum())
-    print(f"  {found.same('outcome'):,} of {many:,} runs have the same outcome")
-    print(f"  {found.same('numbers'):,} of {many:,} the same numbers, to the bit")
+    print(f"  {found.same('outcome'):,} of {n_runs:,} runs have the same outcome")
+    print(f"  {found.same('numbers'):,} of {n_runs:,} the same numbers, to the bit")
     print(
         f"  {same_blames:,} of {failed.height:,} that fail the same origin and culprit (primitive, "
         "phase, module, mechanism, function)"
     )
-    if moved := many - found.same("lines"):
+    if moved := n_runs - found.same("lines"):
         print(f"  {moved:,} name another line or file, which does not count")
     return Tally(
-        runs=many, same_outcome=found.same("outcome"), failed=failed.height, same_blame=same_blames
+        runs=n_runs,
+        same_outcome=found.same("outcome"),
+        failed=failed.height,
+        same_blame=same_blames,
     )
 
 
-def _tell_shares(tally: Tally, arguments: Arguments) -> bool:
-    """Say whether enough reproduced of what is not asked for its bits."""
+def _judge(tally: Tally, arguments: Arguments) -> bool:
+    """Print and return whether enough outcomes and blames agree."""
     print(
         f"judged by outcome and blame: {tally.same_outcome:,} of {tally.runs:,} outcomes and "
         f"{tally.same_blame:,} of {tally.failed:,} blames agree; {arguments.agree:.0%} and "
-        f"{arguments.agree_blames:.0%} must, and no bits"
+        f"{arguments.agree_blames:.0%} are required, and no bits"
     )
     holds = (
         tally.same_outcome >= arguments.agree * tally.runs
@@ -265,11 +259,11 @@ def _tell_shares(tally: Tally, arguments: Arguments) -> bool:
     return holds
 
 
-def _tell_runs(different: pl.DataFrame) -> None:
+def _print_runs(different: pl.DataFrame) -> None:
     for row in different.head(SHOWN).iter_rows(named=True):
         changes = [
             f"{name} {row[name]} -> {row[f'{name}_now']}"
-            for name in TOLD
+            for name in COMPARED
             if row[name] != row[f"{name}_now"]
         ]
         print(f"  {row['run_id']}: {', '.join(changes)}")

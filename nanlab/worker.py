@@ -1,12 +1,11 @@
 """results/X, shard -> chunks: `python -m nanlab.worker results/X --shard i/n`, one of n processes.
 
 Each runs its share of a study that `python -m nanlab.sweep` has prepared with
-`exec.engine = "files"`. They need nothing but the folder. The sweep command then writes the
-tables.
+`exec.engine = "files"`. Workers need only the folder. The sweep command then writes the tables.
 
-Exit status: 0 all chunks of the shard are there, 1 one of them crashed or could not be written,
-2 the study is not prepared, is too large for the memory, or may not be computed here, 130 stopped
-by Ctrl-C or SIGTERM. A chunk at which the worker was killed three times is one that crashed.
+Exit status: 0 all chunks of the shard are stored, 1 one of them crashed or could not be written,
+2 the study is not prepared, does not fit into memory, or may not be computed here, 130 stopped by
+Ctrl-C or SIGTERM. A chunk that killed its worker three times counts as crashed.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.cli.interrupt import STOPPED, interruptibly
+from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
+from nanlab.cli.interrupt import RESUMES, interruptibly
 from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
+from nanlab.results.store import CHUNKS, PLAN
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
 
-DONE, CRASHED, WRONG = 0, 1, 2
-_STOPPED = "stopped; the same command goes on from there"
+_STOPPED = f"stopped; {RESUMES}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Arguments:
     results: Annotated[Path, tyro.conf.Positional]
     """the study's folder, for example results/quickstart"""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")]
-    """which share: 0/8 to 7/8 are those of eight workers"""
+    """the share to run: 0/8 to 7/8 for eight workers"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     try:
         return _main(argv)
     except KeyboardInterrupt:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
     arguments = tyro.cli(Arguments, prog="python -m nanlab.worker", args=argv)
     folder = arguments.results
-    path = folder / ".chunks" / "grid.resolved.toml"
+    path = folder / CHUNKS / PLAN
     try:
         shard = _shard(arguments.shard)
         if not path.is_file():
@@ -63,8 +63,8 @@ def _main(argv: list[str] | None) -> int:
         print(error, file=sys.stderr)
         return WRONG
     except MemoryError as error:
-        # What is asked is the sweep command's, and this one has no --set.
-        way = "; python -m nanlab.sweep takes that, and prepares the study anew"
+        # The message suggests --set, which is a flag of the sweep command.
+        way = "; python -m nanlab.sweep takes that flag, and prepares the study again"
         print(f"{folder}: {error}{way if '--set' in str(error) else ''}", file=sys.stderr)
         return WRONG
 
@@ -81,7 +81,7 @@ def _unprepared(folder: Path) -> int:
         print(f"{folder} is finished: there is nothing left to run")
         return DONE
     print(
-        f"{folder} holds no study that is prepared: python -m nanlab.sweep prepares one, with "
+        f"{folder} holds no prepared study: python -m nanlab.sweep prepares one, with "
         'exec.engine = "files"',
         file=sys.stderr,
     )
@@ -89,22 +89,21 @@ def _unprepared(folder: Path) -> int:
 
 
 def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
-    """Run the shard's chunks, one after another."""
     from nanlab.cli.progress import ProgressBar
     from nanlab.problems.user_code import UserCodeError
     from nanlab.results.environments import DevicesError
     from nanlab.results.store import FolderError, StoreError
-    from nanlab.study.shared_folder import forget_tries
+    from nanlab.study.shared_folder import discount_attempts
 
     def stopped() -> str:
-        watcher.__exit__()
-        # Who sends SIGTERM may send SIGKILL before a launch ends: the chunk is not to blame.
-        forget_tries()
+        progress.__exit__()
+        # SIGKILL may follow SIGTERM before the launch ends, which is not the chunk's fault.
+        discount_attempts()
         return _STOPPED
 
     try:
-        with ProgressBar() as watcher:
-            return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, watcher), stopped)
+        with ProgressBar() as progress:
+            return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, progress), stopped)
     except (DevicesError, FolderError, UserCodeError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return WRONG
@@ -114,7 +113,7 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
 
 
 def _run_chunks(
-    grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int], watcher: ProgressBar
+    grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int], progress: ProgressBar
 ) -> int:
     from nanlab.backend.config import lab_devices
     from nanlab.problems.build import user_specs
@@ -123,38 +122,41 @@ def _run_chunks(
     from nanlab.study.chunks import Crash
     from nanlab.study.shared_folder import pieces_of, share, work
 
-    how, (number, of) = grid.exec, shard
-    every = pieces_of(plan, how.chunk_runs)
-    pieces = share(every, number, of)
+    options, (number, of) = grid.exec, shard
+    study_pieces = pieces_of(plan, options.chunk_runs)
+    pieces = share(study_pieces, number, of)
     if not pieces:
-        print(f"shard {number}/{of} of {folder} is empty: the study has {len(every):,} chunks")
+        chunks = len(study_pieces)
+        print(f"shard {number}/{of} of {folder} is empty: the study has {chunks:,} chunks")
         return DONE
-    curves, mixed = how.curves, how.mixed_devices
-    devices = lab_devices(how.devices)
-    bench, store, made = chunk_runner_on(
+    curves, mixed = options.curves, options.mixed_devices
+    devices = lab_devices(options.devices)
+    runner, store, environment = chunk_runner_on(
         folder, user_specs(plan), devices, curves=curves, mixed=mixed
     )
-    join(store.chunks, made, mixed=mixed)
+    join(store.chunks, environment, mixed=mixed)
     store.unpack(plan.run_ids, curves=curves)
-    done = store.kept(plan.run_ids, curves=curves).done
+    done = store.stored(plan.run_ids, curves=curves).done
+    for chunk in store.damaged:
+        progress.damaged(chunk)
     total = sum(len(piece.runs) for piece in pieces)
     entered, crashed = set[int](), 0
-    watcher.started(total, sum(int(done[piece.runs].sum()) for piece in pieces))
-    for piece, run in work(plan, pieces, done, bench, store):
+    progress.started(total, sum(int(done[piece.runs].sum()) for piece in pieces))
+    for piece, run in work(plan, pieces, done, runner, store):
         if piece.group not in entered:
             entered.add(piece.group)
-            watcher.entered(plan.groups[piece.group], piece.group, len(plan.groups))
+            progress.entered(plan.groups[piece.group], piece.group, len(plan.groups))
         report = run()
         if isinstance(report, Crash):
             crashed += report.runs
-            watcher.crashed(report.runs, report.error)
+            progress.crashed(report.runs, report.error)
         else:
-            watcher.advanced(report.runs, report.failed)
-    print(f"shard {number}/{of} of {folder}: {total - crashed:,} of {total:,} runs are there")
+            progress.advanced(report.runs, report.failed)
+    print(f"shard {number}/{of} of {folder}: {total - crashed:,} of {total:,} runs are stored")
     return CRASHED if crashed else DONE
 
 
 if __name__ == "__main__":
-    # What stops a job sends this first; it is as Ctrl-C is, and not as a death.
+    # Job schedulers send SIGTERM first; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from nanlab.grid.parameters import PARAMETERS
-from nanlab.reporting.columns import COLUMNS, columns_markdown
+from nanlab.reporting.columns import columns_markdown
+from nanlab.results.schema import BLAMES, RUNS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), ROOT / "README.md"])
@@ -104,12 +105,12 @@ def test_the_dictionary_has_the_columns_of_the_tables_in_their_order(study):
     runs = pl.read_parquet(folder / "runs.parquet")
     own = [name for name in runs.columns if "." in name]
     parameters = [name for name in PARAMETERS if name in runs.columns and name != "steps"]
-    told = [*COLUMNS["runs"]][:2] + parameters + [*COLUMNS["runs"]][2:-1]
+    told = [*RUNS][:2] + parameters + [*RUNS][2:-1]
     assert [name for name in runs.columns if name not in own] == told
-    for name, kind in COLUMNS["runs"].items():
+    for name, (kind, *_) in RUNS.items():
         assert name == "device" or runs.schema[name] == kind, name
     blames = (folder / "blames.csv").read_text("utf-8").partition("\n")[0]
-    assert blames.split(",") == list(COLUMNS["blames"])
+    assert blames.split(",") == list(BLAMES)
 
 
 def test_every_column_of_the_dictionary_has_a_meaning():

@@ -14,7 +14,7 @@ from nanlab.ledger import rules
 from nanlab.ledger import strata as pairs
 from nanlab.ledger.claim import Claim, every_id, rule_hash, stem_of
 from nanlab.ledger.conditions import described
-from nanlab.ledger.figures import MANY
+from nanlab.ledger.figures import MAX_FIGURES
 from nanlab.ledger.judge import judge, rules_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -293,7 +293,7 @@ def test_a_rule_that_was_another_at_an_earlier_result_is_told_even_by_force(ledg
 def test_the_page_has_a_figure_for_the_most_telling_and_the_same_bytes_twice(ledger):
     folder, flags = ledger
     figures = sorted((folder / "out/figures").glob("*.svg"))
-    assert figures and len(figures) <= MANY
+    assert figures and len(figures) <= MAX_FIGURES
     told = (folder / "out/README.md").read_text("utf-8")
     for path in figures:
         assert f"(figures/{path.name})" in told

@@ -10,7 +10,7 @@ import pytest
 import nanlab
 from nanlab.reporting.package import data_package
 from nanlab.results.read import read_results
-from nanlab.results.schema import BOUNDARIES, CELLS
+from nanlab.results.schema import BOUNDARIES, CELLS, types_of
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 QUICKSTART = RESULTS / "quickstart"
@@ -59,13 +59,11 @@ def test_what_is_missing_is_null_and_never_nan(study):
 
 def searched(folder):
     """A folder with the tables of a search, of no rows."""
-    boundaries = {
-        "init_scale": pl.Float64,
-        **{name: kind for name, (kind, _) in BOUNDARIES.items()},
-    }
-    cells = {"seed": pl.Int64, "lr_lower": pl.Float64, "lr_upper": pl.Float64,
-             **{name: kind for name, (kind, _) in CELLS.items()}}  # fmt: skip
+    boundaries = {"init_scale": pl.Float64, **types_of(BOUNDARIES)}
+    ends = dict.fromkeys(("lr_lower", "lr_upper"), pl.Float64)
+    cells = {"seed": pl.Int64, **ends, **types_of(CELLS)}
     pl.DataFrame(schema=boundaries).write_parquet(folder / "boundaries.parquet")
+    pl.DataFrame(schema=boundaries).write_csv(folder / "boundaries.csv")
     pl.DataFrame(schema=cells).write_parquet(folder / "cells.parquet")
     return folder
 
@@ -75,8 +73,8 @@ def test_the_tables_of_a_search_tell_their_own_meanings(tmp_path):
     searched(tmp_path)
     boundaries = nanlab.load(tmp_path, "boundaries")
     # Of blames it is how many share one; here, what the search took.
-    assert boundaries.nanlab.meaning("runs") == BOUNDARIES["runs"][1]
-    assert nanlab.load(QUICKSTART, "blames").nanlab.meaning("runs") != BOUNDARIES["runs"][1]
+    assert boundaries.nanlab.meaning("runs") == BOUNDARIES["runs"].meaning
+    assert nanlab.load(QUICKSTART, "blames").nanlab.meaning("runs") != BOUNDARIES["runs"].meaning
     assert boundaries.nanlab.unit("lower") == "as the axis"
     assert all(boundaries.nanlab.columns["meaning"])
     cells = nanlab.load(tmp_path, "cells")
@@ -94,7 +92,7 @@ def test_the_data_package_tells_the_columns_of_a_search(tmp_path):
     told = {resource["name"]: resource for resource in package["resources"]}
     fields = told["boundaries-csv"]["schema"]["fields"]
     assert {f["name"]: f["description"] for f in fields} | {"init_scale": ""} == {
-        "init_scale": "", **{name: says for name, (_, says) in BOUNDARIES.items()}
+        "init_scale": "", **{name: column.meaning for name, column in BOUNDARIES.items()}
     }  # fmt: skip
     assert [f["name"] for f in told["cells-parquet"]["columns"]][:3] == [
         "seed",
@@ -104,13 +102,13 @@ def test_the_data_package_tells_the_columns_of_a_search(tmp_path):
 
 
 WRONG = {
-    "no folder": (("results/nowhere",), "nowhere: there is no such folder; a sweep makes one"),
+    "no folder": (("results/nowhere",), "nowhere: there is no such folder; a sweep creates one"),
     "no table of that name": ((QUICKSTART, "run"), "run: there is no such table; one of runs,"),
     "a table that the study has not": (
         (QUICKSTART, "curves"), "this study has no curves; it has runs, blames",
     ),
     "the ledger": ((RESULTS / "claims",), "this is a ledger; load one of its studies, such as"),
-    "no results": ((RESULTS.parent / "nanlab",), "this is no folder of results"),
+    "no results": ((RESULTS.parent / "nanlab",), "this is no results folder"),
 }  # fmt: skip
 
 

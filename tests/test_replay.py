@@ -207,14 +207,17 @@ def wrong_requests(results, runs):
     only_inf = [row["run_id"] for row in runs.filter(FAILED, ~WITH_NAN).rows(named=True)]
     first = runs["run_id"][0][0]
     many = sum(run_id.startswith(first) for run_id in runs["run_id"])
-    yield [str(results), "zzz"], "is called 'zzz'; see run_id in its runs.parquet"
+    yield [str(results), "zzz"], "has no run 'zzz'; see run_id in its runs.parquet"
     if many > 1:
         yield [str(results), first], f"{many} runs of {results} begin with '{first}'; give more"
     yield [str(results), ""], f"{len(runs)} runs of {results} begin with ''"
     yield [str(results), calm["run_id"]], f"run {calm['run_id']} did not fail: there is no step"
     for run_id in only_inf:
-        yield [str(results), run_id, "--at", "nan"], f"no NaN came in run {run_id}; --at fault"
-    yield ["nowhere", "abc"], "nowhere holds no study: there is no grid.resolved.toml in it"
+        yield [str(results), run_id, "--at", "nan"], f"run {run_id} had no NaN; --at fault"
+    yield (
+        ["nowhere", "abc"],
+        "nowhere holds no finished study: manifest.json or grid.resolved.toml is missing",
+    )
 
 
 def test_what_cannot_be_replayed_is_a_sentence_and_2(results, runs, capsys):
@@ -232,7 +235,8 @@ def test_what_cannot_be_replayed_is_a_sentence_and_2(results, runs, capsys):
 def test_a_grid_of_another_version_is_a_sentence():
     Path("x").mkdir()
     Path("x/grid.resolved.toml").write_text("[run]\nflux = 1\n")
-    with pytest.raises(ReplayError, match="another version of nanlab") as raised:
+    Path("x/manifest.json").write_text("{}")
+    with pytest.raises(ReplayError, match="an incompatible version of nanlab") as raised:
         replay_run("x", "abc")
     assert "run.flux" in str(raised.value)
 
@@ -249,7 +253,7 @@ def test_the_command_says_what_happens_at_the_step(results, runs, capsys):
     for role in ("origin", "culprit"):
         assert f"{row[f'{role}_mechanism']} in {row[f'{role}_primitive']}" in text
         assert f"{row[f'{role}_source']} in {row[f'{role}_function']}" in text
-    assert f"the state before step {row['nan_step']}, and what the step makes of it:" in lines
+    assert f"the state before step {row['nan_step']}, and after it:" in lines
     (kernel,) = (line for line in lines if "['Dense_0']['kernel']" in line)
     assert "120 NaN" in kernel
     assert lines[-1].split()[0] == "loss"
@@ -260,7 +264,7 @@ def test_the_command_says_of_an_initial_state_that_it_is_at_fault(results, runs,
     (row, *_) = rows_of(runs, pl.col("fault_step") == -1)
     assert replay.main([str(results), row["run_id"]]) == 0
     out = capsys.readouterr().out
-    assert "the initial state itself is at fault:" in out
+    assert "the initial state itself has the fault:" in out
     assert "inf" in out
 
 

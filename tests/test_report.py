@@ -301,8 +301,8 @@ def test_a_folder_that_holds_nothing_is_answered_with_a_sentence(tmp_path, capsy
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (
-        f"{tmp_path}: this is no folder of results: it has neither manifest.json nor chunks of a "
-        "study that is running\n"
+        f"{tmp_path}: this is no results folder: it has neither manifest.json nor the chunks of a "
+        "running study\n"
     )
 
 
@@ -322,33 +322,33 @@ class Stopped(BaseException):
 @pytest.mark.slow
 def test_a_study_that_is_running_can_be_looked_at(tmp_path, undrawn, monkeypatch, capsys):
     (tmp_path / "grid.toml").write_text(GRID)
-    keep, kept = Store.keep, []
+    save, saved = Store.save, []
 
-    def keep_one(self, rows, curves=None, maker=None):
-        if kept:
+    def save_one(self, rows, curves=None, fingerprint=None):
+        if saved:
             raise Stopped
-        kept.append(rows.height)
-        return keep(self, rows, curves, maker)
+        saved.append(rows.height)
+        return save(self, rows, curves, fingerprint)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "keep", keep_one)
+        patch.setattr(Store, "save", save_one)
         with pytest.raises(Stopped):
             sweep.main(["grid.toml", "--out", "x"])
     capsys.readouterr()
     chunks = hashes(Path("x/.chunks"))
     assert main(["x"]) == DONE
     said = capsys.readouterr().out
-    assert said == f"{kept[0]} of 300 runs, {300 - kept[0]} are missing: x/report.html\n"
+    assert said == f"{saved[0]} of 300 runs, {300 - saved[0]} are missing: x/report.html\n"
     assert hashes(Path("x/.chunks")) == chunks, "the study's own files are left alone"
     sentence = (
-        f"The study is not finished: {kept[0]} runs of 300 are there and {300 - kept[0]} are "
+        f"The study is not finished: {saved[0]} runs of 300 are there and {300 - saved[0]} are "
         "missing."
     )
     assert sentence in Path("x/report.html").read_text()
     assert sentence in Path("x/report.md").read_text()
     assert "The study is not finished" in Path("x/REPRODUCE.md").read_text()
-    with pytest.warns(UserWarning, match=f"x: {300 - kept[0]} of 300 runs are missing"):
-        assert nanlab.load("x").height == kept[0]
+    with pytest.warns(UserWarning, match=f"x: {300 - saved[0]} of 300 runs are missing"):
+        assert nanlab.load("x").height == saved[0]
     with pytest.raises(nanlab.LoadError, match="still running, and has no cells yet"):
         nanlab.load("x", "cells")
     # The same command goes on, and its report is of all runs.
@@ -364,17 +364,17 @@ def test_a_study_of_which_nothing_is_there_yet_is_answered_with_a_sentence(
 ):
     (tmp_path / "grid.toml").write_text(GRID)
 
-    def keep_none(self, rows, curves=None, maker=None):
+    def save_none(self, rows, curves=None, fingerprint=None):
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "keep", keep_none)
+        patch.setattr(Store, "save", save_none)
         with pytest.raises(Stopped):
             sweep.main(["grid.toml", "--out", "x"])
     capsys.readouterr()
     assert main(["x"]) == WRONG
     assert capsys.readouterr().err == (
-        "x: no run is finished yet, all 300 are missing; look again when the first chunk is done\n"
+        "x: no run is finished yet, all 300 are missing; try again when the first chunk is done\n"
     )
 
 

@@ -399,7 +399,7 @@ def test_outcomes_are_told_apart_by_people_with_any_color_blindness(blindness):
 def test_a_folder_without_results_is_answered_with_a_sentence(tmp_path):
     with pytest.raises(ReportError, match=r"nowhere: there is no such folder"):
         read_results(tmp_path / "nowhere")
-    with pytest.raises(ReportError, match=r"this is no folder of results"):
+    with pytest.raises(ReportError, match=r"this is no results folder"):
         read_results(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ReportError, match=r"manifest.json: it cannot be read"):
@@ -416,4 +416,4 @@ def test_tables_that_somebody_changed_are_told_of(tmp_path):
     runs = pl.read_parquet(tmp_path / "runs.parquet")
     runs.head(20).write_parquet(tmp_path / "runs.parquet")
     (note,) = read_results(tmp_path).notes
-    assert note.startswith("runs.parquet is not the file that manifest.json tells of")
+    assert note.startswith("runs.parquet was changed after the study")

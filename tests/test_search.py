@@ -468,11 +468,11 @@ def test_the_tables_have_the_columns_that_are_told_of_and_each_has_a_meaning():
 
     boundaries = study_of(AXIS, word_of)[3]
     assert boundaries.columns == ["curvature", *BOUNDARIES]
-    assert list(boundaries.schema.values())[1:] == [kind for kind, _ in BOUNDARIES.values()]
+    assert list(boundaries.schema.values())[1:] == [column.type for column in BOUNDARIES.values()]
     cells = study_of(PLANE + "tolerance = 0.2", word_of)[3]
     ends = [f"{name}_{end}" for name in ("lr", "curvature") for end in ("lower", "upper")]
     assert cells.columns == ["optimizer", *ends, *CELLS]
-    assert all(meaning.endswith(".") for _, meaning in (*BOUNDARIES.values(), *CELLS.values()))
+    assert all(c.meaning.endswith(".") for c in (*BOUNDARIES.values(), *CELLS.values()))
 
 
 @pytest.mark.parametrize("text", [AXIS, PLANE + "tolerance = 0.1\n"])

@@ -139,7 +139,7 @@ def test_each_group_is_compiled_once_for_all_rounds(searched, capsys):
 
 
 def test_a_search_holds_the_programs_of_all_its_groups(monkeypatch):
-    monkeypatch.setattr(chunks_bench, "WORKERS_KEPT", 1)
+    monkeypatch.setattr(chunks_bench, "RUNNERS_CACHED", 1)
     assert sweep(GRID) == DONE
     assert len(Counted.asked) == 3
     assert sweep(FULL.replace("201", "2"), "--force") == DONE
@@ -250,7 +250,7 @@ def test_what_is_printed_speaks_of_rounds_and_of_all_runs(searched, capsys):
     rounds = [line for line in said if line.startswith("round ")]
     made = [each["runs"] for each in manifest_of(searched)["search"]["rounds"]]
     assert rounds == [
-        f"round {number}: {min(runs, 9)} to look at closer, {runs:,} runs more"
+        f"round {number}: {min(runs, 9)} to refine, {runs:,} more runs"
         for number, runs in enumerate(made[1:], 1)
     ]
 

@@ -120,7 +120,7 @@ def test_any_number_of_shards_makes_the_bytes_that_one_process_makes(many, undis
 def test_what_is_missing_is_counted_and_nothing_is_written_before_all_is_there(capsys):
     assert sweep() == DONE
     assert work("1/3") == DONE
-    assert "shard 1/3 of x: 40 of 40 runs are there" in capsys.readouterr().out
+    assert "shard 1/3 of x: 40 of 40 runs are stored" in capsys.readouterr().out
     assert sweep() == CRASHED
     sentence = "x: 4 chunks with 80 runs are missing; python -m nanlab.worker runs them"
     assert capsys.readouterr().err.splitlines()[-1] == sentence
@@ -288,8 +288,8 @@ def test_a_chunk_that_kills_its_worker_three_times_has_crashed_and_the_rest_goes
         ends.append(running.returncode)
         assert len(ends) < 9, err
     assert ends == [-signal.SIGKILL] * 3 + [CRASHED]
-    assert "a chunk of 3 runs crashed: its worker died 3 times one after another" in err
-    assert "shard 0/1 of x: 6 of 9 runs are there" in out
+    assert "a chunk of 3 runs crashed: its worker died 3 times in a row" in err
+    assert "shard 0/1 of x: 6 of 9 runs are stored" in out
     assert sweep(text=DEADLY_GRID) == CRASHED
     runs = pl.read_parquet("x/runs.parquet")
     assert runs.filter(outcome="crashed")["static.kind"].to_list() == ["deadly"] * 3
@@ -306,7 +306,7 @@ def test_a_worker_that_is_told_to_end_ends_at_once_and_its_chunk_did_not_kill_it
     running.terminate()
     _, err = running.communicate(timeout=20)
     assert running.returncode == STOPPED, err
-    assert "the same command goes on from there" in err
+    assert "the same command resumes from there" in err
     assert notes() == []
 
 
@@ -323,9 +323,9 @@ def stopped(*, by_force=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Remembered, "run", run)
         if by_force:
-            patch.setattr(shards, "forget_tries", lambda: None)
+            patch.setattr(shards, "discount_attempts", lambda: None)
         assert work("0/2") == STOPPED
-    shards._NOTES.clear()
+    shards._MARKERS.clear()
 
 
 def test_a_try_counts_where_the_worker_died_and_what_kills_is_left_to_a_person(undisturbed, capsys):
@@ -341,12 +341,12 @@ def test_a_try_counts_where_the_worker_died_and_what_kills_is_left_to_a_person(u
     assert work("0/2") == CRASHED
     said = capsys.readouterr()
     assert "a chunk of 20 runs crashed: its worker died 3 times" in said.err
-    assert "shard 0/2 of x: 40 of 60 runs are there" in said.out
+    assert "shard 0/2 of x: 40 of 60 runs are stored" in said.out
     (crash,) = Path("x/.chunks").glob("crash-*.json")
     assert notes() == [] and stopped_at == {crash.stem.split("-")[1]}
     # Another start would die of it again: it is told, and not run.
     assert work("0/2") == CRASHED
-    assert f"unless {crash} is deleted" in capsys.readouterr().err
+    assert f"To retry, delete {crash} or" in capsys.readouterr().err
     assert (work("1/2"), sweep()) == (DONE, CRASHED)
     assert pl.read_parquet("x/runs.parquet").filter(outcome="crashed").height == 20
     crash.unlink()
@@ -382,7 +382,7 @@ def test_a_chunk_that_raises_is_recorded_the_rest_goes_on_and_it_is_tried_again(
         assert work("0/2") == CRASHED
     said = capsys.readouterr()
     assert "a chunk of 20 runs crashed: RuntimeError: the second launch" in said.err
-    assert "shard 0/2 of x: 40 of 60 runs are there" in said.out
+    assert "shard 0/2 of x: 40 of 60 runs are stored" in said.out
     assert calls == [20, 20, 20]
     assert sweep() == CRASHED
     assert "3 chunks with 60 runs are missing" in capsys.readouterr().err, "one of them crashed"
@@ -411,7 +411,9 @@ def test_a_launch_that_does_not_fit_is_a_sentence_that_says_what_does(monkeypatc
     said = capsys.readouterr().err
     assert "x: a launch of 384 lanes needs about 386.0 KiB, and 302.0 KiB are free" in said
     assert "--set exec.chunk_runs=256" in said
-    assert said.strip().endswith("python -m nanlab.sweep takes that, and prepares the study anew")
+    assert said.strip().endswith(
+        "python -m nanlab.sweep takes that flag, and prepares the study again"
+    )
     assert sweep("--set", "exec.chunk_runs=256", text=large) == DONE
     assert (work("0/1"), sweep("--set", "exec.chunk_runs=256", text=large)) == (DONE, DONE)
 
@@ -443,8 +445,8 @@ def test_another_kind_of_device_is_refused_and_the_first_one_goes_on(computed_wi
     assert work("1/2") == WRONG and "has Abacus 1 (8 threads)" in capsys.readouterr().err
     assert told == (
         "x: this study is computed on Abacus 1 (2 threads), and this machine has Abacus 2 "
-        "(2 threads), which may round differently; exec.mixed_devices = true allows both, and the "
-        "table of runs then says which run was computed on which"
+        "(2 threads), which may round differently; exec.mixed_devices = true allows both, and "
+        "adds a column `device` to the table of runs"
     )
     assert chunk_bytes() == before
     computed_with(processor="Abacus 1")
@@ -528,8 +530,9 @@ def test_other_software_is_refused_whatever_is_allowed(computed_with, capsys):
     computed_with(jaxlib="0.0.2")
     assert work("1/2") == WRONG
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "x: this machine computes with other software than the study's first: jaxlib is "
-        '"0.0.2" here and "0.0.1" there. Install the same on both, or begin anew with --force'
+        "x: this machine's software differs from that of the study's first machine: jaxlib is "
+        '"0.0.2" here and "0.0.1" there. Install the same versions on both, or start over with '
+        "--force"
     )
 
 
@@ -548,8 +551,7 @@ def test_a_folder_in_which_nothing_is_prepared_is_a_sentence_and_2(capsys):
     os.mkdir("x")
     assert work("0/2") == WRONG
     assert capsys.readouterr().err.strip() == (
-        "x holds no study that is prepared: python -m nanlab.sweep prepares one, with "
-        'exec.engine = "files"'
+        'x holds no prepared study: python -m nanlab.sweep prepares one, with exec.engine = "files"'
     )
 
 

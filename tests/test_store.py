@@ -17,8 +17,11 @@ from nanlab.blame.site import Site
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.results import frames as tables
+from nanlab.results.chunk_index import curves_path
+from nanlab.results.files import write_parquet
 from nanlab.results.provenance import file_hash, fingerprint
 from nanlab.results.runs_table import RunsTable
+from nanlab.results.schema import CURVES
 from nanlab.results.store import FolderError, Store, StoreError
 from nanlab.results.streaming import write_tables
 
@@ -78,7 +81,7 @@ def kept(store, *asked):
     (store.folder / "asked.toml").unlink()
     run_ids = np.array(asked or plan.run_ids.tolist())
     store.unpack(run_ids)
-    found = store.kept(run_ids)
+    found = store.stored(run_ids)
     return found.rows(np.flatnonzero(found.done))
 
 
@@ -89,8 +92,8 @@ def names_in(folder):
 def test_chunks_that_were_kept_are_there_in_another_process(own_folder):
     first, second = rows_of("a", "b"), rows_of("c", outcome="nan", origin=OVERFLOW)
     store = Store(own_folder / "x", HERE)
-    store.keep(first)
-    store.keep(second)
+    store.save(first)
+    store.save(second)
     again = kept(Store(own_folder / "x", HERE), "c", "a", "not run", "b")
     expected = pl.concat([second, first])
     assert_frame_equal(again, expected, check_exact=True)
@@ -98,22 +101,58 @@ def test_chunks_that_were_kept_are_there_in_another_process(own_folder):
 
 def test_a_run_that_is_kept_twice_is_there_once(own_folder):
     store = Store(own_folder, HERE)
-    store.keep(rows_of("a", "b"))
-    store.keep(rows_of("b", "c"))
+    store.save(rows_of("a", "b"))
+    store.save(rows_of("b", "c"))
     assert kept(store, "a", "b", "c")["run_id"].to_list() == ["a", "b", "c"]
+
+
+# What happens to a chunk's file.
+DAMAGE = {
+    "cut short": lambda path: os.truncate(path, 100),
+    "empty": lambda path: os.truncate(path, 0),
+    "garbage": lambda path: path.write_bytes(b"no Parquet"),
+    "another chunk's rows": lambda path: write_parquet(rows_of("d", "e"), path),
+    "a folder": lambda path: (path.unlink(), path.mkdir(), (path / "file").touch()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_chunk_is_set_aside_and_the_others_are_used(damage, own_folder):
+    store = Store(own_folder, HERE)
+    name = store.save(rows_of("a", "b"))
+    store.save(rows_of("c"))
+    damage(store.chunks / name)
+    again = Store(own_folder, HERE)
+    assert again.stored(np.array(["a", "b", "c"])).done.tolist() == [False, False, True]
+    assert again.damaged == [name]
+    assert (store.chunks / f"damaged-{name}").exists()
+    assert again.save(rows_of("a", "b")) == name
+    assert again.stored(np.array(["a", "b", "c"])).done.all()
+    again.remove_chunks()
+    assert not store.chunks.exists()
+
+
+def test_a_chunk_whose_curves_are_damaged_is_set_aside(own_folder):
+    store = Store(own_folder, HERE)
+    curves = pl.DataFrame({"run_id": ["a"], "step": [0], "observable": ["loss"], "layer": [""],
+                           "value": [1.0]}, schema=CURVES)  # fmt: skip
+    path = store.chunks / store.save(rows_of("a"), curves)
+    assert Store(own_folder, HERE).stored(np.array(["a"]), curves=True).done.all()
+    os.truncate(curves_path(path), 10)
+    assert not Store(own_folder, HERE).stored(np.array(["a"]), curves=True).done.any()
 
 
 def test_a_run_that_is_asked_for_and_not_kept_has_crashed(own_folder):
     store = Store(own_folder, HERE)
-    store.keep(rows_of("b"))
-    found = store.kept(np.array(["a", "b"]))
+    store.save(rows_of("b"))
+    found = store.stored(np.array(["a", "b"]))
     assert found.done.tolist() == [False, True]
     expected = pl.concat([rows_of("b"), tables.crashed_frame(["a"])])
     assert_frame_equal(found.rows(np.array([1, 0])), expected, check_exact=True)
 
 
 def test_what_another_environment_made_is_not_used(own_folder):
-    Store(own_folder, ELSEWHERE).keep(rows_of("a"))
+    Store(own_folder, ELSEWHERE).save(rows_of("a"))
     assert kept(Store(own_folder, HERE), "a").height == 0
     assert kept(Store(own_folder, ELSEWHERE), "a").height == 1
     finish(own_folder)
@@ -161,21 +200,21 @@ def test_a_study_with_crashed_runs_is_not_finished(own_folder):
 
 def test_a_killed_process_leaves_nothing_that_a_new_one_does_not_clear_away(own_folder):
     store = Store(own_folder / "x", HERE)
-    store.keep(rows_of("a"))
+    store.save(rows_of("a"))
     for left in ("runs.parquet.partial", ".chunks/half.parquet.partial"):
         (own_folder / "x" / left).write_bytes(b"PAR1 and no more")
     store = Store(own_folder / "x", HERE)
     assert [name for name in names_in(own_folder) if "partial" in name] == []
     assert kept(store, "a", "b")["run_id"].to_list() == ["a"]
-    store.forget_chunks()
+    store.remove_chunks()
     assert list((own_folder / "x").iterdir()) == []
 
 
 def test_what_a_person_keeps_in_the_folder_stays(own_folder):
     (own_folder / "notes.md").write_text("mine")
     store = Store(own_folder, HERE)
-    store.keep(rows_of("a"))
-    store.forget_chunks()
+    store.save(rows_of("a"))
+    store.remove_chunks()
     assert names_in(own_folder) == ["notes.md"]
 
 
@@ -211,7 +250,7 @@ def test_a_folder_that_cannot_be_is_answered_with_a_sentence(place, own_folder):
 def test_a_full_disk_is_a_sentence_and_loses_nothing_that_was_kept(after, own_folder, monkeypatch):
     store = Store(own_folder / "x", HERE)
     for number in range(after):
-        store.keep(rows_of(f"run{number}"))
+        store.save(rows_of(f"run{number}"))
     before = names_in(own_folder)
 
     def full(_):
@@ -219,8 +258,8 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing_that_was_kept(after, own_fo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreError, match="no space left on device; what is finished is kept"):
-            store.keep(rows_of("another"))
+        with pytest.raises(StoreError, match="no space left on device; what is finished is stored"):
+            store.save(rows_of("another"))
     assert names_in(own_folder) == before
     assert kept(Store(own_folder / "x", HERE), "run0", "run1", "another").height == after
 
@@ -228,6 +267,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing_that_was_kept(after, own_fo
 # The system's own refusal, through polars' own writer: a file may not grow beyond 600 bytes.
 TOO_LARGE = """
 import resource, signal, sys
+from nanlab.results.schema import CURVES
 from nanlab.results.store import Store, StoreError
 sys.path.insert(0, sys.argv[2])
 from test_store import HERE, rows_of
@@ -235,7 +275,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store(__import__("pathlib").Path(sys.argv[1]), HERE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
 try:
-    store.keep(rows_of(*map(str, range(1000))))
+    store.save(rows_of(*map(str, range(1000))))
 except StoreError as error:
     print(error)
 """

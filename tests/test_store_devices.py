@@ -136,7 +136,7 @@ def test_a_word_that_nobody_finishes_is_a_sentence_that_says_what_to_do(
 ):
     monkeypatch.setattr(store_devices, "WHOLE_S", 0.3)
     (own_folder / FIRST).write_text('{"platform": "cp')
-    with pytest.raises(DevicesError, match=r"devices\.json is not whole: .* Delete it"):
+    with pytest.raises(DevicesError, match=r"devices\.json is incomplete: .* Delete it"):
         join(own_folder, machine("two"), mixed=False)
     assert names_in(own_folder) == [FIRST]
     (own_folder / FIRST).unlink()
@@ -147,7 +147,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_to_wait_for(own_folder, li
     # What is written to a full disk may be refused as late as when it is flushed.
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refusing(errno.ENOSPC))
-        with pytest.raises(StoreError, match="no space left on device; what is finished is kept"):
+        with pytest.raises(StoreError, match="no space left on device; what is finished is stored"):
             join(own_folder, machine("one"), mixed=False)
     # Through a link a whole word was given before this machine was to sign.
     assert names_in(own_folder) == ([FIRST] if linking == "links" else [])

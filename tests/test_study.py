@@ -196,8 +196,8 @@ def test_a_full_disk_is_a_sentence_and_1_and_the_same_command_goes_on(
         assert sweep() == CRASHED
     said = capsys.readouterr()
     assert re.search(
-        r"^cannot write results/x\S*: no space left on device; what is finished is kept, and the "
-        r"same command goes on from there\. --out names another folder$",
+        r"^cannot write results/x\S*: no space left on device; what is finished is stored, and the "
+        r"same command resumes from there\. --out names another folder$",
         said.err,
         re.MULTILINE,
     ), said.err
@@ -237,6 +237,20 @@ def test_a_changed_grid_reuses_its_old_points_and_comes_out_as_a_fresh_run(text,
     Path("fresh.toml").write_text(text, encoding="utf-8")
     assert main(["fresh.toml", "--out", "results/fresh", "--no-report"]) == DONE
     assert changed == bytes_of("results/fresh")
+
+
+def test_a_damaged_chunk_is_reported_and_repeated(undisturbed, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks_local, "AT_ONCE", 1)
+        die(patch, 3, "after")
+        with pytest.raises(Killed):
+            sweep()
+    path = min(Path("results/x/.chunks").glob("*.parquet"))
+    os.truncate(path, 200)
+    capsys.readouterr()
+    assert sweep() == DONE
+    assert f"chunk {path.name} is damaged and was set aside" in capsys.readouterr().err
+    assert bytes_of("results/x") == bytes_of(undisturbed)
 
 
 def test_a_study_without_failures_is_reused_as_well(capsys):
@@ -281,11 +295,14 @@ class Silent:
     def crashed(self, runs, error):
         self.told.append(("crashed", runs, error))
 
-    def asking(self, blames):
-        self.told.append(("asking", blames))
+    def damaged(self, chunk):
+        self.told.append(("damaged", chunk))
 
-    def unheard(self, error):
-        self.told.append(("unheard", str(error)))
+    def cross_checking(self, blames):
+        self.told.append(("cross_checking", blames))
+
+    def cross_check_failed(self, error):
+        self.told.append(("cross_check_failed", str(error)))
 
 
 @pytest.mark.parametrize("many", [1, 2])
@@ -311,7 +328,7 @@ def test_a_listener_is_told_of_every_chunk_and_failure_once(undisturbed, tmp_pat
         listener=listener,
     ).run()  # fmt: skip
     kinds = Counter(kind for kind, *_ in listener.told)
-    assert kinds == {"started": 1, "entered": 2, "advanced": CHUNKS, "asking": 1}
+    assert kinds == {"started": 1, "entered": 2, "advanced": CHUNKS, "cross_checking": 1}
     assert listener.told[0] == ("started", RUNS, 0)
     advanced = [(runs, failed) for kind, runs, failed in listener.told[1:-1] if kind == "advanced"]
     failed = result.runs.filter(pl.col("fault_step").is_not_null()).collect().height
@@ -355,7 +372,7 @@ def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, m
 def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
     undisturbed, monkeypatch, capsys
 ):
-    real = chunks_bench.GroupWorker
+    real = chunks_bench.GroupRunner
 
     def broken(statics, **how):
         if statics["optimizer"] == "sgd":
@@ -405,7 +422,7 @@ def test_a_launch_that_runs_out_of_memory_is_a_sentence_and_no_crash(error, monk
     monkeypatch.setattr(Remembered, "run", run)
     assert sweep(GRID.replace("chunk_runs = 128\n", "chunk_runs = 1000\n")) == WRONG
     said = capsys.readouterr()
-    assert "a launch of 384 lanes does not fit the memory" in said.err
+    assert "a launch of 384 lanes does not fit into memory" in said.err
     assert "exec.chunk_runs" in said.err
     assert not Path("results/x/runs.parquet").exists()
 
@@ -560,6 +577,7 @@ def shown(text, outcome_of, tmp_path, *, width=100, folder="results/x", blames_o
     failed = sum(finding is not None for finding in told)
     result = study.StudyResult(
         folder=Path(folder),
+        plan=plan,
         runs=RunsTable(plan).frame(results, blames).lazy(),
         blames=blames,
         manifest={
@@ -568,7 +586,7 @@ def shown(text, outcome_of, tmp_path, *, width=100, folder="results/x", blames_o
         },
     )
     console = Console(record=True, file=io.StringIO(), width=width, color_system=None)
-    terminal.show_summary(result, plan, console)
+    terminal.show_summary(result, console)
     return console.export_text()
 
 
@@ -657,13 +675,13 @@ def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
         watcher.advanced(500, 20)
         watcher.crashed(250, "ValueError: bad")
         watcher.advanced(250, 5)
-        watcher.asking(1)
+        watcher.cross_checking(1)
 
     lines = watched(events).splitlines()
     assert lines[0] == "1,000 of 2,000 runs are there already"
     assert lines[1].startswith("1,500 of 2,000 runs, 20 failed, ")
     assert "a chunk of 250 runs crashed: ValueError: bad" in lines
-    assert lines[-1] == "asking jax.debug_nans and jax.debug_infs about 1 distinct blame"
+    assert lines[-1] == "checking 1 distinct blame with jax.debug_nans and jax.debug_infs"
     assert "\x1b" not in "".join(lines)
 
 
@@ -683,7 +701,7 @@ def test_the_rate_does_not_count_runs_that_were_there_already(monkeypatch):
 def test_a_line_of_progress_is_one_line_however_narrow_the_log(monkeypatch):
     def events(watcher):
         watcher.started(10_000, 9_000)
-        watcher.asking(20)
+        watcher.cross_checking(20)
 
     assert len(watched(events, width=40).splitlines()) == 2
 

@@ -350,7 +350,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on():
     assert running.returncode == STOPPED == 130
     assert took_s < 3, "one second or two, and something for a busy machine"
     sentence = (
-        "stopped: 100 of 200 runs are kept in results/grid; the same command goes on from there"
+        "stopped: 100 of 200 runs are stored in results/grid; the same command resumes from there"
     )
     assert err.splitlines()[-1] == sentence
     assert (out, "Traceback" in err) == ("", False)
@@ -362,7 +362,7 @@ def test_ctrl_c_before_anything_has_begun_is_a_sentence_too(monkeypatch, capsys)
 
     monkeypatch.setattr("nanlab.grid.load_grid", interrupted)
     assert main([write(GRID)]) == STOPPED
-    assert capsys.readouterr().err == "\nstopped; the same command goes on from there\n"
+    assert capsys.readouterr().err == "\nstopped; the same command resumes from there\n"
 
 
 TERMINAL = """

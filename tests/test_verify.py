@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 
 from nanlab import diff, sweep, verify
-from nanlab.plan.plan import make_plan
 from nanlab.results.compare import compare_runs
 from nanlab.results.provenance import file_hash
 
@@ -97,7 +96,7 @@ def test_studies_of_other_numbers_of_devices_are_run_again_in_one_process(study,
 
 def test_a_sample_is_the_same_runs_each_time_and_has_failing_ones(study, capsys):
     runs = pl.read_parquet(study / "runs.parquet")
-    plan = make_plan(verify._study_of(study)[0])
+    plan = verify.finished_study(study)[1]
     one, two = (verify._sample(plan, runs, 8) for _ in range(2))
     assert one.run_ids.tolist() == two.run_ids.tolist()
     assert len(one) == 8 and len(one.groups) == 1
@@ -181,7 +180,7 @@ def test_a_file_that_was_changed_after_the_study_is_told_at_once(study, capsys):
     assert "blames.csv was changed after the study" in capsys.readouterr().out
     (study / "blames.csv").unlink()
     assert verify.main([str(study)]) == verify.DIFFERS
-    assert "blames.csv is not there" in capsys.readouterr().out
+    assert "blames.csv is missing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

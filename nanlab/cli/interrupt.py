@@ -1,4 +1,4 @@
-"""Work -> what comes of it, beside a thread that hears Ctrl-C and says how to go on."""
+"""Run work in a background thread, so that the main thread handles Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from nanlab.cli.exit_status import STOPPED
+
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study, StudyResult
 
-STOPPED = 130
-"""The exit status of a command that was stopped by Ctrl-C, as shells have it."""
+RESUMES = "the same command resumes from there"
 
 T = TypeVar("T")
 
 
 def interruptibly(work: Callable[[], T], stopped: Callable[[], str]) -> T:
-    """Do some work beside this thread, which stays free to hear Ctrl-C at once.
+    """Run work in a background thread, and end the process on Ctrl-C.
 
     Args:
-        work: what to do.
-        stopped: is called when Ctrl-C comes, for what to say then; the process ends.
+        work: the work; its exceptions are raised here.
+        stopped: called on Ctrl-C, returns the message to print.
 
     Returns:
-        What `work` does; whatever it raises is raised here.
+        The result of `work`.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -45,30 +46,19 @@ def interruptibly(work: Callable[[], T], stopped: Callable[[], str]) -> T:
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{stopped()}\n")
         sys.stderr.flush()
-        # A launch cannot be called off; what it computes is lost, and nothing else is.
+        # A launch cannot be cancelled; only its results are lost.
         os._exit(STOPPED)
     if errors:
         raise errors[0]
     return results[0]
 
 
-def run_interruptibly(study: Study, watcher: ProgressBar, *, force: bool) -> StudyResult:
-    """Run a study that Ctrl-C stops at once.
-
-    Args:
-        study: what to run.
-        watcher: shows it, and knows how many runs are kept.
-        force: run everything, whatever is there.
-
-    Raises:
-        StoreError, MemoryError: as `Study.run` does.
-    """
+def run_interruptibly(study: Study, progress: ProgressBar, *, force: bool) -> StudyResult:
+    """Run a study that Ctrl-C stops at once."""
 
     def stopped() -> str:
-        watcher.__exit__()
-        return (
-            f"stopped: {watcher.done:,} of {watcher.total:,} runs are kept in {study.folder}; "
-            "the same command goes on from there"
-        )
+        progress.__exit__()
+        done = f"{progress.done:,} of {progress.total:,} runs are stored in {study.folder}"
+        return f"stopped: {done}; {RESUMES}"
 
     return interruptibly(lambda: study.run(force=force), stopped)

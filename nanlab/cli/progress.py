@@ -1,4 +1,4 @@
-"""Events, tables -> what a person sees: a progress bar or plain lines, then a summary."""
+"""The progress bar of a study, or plain lines without a terminal, and its summary."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from nanlab.blame.vocabulary import WitnessAnswer
 from nanlab.grid.outcome import Outcome
-from nanlab.plan.plan import Group, Plan
+from nanlab.plan.plan import Group
+from nanlab.results.blame_text import blame_cells
 from nanlab.results.runs_table import categorical_columns
 from nanlab.study.study import StudyResult
 
 BLAMES_SHOWN = 12
 PLAIN_EVERY_S = 5.0
-"""Without a terminal: how long to wait at least between two lines of progress."""
+"""Minimum time between two lines of progress without a terminal."""
 
 
 class _Rate(ProgressColumn):
@@ -35,14 +37,14 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBar:
-    """Shows how a study goes, on standard error; a `study_listener.Listener`.
+    """Shows the progress of a study on standard error; implements `StudyCallbacks`.
 
     Args:
-        console: where to; a bar if it is a terminal, else a plain line now and then.
-        total: how many runs several studies have together; of one study it tells itself.
+        console: the console; a terminal gets a bar, anything else a line now and then.
+        total: number of runs of several studies together; None for one study.
 
     Attributes:
-        about: which of several studies it is at, such as "A01 (3 of 28)".
+        about: name of the current one of several studies, such as "A01 (3 of 28)".
     """
 
     def __init__(self, console: Console | None = None, *, total: int | None = None) -> None:
@@ -60,10 +62,10 @@ class ProgressBar:
         )
         self._task = self._bar.add_task("starting", total=None, failed=0)
         self.about = ""
-        self._asked = total
+        self._expected = total
         self._total, self._done, self._reused, self._failed = total or 0, 0, 0, 0
         self._round = ""
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
 
     def __enter__(self) -> ProgressBar:
         if self._console.is_terminal:
@@ -76,43 +78,43 @@ class ProgressBar:
 
     @property
     def done(self) -> int:
-        """How many runs are finished and kept."""
+        """The number of runs that are stored."""
         return self._done
 
     @property
     def total(self) -> int:
-        """How many runs are asked for."""
+        """The number of runs requested."""
         return self._total
 
     def started(self, total: int, reused: int) -> None:
-        """So many runs are asked for, and so many of them are there."""
-        self._total, self._round = self._asked or total, ""
+        """Show the number of runs requested, and of those that are stored already."""
+        self._total, self._round = self._expected or total, ""
         self._done, self._reused = self._done + reused, self._reused + reused
         if self._done == reused:  # the first study
-            self._began = self._said = time.monotonic()
+            self._began = self._printed = time.monotonic()
         self._bar.update(self._task, total=self._total, completed=self._done)
         self._describe("runs")
-        if reused and not self._asked:
+        if reused and not self._expected:
             self.say(f"{reused:,} of {total:,} runs are there already")
 
     def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
-        """A round of a search is next, about so many crossings or cells: so many runs more."""
+        """Show a search's next round: its number, open crossings or cells, and runs."""
         self._round = f"round {number}, "
         self._total, self._done = self._total + runs, self._done + reused
         self._reused += reused
         self._bar.update(self._task, total=self._total, completed=self._done)
         if not self._console.is_terminal:
-            said = f"round {number}: {openings:,} to look at closer, {runs:,} runs more"
-            self._plain(said, always=True)
+            line = f"round {number}: {openings:,} to refine, {runs:,} more runs"
+            self._plain(line, always=True)
 
     def entered(self, group: Group, number: int, groups: int) -> None:
-        """A group's chunks are next; its programs are compiled first."""
+        """Show the next group, before its programs are compiled."""
         self._describe(f"{self._round}group {number + 1}/{groups}")
         if not self._console.is_terminal and not self._round:
             self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
 
     def advanced(self, runs: int, failed: int) -> None:
-        """A chunk is done and kept."""
+        """Count the runs and the failures of a stored chunk."""
         self._done, self._failed = self._done + runs, self._failed + failed
         self._bar.update(self._task, completed=self._done, failed=f"{self._failed:,}")
         if not self._console.is_terminal:
@@ -125,39 +127,43 @@ class ProgressBar:
             )
 
     def crashed(self, runs: int, error: str) -> None:
-        """A chunk raised; its runs are recorded as crashed."""
+        """Show an error in a chunk, whose runs are recorded as crashed."""
         self.say(f"a chunk of {runs:,} runs crashed: {error}")
 
-    def asking(self, blames: int) -> None:
-        """The witnesses are asked about so many distinct blames."""
-        word = "blame" if blames == 1 else "blames"
-        said = f"asking jax.debug_nans and jax.debug_infs about {blames} distinct {word}"
-        self._describe(said)
-        if not self._console.is_terminal:
-            self._plain(said, always=True)
+    def damaged(self, chunk: str) -> None:
+        """Show that a chunk is damaged, and its runs are repeated."""
+        self.say(f"chunk {chunk} is damaged and was set aside; its runs are repeated")
 
-    def unheard(self, error: BaseException) -> None:
-        """The witnesses of a group could not be asked; its blames stay without."""
+    def cross_checking(self, blames: int) -> None:
+        """Show the number of distinct blames that the witnesses check."""
+        word = "blame" if blames == 1 else "blames"
+        line = f"checking {blames} distinct {word} with jax.debug_nans and jax.debug_infs"
+        self._describe(line)
+        if not self._console.is_terminal:
+            self._plain(line, always=True)
+
+    def cross_check_failed(self, error: BaseException) -> None:
+        """Show an error of the witnesses of a group, whose blames stay without."""
         first = (str(error).splitlines() or [""])[0]
-        self.say(f"witnesses could not be asked: {type(error).__name__}: {first}")
+        self.say(f"jax.debug_nans or jax.debug_infs failed: {type(error).__name__}: {first}")
 
     def _describe(self, description: str) -> None:
         self._bar.update(self._task, description=f"{self.about} {description}".strip())
 
     def say(self, sentence: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def _plain(self, sentence: str, *, always: bool) -> None:
-        if always or time.monotonic() - self._said >= PLAIN_EVERY_S:
-            self._said = time.monotonic()
+        if always or time.monotonic() - self._printed >= PLAIN_EVERY_S:
+            self._printed = time.monotonic()
             self.say(sentence)
 
 
-def show_summary(result: StudyResult, plan: Plan, console: Console | None = None) -> None:
-    """Print outcomes by the study's categorical axes, the blames, and where the results are."""
+def show_summary(result: StudyResult, console: Console | None = None) -> None:
+    """Print outcomes by the study's categorical axes, the blames, and the results folder."""
     console = console or Console()
-    by = list(categorical_columns(plan))
+    by = list(categorical_columns(result.plan))
     ends = result.runs.select("outcome", *by).collect()
     console.print(_outcomes_table(ends, by))
     if result.blames.height:
@@ -165,17 +171,17 @@ def show_summary(result: StudyResult, plan: Plan, console: Console | None = None
     status = result.manifest["blame_status"]
     failed = sum(status.values())
     if failed:
-        said = dict(result.manifest["witnesses"]["said"])
-        said.pop("not-asked", None)
+        answers = dict(result.manifest["witnesses"]["said"])
+        answers.pop(WitnessAnswer.NOT_ASKED, None)
         console.print(
             f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced; "
-            f"jax.debug_nans and jax.debug_infs on {sum(said.values()):,} distinct blames: "
-            + ", ".join(f"{n} {word}" for word, n in said.items()),
+            f"jax.debug_nans and jax.debug_infs on {sum(answers.values()):,} distinct blames: "
+            + ", ".join(f"{n} {word}" for word, n in answers.items()),
             highlight=False,
         )
-    # Not wrapped, nor read as markup: a path is there to be copied.
-    there = Text(f"{ends.height:,} runs in ").append(str(result.folder), style="bold")
-    console.print(there, soft_wrap=True)
+    # Neither wrapped nor parsed as markup, so that the path can be copied.
+    line = Text(f"{ends.height:,} runs in ").append(str(result.folder), style="bold")
+    console.print(line, soft_wrap=True)
 
 
 def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
@@ -208,7 +214,7 @@ def _blames_table(blames: pl.DataFrame) -> Table:
     for name in ("what", "where", "line"):
         table.add_column(name, overflow="fold")
     for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
-        origin, culprit = _site(row, "origin"), _site(row, "culprit")
+        origin, culprit = blame_cells(row, "origin"), blame_cells(row, "culprit")
         table.add_row(f"{row['runs']:,}", *origin)
         if culprit != origin:
             table.add_row("", *culprit)
@@ -216,13 +222,3 @@ def _blames_table(blames: pl.DataFrame) -> Table:
     if left > 0:
         table.add_row("", f"and {left:,} more", "", "blames.csv")
     return table
-
-
-def _site(row: dict[str, str | None], role: str) -> tuple[str, str, str]:
-    if row[f"{role}_primitive"] is None:
-        return ("no NaN" if role == "culprit" else "not found", "", "")
-    place = (row[f"{role}_phase"], row[f"{role}_module"])
-    what = str(row[f"{role}_mechanism"])
-    if row[f"{role}_primitive"]:
-        what = f"{what} in {row[f'{role}_primitive']}"
-    return what, " ".join(part for part in place if part), row[f"{role}_source"] or ""

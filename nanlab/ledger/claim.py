@@ -1,4 +1,4 @@
-"""sweeps/claims/A01.toml -> Claim: what is said, where it was read, and the rule that decides."""
+"""sweeps/claims/A01.toml -> Claim: the statement, its source, and the rule that decides it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ARTICLES = {
     "D": "Why is my three-layer neural network outputting NaN values? (003_9e028b346eb42ab6)",
     "E": "Common causes of nans during training of neural networks (004_ad127e791a1d7667)",
 }
-"""The articles, title and file, by the letter with which their claims' names begin."""
+"""Title and file of each article, by the first letter of its claims' ids."""
 
 CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
-"""How many claims there are of each article."""
+"""Number of claims of each article."""
 
 Values = dict[str, Any]
 ClaimKind = Literal["effect", "null", "example", "distribution"]
 
 
 class LedgerError(Exception):
-    """A claim cannot be settled from its study; the message says why."""
+    """A claim cannot be judged from its study; the message says why."""
 
 
 class _Table(BaseModel):
@@ -39,13 +39,15 @@ class _Table(BaseModel):
 
 
 class Measure(_Table):
-    """What is true of a run or not: how it ended, or how two of its numbers compare.
+    """A condition on a run: all that are given must hold.
 
     Attributes:
-        outcome: it ended as one of these.
-        column: a column of `runs` that is compared; with `to`, divided by that column.
-        above, below: what it is above or below; a run without the number counts as neither.
-        equals: columns of `runs` and the values that they all must have.
+        outcome: outcomes, one of which the run must have.
+        column: column of `runs` to compare.
+        to: column to divide `column` by.
+        above: lower bound; false for a run without the number.
+        below: upper bound; false for a run without the number.
+        equals: columns of `runs` and their required values.
     """
 
     outcome: tuple[Outcome, ...] = ()
@@ -57,17 +59,16 @@ class Measure(_Table):
 
 
 class Contrast(_Table):
-    """Which runs are compared, in pairs that share all but the factor.
+    """Pairs of runs that differ only in one factor.
 
     Attributes:
-        with_, without: parameters and their values on each side; or instead
-        move: an axis and by how many of its values the side `with` lies further on.
-        at_least: the smallest effect that counts, in the direction that the claim says; negative
-            where it says that something becomes rarer.
-        of_failed: a cure, tried on the runs whose side `without` had a fault.
-        placebos: moves that a cure must beat, beside a fresh seed.
-        random_of: moves as long as the cure's, of which each run gets one, drawn: a cure must beat
-            them as well.
+        with_: parameters and values of the side with the factor.
+        without: parameters and values of the side without the factor.
+        move: instead of both, an axis and the number of values by which the side `with` is shifted.
+        at_least: smallest effect that counts; negative if the claim is that something gets rarer.
+        of_failed: whether only runs whose side `without` had a fault are compared (a cure).
+        placebos: moves that a cure must beat, in addition to a fresh seed.
+        random_of: moves of the cure's length, of which each run gets a random one, to beat too.
     """
 
     with_: Values = Field({}, alias="with")
@@ -80,26 +81,26 @@ class Contrast(_Table):
 
 
 class Claim(_Table):
-    """A claim and the rule that settles it, written before its study is run.
+    """A claim and the rule that judges it, written before its study is run.
 
     Attributes:
-        id: such as "A1".
-        says: the claim in our own words.
-        kind: what sort of claim it is, and so how it is settled.
-        range: for what the verdict holds, in words.
-        study: the claim whose study it is read from, where that is not its own.
-        where: the runs that it is about: parameters and their values.
+        id: id, such as "A1".
+        says: paraphrase of the claim.
+        kind: kind of claim, which selects the rule.
+        range: conditions under which the verdict holds, in words.
+        study: claim whose study it is read from, by default its own.
+        where: parameters and values of the runs that it is about.
         strata: parameters; the rule must hold for each combination of their values.
-        measure: what is counted.
-        contrast: of an effect or a null claim, and of nothing else.
-        share_at_least: of an example or a distribution: the share for which it must be true.
-        of_failed: whether a share is that of the runs that had a fault.
-        within: of a null claim: how small a difference must be to count as none.
-        deterministic: an example that draws nothing: no interval is told.
-        remark: what a reader has to know beside the rule.
-        corrected: what of the rule was corrected after a look at its result, if anything was.
-        against: claims of other articles that say the opposite, or nearly.
-        reason: why it is not testable here; such a claim has no rule and no study of its own.
+        measure: condition whose frequency is measured.
+        contrast: pairs to compare, of an effect or a null claim only.
+        share_at_least: required share of runs, of an example or a distribution only.
+        of_failed: whether the share is of the runs that had a fault.
+        within: largest difference that counts as none, of a null claim only.
+        deterministic: whether the runs use no random numbers, so that there is no interval.
+        remark: what readers need to know besides the rule.
+        corrected: correction of the rule after its result was seen, if any.
+        against: claims of other articles that contradict it.
+        reason: why it is not testable here; such a claim has no rule and no study.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-E][1-9][0-9]?$")]
@@ -136,17 +137,17 @@ class Claim(_Table):
 
     @property
     def source(self) -> str:
-        """Title and file of the article."""
+        """The title and file of the article."""
         return ARTICLES[self.id[0]]
 
     @property
     def stem(self) -> str:
-        """The name of its file and of its study's folder: A01."""
+        """The name of its file and its study's folder, such as A01."""
         return stem_of(self.id)
 
     @property
     def study_stem(self) -> str:
-        """The name of the study that it is read from."""
+        """The name of the study it is read from."""
         return stem_of(self.study or self.id)
 
 
@@ -157,24 +158,27 @@ def _without_a_rule(claim: Claim) -> Claim:
 
 
 def stem_of(claim_id: str) -> str:
-    """A1 -> A01."""
+    """Return the file name of a claim without its suffix: A01 for A1."""
     return f"{claim_id[0]}{int(claim_id[1:]):02d}"
 
 
 def every_id() -> list[str]:
-    """All claims there are, in order."""
-    return [f"{letter}{i}" for letter, many in CLAIMS.items() for i in range(1, many + 1)]
+    """Return the ids of all claims, in order."""
+    return [f"{letter}{i}" for letter, count in CLAIMS.items() for i in range(1, count + 1)]
 
 
 def read_claim(path: str, table: Mapping[str, Any] | None) -> Claim:
-    """The claim of a grid file.
+    """Read the claim of a grid file.
 
     Args:
-        path: the file, for complaints.
+        path: path of the file, for error messages.
         table: its table [claim].
 
+    Returns:
+        The claim.
+
     Raises:
-        GridError: there is none, or it is not a claim.
+        GridError: the table is missing or not valid.
     """
     if not table:
         raise GridError(path, [Complaint(key="claim", sentence="is missing")])
@@ -210,10 +214,10 @@ RULE = frozenset(
         "within", "deterministic",
     )
 )  # fmt: skip
-"""The parts of a claim that decide its verdict; the others tell of it."""
+"""The fields of a claim that decide its verdict; the others describe it."""
 
 
 def rule_hash(claim: Claim) -> str:
-    """What tells whether a claim's rule is the one that stood there before: 16 hex digits."""
+    """Return a hash of a claim's rule, 16 hex digits, to detect later changes."""
     rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(RULE))
     return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,43 +1,38 @@
-"""Answers of strata -> words: where a claim holds and where not, as short as they can be put."""
+"""Answers of strata -> text: the conditions under which a claim holds, as short as possible."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 Key = Mapping[str, str]
-"""The parameters of a stratum and their values, in words."""
+"""The parameters of a stratum and their values, as text."""
 
 
 def short_name(name: str) -> str:
-    """A parameter in words: static.last_layer -> last layer, activation_without -> against."""
+    """Return a parameter as text: "last layer" for static.last_layer."""
     if name.endswith("_without"):
         return "against"
     return name.removeprefix("static.").removeprefix("knobs.").replace("_", " ")
 
 
 def described(keys: Sequence[Key], answers: Sequence[str]) -> dict[str, list[str]]:
-    """Answer -> the conditions under which it is given, such as "loss mse, precision float16".
-
-    Args:
-        keys: of each stratum, all with the same parameters.
-        answers: what each says.
-    """
-    told: dict[str, list[str]] = {answer: [] for answer in dict.fromkeys(answers)}
+    """Return the conditions of each answer, such as "loss mse, precision float16"."""
+    conditions: dict[str, list[str]] = {answer: [] for answer in dict.fromkeys(answers)}
     for condition, answer in _leaves(list(zip(keys, answers, strict=True))):
-        told[answer].append(condition)
-    return told
+        conditions[answer].append(condition)
+    return conditions
 
 
 def _leaves(rows: Sequence[tuple[Key, str]]) -> list[tuple[str, str]]:
-    """(condition, answer) of a tree that splits by the parameter that tells the most apart."""
+    """Return the leaves (condition, answer) of the smallest tree, found greedily."""
     if len({answer for _, answer in rows}) == 1:
         return [("", rows[0][1])]
     names = [name for name in rows[0][0] if len({key[name] for key, _ in rows}) > 1]
-    if not names:  # one stratum, several answers: the callers join them before
+    if not names:  # one stratum with several answers, which callers merge
         return [("", answer) for answer in dict.fromkeys(answer for _, answer in rows)]
     trees = {name: _split(rows, name) for name in names}
     name = min(names, key=lambda each: sum(len(leaves) for _, leaves in trees[each]))
-    if len(trees[name]) == 1:  # it makes no difference
+    if len(trees[name]) == 1:  # the parameter makes no difference
         return trees[name][0][1]
     short = short_name(name)
     found: list[tuple[str, str]] = []
@@ -50,7 +45,7 @@ def _leaves(rows: Sequence[tuple[Key, str]]) -> list[tuple[str, str]]:
 def _split(
     rows: Sequence[tuple[Key, str]], name: str
 ) -> list[tuple[list[str], list[tuple[str, str]]]]:
-    """The values of a parameter, those with the same answers below them together."""
+    """Return groups of a parameter's values that have the same leaves, each with its leaves."""
     found: list[tuple[list[str], list[tuple[str, str]]]] = []
     for value in dict.fromkeys(key[name] for key, _ in rows):
         below = [

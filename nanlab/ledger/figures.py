@@ -1,4 +1,4 @@
-"""Ledger -> figures/A01.svg ...: the strata of the most telling claims, each with its interval."""
+"""Ledger -> figures/A01.svg ...: the effects and intervals of the strata of some claims."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from nanlab.ledger.judge import Judged, reverses
 from nanlab.ledger.rules import FAILS, HOLDS, OPEN, StratumResult
 
 FIGURES = "figures"
-MANY = 10
-"""How many claims have a figure."""
-OF_ONE_STUDY = 3
-"""At most so many of one study, so that they tell different things."""
+MAX_FIGURES = 10
+"""Number of claims with a figure."""
+MAX_PER_STUDY = 3
+"""Figures of one study at most, so that they differ."""
 ROWS = 24
-"""A figure's rows at most; of more strata, so many from the smallest effect to the largest."""
+"""Rows of a figure at most; of more strata, a sample evenly spaced by rank of the effect."""
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the shape says the same.
+# Okabe and Ito's colors, safe for color-blind readers; the shapes differ too.
 MARKS = {HOLDS: ("#0072B2", "o"), FAILS: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D")}
 
 
 def figure_name(judged: Judged) -> str:
-    """The name of a claim's figure."""
+    """Return the file name of a claim's figure."""
     return f"{judged.claim.stem}.svg"
 
 
 def most_telling(judged: Sequence[Judged]) -> list[Judged]:
-    """The claims whose result lies furthest from what they say, or differs most between strata.
+    """Return the claims whose results deviate most from the claim, or differ most between strata.
 
-    Those whose opposite was measured come first, then those at the largest distance: that between
-    the rule's smallest effect and the effect, in the direction that the claim says, or the range of
-    effects over strata if that is more.  Examples that draw nothing have no interval to show.
+    Claims whose opposite was measured come first, then those with the largest distance: between
+    the rule's smallest effect and the measured one, or the range of effects over strata if larger.
+    Deterministic examples are left out, as they have no interval.
+
+    Returns:
+        Up to MAX_FIGURES claims.
     """
     drawn = [each for each in judged if each.findings and not each.claim.deterministic]
     drawn.sort(key=lambda each: (not reverses(each), -_distance(each), each.claim.id))
@@ -41,9 +44,9 @@ def most_telling(judged: Sequence[Judged]) -> list[Judged]:
     chosen: list[Judged] = []
     for each in drawn:
         of_study[each.claim.study_stem] += 1
-        if of_study[each.claim.study_stem] <= OF_ONE_STUDY:
+        if of_study[each.claim.study_stem] <= MAX_PER_STUDY:
             chosen.append(each)
-    return chosen[:MANY]
+    return chosen[:MAX_FIGURES]
 
 
 def _distance(judged: Judged) -> float:
@@ -60,15 +63,7 @@ def _distance(judged: Judged) -> float:
 
 
 def write_ledger_figures(folder: Path, judged: Sequence[Judged]) -> None:
-    """Draw the most telling claims, and take away figures of others.
-
-    Args:
-        folder: of the ledger; the figures lie in `figures/` below it.
-        judged: the ledger.
-
-    Raises:
-        ModuleNotFoundError: Matplotlib is not installed.
-    """
+    """Draw the figures of the most telling claims, and delete all others."""
     import matplotlib
 
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
@@ -77,7 +72,7 @@ def write_ledger_figures(folder: Path, judged: Sequence[Judged]) -> None:
     for path in (folder / FIGURES).glob("*.svg"):
         if path.name not in wanted:
             path.unlink()
-    # The same bytes each time: no date, and ids from a fixed salt.
+    # Reproducible bytes: no date, and ids from a fixed salt.
     with matplotlib.rc_context({"svg.hashsalt": "nanlab", "font.size": 8.0}):
         for each in chosen:
             _draw(each, folder / FIGURES / figure_name(each))
@@ -87,14 +82,14 @@ def _draw(judged: Judged, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = _rows(judged)
-    # The axes are the figure: labels and title stand outside, as much as they need.
+    # The axes fill the figure; bbox_inches="tight" adds room for labels and title.
     figure = Figure(figsize=(3.6, 0.2 + 0.21 * len(rows)))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     for at, (finding, word) in enumerate(rows):
-        colour, shape = MARKS[word]
+        color, shape = MARKS[word]
         assert finding.effect is not None and finding.low is not None and finding.high is not None
-        axes.plot([finding.low, finding.high], [at, at], color=colour, linewidth=1.4)
-        axes.plot(finding.effect, at, marker=shape, color=colour, markersize=4.5, linestyle="")
+        axes.plot([finding.low, finding.high], [at, at], color=color, linewidth=1.4)
+        axes.plot(finding.effect, at, marker=shape, color=color, markersize=4.5, linestyle="")
     claim = judged.claim
     least = claim.contrast.at_least if claim.contrast else claim.share_at_least
     if claim.within is not None:
@@ -102,17 +97,17 @@ def _draw(judged: Judged, path: Path) -> None:
     elif least is not None:
         axes.axvline(least, color="#333333", linewidth=0.9, linestyle="--")
         axes.annotate(
-            f"asked: {least:+g}" if claim.contrast else f"asked: {least:g}",
+            f"required: {least:+g}" if claim.contrast else f"required: {least:g}",
             (least, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
             textcoords="offset points", fontsize=7, color="#333333",
         )  # fmt: skip
     axes.axvline(0.0, color="#999999", linewidth=0.8)
     axes.set_yticks(range(len(rows)), _labels(judged, rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    told = "difference in the share of runs" if claim.contrast else "share of runs"
+    label = "difference in the share of runs" if claim.contrast else "share of runs"
     strata = len({finding.stratum.name for finding in judged.findings})
-    some = f"\n{len(rows)} of {strata} strata" if len(rows) < strata else ""
-    axes.set_xlabel(f"{told}, mean over seeds with its 95 % interval{some}")
+    shown = f"\n{len(rows)} of {strata} strata" if len(rows) < strata else ""
+    axes.set_xlabel(f"{label}, mean over seeds with its 95 % interval{shown}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.06)
     title = "\n".join(textwrap.wrap(f"{claim.id} ({judged.verdict.word})  {claim.says}", 66))
@@ -121,7 +116,7 @@ def _draw(judged: Judged, path: Path) -> None:
 
 
 def _rows(judged: Judged) -> list[tuple[StratumResult, str]]:
-    """A row a stratum (of a cure, that of the placebo that leaves least), with its answer."""
+    """Return each stratum's result and answer; of a cure, that of the strongest placebo."""
     worst: dict[str, tuple[StratumResult, str]] = {}
     for finding, word in zip(judged.findings, judged.verdict.answers, strict=True):
         name = finding.stratum.name
@@ -137,7 +132,7 @@ def _rows(judged: Judged) -> list[tuple[StratumResult, str]]:
 
 
 def _labels(judged: Judged, rows: Sequence[tuple[StratumResult, str]]) -> list[str]:
-    """The strata in words, without what all the claim's strata share."""
+    """Return the strata as text, without the parameters that all of them share."""
     keys = [finding.stratum.key for finding in judged.findings]
     varying = [name for name in keys[0] if len({key[name] for key in keys}) > 1]
     return [

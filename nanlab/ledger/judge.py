@@ -1,4 +1,4 @@
-"""Claims, studies' tables -> ledger: every claim that has a study, with one correction for all."""
+"""Claims, tables of their studies -> verdicts, with one correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nanlab.results.statistics import holm
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A claim with its verdict and what it rests on.
+    """A claim with its verdict and the evidence.
 
     Attributes:
-        claim: the claim.
-        verdict: the verdict.
-        findings: of each stratum (of a cure: and placebo).
-        adjusted: their p values, adjusted over the ledger.
-        manifest: of its study.
-        rule_hash: of the rule as it stands in the file.
+        claim: claim.
+        verdict: verdict.
+        findings: results of each stratum, or of each stratum and placebo of a cure.
+        adjusted: p values of the findings, adjusted over the ledger.
+        manifest: manifest of the study.
+        rule_hash: hash of the rule in the claim's file.
     """
 
     claim: Claim
@@ -39,44 +39,41 @@ class Judged:
 
     @property
     def rule_changed(self) -> bool:
-        """Whether the rule was another one when a result of it was there already."""
-        told = self.manifest.get("rules", {}).get(self.claim.id, [])
-        return bool(self.claim.corrected) or set(told) - {self.rule_hash} != set()
+        """Whether the rule was changed after a result existed."""
+        recorded = set(self.manifest.get("rules", {}).get(self.claim.id, []))
+        return bool(self.claim.corrected) or bool(recorded - {self.rule_hash})
 
 
 def rules_of(claim: Claim, folder: Path) -> list[str]:
-    """What a study's manifest keeps of a claim's rule: its hash, and those of earlier results.
-
-    Args:
-        claim: the claim.
-        folder: of the study's results, if it has some.
-    """
-    path = folder / "manifest.json"
-    there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return list(dict.fromkeys([rule_hash(claim), *there.get("rules", {}).get(claim.id, [])]))
+    """Return the hash of a claim's rule, and those of earlier rules in the study's manifest."""
+    manifest = manifest_of(folder) if (folder / "manifest.json").is_file() else {}
+    return list(dict.fromkeys([rule_hash(claim), *manifest.get("rules", {}).get(claim.id, [])]))
 
 
 def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
-    """The verdicts of all claims whose study is there.
+    """Judge all claims whose study has results.
 
     Args:
         claims: the claims.
-        studies: stem of a study -> the folder of its results.
+        studies: name of a study -> its results folder.
+
+    Returns:
+        The judged claims, in their order.
 
     Raises:
         LedgerError: a study has no runs for its claim.
     """
-    there = [claim for claim in claims if claim.reason or claim.study_stem in studies]
+    settled = [claim for claim in claims if claim.reason or claim.study_stem in studies]
     found = [
         []
         if claim.reason
         else [finding(claim, f) for f in strata_of(claim, runs_of(studies[claim.study_stem]))]
-        for claim in there
+        for claim in settled
     ]
     tested = [each.p for findings in found for each in findings if each.p is not None]
     adjusted = iter(holm(tested))
     judged: list[Judged] = []
-    for claim, findings in zip(there, found, strict=True):
+    for claim, findings in zip(settled, found, strict=True):
         ps = [None if each.p is None else next(adjusted) for each in findings]
         manifest = {} if claim.reason else manifest_of(studies[claim.study_stem])
         judged.append(
@@ -89,36 +86,36 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
 
 
 def manifest_of(folder: Path) -> Mapping[str, Any]:
-    """The manifest of a finished study."""
+    """Return the manifest of a finished study."""
     return json.loads((folder / "manifest.json").read_text("utf-8"))
 
 
 def runs_of(folder: Path) -> pl.DataFrame:
-    """The table of runs of a finished study."""
+    """Return the table of runs of a finished study."""
     return pl.read_parquet(folder / "runs.parquet")
 
 
 def ledger_frame(judged: Sequence[Judged]) -> pl.DataFrame:
-    """A row for each claim.  The effect told is that of the stratum where it is weakest."""
+    """Return a row for each claim; its effect is that of the weakest stratum."""
     return pl.DataFrame([_row(each) for each in judged], infer_schema_length=None)
 
 
 def weakest(judged: Judged) -> int:
-    """Which finding lies furthest from what the claim says, of those that have an effect."""
+    """Return the index of the finding that deviates most from the claim."""
     claim = judged.claim
-    turned = claim.contrast is not None and claim.contrast.at_least < 0
+    is_negative = claim.contrast is not None and claim.contrast.at_least < 0
 
     def strength(i: int) -> float:
         effect = judged.findings[i].effect
         if effect is None:
             return np.inf
-        return -abs(effect) if claim.within is not None else -effect if turned else effect
+        return -abs(effect) if claim.within is not None else -effect if is_negative else effect
 
     return min(range(len(judged.findings)), key=strength)
 
 
 def reverses(judged: Judged) -> bool:
-    """Whether the opposite of an effect claim is what was measured, in every stratum."""
+    """Return whether every stratum shows the opposite of an effect claim."""
     contrast = judged.claim.contrast
     if contrast is None or judged.claim.kind != "effect":
         return False
@@ -156,16 +153,16 @@ MEASURED = (
 
 
 def _measured(judged: Judged) -> dict[str, Any]:
-    """What a claim's row tells of its study: MEASURED and the code's hash."""
+    """Return the measured columns of a claim's row: MEASURED and the code's hash."""
     i = weakest(judged)
-    told = judged.findings[i]
+    result = judged.findings[i]
     return {
-        "effect": rounded(told.effect),
-        "low": rounded(told.low),
-        "high": rounded(told.high),
+        "effect": rounded(result.effect),
+        "low": rounded(result.low),
+        "high": rounded(result.high),
         "adjusted_p": None if (p := judged.adjusted[i]) is None else float(f"{p:.3g}"),
-        "stratum": told.stratum.name,
-        "seeds": len(told.stratum.values),
+        "stratum": result.stratum.name,
+        "seeds": len(result.stratum.values),
         "runs_with": sum(f.stratum.runs_with for f in judged.findings),
         "runs_without": sum(f.stratum.runs_without for f in judged.findings),
         "code_sha256": str(judged.manifest["environment"]["code_sha256"])[:16],
@@ -173,7 +170,7 @@ def _measured(judged: Judged) -> dict[str, Any]:
 
 
 def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
-    """A row for each claim and stratum, and for each placebo of a cure."""
+    """Return a row for each claim and stratum, and for each placebo of a cure."""
     rows = [
         {
             "id": each.claim.id,
@@ -199,5 +196,5 @@ def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
 
 
 def rounded(number: float | None) -> float | None:
-    """To six digits: what a seed's mean is told to, alike on every machine."""
+    """Return a number rounded to six digits, to be the same on every machine."""
     return None if number is None else round(number, 6) + 0.0

@@ -1,4 +1,4 @@
-"""Ledger -> README.md, its page: the surprises first, then what contradicts, then every claim."""
+"""Ledger -> README.md: surprises, contradictions, figures, then every claim."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nanlab.ledger.figures import figure_name, most_telling
 from nanlab.ledger.judge import Judged, reverses, weakest
 from nanlab.ledger.rules import CONDITIONAL, NOT_TESTABLE, OPEN, REFUTED, SUPPORTED
 from nanlab.ledger.tables import effect_text
+from nanlab.results.text_tables import markdown_table
 
 WORDS = (REFUTED, CONDITIONAL, SUPPORTED, OPEN, NOT_TESTABLE)
 
@@ -18,16 +19,16 @@ HOW_TO_READ = (
     "seed is the unit: an effect is the mean over seeds of the paired difference in the share of "
     "runs for which the claim's measure holds, or that share itself; its interval is a bootstrap "
     "over seeds, its test flips the signs of seeds' differences, and the p values are corrected "
-    "over the whole ledger (Holm). The effect told is that of the stratum that lies furthest from "
+    "over the whole ledger (Holm). The effect shown is that of the stratum furthest from "
     "the claim. A claim is *supported* where every declared stratum meets its rule, *refuted* "
-    "where some fail it and none meets it, *conditional* where they differ, and *open* where too "
-    "few seeds say anything (fewer than 20, or none that fails without a cure), or where the other "
-    "side leaves no room: what all fail, cannot fail more often."
+    "where some fail it and none meets it, *conditional* where they differ, and *open* where there "
+    "are too few seeds (fewer than 20, or none that fails without a cure), or where the other side "
+    "leaves no room: if all runs fail, they cannot fail more often."
 )
 
 
 def ledger_page(judged: Sequence[Judged]) -> str:
-    """The ledger as a page people read."""
+    """Return the ledger as a Markdown page."""
     by_id = {each.claim.id: each for each in judged}
     telling = most_telling(judged)
     lines = ["# Claims about NaN, settled by measurement", "", *_glance(judged), "", HOW_TO_READ]
@@ -37,10 +38,9 @@ def ledger_page(judged: Sequence[Judged]) -> str:
     for each in telling:
         lines += _figure(each)
     for word in WORDS:
-        some = [each for each in judged if each.verdict.word == word]
-        if some:
-            lines += ["", f"## {word.capitalize()}", ""]
-            lines += [line for each in some for line in _told(each)]
+        entries = [_entry(each) for each in judged if each.verdict.word == word]
+        if entries:
+            lines += ["", f"## {word.capitalize()}", "", *entries]
     return "\n".join(lines) + "\n"
 
 
@@ -55,13 +55,9 @@ def _glance(judged: Sequence[Judged]) -> list[str]:
         + ". `python -m nanlab.claims --all` runs the studies again; `claims.csv` holds a row for "
         "each claim, `strata.csv` one for each stratum, each study's folder the runs.",
         "",
-        "| verdict | claims |",
-        "|---|---|",
     ]
-    for word in words:
-        ids = [each.claim.id for each in judged if each.verdict.word == word]
-        lines.append(f"| {word} | {' '.join(ids)} |")
-    return lines
+    ids = {w: " ".join(each.claim.id for each in judged if each.verdict.word == w) for w in words}
+    return [*lines, markdown_table(("verdict", "claims"), list(ids.items()))]
 
 
 def _surprises(judged: Sequence[Judged]) -> list[str]:
@@ -74,13 +70,13 @@ def _surprises(judged: Sequence[Judged]) -> list[str]:
     ]
     cures = [each for each in refuted if each.claim.contrast and each.claim.contrast.of_failed]
     lines: list[str] = []
-    for heading, some in (
-        ("The opposite is so", opposite),
+    for heading, claims in (
+        ("The opposite holds", opposite),
         ("It never happened, in any run", never),
         ("It cures nothing, by the rule that a cured run must train", cures),
     ):
-        if some:
-            lines += [f"**{heading}:**", "", *(_short(each) for each in some), ""]
+        if claims:
+            lines += [f"**{heading}:**", "", *(_short(each) for each in claims), ""]
     return lines[:-1] or ["None."]
 
 
@@ -89,18 +85,16 @@ def _short(each: Judged) -> str:
 
 
 def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
-    lines = ["| claim | verdict | effect | where it holds |", "|---|---|---|---|"]
-    first = len(lines)
+    rows: list[tuple[str, str, str, str]] = []
     for each in by_id.values():
         others = [by_id[name] for name in each.claim.against if name in by_id]
         for side in [each, *others] if others else []:
-            told = (
-                f"**{side.claim.id}** {side.claim.says}", side.verdict.word, effect_text(side),
-                side.verdict.condition,
-            )  # fmt: skip
-            lines.append("| " + " | ".join(text.replace("|", "\\|") for text in told) + " |")
-        lines += ["| | | | |"] if others else []
-    return lines[:-1] if len(lines) > first else ["None is settled on both sides yet."]
+            claim = f"**{side.claim.id}** {side.claim.says}"
+            rows.append((claim, side.verdict.word, effect_text(side), side.verdict.condition))
+        rows += [("", "", "", "")] if others else []
+    if not rows:
+        return ["None is settled on both sides yet."]
+    return [markdown_table(("claim", "verdict", "effect", "where it holds"), rows[:-1])]
 
 
 def _figure(each: Judged) -> list[str]:
@@ -115,16 +109,16 @@ def _figure(each: Judged) -> list[str]:
 def _effect(each: Judged) -> str:
     finding = each.findings[weakest(each)]
     stratum = finding.stratum
-    beside = f" and {stratum.runs_without:,}" if stratum.runs_without else ""
+    without = f" and {stratum.runs_without:,}" if stratum.runs_without else ""
     seeds = len(stratum.values)
     units = "" if each.claim.deterministic else f"{seeds} seed{'s' * (seeds != 1)}, "
     return (
-        f"Effect {effect_text(each)} ({stratum.name}; {units}{stratum.runs_with:,}{beside} runs)."
+        f"Effect {effect_text(each)} ({stratum.name}; {units}{stratum.runs_with:,}{without} runs)."
     )
 
 
 def _finite(each: Judged) -> str:
-    """Of a cure: how many of the runs that failed without it stay finite, trained or not."""
+    """Return the share of runs that a cure keeps finite, trained or not; "" for other claims."""
     contrast, stratum = each.claim.contrast, each.findings[weakest(each)].stratum
     if contrast is None or not contrast.of_failed or stratum.finite_with is None:
         return ""
@@ -135,22 +129,20 @@ def _finite(each: Judged) -> str:
     )
 
 
-def _told(each: Judged) -> list[str]:
+def _entry(each: Judged) -> str:
     claim = each.claim
     if not each.findings:
-        return [
-            f"- **{claim.id}** {claim.says.rstrip('.')}. {claim.reason} {claim.remark}".rstrip()
-        ]
+        return f"- **{claim.id}** {claim.says.rstrip('.')}. {claim.reason} {claim.remark}".rstrip()
     changed = " *The rule was changed after the result.*" if each.rule_changed else ""
     if claim.corrected:
         changed = (
-            " *The rule was corrected after a first look at its result, and the study run again: "
+            " *The rule was corrected after its first result was seen, and the study run again: "
             f"{claim.corrected}*"
         )
     condition = each.verdict.condition[:1].upper() + each.verdict.condition[1:]
-    told = [
+    parts = [
         f"{claim.says.rstrip('.')}.", f"{condition}." if condition else "",
         f"{_effect(each)}{_finite(each)}", f"{claim.range.rstrip('.')}.", claim.remark,
         f"[{claim.study_stem}]({claim.study_stem}/manifest.json){changed}",
     ]  # fmt: skip
-    return [f"- **{claim.id}** " + " ".join(part for part in told if part)]
+    return f"- **{claim.id}** " + " ".join(filter(None, parts))

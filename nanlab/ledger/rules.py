@@ -1,4 +1,4 @@
-"""Claim, strata -> verdict: the four kinds of claim have each their own rule."""
+"""Claim, strata -> verdict, by the rule of the kind of claim."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ MIN_SEEDS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class StratumResult:
-    """What one stratum says of a claim.
+    """The statistics of one stratum.
 
     Attributes:
-        stratum: as it was measured.
-        effect, low, high: the mean over seeds and its 95 % interval; None without any seed.
-        p: two-sided, by sign flips over seeds; None where the rule needs none.
+        stratum: measurements.
+        effect: mean over seeds, None without seeds.
+        low: lower end of its 95 % interval.
+        high: upper end of its 95 % interval.
+        p: two-sided p value by sign flips over seeds, None if the rule needs none.
     """
 
     stratum: Stratum
@@ -40,13 +42,12 @@ class StratumResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimVerdict:
-    """What a claim comes to.
+    """The verdict on a claim.
 
     Attributes:
-        word: "supported", "refuted", "conditional", "open" where no stratum says anything, or "not
-            testable here".
-        condition: where it holds, where it does not and what stays open, in words; or the reason.
-        answers: what each stratum says, one of HOLDS, FAILS, OPEN.
+        word: "supported", "refuted", "conditional", "open" or "not testable here".
+        condition: where the claim holds, fails or stays open, as text; or the reason.
+        answers: answer of each stratum: HOLDS, FAILS or OPEN.
     """
 
     word: str
@@ -55,7 +56,7 @@ class ClaimVerdict:
 
 
 def finding(claim: Claim, stratum: Stratum) -> StratumResult:
-    """The mean of a stratum's seeds with its interval, and the test where the rule asks for one."""
+    """Return the statistics of a stratum."""
     values = stratum.values
     if not len(values):
         return StratumResult(stratum=stratum, effect=None, low=None, high=None, p=None)
@@ -66,13 +67,12 @@ def finding(claim: Claim, stratum: Stratum) -> StratumResult:
         low, high = share_interval(values)
     else:
         low, high = interval(values)
-    tested = claim.kind == "effect"
-    p = sign_flip_p(values) if tested else None
+    p = sign_flip_p(values) if claim.kind == "effect" else None
     return StratumResult(stratum=stratum, effect=effect, low=low, high=high, p=p)
 
 
 def answer(claim: Claim, found: StratumResult, adjusted: float | None) -> str:
-    """What one stratum says of its claim, given its p adjusted over the ledger."""
+    """Return the answer of one stratum: HOLDS, FAILS or OPEN."""
     if found.effect is None or found.low is None or found.high is None:
         return OPEN
     if len(found.stratum.values) < MIN_SEEDS and not claim.deterministic:
@@ -97,7 +97,7 @@ def _equivalent(within: float, low: float, high: float) -> str:
 
 
 def _leaves_no_room(least: float, without: float | None) -> bool:
-    """Whether no effect can be as large as is asked: what all fail, cannot fail more often."""
+    """Return whether the required effect is impossible: if all fail, none can fail more often."""
     if without is None:
         return False
     room = 1.0 - without if least >= 0.0 else without
@@ -105,7 +105,7 @@ def _leaves_no_room(least: float, without: float | None) -> bool:
 
 
 def _moved(least: float, effect: float, between: tuple[float, float], p: float) -> str:
-    # A claim that something becomes rarer has a negative smallest effect: both ends turn over.
+    # The smallest effect is negative if something becomes rarer: mirror both ends.
     sign = 1.0 if least >= 0.0 else -1.0
     low, high = sorted(sign * end for end in between)
     if sign * effect >= sign * least and low > 0.0 and p <= LEVEL:
@@ -116,49 +116,49 @@ def _moved(least: float, effect: float, between: tuple[float, float], p: float) 
 def verdict(
     claim: Claim, found: Sequence[StratumResult], adjusted: Sequence[float | None]
 ) -> ClaimVerdict:
-    """The verdict: supported where every stratum holds, refuted where none does and some fail."""
+    """Return the verdict: supported if all strata hold, refuted if none holds and some fail."""
     if claim.reason:
         return ClaimVerdict(word=NOT_TESTABLE, condition=claim.reason, answers=())
     answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
     if set(answers) == {HOLDS}:
         return ClaimVerdict(word=SUPPORTED, condition="", answers=answers)
-    # A cure has failed in a stratum as soon as one placebo does as well.
+    # A cure fails in a stratum if a single placebo does as well.
     joined = _joined(found, answers)
-    told = {word for _, word in joined}
-    if told == {OPEN}:
+    words = {word for _, word in joined}
+    if words == {OPEN}:
         return ClaimVerdict(word=OPEN, condition="", answers=answers)
-    if told == {FAILS}:
+    if words == {FAILS}:
         return ClaimVerdict(word=REFUTED, condition="", answers=answers)
-    if HOLDS not in told:
+    if HOLDS not in words:
         return ClaimVerdict(word=REFUTED, condition=_condition(joined), answers=answers)
     return ClaimVerdict(word=CONDITIONAL, condition=_condition(joined), answers=answers)
 
 
 def _joined(found: Sequence[StratumResult], answers: Sequence[str]) -> list[tuple[Key, str]]:
-    """What each stratum says once its placebos, if it has some, are taken together."""
+    """Return the answer of each stratum, with the answers of its placebos merged."""
     keys: dict[str, Key] = {}
     words: dict[str, list[str]] = {}
     for each, word in zip(found, answers, strict=True):
         keys[each.stratum.name] = each.stratum.key
         words.setdefault(each.stratum.name, []).append(word)
     return [
-        (keys[name], FAILS if FAILS in said else OPEN if OPEN in said else HOLDS)
-        for name, said in words.items()
+        (keys[name], FAILS if FAILS in given else OPEN if OPEN in given else HOLDS)
+        for name, given in words.items()
     ]
 
 
 def _condition(joined: Sequence[tuple[Key, str]]) -> str:
-    told = described([key for key, _ in joined], [word for _, word in joined])
+    conditions = described([key for key, _ in joined], [word for _, word in joined])
     sentences = ((HOLDS, "holds for"), (FAILS, "not for"), (OPEN, "open for"))
     return ". ".join(
-        f"{sentence} {'; '.join(told[word])}" if any(told[word]) else "open"
+        f"{sentence} {'; '.join(conditions[word])}" if any(conditions[word]) else "open"
         for word, sentence in sentences
-        if word in told
+        if word in conditions
     )
 
 
 def rule(claim: Claim) -> str:
-    """A claim's rule in a sentence."""
+    """Return a claim's rule as a sentence."""
     if claim.reason:
         return ""
     every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""

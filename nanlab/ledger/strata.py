@@ -1,4 +1,4 @@
-"""Runs, Claim -> strata: what each seed shows, a number a seed."""
+"""Runs, Claim -> strata, with one number for each seed."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from nanlab.grid.outcome import FAILED
 from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
 from nanlab.results.compare import completed
 
-"""The outcomes of a run that had a fault."""
-
 EVERY = "all runs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stratum:
-    """What the seeds of one stratum show.
+    """The measurements of one stratum.
 
     Attributes:
-        key: its parameters and their values, in words.
-        values: (seeds,) a difference or a share of each seed, in the seeds' order; none where there
-            is nothing to compare, as where no run fails without a cure.
-        with_, without: means of the measure on each side; of a share only the first.
-        runs_with, runs_without: how many runs there are on each side.
-        finite_with, finite_without: the share of the runs of each side that had no fault.
-        placebo: of a cure: what its values are measured against, in words.
+        key: parameters and values of the stratum, as text.
+        values: difference or share of each seed, in their order; empty if there is nothing to
+            compare, for example if no run fails without a cure.
+        with_: mean of the measure on the side with the factor.
+        without: mean on the other side, None for a share.
+        runs_with: number of runs on the side with the factor.
+        runs_without: number of runs on the other side.
+        finite_with: share of the runs with the factor that had no fault.
+        finite_without: share of the other runs that had no fault.
+        placebo: placebo of a cure that the values are relative to, as text.
     """
 
     key: Mapping[str, str]
-    values: np.ndarray
+    values: Float[np.ndarray, " seeds"]
     with_: float
     without: float | None
     runs_with: int
@@ -46,12 +48,12 @@ class Stratum:
 
     @property
     def name(self) -> str:
-        """The same in one line."""
+        """The stratum in one line."""
         return ", ".join(f"{name} {value}" for name, value in self.key.items()) or EVERY
 
 
 class StratumComparison(NamedTuple):
-    """Pairs of runs: of each the run of one side, and the other's columns under `_without`."""
+    """Pairs of runs: the columns of one side, and those of the other with suffix `_without`."""
 
     key: Mapping[str, str]
     pairs: pl.DataFrame
@@ -59,7 +61,7 @@ class StratumComparison(NamedTuple):
 
 
 def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
-    """The runs whose parameters have these values, or one of several."""
+    """Return the runs whose parameters have these values, or one of several values."""
     runs = completed(runs, values)
     for name, value in values.items():
         wanted = value if isinstance(value, list | tuple) else [value]
@@ -68,7 +70,7 @@ def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
 
 
 def measured(measure: Measure) -> pl.Expr:
-    """Whether it is true of a run, as 0.0 or 1.0."""
+    """Return whether the condition holds for a run, as 0.0 or 1.0."""
     true = pl.lit(True)
     if measure.outcome:
         true = true & pl.col("outcome").is_in(list(measure.outcome))
@@ -86,12 +88,19 @@ def measured(measure: Measure) -> pl.Expr:
 
 
 def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
-    """What each stratum of a claim's runs shows.
+    """Measure each stratum of a claim.
+
+    Args:
+        claim: the claim.
+        runs: the table of runs of its study.
+
+    Returns:
+        The strata, or those of each placebo of a cure.
 
     Raises:
         LedgerError: there is nothing to compare.
     """
-    runs = _about(claim, runs)
+    runs = _relevant(claim, runs)
     if claim.contrast is None:
         found = _shares(claim, runs)
     else:
@@ -102,12 +111,12 @@ def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
 
 
 def compared(claim: Claim, runs: pl.DataFrame) -> list[StratumComparison]:
-    """The pairs of runs that an effect or null claim rests on, of each stratum (and placebo)."""
+    """Return the pairs of runs behind an effect or null claim, by stratum (and placebo)."""
     assert claim.contrast is not None
-    return _compared(claim, claim.contrast, _about(claim, runs))
+    return _compared(claim, claim.contrast, _relevant(claim, runs))
 
 
-def _about(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
+def _relevant(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
     runs = matching(completed(runs, claim.strata), claim.where)
     return runs.filter(pl.col("outcome") != "crashed").with_columns(
         measured(claim.measure).alias("_true"),
@@ -133,17 +142,17 @@ def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Stra
     found: list[StratumComparison] = []
     failed = pairs.filter(pl.col("_failed_without"))
     for words, tried in _placebos(contrast, runs).items():
-        beside = failed.drop("_true_without", "_failed_without").join(
+        treated = failed.drop("_true_without", "_failed_without").join(
             tried, left_on="run_id_without", right_on="run_id", how="inner"
         )
-        if failed.height and not beside.height:
+        if failed.height and not treated.height:
             raise LedgerError(f"claim {claim.id}: placebo {words} leaves the grid for every run")
-        found += [StratumComparison(*part, words) for part in _parts(claim, beside, every=pairs)]
+        found += [StratumComparison(*part, words) for part in _parts(claim, treated, every=pairs)]
     return found
 
 
 def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """What is tried instead of a cure, in words -> how it ends for each run without the cure."""
+    """Return for each placebo, as text, how the runs without the cure end under it."""
     side = _without_side(contrast, runs)
     placebos = {"a fresh seed": _with_fresh_seed(side)}
     for move in contrast.placebos:
@@ -151,8 +160,8 @@ def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]
         placebos[words] = _moved(side, move)
     if contrast.random_of:
         placebos["a random direction"] = _drawn(side, contrast.random_of)
-    told = [pl.col(name).alias(f"{name}_without") for name in ("_true", "_failed")]
-    return {words: tried.select("run_id", *told) for words, tried in placebos.items()}
+    ends = [pl.col(name).alias(f"{name}_without") for name in ("_true", "_failed")]
+    return {words: tried.select("run_id", *ends) for words, tried in placebos.items()}
 
 
 def _difference(key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> Stratum:
@@ -170,14 +179,14 @@ def _difference(key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> St
 
 
 def _paired(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
-    """Each run of the side `with` beside the run that differs from it in the factor alone."""
+    """Pair each run of the side `with` with the run that differs only in the factor."""
     if contrast.move:
         return _moved(runs, contrast.move, keep_all=True)
     factor = list(dict.fromkeys((*contrast.with_, *contrast.without)))
     sides = [matching(completed(runs, factor), side) for side in (contrast.with_, contrast.without)]
     rest = [name for name in _parameters(sides[0]) if name not in factor]
-    told = ["run_id", "_true", "_failed"]
-    other = sides[1].select(*rest, *told, *(name for name in factor if name not in rest))
+    ends = ["run_id", "_true", "_failed"]
+    other = sides[1].select(*rest, *ends, *(name for name in factor if name not in rest))
     pairs = sides[0].join(other, on=rest, how="inner", suffix="_without", nulls_equal=True)
     return pairs.filter(pl.col("run_id") != pl.col("run_id_without"))
 
@@ -187,31 +196,29 @@ def _without_side(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def _moved(runs: pl.DataFrame, move: Mapping[str, int], *, keep_all: bool = False) -> pl.DataFrame:
-    """The runs that lie so many values of an axis away from each run.
+    """Pair each run with the one that is shifted along some axes.
 
     Returns:
-        The columns of the moved run, and `run_id_without`, `_true_without`, `_failed_without` of
-        the one that it was moved from; without `keep_all`, `run_id` is that one's.
+        The columns of the shifted run, and `run_id_without`, `_true_without`, `_failed_without` of
+        the original; without `keep_all`, `run_id` is that of the original too.
     """
     axes = list(move)
-    places = runs.with_columns(
+    ranked = runs.with_columns(
         (pl.col(name).rank("dense").cast(pl.Int64) - 1).alias(f"_at_{name}") for name in axes
     )
     rest = [name for name in _parameters(runs) if name not in axes]
-    start = places.select(
+    start = ranked.select(
         *rest, "run_id", "_true", "_failed",
         *((pl.col(f"_at_{name}") + steps).alias(f"_at_{name}") for name, steps in move.items()),
     )  # fmt: skip
     on = [*rest, *(f"_at_{name}" for name in axes)]
-    pairs = places.join(start, on=on, how="inner", suffix="_without", nulls_equal=True)
+    pairs = ranked.join(start, on=on, how="inner", suffix="_without", nulls_equal=True)
     return pairs if keep_all else pairs.with_columns(pl.col("run_id_without").alias("run_id"))
 
 
 def _drawn(side: pl.DataFrame, moves: Sequence[Mapping[str, int]]) -> pl.DataFrame:
-    """Of each run one of the moves that stay in the grid.
-
-    It is drawn by the run's name, a hash: the same each time, and independent of how runs end.
-    """
+    """Pair each run with a random one of the moves that stay in the grid."""
+    # The draw is a function of the run's id, a hash: reproducible, independent of the outcomes.
     tried = pl.concat(
         _moved(side, move).select("run_id", "_true", "_failed", pl.lit(number).alias("_move"))
         for number, move in enumerate(moves)
@@ -221,7 +228,7 @@ def _drawn(side: pl.DataFrame, moves: Sequence[Mapping[str, int]]) -> pl.DataFra
 
 
 def _with_fresh_seed(side: pl.DataFrame) -> pl.DataFrame:
-    """How each of these runs ends under the next seed: `_true` and `_failed` beside its run_id."""
+    """Return each run's id with `_true` and `_failed` of the same run under the next seed."""
     seeds = sorted(side.get_column("seed").unique().to_list())
     if len(seeds) < 2:
         raise LedgerError("a cure needs two seeds or more")
@@ -239,7 +246,7 @@ def _parameters(runs: pl.DataFrame) -> list[str]:
 def _parts(
     claim: Claim, runs: pl.DataFrame, *, every: pl.DataFrame
 ) -> list[tuple[dict[str, str], pl.DataFrame]]:
-    """The runs of each stratum that `every` has, in the order of their values, none if need be."""
+    """Return the runs of each stratum that occurs in `every`, sorted, possibly none."""
     if not claim.strata:
         return [({}, runs)] if every.height else []
     strata = every.select(claim.strata).unique().sort(claim.strata)
@@ -255,14 +262,14 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _of_seeds(runs: pl.DataFrame, value: pl.Expr) -> np.ndarray:
-    """The mean of each seed, in the seeds' order."""
+def _of_seeds(runs: pl.DataFrame, value: pl.Expr) -> Float[np.ndarray, " seeds"]:
+    """Return the mean of each seed, in the seeds' order."""
     each = runs.group_by("seed").agg(value.mean().alias("_value")).sort("seed")
     return each.get_column("_value").to_numpy()
 
 
-def _mean(runs: pl.DataFrame, told: str | pl.Expr) -> float:
-    # As a share of whole numbers: sums of them do not depend on the order.
-    expression = pl.col(told) if isinstance(told, str) else told
-    numbers = runs.select(expression.cast(pl.Float64).alias("_told")).get_column("_told")
+def _mean(runs: pl.DataFrame, value: str | pl.Expr) -> float:
+    # fsum is exact, so the mean does not depend on the order.
+    expression = pl.col(value) if isinstance(value, str) else value
+    numbers = runs.select(expression.cast(pl.Float64).alias("_value")).get_column("_value")
     return math.fsum(numbers.to_list()) / max(runs.height, 1)

@@ -1,4 +1,4 @@
-"""Ledger -> its folder: the tables that people cite, the page that they read and its figures."""
+"""Ledger -> its folder: tables, page and figures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from nanlab.ledger.figures import write_ledger_figures
 from nanlab.ledger.judge import Judged, ledger_frame, strata_frame
 from nanlab.ledger.page import ledger_page
 from nanlab.ledger.tables import latex, markdown
-from nanlab.results.files import write_atomically
+from nanlab.results.files import write_text
 
 
 def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
-    """Write the ledger's files beside its studies; whether the figures could be drawn."""
+    """Write the files of the ledger; return whether the figures could be drawn."""
     files = {
         "claims.csv": ledger_frame(judged).write_csv(),
         "strata.csv": strata_frame(judged).write_csv(),
@@ -22,7 +22,7 @@ def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
         "README.md": ledger_page(judged),
     }
     for name, text in files.items():
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
+        write_text(folder / name, text)
     try:
         write_ledger_figures(folder, judged)
     except ModuleNotFoundError:

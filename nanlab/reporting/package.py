@@ -8,9 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from nanlab.results.dictionary import TABLE_MEANINGS, field_of
+from nanlab.results.dictionary import field_of
 from nanlab.results.provenance import file_hash
 from nanlab.results.read import Results
+from nanlab.results.schema import TABLES
 
 KEYS = {"runs": {"primaryKey": ["run_id"]}, "blames": {"primaryKey": ["blame_id"]}}
 AUTHORS = "The authors of this study"
@@ -21,7 +22,7 @@ def data_package(results: Results) -> dict[str, Any]:
     """The tables as a Frictionless data package: every column with type, unit and meaning."""
     resources: list[dict[str, Any]] = []
     frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
-    for name, said in TABLE_MEANINGS.items():
+    for name, (said, _) in TABLES.items():
         for ending in ("csv", "parquet"):
             path = results.folder / f"{name}.{ending}"
             if path.is_file():

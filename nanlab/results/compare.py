@@ -1,4 +1,4 @@
-"""Two tables of runs -> what differs between them, run by run: outcomes, numbers, blames, lines."""
+"""Two tables of runs -> the differences, run by run: outcomes, numbers, blames, lines."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import dataclass
 import polars as pl
 
 from nanlab.grid.defaults import missing_defaults
-from nanlab.results.schema import ENDING
+from nanlab.results.schema import ENDING, ROLES
 
 IDENTITY = ("primitive", "phase", "module", "mechanism", "function")
-"""What makes a site the same one; its line and its file's path are information, not identity."""
+"""Columns that identify a site; its line and its file's path do not, as edits move them."""
 LINES = ("source", "library")
-ROLES = ("origin", "culprit")
-ASPECTS = ("outcome", "numbers", "blame", "lines")
-"""What may be the same of a run: how it ended; every number, to the bit; the identity of origin
-and culprit; their lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
     """Two tables of runs, matched.
 
+    Each run has four aspects: `outcome`; `numbers`, to the bit; `blame`, the identities of origin
+    and culprit; `lines`, their source lines.
+
     Attributes:
-        pairs: a row a run that both have: the columns of the first table, those of the second
-            under `_now`, and `same_outcome`, `same_numbers`, `same_blame`, `same_lines`.
-        only_before, only_now: how many runs just one of them has.
+        pairs: a row for each run in both tables: the columns of the first, those of the second
+            with suffix `_now`, and a boolean `same_ASPECT` for each aspect.
+        only_before, only_now: number of runs in only one of the tables.
     """
 
     pairs: pl.DataFrame
@@ -34,35 +33,37 @@ class RunComparison:
     only_now: int
 
     def same(self, aspect: str) -> int:
-        """In how many runs this aspect, one of ASPECTS, is the same."""
+        """Return the number of runs in which this aspect is the same."""
         return int(self.pairs.get_column(f"same_{aspect}").sum())
 
     def differing(self, *aspects: str) -> pl.DataFrame:
-        """The pairs that differ in one of these aspects."""
+        """Return the pairs that differ in one of these aspects."""
         same = [pl.col(f"same_{aspect}") for aspect in aspects]
         return self.pairs.filter(~pl.all_horizontal(same))
 
 
 def compare_runs(before: pl.DataFrame, now: pl.DataFrame, *, on: Sequence[str]) -> RunComparison:
-    """Match the runs of two tables, and see what is the same.
+    """Match the runs of two tables and compare them.
 
     Args:
-        before, now: tables as `runs.parquet` holds them.
-        on: the columns that tell which runs belong together, together unique in each table.
+        before: the first table, as in `runs.parquet`.
+        now: the second table.
+        on: the columns to match by, together unique in each table.
+
+    Returns:
+        The matched pairs and the number of runs without a match.
 
     Raises:
-        ValueError: they are not unique.
+        ValueError: the columns are not unique.
     """
     for table in (before, now):
         if table.select(on).is_duplicated().any():
             raise ValueError(f"several runs share {', '.join(on)}")
     pairs = before.join(now, on=list(on), how="inner", suffix="_now", nulls_equal=True,
                         maintain_order="left")  # fmt: skip
-    told = [c for c in before.columns if c in now.columns and c not in on]
-    numbers = [name for name in ENDING if name in told and name != "outcome"]
-    groups = {
+    aspects = {
         "outcome": ["outcome"],
-        "numbers": numbers,
+        "numbers": [name for name in ENDING if f"{name}_now" in pairs and name != "outcome"],
         "blame": [f"{role}_{part}" for role in ROLES for part in IDENTITY],
         "lines": [f"{role}_{part}" for role in ROLES for part in LINES],
     }
@@ -70,7 +71,7 @@ def compare_runs(before: pl.DataFrame, now: pl.DataFrame, *, on: Sequence[str]) 
         pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}_now")) for name in names).alias(
             f"same_{aspect}"
         )
-        for aspect, names in groups.items()
+        for aspect, names in aspects.items()
     ]
     return RunComparison(
         pairs=pairs.with_columns(same),
@@ -80,21 +81,11 @@ def compare_runs(before: pl.DataFrame, now: pl.DataFrame, *, on: Sequence[str]) 
 
 
 def failing(pairs: pl.DataFrame) -> pl.DataFrame:
-    """The pairs of which one run at least had a fault."""
+    """Return the pairs in which at least one run had a fault."""
     return pairs.filter(pl.any_horizontal(pl.col("fault_step", "fault_step_now").is_not_null()))
 
 
 def completed(runs: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
-    """The runs with a column for each of these parameters: its default where none is told."""
+    """Return the runs with a column for each of these parameters, its default where absent."""
     defaults = missing_defaults(names, runs.columns)
     return runs.with_columns(pl.lit(value).alias(name) for name, value in defaults.items())
-
-
-def site_text(role: str, *, suffix: str = "") -> pl.Expr:
-    """A column in words: "overflow in dot_general, forward MLP/Dense_0", or "none"."""
-    mechanism, primitive, phase, module = (
-        pl.col(f"{role}_{part}{suffix}") for part in ("mechanism", "primitive", "phase", "module")
-    )
-    place = pl.concat_str([phase, module], separator=" ").str.strip_chars()
-    told = pl.concat_str([mechanism, pl.lit(" in "), primitive, pl.lit(", "), place])
-    return told.fill_null("none")

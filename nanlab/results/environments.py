@@ -1,8 +1,7 @@
-"""Environment -> who may work at a study: the same software, and the same kind of device.
+"""Which machines may work on a study: those with the same software and kind of device.
 
-Where several machines share a study, the first of them decides what kind of device it is of.
-Another kind rounds differently: its rows are refused, or told apart in the table if they are
-wanted.
+If several machines share a study, the first one determines the kind of device. Another kind rounds
+differently: it is refused, or, with `mixed_devices`, its rows are marked in the table.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanlab.results.errors import reason_of, writing
-from nanlab.results.files import partial_of, write_atomically
+from nanlab.results.files import partial_of, write_text
 from nanlab.results.provenance import IRRELEVANT, fingerprint
 
 Environment = Mapping[str, Any]
@@ -24,29 +23,29 @@ KIND = (
     "platform", "device_kind", "processor", "threads", "system", "block", "block_bytes",
     "flushes_subnormals", "product_bits",
 )  # fmt: skip
-"""What may differ between the devices of a study that is allowed to have several kinds."""
+"""Entries that may differ between the machines of a study with `mixed_devices`."""
 
 FIRST = "devices.json"
 
 WHOLE_S = 30.0
-"""How long the first machine's word may take to be seen whole, on a shared file system."""
+"""Timeout for the first machine's file to become readable on a shared file system."""
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 
 class DevicesError(Exception):
-    """A machine may not work at a study; the message is a sentence for a person."""
+    """A machine may not work on a study; the message is a sentence for the user."""
 
 
 def device_name(environment: Environment) -> str:
-    """What a person calls the kind of device: its accelerator's name, or processor and threads."""
+    """Return a readable name of the device: the accelerator, or processor and threads."""
     if environment["platform"] != "cpu":
         return str(environment["device_kind"])
     return f"{environment['processor']} ({environment.get('threads')} threads)"
 
 
 def is_same_software(one: Environment, other: Environment) -> bool:
-    """Whether two environments differ in their devices alone."""
+    """Return whether two environments differ only in their devices."""
     return not _differences(one, other, but=KIND)
 
 
@@ -56,31 +55,31 @@ def _differences(one: Environment, other: Environment, *, but: tuple[str, ...]) 
 
 
 def check_alike(first: Environment, mine: Environment, *, mixed: bool) -> None:
-    """See that what would be computed here can stand beside what the first machine computes.
+    """Check that results from this machine may join those of the first machine.
 
     Args:
-        first: the environment of the first machine that worked at the study.
-        mine: that of this one.
+        first: environment of the first machine that worked on the study.
+        mine: environment of this machine.
         mixed: whether several kinds of devices are allowed.
 
     Raises:
-        DevicesError: it cannot.
+        DevicesError: they may not.
     """
     names = _differences(first, mine, but=KIND)
     if names:
-        told = "; ".join(
+        differences = "; ".join(
             f"{n} is {_shown(mine, n)} here and {_shown(first, n)} there" for n in names
         )
         raise DevicesError(
-            f"this machine computes with other software than the study's first: {told}. "
-            "Install the same on both, or begin anew with --force"
+            f"this machine's software differs from that of the study's first machine: "
+            f"{differences}. Install the same versions on both, or start over with --force"
         )
     if mixed or fingerprint(dict(first)) == fingerprint(dict(mine)):
         return
     raise DevicesError(
         f"this study is computed on {device_name(first)}, and this machine has "
         f"{device_name(mine)}, which may round differently; exec.mixed_devices = true allows both, "
-        "and the table of runs then says which run was computed on which"
+        "and adds a column `device` to the table of runs"
     )
 
 
@@ -92,19 +91,14 @@ def _shown(environment: Environment, name: str) -> str:
 
 
 def sign(chunks: Path, environment: Environment) -> None:
-    """Leave word among the chunks of what this machine computes with.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
+    """Write this machine's environment into the folder of the chunks."""
     path = chunks / f"devices-{fingerprint(dict(environment))}.json"
-    text = json.dumps(dict(environment), indent=1)
     with writing(path):
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        write_text(path, json.dumps(dict(environment), indent=1))
 
 
 def signed(chunks: Path) -> dict[str, dict[str, Any]]:
-    """The environments that have worked here, by their fingerprints."""
+    """Return the environments that were written by `sign`, by fingerprint."""
     found = sorted(chunks.glob("devices-*.json"))
     return {
         path.stem.removeprefix("devices-"): json.loads(path.read_text(encoding="utf-8"))
@@ -113,11 +107,16 @@ def signed(chunks: Path) -> dict[str, dict[str, Any]]:
 
 
 def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
-    """Begin to work at the study of which these are the chunks.
+    """Join the machines that work on a study.
+
+    Args:
+        chunks: the folder of its chunks.
+        environment: the environment of this machine.
+        mixed: whether several kinds of devices are allowed.
 
     Raises:
-        DevicesError: this machine may not.
-        StoreError: its word cannot be written.
+        DevicesError: this machine may not work on it.
+        StoreError: its environment cannot be written.
     """
     path, text = chunks / FIRST, json.dumps(dict(environment))
     until = time.monotonic() + WHOLE_S
@@ -126,23 +125,26 @@ def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
             continue
         if time.monotonic() > until:
             raise DevicesError(
-                f"{path} is not whole: who began it was stopped. Delete it, and give the same "
-                "command again"
+                f"{path} is incomplete: the process that wrote it was stopped. Delete it and run "
+                "the same command again"
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     check_alike(first, environment, mixed=mixed)
     sign(chunks, environment)
 
 
 def first_environment(chunks: Path) -> dict[str, Any] | None:
-    """That of the first machine; None where there is none, or not all of its word yet.
+    """Read the environment of the first machine.
+
+    Returns:
+        The environment; None if there is no such file yet, or it is only partly written.
 
     Raises:
-        DevicesError: its word cannot be read.
+        DevicesError: the file cannot be read.
     """
     path = chunks / FIRST
     try:
-        # The beginning of a JSON object is never JSON: what can be read is whole.
+        # A prefix of a JSON object is never valid JSON, so what parses is complete.
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
@@ -151,7 +153,7 @@ def first_environment(chunks: Path) -> dict[str, Any] | None:
 
 
 def _comes_first(path: Path, text: str) -> bool:
-    """Make this file, unless there is one; whether it was made."""
+    """Create this file unless it exists; return whether it was created."""
     partial = partial_of(path)
     with writing(path):
         try:
@@ -164,32 +166,37 @@ def _comes_first(path: Path, text: str) -> bool:
 
 
 def _links(partial: Path, path: Path) -> bool:
-    """Give a whole file its name, unless there is one of that name; False: there are no links.
+    """Hard-link a complete file to its name.
+
+    Returns:
+        True if linked, False if the file system has no hard links.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: there is a file of that name.
     """
     try:
-        # Unlike a rename, a link never takes the place of another's: there is one first.
+        # Unlike a rename, a link never replaces the file of another machine.
         os.link(partial, path)
     except FileExistsError:
         raise
     except OSError:
-        # Each file system without hard links has its own error. Was it another, such as a full
-        # disk, then the file cannot be created either, and that says why.
+        # Every file system without hard links has its own error. After any other, such as a full
+        # disk, creating the file fails too, with the right message.
         return False
     return True
 
 
 def _creates(path: Path, text: str) -> bool:
-    """Make a file where there are no hard links.
+    """Create a file exclusively, without hard links.
 
-    Of several machines one alone creates it, also beside one that links. A rename would take the
-    place of another's, and a lock would outlive who died with it. The others may see it half
-    written, and wait until it is whole.
+    Exactly one machine succeeds, even if others use hard links. A rename could replace another
+    machine's file, and a lock could outlive its holder. Readers retry until the JSON parses.
+
+    Returns:
+        True.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: there is a file of that name.
     """
     file = path.open("x", encoding="utf-8")
     try:
@@ -198,7 +205,7 @@ def _creates(path: Path, text: str) -> bool:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        # It is this process's own: half a word would keep all the others waiting.
+        # An incomplete file would keep all other machines waiting.
         path.unlink(missing_ok=True)
         raise
     return True

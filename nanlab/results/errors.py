@@ -1,4 +1,4 @@
-"""OSError -> StoreError: what the system refuses a results folder, as a sentence for a person."""
+"""OSError -> StoreError: why a results folder cannot be written, in a sentence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 class StoreError(Exception):
-    """The results folder cannot be used; the message is a sentence for a person."""
+    """The results folder cannot be used; the message is a sentence for the user."""
 
 
 @contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Turn the system's errors on the way to writing `path` into sentences.
+    """Turn an OSError while writing `path` into a sentence.
 
     Raises:
         StoreError: the system refused.
@@ -22,11 +22,11 @@ def writing(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {reason_of(error)}; what is finished is kept, and the same "
-            f"command goes on from there. --out names another folder"
+            f"cannot write {path}: {reason_of(error)}; what is finished is stored, and the same "
+            f"command resumes from there. --out names another folder"
         ) from error
 
 
 def reason_of(error: OSError) -> str:
-    """The system's reason, as part of a sentence."""
+    """Return the system's reason, as part of a sentence."""
     return (error.strerror or str(error)).lower()

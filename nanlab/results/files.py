@@ -1,4 +1,4 @@
-"""Atomic files: written beside their place, flushed to disk, then renamed."""
+"""Atomic files: written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ _HOST = re.sub(r"[^\w.]", "_", platform.node()) or "here"
 
 
 def partial_of(path: Path) -> Path:
-    """What a file is called while this process writes it; no other writes to that name."""
+    """Return the temporary name of a file, unique to this process."""
     return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}.partial")
 
 
 def is_left_behind(partial: Path) -> bool:
-    """Whether the process that wrote this has ended; of another machine's that is not known."""
+    """Return whether the process that wrote a temporary file has ended.
+
+    Args:
+        partial: a path from `partial_of`; one of another machine counts as still in use.
+    """
     host, _, process = partial.name.removesuffix(".partial").rpartition("-")
     if not process.isdigit():
         return True
@@ -37,8 +42,8 @@ def is_left_behind(partial: Path) -> bool:
     return False
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Write a file beside `path`, flush it to the disk, then put it in its place."""
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it to `path`."""
     partial = partial_of(path)
     try:
         write(partial)
@@ -50,19 +55,28 @@ def write_atomically(path: Path, write: Any) -> None:
         raise
 
 
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a Parquet file; a full disk is an OSError (of polars' own writer it is not)."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda p: p.write_bytes(text.encode()))
+
+
+def parquet_bytes(frame: pl.DataFrame) -> memoryview:
+    """Return a frame as the bytes of a Parquet file."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
-    path.write_bytes(buffer.getbuffer())
+    return buffer.getbuffer()
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a Parquet file; on a full disk this raises OSError, which Polars' writer does not."""
+    path.write_bytes(parquet_bytes(frame))
 
 
 def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Write a CSV file as `csv_text` has it."""
+    """Write a CSV file, formatted by `csv_text`."""
     path.write_text(csv_text(frame), encoding="utf-8")
 
 
 def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
-    """Rows as CSV, in which an empty text and nothing at all can be told apart."""
-    # An empty text is quoted, nothing at all is not.
+    """Return rows as CSV, with an empty text quoted and null as an empty field."""
     return frame.write_csv(quote_style="necessary", include_header=has_header)

@@ -1,4 +1,4 @@
-"""Results folder, table -> a Polars frame that can tell what its columns mean."""
+"""Results folder, table -> a Polars frame that explains its columns."""
 
 from __future__ import annotations
 
@@ -7,41 +7,44 @@ from pathlib import Path
 
 import polars as pl
 
-TABLES = ("runs", "blames", "curves", "boundaries", "cells")
-
 
 class LoadError(Exception):
-    """A table cannot be loaded; the message is a sentence for a person."""
+    """A table cannot be loaded; the message is a sentence for the user."""
 
 
 def load(folder: str | Path, table: str = "runs") -> pl.DataFrame:
-    """A table of a study, as a Polars frame.
+    """Load a table of a study.
 
-    What is missing is null, never NaN: the fault step of a run that did not fail, a loss that was
-    never finite. `frame.nanlab.columns` tells every column's type, unit and meaning,
+    Missing values are null, never NaN: the fault step of a run that did not fail, a loss that was
+    never finite. `frame.nanlab.columns` lists type, unit and meaning of every column;
     `frame.nanlab.unit("fault_step")` and `frame.nanlab.meaning("fault_step")` those of one.
 
-    Of a study that is still running, the runs that are there; a warning says how many are missing.
+    Of a study that is still running, the finished runs are loaded, with a warning that says how
+    many are missing.
 
     Args:
         folder: the study's folder, such as "results/quickstart".
         table: "runs", "blames", "curves", "boundaries" (of a [search]) or "cells" (of a [refine]).
 
+    Returns:
+        The table.
+
     Raises:
         LoadError: there is no such folder or table, or it cannot be read.
     """
+    from nanlab.results.schema import TABLES
+    from nanlab.results.store import CHUNKS
+
     folder = Path(folder)
     if table not in TABLES:
         raise LoadError(f"{table}: there is no such table; one of {', '.join(TABLES)}")
     if not folder.is_dir():
-        raise LoadError(f"{folder}: there is no such folder; a sweep makes one, results/<name>")
+        raise LoadError(f"{folder}: there is no such folder; a sweep creates one, results/<name>")
     if (folder / "claims.csv").is_file():
         raise LoadError(
             f"{folder}: this is a ledger; load one of its studies, such as {_study_in(folder)}, or "
             f"read {folder / 'claims.csv'} with polars.read_csv"
         )
-    from nanlab.results.store import CHUNKS
-
     if (folder / "manifest.json").is_file() and not (folder / CHUNKS).is_dir():
         return _of_finished(folder, table)
     return _of_running(folder, table)
@@ -53,12 +56,12 @@ def _study_in(folder: Path) -> Path:
 
 def _of_finished(folder: Path, table: str) -> pl.DataFrame:
     from nanlab.results.frames import read_blames
+    from nanlab.results.schema import TABLES
 
-    ending = "csv" if table == "blames" else "parquet"
-    path = folder / f"{table}.{ending}"
+    path = folder / f"{table}.{'csv' if table == 'blames' else 'parquet'}"
     if not path.is_file():
-        there = [name for name in TABLES if any(folder.glob(f"{name}.*"))]
-        raise LoadError(f"{folder}: this study has no {table}; it has {', '.join(there)}")
+        existing = [name for name in TABLES if any(folder.glob(f"{name}.*"))]
+        raise LoadError(f"{folder}: this study has no {table}; it has {', '.join(existing)}")
     try:
         return read_blames(path) if table == "blames" else pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -73,8 +76,8 @@ def _of_running(folder: Path, table: str) -> pl.DataFrame:
         results = read_results(folder)
     except ReportError as error:
         raise LoadError(str(error)) from error
-    told = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
-    if table not in told or (table == "curves" and not results.curves.height):
+    frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
+    if table not in frames or (table == "curves" and not results.curves.height):
         raise LoadError(f"{folder}: the study is still running, and has no {table} yet")
     if results.missing:
         warnings.warn(
@@ -82,54 +85,43 @@ def _of_running(folder: Path, table: str) -> pl.DataFrame:
             "not finished",
             stacklevel=3,
         )
-    return told[table]
+    return frames[table]
 
 
 @pl.api.register_dataframe_namespace("nanlab")
 class DescribedFrame:
-    """What the columns of a frame mean, where they are columns of nanlab's tables."""
+    """The meanings of a frame's columns, where they are columns of nanlab's tables."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self._frame = frame
-        known = {"crossing": "boundaries", "corner_run": "cells"}
-        self._table = next((known[name] for name in frame.columns if name in known), "")
+        marks = {"crossing": "boundaries", "corner_run": "cells"}
+        self._table = next((marks[name] for name in frame.columns if name in marks), "")
 
     @property
     def columns(self) -> pl.DataFrame:
-        """A row for each column: `column`, `type`, `unit`, `meaning`; "" where nothing is known."""
-        told = {name: self._told(name) for name in self._frame.columns}
+        """A row for each column: `column`, `type`, `unit`, `meaning`; "" where unknown."""
+        described = [self._described(name) for name in self._frame.columns]
         return pl.DataFrame(
             {
-                "column": list(told),
+                "column": self._frame.columns,
                 "type": [str(kind) for kind in self._frame.dtypes],
-                "unit": [unit for _, unit in told.values()],
-                "meaning": [meaning for meaning, _ in told.values()],
+                "unit": [unit for _, unit in described],
+                "meaning": [meaning for meaning, _ in described],
             },
             schema=dict.fromkeys(("column", "type", "unit", "meaning"), pl.String),
         )
 
     def meaning(self, column: str) -> str:
-        """A sentence on what a column means; "" for a column that nanlab did not make.
-
-        Raises:
-            LoadError: the frame has no such column.
-        """
-        return self._of(column)[0]
+        """Return a sentence on what a column means; "" for a column that is not nanlab's."""
+        return self._described(column)[0]
 
     def unit(self, column: str) -> str:
-        """The unit of a column, "" for a number without one, or for what is no number.
+        """Return the unit of a column; "" for one without a unit."""
+        return self._described(column)[1]
 
-        Raises:
-            LoadError: the frame has no such column.
-        """
-        return self._of(column)[1]
-
-    def _of(self, column: str) -> tuple[str, str]:
-        if column not in self._frame.columns:
-            raise LoadError(f"{column}: the frame has no such column")
-        return self._told(column)
-
-    def _told(self, column: str) -> tuple[str, str]:
+    def _described(self, column: str) -> tuple[str, str]:
         from nanlab.results.dictionary import meaning_of
 
+        if column not in self._frame.columns:
+            raise LoadError(f"{column}: the frame has no such column")
         return meaning_of(column, self._table)

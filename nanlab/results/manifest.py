@@ -1,4 +1,4 @@
-"""A finished study -> manifest.json: what made it, what came out, and the hashes of its files."""
+"""A finished study -> manifest.json: its provenance, a summary, and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from nanlab.blame.vocabulary import WitnessAnswer
-from nanlab.results.files import write_atomically
+from nanlab.results.files import write_text
 from nanlab.results.provenance import file_hash, fingerprint, git_state
 
 
@@ -29,20 +29,23 @@ def write_manifest(
     said: Mapping[str, Testimony],
     files: Sequence[str],
 ) -> dict[str, Any]:
-    """Write `grid.resolved.toml`, then `manifest.json`, which makes a study finished.
+    """Write `grid.resolved.toml`, then `manifest.json`, which marks a study as finished.
 
     Args:
-        folder: of the results.
+        folder: the results folder.
         about: title, rules, search, command, groups, witness_cap and wall_s.
-        environment: as `provenance.environment` has it.
-        environments: of all whose rows were taken, by fingerprint.
-        resolved: what was asked, as TOML.
-        runs, blames: the tables.
-        said: what the witnesses said, by blame_id.
-        files: the tables' names, to be hashed.
+        environment: the environment of this process.
+        environments: the environments of all accepted rows, by fingerprint.
+        resolved: the resolved grid, as TOML.
+        runs: the table of runs.
+        blames: the table of blames.
+        said: the testimonies, by blame_id.
+        files: names of the tables to hash.
+
+    Returns:
+        The manifest.
     """
-    path = folder / "grid.resolved.toml"
-    write_atomically(path, lambda p: p.write_text(resolved, encoding="utf-8"))
+    write_text(folder / "grid.resolved.toml", resolved)
     manifest = {
         "title": about["title"],
         "command": about["command"],
@@ -52,35 +55,27 @@ def write_manifest(
         "environment": environment,
         **({"environments": environments} if len(environments) > 1 else {}),
         "git": git_state(),
-        "runs": _rows(runs),
+        "runs": runs.select(pl.len()).collect().item(),
         **about["search"],
         "groups": about["groups"],
-        **_ends(runs),
+        **_endings(runs),
         "distinct_blames": blames.height,
-        "witnesses": {"cap": about["witness_cap"], **_heard(blames, list(said.values()))},
+        "witnesses": {"cap": about["witness_cap"], **_answers(blames, list(said.values()))},
         "files": {name: file_hash(folder / name) for name in sorted(files)},
         "wall_s": about["wall_s"],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    text = json.dumps(manifest, indent=1) + "\n"
-    write_atomically(folder / "manifest.json", lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
-def _rows(table: pl.LazyFrame) -> int:
-    return table.select(pl.len()).collect().item()
-
-
-def _ends(runs: pl.LazyFrame) -> dict[str, Any]:
+def _endings(runs: pl.LazyFrame) -> dict[str, Any]:
     outcomes = _counts(runs, "outcome")
-    return {
-        "outcomes": outcomes,
-        "crashed": outcomes.get("crashed", 0),
-        "blame_status": _counts(runs, "blame_status"),
-    }
+    crashed, status = outcomes.get("crashed", 0), _counts(runs, "blame_status")
+    return {"outcomes": outcomes, "crashed": crashed, "blame_status": status}
 
 
-def _heard(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, Any]:
+def _answers(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, Any]:
     return {
         "asked": len(testimonies),
         "said": _counts(blames.lazy(), "witness"),
@@ -91,7 +86,7 @@ def _heard(blames: pl.DataFrame, testimonies: Sequence[Testimony]) -> dict[str, 
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command that was given, without a path of this machine."""
+    """Return the sweep command with these arguments, without absolute paths."""
     return shlex.join(["python", "-m", "nanlab.sweep", *map(_without_folders, arguments)])
 
 
@@ -104,18 +99,19 @@ def _without_folders(argument: str) -> str:
 
 
 def _counts(table: pl.LazyFrame, name: str) -> dict[str, int]:
-    """How often each value of a column comes, the most frequent first; never all rows at once."""
+    """Return the number of rows of each value, most frequent first, without loading all rows."""
     counted = table.select(name).drop_nulls().group_by(name).len("n").collect(engine="streaming")
     return dict(sorted(counted.rows(), key=lambda row: (-row[1], row[0])))
 
 
 class Testimony(NamedTuple):
-    """What was said of one run's blame.
+    """The independent witnesses' answers about one run's blame.
 
     Attributes:
-        origin, culprit: the answers; None where there is nothing to ask.
-        finite_before: chex finds the watched state finite before the fault step; None at step -1.
-        bad_after: chex finds it, or the loss, not finite after.
+        origin: answer about the origin; None if there is no origin.
+        culprit: answer about the culprit; None if there is no culprit.
+        finite_before: whether chex finds the state finite before the fault step; None at step -1.
+        bad_after: whether chex finds the state or the loss not finite after it.
     """
 
     origin: WitnessAnswer | None
@@ -125,5 +121,5 @@ class Testimony(NamedTuple):
 
     @property
     def word(self) -> WitnessAnswer:
-        """The worse of the two words."""
+        """The worse of the two answers."""
         return max((w for w in (self.origin, self.culprit) if w), key=lambda answer: answer.rank)

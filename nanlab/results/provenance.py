@@ -1,4 +1,4 @@
-"""What made a result: its code, its commit and the hashes of its files."""
+"""The provenance of a result: hash of the code, commit, and hashes of files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 IRRELEVANT = ("devices", "polars")
-"""What a run's bits do not depend on."""
+"""Entries of the environment that no run's bits depend on."""
 
 
 def fingerprint(environment: dict[str, Any]) -> str:
-    """A hash of what a run's bits may depend on."""
+    """Return a hash of the entries of an environment that a run's bits may depend on."""
     relevant = {k: v for k, v in environment.items() if k not in IRRELEVANT}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def code_hash() -> str:
-    """A hash of nanlab's own source files."""
+    """Return a hash of nanlab's source files."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
@@ -31,7 +31,7 @@ def code_hash() -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """The commit of nanlab's checkout, and whether its code differs from it; nulls outside one."""
+    """Return the commit of nanlab's checkout and whether it has changes; nulls outside one."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "dirty": None}
@@ -49,6 +49,6 @@ def _git(*arguments: str) -> str | None:
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

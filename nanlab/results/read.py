@@ -1,11 +1,11 @@
-"""Results folder -> Results: the tables of a study, finished or running; it only reads."""
+"""Results folder -> Results: the tables of a study, finished or running."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,42 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.grid import GridError, load_grid
-from nanlab.plan.plan import make_plan
-from nanlab.results.chunk_index import ChunkIndex, curves_beside
+from nanlab.grid import Grid, GridError, load_grid
+from nanlab.plan.plan import Plan, make_plan
+from nanlab.plan.rounds import finished_plan
+from nanlab.results.chunk_index import ChunkIndex, curves_path
 from nanlab.results.frames import blames_frame, read_blames, with_blame_ids, with_witnesses
 from nanlab.results.provenance import file_hash
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
-from nanlab.results.store import CHUNKS, CURVES_FILE, HASHED_FILES, PLAN
+from nanlab.results.store import (
+    CHUNK_FILES,
+    CHUNKS,
+    CURVES_FILE,
+    HASHED_FILES,
+    PLAN,
+    is_intact,
+)
 
 
 class ReportError(Exception):
-    """There is nothing to report on; the message is a sentence for a person."""
+    """A folder holds no results; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What a results folder holds of a study.
+    """The tables and the manifest of a study.
 
     Attributes:
-        folder: where it is; its name is the study's.
-        asked: the resolved grid.
-        grid_sha256: of the resolved grid's text.
-        runs: the runs that are there, in the grid's order.
-        blames: the distinct blames of these runs.
-        curves: rows of `curves.CURVES`; none where the study has no curves.
-        manifest: what made it; empty while the study runs.
-        planned: how many runs were asked for.
-        notes: sentences on what is amiss with the folder.
+        folder: results folder, named like the study.
+        asked: resolved grid.
+        grid_sha256: hash of the resolved grid's text.
+        runs: finished runs, in the grid's order.
+        blames: distinct blames of these runs.
+        curves: rows of CURVES, empty for a study without curves.
+        manifest: manifest, empty while the study runs.
+        planned: number of runs requested.
+        notes: sentences about problems of the folder.
     """
 
     folder: Path
@@ -60,7 +68,7 @@ class Results:
 
     @property
     def study_id(self) -> str:
-        """Its name, and the first digits of the hash of what was asked."""
+        """The study's name and the first digits of its grid's hash."""
         return f"{self.name}-{self.grid_sha256[:8]}"
 
     @property
@@ -70,47 +78,53 @@ class Results:
 
     @property
     def finer(self) -> tuple[str, ...]:
-        """The axes that were made finer where the outcome changes, the first one first."""
+        """The axes of the search or refinement, in the grid's order."""
         table = {**self.asked.get("search", {}), **self.asked.get("refine", {})}
         return tuple(table.get("axes", ())) or tuple(filter(None, [table.get("axis")]))
 
     @property
     def missing(self) -> int:
-        """How many runs are not there yet."""
+        """The number of runs that are not finished."""
         return self.planned - self.runs.height
 
     @property
     def seeds(self) -> int:
-        """How many seeds the runs have; 1 where the seed was not varied."""
+        """The number of seeds; 1 if the seed was not varied."""
         return self.runs.get_column("seed").n_unique() if "seed" in self.runs.columns else 1
 
 
 def read_results(folder: Path) -> Results:
-    """Read what a folder holds of a study.
+    """Read the tables of a study.
+
+    Args:
+        folder: the results folder.
+
+    Returns:
+        The finished tables, or those of the finished runs while the study runs.
 
     Raises:
-        ReportError: it is no folder of results, no run is finished yet, or a file is damaged.
+        ReportError: it is no results folder, no run is finished yet, or a file is damaged.
     """
     if not folder.is_dir():
-        raise ReportError(f"{folder}: there is no such folder; a sweep makes one, results/<name>")
-    running = _asked_of_running(folder)
+        raise ReportError(f"{folder}: there is no such folder; a sweep creates one, results/<name>")
+    running = _running_grid(folder)
     manifest = _manifest(folder)
     if running is not None and not _is_of(manifest, running):
         return _running(folder, running)
     if manifest:
         return _finished(folder, manifest)
     raise ReportError(
-        f"{folder}: this is no folder of results: it has neither manifest.json nor chunks of a "
-        "study that is running"
+        f"{folder}: this is no results folder: it has neither manifest.json nor the chunks of a "
+        "running study"
     )
 
 
-def _asked_of_running(folder: Path) -> str | None:
-    """The resolved grid of a study that is running or was stopped, as TOML."""
+def _running_grid(folder: Path) -> str | None:
+    """Return the resolved grid of a running or stopped study as TOML; None if there is none."""
     try:
         return (folder / CHUNKS / PLAN).read_text(encoding="utf-8")
     except OSError:
-        return None  # there is none, or it has just been finished, and its chunks are gone
+        return None  # it may just have finished, and removed its chunks
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: it cannot be read: {error}") from error
     if not isinstance(manifest, dict):
-        raise ReportError(f"{path}: it does not hold a table of names and values")
+        raise ReportError(f"{path}: it does not hold a JSON object")
     return manifest
 
 
@@ -145,7 +159,7 @@ def _finished(folder: Path, manifest: Mapping[str, Any]) -> Results:
     hashes = manifest.get("files", {})
     changed = [name for name in HASHED_FILES if file_hash(folder / name) != hashes.get(name)]
     notes = tuple(
-        f"{name} is not the file that manifest.json tells of: it was changed after the study."
+        f"{name} was changed after the study: its hash is not that in manifest.json."
         for name in changed
     )
     return Results(
@@ -166,18 +180,17 @@ def _running(folder: Path, resolved: str) -> Results:
         grid = load_grid(folder / CHUNKS / PLAN)
         plan = make_plan(grid)
         paths = _chunks(folder, mixed=grid.exec.mixed_devices)
-        kept = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
-        places = np.flatnonzero(kept.done)
-        rows = with_blame_ids(kept.rows(places))
-        curves = [pl.read_parquet(p) for p in map(curves_beside, paths) if p.is_file()]
+        index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
+        rows = with_blame_ids(index.rows(np.flatnonzero(index.done)))
+        curves = [pl.read_parquet(p) for p in map(curves_path, paths) if p.is_file()]
     except (GridError, OSError, pl.exceptions.PolarsError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ReportError(
-            f"{folder}: what is there of a running study cannot be read: {first}; look again"
+            f"{folder}: the chunks of the running study cannot be read: {first}; try again"
         ) from error
     if not rows.height:
         raise ReportError(
-            f"{folder}: no run is finished yet, all {len(plan):,} are missing; look again when "
+            f"{folder}: no run is finished yet, all {len(plan):,} are missing; try again when "
             "the first chunk is done"
         )
     blames = with_witnesses(blames_frame(rows), {})
@@ -195,10 +208,32 @@ def _running(folder: Path, resolved: str) -> Results:
 
 
 def _chunks(folder: Path, *, mixed: bool) -> list[Path]:
-    """The chunks that are there; of one environment, the latest to write, unless they are mixed."""
-    every = sorted((folder / CHUNKS).glob("[0-9a-f]*-*.parquet"))
-    if mixed or not every:
-        return every
-    latest = max(every, key=lambda path: path.stat().st_mtime)
-    maker = latest.name.partition("-")[0]
-    return [path for path in every if path.name.startswith(f"{maker}-")]
+    """Return the intact chunks, unless `mixed` only those of the environment that wrote last."""
+    chunks = [path for path in sorted((folder / CHUNKS).glob(CHUNK_FILES)) if is_intact(path)]
+    if mixed or not chunks:
+        return chunks
+    latest = max(chunks, key=lambda path: path.stat().st_mtime)
+    fingerprint = latest.name.partition("-")[0]
+    return [path for path in chunks if path.name.startswith(f"{fingerprint}-")]
+
+
+def finished_study(folder: Path, *, sets: Sequence[str] = ()) -> tuple[Grid, Plan]:
+    """Read the grid of a finished study and rebuild its plan, with the rounds of its search.
+
+    Args:
+        folder: the results folder.
+        sets: overrides of the grid, as `--set` takes them.
+
+    Returns:
+        The grid and the plan.
+
+    Raises:
+        GridError: the grid is not valid for this version of nanlab.
+        ReportError: the folder holds no finished study.
+    """
+    if not (folder / "manifest.json").is_file() or not (folder / PLAN).is_file():
+        raise ReportError(f"{folder} holds no finished study: manifest.json or {PLAN} is missing")
+    grid = load_grid(folder / PLAN, sets=sets)
+    if grid.document.refinement is None:
+        return grid, make_plan(grid)
+    return grid, finished_plan(grid, pl.read_parquet(folder / "runs.parquet"))

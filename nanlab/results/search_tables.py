@@ -1,4 +1,4 @@
-"""Crossings, cells -> the tables `boundaries` and `cells`, with the meaning of their columns."""
+"""Crossings, cells -> the tables `boundaries` and `cells`."""
 
 from __future__ import annotations
 
@@ -16,55 +16,51 @@ from nanlab.plan.quadtree import PlaneRefinement
 from nanlab.plan.rounds import Rounds
 from nanlab.results.files import write_atomically, write_csv, write_parquet
 from nanlab.results.frames import parameter_series
-from nanlab.results.schema import BOUNDARIES, CELLS, ENDS
-
-SEARCH_TABLES = ("boundaries", "cells")
+from nanlab.results.schema import BOUNDARIES, CELLS, ENDS, types_of
 
 
 def boundaries_frame(
     lattice: Lattice, search: AxisSearch, outcomes: Outcomes, run_ids: Mapping[Node, str]
 ) -> pl.DataFrame:
-    """A row for each crossing that the coarse pass saw, in the grid's order.
-
-    A point whose answer is no crossing has one more row, whose bracket is open at one end.
-    """
+    """Return a row for each crossing that the coarse pass saw, in the grid's order."""
+    # A point whose answer is no crossing has one more row, whose bracket is open at one end.
     by_point: dict[int, list[Crossing]] = {}
     for crossing in search.crossings or ():
         by_point.setdefault(crossing.point, []).append(crossing)
-    looked: dict[int, list[int]] = {}
-    for point, (place,) in run_ids:
-        looked.setdefault(point, []).append(place)
+    visited: dict[int, list[int]] = {}
+    for point, (tick,) in run_ids:
+        visited.setdefault(point, []).append(tick)
     points: list[int] = []
     rows: list[dict[str, Any]] = []
-    for point, places in sorted(looked.items()):
-        told = list(_told(point, by_point.get(point, []), sorted(places), search, outcomes))
+    for point, ticks in sorted(visited.items()):
+        brackets = list(_brackets(point, by_point.get(point, []), sorted(ticks), search, outcomes))
         rows += (
-            _row(point, each, lattice, outcomes, run_ids) | {"point_runs": len(places)}
-            for each in told
+            _row(point, bracket, lattice, outcomes, run_ids) | {"point_runs": len(ticks)}
+            for bracket in brackets
         )
-        points += [point] * len(told)
+        points += [point] * len(brackets)
     columns = {name: [row[name] for row in rows] for name in BOUNDARIES}
-    schema = {name: kind for name, (kind, _) in BOUNDARIES.items()}
-    return _others(lattice, points).hstack(pl.DataFrame(columns, schema=schema))
+    frame = pl.DataFrame(columns, schema=types_of(BOUNDARIES))
+    return _others(lattice, points).hstack(frame)
 
 
-def _told(
+def _brackets(
     point: int,
     crossings: list[Crossing],
-    places: list[int],
+    ticks: list[int],
     search: AxisSearch,
     outcomes: Outcomes,
 ) -> Iterator[dict[str, Any]]:
-    """A point's rows; ends and neighbors of the bracket are places."""
+    """Yield a point's rows, with numbers of the axis still as ticks."""
     known = search.known(point, outcomes)
     if not known:
         return
     answer = search.answer(crossings, known)
     is_open = not isinstance(answer, Crossing)
-    told = [(place, search.trains((point, (place,)), outcomes)) for place in places]
+    trained = [(tick, search.trains((point, (tick,)), outcomes)) for tick in ticks]
     for each in crossings:
         low, high = each.coarse
-        between = [trains for place, trains in told if low <= place <= high and trains is not None]
+        between = [trains for tick, trains in trained if low <= tick <= high and trains is not None]
         yield {
             "crossing": each.number, "crossings": len(crossings),
             "only": len(crossings) == 1 and not is_open, "answer": each is answer,
@@ -84,37 +80,37 @@ def _told(
 
 
 def _row(
-    point: int, told: dict[str, Any], lattice: Lattice, outcomes: Outcomes,
+    point: int, bracket: dict[str, Any], lattice: Lattice, outcomes: Outcomes,
     run_ids: Mapping[Node, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """A row of `boundaries`, its places as numbers and its runs by name."""
+    """Return a row of `boundaries`: ticks as numbers of the axis, and runs by id."""
     (direction,) = lattice.searched
-    row: dict[str, Any] = dict(told)
+    row: dict[str, Any] = dict(bracket)
     for end in ("lower", "upper"):
-        spot = None if told[end] is None else (point, (told[end],))
+        spot = None if bracket[end] is None else (point, (bracket[end],))
         row[f"{end}_outcome"] = None if spot is None else outcomes[spot]
         row[f"{end}_run"] = None if spot is None else run_ids[spot]
     for name in ("value", "lower", "upper", "coarse_lower", "coarse_upper"):
-        row[name] = None if told[name] is None else direction.number(told[name])
+        row[name] = None if bracket[name] is None else direction.number(bracket[name])
     if row["lower"] is None or row["upper"] is None:
         return row | {"width": None, "within_tolerance": False}
     width = direction.scale.width(row["lower"], row["upper"])
-    return row | {"width": width, "within_tolerance": told["upper"] - told["lower"] == 1}
+    return row | {"width": width, "within_tolerance": bracket["upper"] - bracket["lower"] == 1}
 
 
 def cells_frame(
     lattice: Lattice, plane: PlaneRefinement, run_ids: Mapping[Node, str]
 ) -> pl.DataFrame:
-    """A row for each cell; all together they are the plane."""
+    """Return a row for each cell; together the cells tile the plane."""
     cells = plane.cells
     columns: dict[str, Any] = {}
     for i, direction in enumerate(lattice.searched):
         for end in ENDS:
-            places = [getattr(cell, end)[i] for cell in cells]
-            columns[f"{direction.name}_{end}"] = [direction.number(place) for place in places]
+            ticks = [getattr(cell, end)[i] for cell in cells]
+            columns[f"{direction.name}_{end}"] = [direction.number(tick) for tick in ticks]
     columns["kind"] = [_kind(plane.kinds(cell)) for cell in cells]
     columns["corner_run"] = [run_ids[cell.point, cell.lower] for cell in cells]
-    schema = {name: CELLS[name][0] if name in CELLS else pl.Float64 for name in columns}
+    schema = {**dict.fromkeys(columns, pl.Float64), **types_of(CELLS)}
     others = _others(lattice, [cell.point for cell in cells])
     return others.hstack(pl.DataFrame(columns, schema=schema))
 
@@ -127,12 +123,12 @@ def _kind(kinds: set[str | bool | None]) -> str | None:
 
 
 def _others(lattice: Lattice, points: list[int]) -> pl.DataFrame:
-    """The parameters of the other axes at some points, a column each."""
+    """Return the parameters of the other axes at some points, a column each."""
     if not lattice.others:
         return pl.DataFrame(height=len(points))
-    places = np.unravel_index(np.array(points, np.int64), [a.size for a in lattice.others])
+    indices = np.unravel_index(np.array(points, np.int64), [a.size for a in lattice.others])
     columns: dict[str, pl.Series] = {}
-    for axis, along in zip(lattice.others, places, strict=True):
+    for axis, along in zip(lattice.others, indices, strict=True):
         for name, values in axis.values.items():
             columns[name] = parameter_series([values[i] for i in along.tolist()])
     return pl.DataFrame(columns)
@@ -142,9 +138,9 @@ def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> lis
     """Write `boundaries` or `cells` as Parquet and CSV, and remove the other table.
 
     Args:
-        rounds: the search; a plain grid has neither table.
+        rounds: the finished search; a plain grid has neither table.
         folder: the results folder.
-        runs: the whole study's runs, with run_id and outcome.
+        runs: run_id and outcome of all runs.
 
     Returns:
         The names of the files written.
@@ -157,7 +153,7 @@ def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> lis
     if lattice is not None and isinstance(search, PlaneRefinement):
         frames["cells"] = cells_frame(lattice, search, rounds.run_ids)
     written: list[str] = []
-    for table in SEARCH_TABLES:
+    for table in ("boundaries", "cells"):
         names = f"{table}.parquet", f"{table}.csv"
         for name, write in zip(names, (write_parquet, write_csv), strict=True):
             if table in frames:

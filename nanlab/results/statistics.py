@@ -1,21 +1,25 @@
-"""Numbers of seeds -> intervals and tests; the seed is the unit, never a run."""
+"""Numbers per seed -> intervals and tests; the unit is the seed, never a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 RESAMPLES = 10_000
 EXACT_SEEDS = 20
-"""Up to so many seeds every assignment of signs is tried; beyond, RANDOM_SIGNS of them."""
+"""Up to this many seeds all assignments of signs are tried; beyond, RANDOM_SIGNS of them."""
 RANDOM_SIGNS = 200_000
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean of `values`, (seeds,).
+def interval(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean.
 
     The resamples are the same on every machine (Efron and Tibshirani 1993, chapter 13).
+
+    Returns:
+        Lower and upper end.
     """
     rng = np.random.Generator(np.random.PCG64(0))
     rows = rng.integers(0, len(values), (RESAMPLES, len(values)))
@@ -23,20 +27,24 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def share_interval(shares: np.ndarray) -> tuple[float, float]:
-    """The same for shares of seeds; none or all of n seeds leave 3/n open (rule of three).
+def share_interval(shares: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of shares.
 
-    Hanley and Lippman-Hand 1983.
+    If all n shares are 0, or all are 1, it is 3/n wide (rule of three, Hanley and Lippman-Hand
+    1983); otherwise it is that of `interval`.
+
+    Returns:
+        Lower and upper end.
     """
     low, high = interval(shares)
-    open_ = min(1.0, 3.0 / len(shares))
+    width = min(1.0, 3.0 / len(shares))
     if np.all(shares == 0.0):
-        return 0.0, open_
-    return (1.0 - open_, 1.0) if np.all(shares == 1.0) else (low, high)
+        return 0.0, width
+    return (1.0 - width, 1.0) if np.all(shares == 1.0) else (low, high)
 
 
-def sign_flip_p(differences: np.ndarray) -> float:
-    """The two-sided p of a mean of 0, by flipping the signs of seeds' differences (Fisher 1935)."""
+def sign_flip_p(differences: Float[np.ndarray, " seeds"]) -> float:
+    """Return the two-sided p value of a mean of 0, by sign-flip permutation (Fisher 1935)."""
     nonzero = differences[differences != 0.0]
     if not len(nonzero):
         return 1.0
@@ -53,14 +61,14 @@ def sign_flip_p(differences: np.ndarray) -> float:
                 for _ in range(20)
             ]
         )
-        extra = 1  # the assignment that was seen counts
-    seen = abs(float(nonzero.sum()))
-    many = int((np.abs(sums) >= seen * (1.0 - 1e-12)).sum())
-    return min(1.0, (many + extra) / (len(sums) + extra))
+        extra = 1  # the observed assignment counts
+    observed = abs(float(nonzero.sum()))
+    n_extreme = int((np.abs(sums) >= observed * (1.0 - 1e-12)).sum())
+    return min(1.0, (n_extreme + extra) / (len(sums) + extra))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the same order (Holm 1979)."""
+    """Return the p values, adjusted for multiple tests, in the same order (Holm 1979)."""
     order = np.argsort(ps, kind="stable")
     adjusted, largest = [1.0] * len(ps), 0.0
     for rank, i in enumerate(order.tolist()):

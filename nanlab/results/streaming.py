@@ -1,4 +1,4 @@
-"""Frames, one after another -> one file: no table is ever whole in memory."""
+"""Frames, one after another -> one file, so that no table is ever whole in memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
-from nanlab.results.files import csv_text, write_atomically, write_parquet
+from nanlab.results.files import csv_text, write_atomically, write_parquet, write_text
 
 SLICE = 16_384
-"""Rows of `runs` that are made at a time."""
+"""Rows of `runs` in memory at a time."""
 
 ROW_GROUP = 32_768
-"""Rows in a group of `runs.parquet`."""
+"""Rows of a row group of `runs.parquet`."""
 
 CURVES_SLICE = 1_024
 """Runs whose curves are in memory at a time."""
@@ -26,17 +27,17 @@ CURVES_ROW_GROUP = 262_144
 
 
 def slices(count: int, size: int) -> list[slice]:
-    """`count` rows as slices of at most `size`; an empty one where there are none."""
+    """Return `count` rows as slices of at most `size`; one empty slice for no rows."""
     return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
-def places(rows: slice) -> np.ndarray:
-    """The places that a slice stands for."""
+def indices(rows: slice) -> Int[np.ndarray, " rows"]:
+    """Return the indices of a slice."""
     return np.arange(rows.start, rows.stop)
 
 
 def in_slices(path: Path, size: int = SLICE) -> Iterator[pl.DataFrame]:
-    """A Parquet file, some rows at a time."""
+    """Yield a Parquet file, at most `size` rows at a time."""
     table = pl.scan_parquet(path)
     count = table.select(pl.len()).collect().item()
     for rows in slices(count, size):
@@ -50,17 +51,8 @@ def write_parts(
     *,
     row_group: int,
 ) -> None:
-    """Write one Parquet file of frames that are made one after another.
-
-    A frame alone is written as it is; several are written to files beside `path`, which are then
-    joined as a stream.
-
-    Args:
-        path: the file.
-        frame_of: makes the rows of a slice.
-        parts: the slices, in order.
-        row_group: rows in a group of the file, where there are several.
-    """
+    """Write one Parquet file of frames that are built one after another."""
+    # Several frames are written to temporary files next to `path`, and then joined as a stream.
     if len(parts) == 1:
         write_parquet(frame_of(parts[0]), path)
         return
@@ -79,7 +71,7 @@ def _join(written: list[Path], path: Path, row_group: int) -> None:
     try:
         pl.scan_parquet(written).sink_parquet(path, row_group_size=row_group)
     except (pl.exceptions.PolarsError, OSError) as error:
-        # Of a full disk polars' writer knows only the system's own sentence.
+        # The error number of a full disk is only in the text of Polars' message.
         found = re.search(r"os error (\d+)", str(error))
         number = int(found[1]) if found else errno.EIO
         raise OSError(number, os.strerror(number)) from error
@@ -93,15 +85,7 @@ def write_tables(
     *,
     csv_runs: int,
 ) -> list[str]:
-    """Write `runs.parquet`, `runs.csv` and `blames.csv`; the names of those written.
-
-    Args:
-        folder: where to.
-        frame_of: makes rows of `runs`.
-        count: how many there are.
-        blames: with witnesses.
-        csv_runs: up to how many runs there is a `runs.csv`.
-    """
+    """Write `runs.parquet`, `blames.csv` and, up to `csv_runs` runs, `runs.csv`."""
     written = ["runs.parquet", "blames.csv"]
     path, parts = folder / "runs.parquet", slices(count, SLICE)
     write_atomically(path, lambda p: write_parts(p, frame_of, parts, row_group=ROW_GROUP))
@@ -110,8 +94,7 @@ def write_tables(
         write_atomically(folder / "runs.csv", lambda p: stream_csv(path, p))
     else:
         (folder / "runs.csv").unlink(missing_ok=True)
-    text = csv_text(blames)
-    write_atomically(folder / "blames.csv", lambda p: p.write_bytes(text.encode()))
+    write_text(folder / "blames.csv", csv_text(blames))
     return written
 
 

@@ -1,16 +1,17 @@
-"""Chunks -> files: run on this process's devices, and kept by whoever ran them."""
+"""Runs chunks on this process's devices and saves their rows."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from nanlab.backend.jaxpr import Device
 from nanlab.engine.block_width import NARROWEST, launch_runs
@@ -28,233 +29,175 @@ from nanlab.results.store import Store
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, crash_of, cut
 from nanlab.study.rows import rows_of
 
-WORKERS_KEPT = 8
-"""How many groups' compiled programs are held, for later chunks and the witnesses to use again."""
+RUNNERS_CACHED = 8
+"""Groups whose compiled programs are cached for later chunks and the witnesses."""
 
 
-def study_environment(devices: Sequence[Device], own: set[str]) -> dict[str, Any]:
-    """What this process computes a study with.
-
-    Args:
-        devices: on which.
-        own: what the plan calls a person's own code; that decides the bits too.
-    """
-    hashes = user_code_hashes(own)
+def study_environment(devices: Sequence[Device], user_code: set[str]) -> dict[str, Any]:
+    """Return this process's environment, with hashes of the user-defined code."""
+    hashes = user_code_hashes(user_code)
     return environment(list(devices)) | ({"own_code_sha256": hashes} if hashes else {})
 
 
 def cut_here(
     plan: Plan,
-    asked: np.ndarray,
+    pending: Bool[np.ndarray, " runs"],
     chunk_runs: int | None,
     devices: Sequence[Device],
     *,
-    held: Mapping[str, int] | None = None,
+    cached: Mapping[str, int] | None = None,
 ) -> list[Piece]:
-    """The runs that are asked for, as chunks that fill the launches of one process's devices.
-
-    Args:
-        plan, asked, held: as `chunks.cut` has them.
-        chunk_runs: about how many runs a chunk has; None for as many as suit the devices.
-        devices: all that the process uses.
-    """
-    most, unit = chunk_runs or launch_runs(devices), NARROWEST * len(devices)
-    return cut(plan, asked, chunk_runs=most, unit=unit, held=held)
+    """Cut the pending runs into chunks that fill one process's launches; see `chunks.cut`."""
+    target, unit = chunk_runs or launch_runs(devices), NARROWEST * len(devices)
+    return cut(plan, pending, chunk_runs=target, unit=unit, cached=cached)
 
 
 class ChunkRunner:
-    """Runs chunks on this process's devices and keeps what comes of them.
+    """Runs chunks on this process's devices and saves their rows.
 
     Args:
-        store: where to.
-        devices: on which.
-        curves: whether to keep curves too.
+        store: the store to save to.
+        devices: the devices to compute on.
+        curves: whether to save curves too.
 
     Attributes:
-        holds: how many groups' compiled programs are held at most.
+        capacity: maximum number of groups whose compiled programs are cached.
     """
 
     def __init__(self, store: Store, devices: Sequence[Device], *, curves: bool):
         self._store, self._devices, self._curves = store, list(devices), curves
-        self.holds = WORKERS_KEPT
-        self._workers: OrderedDict[tuple[str, int], GroupRunner] = OrderedDict()
+        self.capacity = RUNNERS_CACHED
+        self._runners: OrderedDict[tuple[str, int], GroupRunner] = OrderedDict()
         self._broken: dict[str, Exception] = {}
         self._needs: dict[tuple[str, int], Need] = {}
         self._fitted = set[tuple[str, int]]()
-        # What the launches at work need, and what was free before the first of them.
-        self._at_work, self._free, self._changed = list[int](), None, Condition()
+        # Bytes of the launches in progress, and free bytes before the first of them.
+        self._in_use, self._free, self._changed = list[int](), None, Condition()
 
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
-        """The runs that are asked for, as chunks that fill this process's launches."""
-        held = {name: worker.lanes for (name, _), worker in self._workers.items()}
-        return cut_here(plan, asked, chunk_runs, self._devices, held=held)
+    def cut(
+        self, plan: Plan, pending: Bool[np.ndarray, " runs"], chunk_runs: int | None
+    ) -> list[Piece]:
+        """Cut the pending runs into chunks that fill this process's launches."""
+        cached = {name: runner.lanes for (name, _), runner in self._runners.items()}
+        return cut_here(plan, pending, chunk_runs, self._devices, cached=cached)
 
     def run(self, chunk: Chunk) -> Done | Crash:
-        """Run a chunk and keep its rows.
-
-        Raises:
-            MemoryError: a launch does not fit, with what does.
-            StoreError: the rows cannot be kept.
-        """
+        """Run a chunk and save its rows; if memory is short, the MemoryError says what fits."""
         began = time.perf_counter()
         plan, count = chunk.plan, len(chunk.run_ids)
-        worker: GroupRunner | None = None
+        runner: GroupRunner | None = None
         try:
-            with self._working(chunk) as worker:
-                lanes = lanes_of(plan, worker.problem, plan.groups[0].runs)
-                outcome = worker.run(lanes, curves=self._curves)
+            with self._launching(chunk) as runner:
+                lanes = lanes_of(plan, runner.problem, plan.groups[0].runs)
+                outcome = runner.run(lanes, curves=self._curves)
         except Exception as error:
-            _check_memory(error, worker)
+            _check_memory(error, runner)
             return crash_of(count, error)
-        rows = rows_of(plan, worker.problem, lanes, outcome)
+        rows = rows_of(plan, runner.problem, lanes, outcome)
         curves = curves_frame(plan.run_ids.tolist(), outcome.observations) if self._curves else None
-        name, digest = self._store.keep(rows, curves)
+        name = self._store.save(rows, curves)
         failed = len(outcome.attributions)
-        return Done(count, failed, name, digest, time.perf_counter() - began)
+        return Done(count, failed, name, time.perf_counter() - began)
 
-    def ask(self, chunk: Chunk) -> list[Testimony]:
-        """What the witnesses say of failing runs, one after another."""
-        # Of any number of blocks, if it is still held: nothing is compiled for a few runs.
-        held = [each for (name, _), each in self._workers.items() if name == chunk.group_id]
+    def cross_check(self, chunk: Chunk) -> list[Testimony]:
+        """Return the witnesses' answers about failing runs, in their order."""
+        # A cached program of any width will do: nothing is compiled for a few runs.
         with self._changed:
-            worker = held[0] if held else self._worker(chunk)
+            cached = [each for (name, _), each in self._runners.items() if name == chunk.group_id]
+            runner = cached[0] if cached else self._runner(chunk)
         plan, runs = chunk.plan, chunk.plan.groups[0].runs
-        pieces = [runs[at : at + worker.lanes] for at in range(0, len(runs), worker.lanes)]
+        launches = [runs[at : at + runner.lanes] for at in range(0, len(runs), runner.lanes)]
         return [
             testimony
-            for some in pieces
-            for testimony in ask(worker, lanes_of(plan, worker.problem, some))
+            for launch in launches
+            for testimony in ask(runner, lanes_of(plan, runner.problem, launch))
         ]
 
     @contextmanager
-    def _working(self, chunk: Chunk) -> Generator[GroupRunner]:
-        """The chunk's worker; several threads may have one at once."""
+    def _launching(self, chunk: Chunk) -> Generator[GroupRunner]:
+        """Yield the chunk's runner once its memory is reserved; several threads may have one."""
         with self._changed:
-            worker = self._worker(chunk)
-            needed = self._await_memory((chunk.group_id, worker.lanes), worker)
-            self._at_work.append(needed)
+            runner = self._runner(chunk)
+            reserved = self._await_memory((chunk.group_id, runner.lanes), runner)
+            self._in_use.append(reserved)
         try:
-            yield worker
+            yield runner
         finally:
             with self._changed:
-                self._at_work.remove(needed)
+                self._in_use.remove(reserved)
                 self._changed.notify_all()
 
-    def _worker(self, chunk: Chunk) -> GroupRunner:
-        for (name, _), held in self._workers.items():
-            if name == chunk.group_id and held.lanes == held.lanes_for(chunk.largest):
-                return held
+    def _runner(self, chunk: Chunk) -> GroupRunner:
+        for (name, _), cached in self._runners.items():
+            if name == chunk.group_id and cached.lanes == cached.lanes_for(chunk.largest):
+                return cached
         if chunk.group_id in self._broken:
             raise self._broken[chunk.group_id]
         try:
-            worker = GroupRunner(chunk.statics, runs=chunk.largest, devices=self._devices)
-            need = launch_need(worker.problem, at_once=worker.smallest)
+            runner = GroupRunner(chunk.statics, runs=chunk.largest, devices=self._devices)
+            need = launch_need(runner.problem, at_once=runner.smallest)
         except MemoryError:
             raise
-        except Exception as error:  # so it would be with every chunk of the group
+        except Exception as error:  # every chunk of the group would raise it
             self._broken[chunk.group_id] = error
             raise
-        key = chunk.group_id, worker.lanes
-        self._workers[key], self._needs[key] = worker, need
-        while len(self._workers) > self.holds:
-            self._workers.popitem(last=False)
-        return worker
+        key = chunk.group_id, runner.lanes
+        self._runners[key], self._needs[key] = runner, need
+        while len(self._runners) > self.capacity:
+            self._runners.popitem(last=False)
+        return runner
 
-    def _await_memory(self, key: tuple[str, int], worker: GroupRunner) -> int:
-        """The bytes of a launch, once it fits beside those at work.
+    def _await_memory(self, key: tuple[str, int], runner: GroupRunner) -> int:
+        """Wait until a launch fits next to those in progress.
 
-        A program that has been launched before is alone with its memory when no other is at work,
-        most of which this process has kept: nobody else sees that as free.
+        A program that has been launched before, and runs alone, is not checked: this process still
+        holds most of the memory it had then, which the system does not report as free.
+
+        Returns:
+            The bytes of the launch.
 
         Raises:
-            MemoryError: it does not fit, even when no other is at work.
+            MemoryError: it does not fit, even when nothing else runs.
         """
         need, is_new = self._needs[key], key not in self._fitted
-        while self._at_work or is_new:
+        while self._in_use or is_new:
             free = available_bytes(self._devices) if is_new else self._free
-            if not self._at_work:
+            if not self._in_use:
                 self._free = free
             elif free is not None and self._free is not None:
-                # Those at work may not have taken yet what they need.
-                free = min(free, self._free - sum(self._at_work))
+                # Launches in progress may not have allocated all their memory yet.
+                free = min(free, self._free - sum(self._in_use))
             try:
-                need.check(worker.lanes, free, smallest=worker.smallest)
+                need.check(runner.lanes, free, smallest=runner.smallest)
                 break
             except MemoryError:
-                if not self._at_work:
+                if not self._in_use:
                     raise
                 self._changed.wait()
         self._fitted.add(key)
-        return need.launch(worker.lanes)
+        return need.launch(runner.lanes)
 
 
-def _check_memory(error: Exception, worker: GroupRunner | None) -> None:
-    """Raise a MemoryError with what may fit, if that is what `error` is about."""
+def _check_memory(error: Exception, runner: GroupRunner | None) -> None:
+    """Raise a MemoryError that says what may fit, if `error` is a lack of memory."""
     if isinstance(error, MemoryError) and "--set" in str(error):
         raise error
     if not is_lack_of_memory(error):
         return
-    if worker is None:
+    if runner is None:
         raise MemoryError(
-            "a group's model and data do not fit the memory; make them smaller"
+            "a group's model and data do not fit into memory; make them smaller"
         ) from error
     raise MemoryError(
-        f"a launch of {worker.lanes:,} lanes does not fit the memory; "
-        f"{way_out(worker.lanes // 2, smallest=worker.smallest)}"
+        f"a launch of {runner.lanes:,} lanes does not fit into memory; "
+        f"{way_out(runner.lanes // 2, smallest=runner.smallest)}"
     ) from error
 
 
 def chunk_runner_on(
-    folder: Path, own: set[str], devices: Sequence[Device], *, curves: bool, mixed: bool
+    folder: Path, user_code: set[str], devices: Sequence[Device], *, curves: bool, mixed: bool
 ) -> tuple[ChunkRunner, Store, dict[str, Any]]:
-    """A bench on this process's devices, the store that it fills, and its environment.
-
-    Args:
-        folder: of the results.
-        own: what the plan calls a person's own code.
-        devices: to compute on.
-        curves, mixed: as [exec] has them.
-
-    Raises:
-        FolderError: the folder cannot be made or written to.
-    """
-    made = study_environment(devices, own)
-    store = Store(folder, fingerprint(made), mixed=made if mixed else None)
-    return ChunkRunner(store, devices, curves=curves), store, made
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """Where chunks run."""
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """What they are computed with, as `study_environment` has it."""
-        ...
-
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
-        """The runs that are asked for as chunks; None: of as many as suit where they run."""
-        ...
-
-    def run(
-        self, plan: Plan, pieces: Sequence[Piece], begin: Callable[[Piece], None]
-    ) -> Iterator[Done | Crash]:
-        """Run chunks of a plan, in any order, and keep what comes of them.
-
-        Args:
-            plan: what is asked.
-            pieces: the chunks.
-            begin: is told of each before it runs.
-
-        Raises:
-            MemoryError: a launch does not fit, with what does.
-        """
-        ...
-
-    def ask(self, chunk: Chunk) -> list[Testimony]:
-        """What the witnesses say of failing runs, one after another."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what runs the chunks."""
-        ...
+    """Return a runner on this process's devices, its store, and this environment."""
+    here = study_environment(devices, user_code)
+    store = Store(folder, fingerprint(here), mixed=here if mixed else None)
+    return ChunkRunner(store, devices, curves=curves), store, here

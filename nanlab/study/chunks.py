@@ -1,7 +1,7 @@
-"""Plan -> chunks: the runs that are launched together, and what is told of them afterwards.
+"""Plan -> chunks: the runs that are launched together, and the reports about them.
 
-A chunk is a task that may be done twice: it says all that is asked of its runs, and what comes of
-it is a file whose name and bytes depend on nothing else.
+A chunk is an idempotent unit of work. It carries the complete specification of its runs, and its
+file's name and contents are a function of that specification alone.
 """
 
 from __future__ import annotations
@@ -12,132 +12,140 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int, Shaped
 
 from nanlab.grid.parameter_types import ParameterValue
 from nanlab.plan import plan as plans
 from nanlab.plan.plan import Group, Plan
 
 CHUNK_RUNS = 1024
-"""About how many runs a chunk has where nobody says, and machines of any kind share a study."""
+"""Approximate runs of a chunk by default, if machines of any kind share a study."""
 
 WORTH_COMPILING = 8
-"""A round of a search that would take more launches of a held program is worth a wider one."""
+"""A round of a search that needs more launches of a cached program than this gets a wider one."""
 
 
 class Piece(NamedTuple):
-    """Which runs of a plan make a chunk.
+    """The runs of a plan that form a chunk.
 
     Attributes:
-        group: the number of their group in the plan.
-        runs: their places in the plan.
-        largest: how many runs the largest chunk of their group has: all of them are launched
-            with room for so many, so that a group is compiled once.
+        group: index of their group in the plan.
+        runs: indices of the runs in the plan.
+        largest: runs in the largest chunk of the group. All chunks of a group are launched at
+            this width, so that it is compiled once.
     """
 
     group: int
-    runs: np.ndarray
+    runs: Int[np.ndarray, " runs"]
     largest: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chunk:
-    """Runs of one group, and all that is asked of them; small, and sent to wherever they run.
+    """Runs of one group with their parameters; small, so that it can be sent to a worker.
 
     Attributes:
-        group_id, statics: of their group.
-        run_ids: (runs,).
-        columns: as a plan has them; of one value where all the runs share it.
-        largest: as a Piece has it.
+        group_id: id of the group.
+        statics: static parameters of the group.
+        run_ids: ids of the runs.
+        columns: parameters as in a plan, of length 1 where all runs share the value.
+        largest: as in `Piece`.
     """
 
     group_id: str
     statics: Mapping[str, ParameterValue]
-    run_ids: np.ndarray
-    columns: Mapping[str, np.ndarray]
+    run_ids: Shaped[np.ndarray, " runs"]
+    columns: Mapping[str, Shaped[np.ndarray, " _"]]
     largest: int
 
     @property
     def plan(self) -> Plan:
-        """These runs as a plan of one group."""
+        """The runs as a plan of one group."""
         count = len(self.run_ids)
         group = Group(group_id=self.group_id, statics=self.statics, runs=np.arange(count))
-        columns = {name: np.broadcast_to(held, count) if len(held) == 1 else held
-                   for name, held in self.columns.items()}  # fmt: skip
+        columns = {name: np.broadcast_to(column, count) if len(column) == 1 else column
+                   for name, column in self.columns.items()}  # fmt: skip
         return Plan(columns=columns, run_ids=self.run_ids, groups=(group,))
 
 
-def chunk_of(plan: Plan, group: Group, runs: np.ndarray, largest: int | None = None) -> Chunk:
-    """Some runs of a group as a chunk."""
+def chunk_of(
+    plan: Plan, group: Group, runs: Int[np.ndarray, " runs"], largest: int | None = None
+) -> Chunk:
+    """Return some runs of a group as a chunk."""
 
-    def some(column: np.ndarray) -> np.ndarray:
+    def rows(column: Shaped[np.ndarray, " _"]) -> Shaped[np.ndarray, " _"]:
         return column[runs] if any(column.strides) else column[:1].copy()
 
     return Chunk(
         group_id=group.group_id,
         statics=group.statics,
         run_ids=plan.run_ids[runs],
-        columns={name: some(column) for name, column in plan.columns.items()},
+        columns={name: rows(column) for name, column in plan.columns.items()},
         largest=len(runs) if largest is None else largest,
     )
 
 
 def cut(
     plan: Plan,
-    asked: np.ndarray,
+    pending: Bool[np.ndarray, " runs"],
     *,
     chunk_runs: int | None,
     unit: int = 1,
-    held: Mapping[str, int] | None = None,
+    cached: Mapping[str, int] | None = None,
 ) -> list[Piece]:
-    """The runs that are asked for, as chunks, group by group.
+    """Cut the pending runs into chunks, group by group.
 
-    Where several machines share a study, `unit` is left out: the chunks must not depend on who
-    runs them.
+    If several machines share a study, leave out `unit`: the chunks must not depend on who runs
+    them.
 
     Args:
-        plan: what is asked.
-        asked: (runs,) bool.
-        chunk_runs, unit: as `plan.chunks` has them; None for CHUNK_RUNS.
-        held: how many lanes a launch of a group has whose program is held; another number would
-            be another program, which only a few times as many runs are worth.
+        plan: the plan.
+        pending: whether each run is to be run.
+        chunk_runs: as in `plan.chunks`; None for CHUNK_RUNS.
+        unit: as in `plan.chunks`.
+        cached: lanes of a launch of each group whose program is cached. Another number would need
+            another program, which pays only for several times as many runs.
+
+    Returns:
+        The chunks, in the order of the groups and of their runs.
     """
     pieces: list[Piece] = []
     for number, group in enumerate(plan.groups):
-        runs = group.runs[asked[group.runs]]
-        most = chunk_runs or CHUNK_RUNS
-        lanes = (held or {}).get(group.group_id)
-        if lanes and min(len(runs), most) > WORTH_COMPILING * lanes:
+        runs = group.runs[pending[group.runs]]
+        target = chunk_runs or CHUNK_RUNS
+        lanes = (cached or {}).get(group.group_id)
+        if lanes and min(len(runs), target) > WORTH_COMPILING * lanes:
             lanes = None
-        parts = plans.chunks(len(runs), chunk_runs=lanes or most, unit=1 if lanes else unit)
+        parts = plans.chunks(len(runs), chunk_runs=lanes or target, unit=1 if lanes else unit)
         largest = lanes or max((part.stop - part.start for part in parts), default=0)
         pieces += [Piece(number, runs[part], largest) for part in parts]
     return pieces
 
 
 class Done(NamedTuple):
-    """A chunk that is run and kept.
+    """Report of a chunk that is stored.
 
     Attributes:
-        runs, failed: how many there are, and how many of them failed.
-        name, sha256: of the file that holds their rows, among the store's chunks.
-        seconds: what it took.
+        runs: number of runs.
+        failed: number of failed runs.
+        name: name of the chunk's file.
+        seconds: duration.
     """
 
     runs: int
     failed: int
     name: str
-    sha256: str
     seconds: float
 
 
 class Crash(NamedTuple):
-    """A chunk that the software failed; its runs are rows of the tables, and the rest goes on.
+    """Report of a chunk that crashed; its runs become rows, and the study continues.
 
     Attributes:
-        runs: how many there are.
-        error: what was raised, in one line.
-        trace: the whole traceback.
-        is_lost: whether it was not the chunk that raised, but its worker that died.
+        runs: number of runs.
+        error: the exception, in one line.
+        trace: the complete traceback.
+        is_lost: whether the worker died, rather than the chunk raising an exception.
     """
 
     runs: int
@@ -147,7 +155,7 @@ class Crash(NamedTuple):
 
 
 def crash_of(runs: int, error: BaseException) -> Crash:
-    """What is told of a chunk that raised this."""
+    """Return the report of a chunk that raised this error."""
     first = (str(error).splitlines() or [""])[0]
     trace = "".join(traceback.format_exception(error))
     return Crash(runs, f"{type(error).__name__}: {first}", trace)

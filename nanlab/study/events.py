@@ -1,4 +1,4 @@
-"""Study -> whoever is told how it goes."""
+"""Progress callbacks of a study."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from nanlab.plan.plan import Group
 
 @runtime_checkable
 class StudyCallbacks(Protocol):
-    """Who is told how a study goes; called from the thread that runs it."""
+    """Progress callbacks, invoked from the thread that runs the study."""
 
     def started(self, total: int, reused: int) -> None:
-        """So many runs are asked for, and so many of them are there."""
+        """Receive the number of runs requested, and of those that are stored already."""
 
     def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
-        """A round of a search is next, about so many crossings or cells: so many runs more."""
+        """Receive a search's next round: its number, open crossings or cells, and runs."""
 
     def entered(self, group: Group, number: int, groups: int) -> None:
-        """A group's chunks are next; its programs are compiled first."""
+        """Receive the next group, before its programs are compiled."""
 
     def advanced(self, runs: int, failed: int) -> None:
-        """A chunk is done and kept."""
+        """Receive the number of runs and of failures in a stored chunk."""
 
     def crashed(self, runs: int, error: str) -> None:
-        """A chunk raised; its runs are recorded as crashed."""
+        """Receive an error in a chunk, whose runs are recorded as crashed."""
 
-    def asking(self, blames: int) -> None:
-        """The witnesses are asked about so many distinct blames."""
+    def damaged(self, chunk: str) -> None:
+        """Receive the name of a damaged chunk, whose runs are repeated."""
 
-    def unheard(self, error: BaseException) -> None:
-        """The witnesses of a group could not be asked; its blames stay without."""
+    def cross_checking(self, blames: int) -> None:
+        """Receive the number of distinct blames that the witnesses check next."""
+
+    def cross_check_failed(self, error: BaseException) -> None:
+        """Receive an error of the witnesses of a group, whose blames stay without."""

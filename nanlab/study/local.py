@@ -1,4 +1,4 @@
-"""Chunks -> this process's devices: a few groups at once, so that one compiles as another runs."""
+"""Runs chunks in this process, two groups at a time: one compiles while the other runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from nanlab.plan.plan import Plan
 from nanlab.results.manifest import Testimony
@@ -16,74 +17,76 @@ from nanlab.study.chunk_runner import ChunkRunner
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of
 
 AT_ONCE = 2
-"""How many groups are at work at once. Tracing and compiling keep one core busy; with small groups
-they are most of the work. A group's chunks follow each other in one thread, so that its program is
-compiled once; and a run's bits depend on no other."""
+"""Groups that run concurrently. Tracing and compiling keep one core busy, and are most of the work
+of small groups. One thread runs all chunks of a group, so that its program is compiled once; a
+run's bits do not depend on what else runs."""
 
-_Told = Piece | Done | Crash | BaseException | None
+_Event = Piece | Done | Crash | BaseException | None
 
 
 class LocalExecutor:
     """Runs chunks in this process.
 
     Args:
-        bench: that does the work.
-        environment: of this process.
+        runner: runs each chunk.
+        environment: the environment of this process.
     """
 
-    def __init__(self, bench: ChunkRunner, environment: dict[str, Any]) -> None:
-        self._bench, self.environment = bench, environment
+    def __init__(self, runner: ChunkRunner, environment: dict[str, Any]) -> None:
+        self._runner, self.environment = runner, environment
 
-    def cut(self, plan: Plan, asked: np.ndarray, chunk_runs: int | None) -> list[Piece]:
-        """The runs that are asked for as chunks."""
-        return self._bench.cut(plan, asked, chunk_runs)
+    def cut(
+        self, plan: Plan, pending: Bool[np.ndarray, " runs"], chunk_runs: int | None
+    ) -> list[Piece]:
+        """Cut the pending runs into chunks."""
+        return self._runner.cut(plan, pending, chunk_runs)
 
     def run(
         self, plan: Plan, pieces: Sequence[Piece], begin: Callable[[Piece], None]
     ) -> Iterator[Done | Crash]:
-        """Run chunks of a plan; what came of each, as it is done."""
+        """Run chunks of a plan, and yield a report of each as it is done."""
         groups: dict[int, list[Piece]] = {}
         for piece in pieces:
             groups.setdefault(piece.group, []).append(piece)
-        told, stop = SimpleQueue[_Told](), Event()
+        events, stop = SimpleQueue[_Event](), Event()
         with ThreadPoolExecutor(AT_ONCE, "nanlab-group") as pool:
             for group in groups.values():
-                pool.submit(self._run_group, plan, group, told, stop)
+                pool.submit(self._run_group, plan, group, events, stop)
             left = len(groups)
             try:
                 while left:
-                    each = told.get()
-                    if each is None:
+                    event = events.get()
+                    if event is None:
                         left -= 1
-                    elif isinstance(each, Piece):
-                        begin(each)
-                    elif isinstance(each, BaseException):
-                        raise each
+                    elif isinstance(event, Piece):
+                        begin(event)
+                    elif isinstance(event, BaseException):
+                        raise event
                     else:
-                        yield each
+                        yield event
             finally:
-                # Whoever asked has an error, or wants no more: what has not begun does not begin.
+                # After an error, or when the caller closes the iterator, start no more chunks.
                 stop.set()
 
     def _run_group(
-        self, plan: Plan, pieces: Sequence[Piece], told: SimpleQueue[_Told], stop: Event
+        self, plan: Plan, pieces: Sequence[Piece], events: SimpleQueue[_Event], stop: Event
     ) -> None:
         try:
             for piece in pieces:
                 if stop.is_set():
                     break
-                told.put(piece)
+                events.put(piece)
                 chunk = chunk_of(plan, plan.groups[piece.group], piece.runs, piece.largest)
-                told.put(self._bench.run(chunk))
+                events.put(self._runner.run(chunk))
         except BaseException as error:
             stop.set()
-            told.put(error)
+            events.put(error)
         finally:
-            told.put(None)
+            events.put(None)
 
-    def ask(self, chunk: Chunk) -> list[Testimony]:
-        """What the witnesses say of failing runs."""
-        return self._bench.ask(chunk)
+    def cross_check(self, chunk: Chunk) -> list[Testimony]:
+        """Return the witnesses' answers about failing runs."""
+        return self._runner.cross_check(chunk)
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Do nothing: only memory is in use."""

@@ -1,4 +1,4 @@
-"""Job, chunk -> file: what a Ray worker does; everything here runs in its process."""
+"""The tasks of a Ray worker; everything here runs in its process."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from nanlab.study.chunks import Chunk, Crash, Done
 
 
 class Job(NamedTuple):
-    """What all tasks of a study share.
+    """Data that all tasks of a study share.
 
     Attributes:
-        folder: of the results, as all machines call it.
-        here: the folder where the command was given; a person's own files are named from there.
-        own: what the plan calls a person's own code.
-        devices: how many a worker uses.
-        curves, mixed: as [exec] has them.
-        begun: a word that no other start of a study has; programs are held for one alone.
-        first: the environment that the study is computed in; None while nobody knows.
+        folder: results folder, under a path that all machines share.
+        cwd: working directory of the command, which paths of user-defined code are relative to.
+        user_code: the plan's references to user-defined code.
+        devices: number of devices of a worker.
+        curves: whether to save curves.
+        mixed: whether several kinds of devices are allowed.
+        study_id: random id of this start of the study; a worker caches programs of one study.
+        first: environment that the study is computed in; None while unknown.
     """
 
     folder: str
-    here: str
-    own: tuple[str, ...]
+    cwd: str
+    user_code: tuple[str, ...]
     devices: int
     curves: bool
     mixed: bool
-    begun: str
+    study_id: str
     first: dict[str, Any] | None
 
 
 class Failed(NamedTuple):
-    """Why the whole study cannot go on.
+    """Why the whole study cannot continue.
 
     Attributes:
         kind: "memory", "devices" or "store".
-        sentence: for a person.
+        sentence: error message for the user.
     """
 
     kind: str
@@ -50,15 +51,15 @@ class Failed(NamedTuple):
 
 
 def environment_there(job: Job) -> dict[str, Any]:
-    """What a worker computes with."""
-    _enter(job.here)
-    return study_environment(lab_devices(job.devices), set(job.own))
+    """Return the environment of a worker."""
+    _enter(job.cwd)
+    return study_environment(lab_devices(job.devices), set(job.user_code))
 
 
 def run_there(job: Job, chunk: Chunk) -> Done | Crash | Failed:
-    """Run a chunk and keep its rows."""
+    """Run a chunk and save its rows."""
     try:
-        return _bench(job).run(chunk)
+        return _runner(job).run(chunk)
     except MemoryError as error:
         return Failed("memory", str(error))
     except DevicesError as error:
@@ -67,31 +68,31 @@ def run_there(job: Job, chunk: Chunk) -> Done | Crash | Failed:
         return Failed("store", str(error))
 
 
-def ask_there(job: Job, chunk: Chunk) -> list[Testimony]:
-    """What the witnesses say of failing runs."""
-    return _bench(job).ask(chunk)
+def cross_check_there(job: Job, chunk: Chunk) -> list[Testimony]:
+    """Return the witnesses' answers about failing runs."""
+    return _runner(job).cross_check(chunk)
 
 
-def _enter(here: str) -> None:
-    if os.path.isdir(here):
-        os.chdir(here)
+def _enter(cwd: str) -> None:
+    if os.path.isdir(cwd):
+        os.chdir(cwd)
 
 
-_BENCHES: dict[str, ChunkRunner] = {}
-"""This process's, by `Job.begun`: what is compiled serves every chunk."""
+_RUNNERS: dict[str, ChunkRunner] = {}
+"""The runner of this process, by `Job.study_id`, so that all chunks share compiled programs."""
 
 
-def _bench(job: Job) -> ChunkRunner:
+def _runner(job: Job) -> ChunkRunner:
     assert job.first is not None
-    if job.begun not in _BENCHES:
-        _enter(job.here)
-        bench, store, made = chunk_runner_on(
-            Path(job.folder), set(job.own), lab_devices(job.devices), curves=job.curves,
+    if job.study_id not in _RUNNERS:
+        _enter(job.cwd)
+        runner, store, environment = chunk_runner_on(
+            Path(job.folder), set(job.user_code), lab_devices(job.devices), curves=job.curves,
             mixed=job.mixed,
         )  # fmt: skip
-        check_alike(job.first, made, mixed=job.mixed)
+        check_alike(job.first, environment, mixed=job.mixed)
         if job.mixed:
-            sign(store.chunks, made)
-        _BENCHES.clear()
-        _BENCHES[job.begun] = bench
-    return _BENCHES[job.begun]
+            sign(store.chunks, environment)
+        _RUNNERS.clear()
+        _RUNNERS[job.study_id] = runner
+    return _RUNNERS[job.study_id]

@@ -1,4 +1,4 @@
-"""Bring a failed run of a finished study back to the state before its failing step."""
+"""Reconstruct the state of a failed run before its failing step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nanlab.grid import GridError, load_grid
-from nanlab.plan.plan import Group, Plan, make_plan
+from nanlab.grid import GridError
+from nanlab.plan.plan import Group, Plan
+from nanlab.results.read import ReportError, finished_study
 
 if TYPE_CHECKING:
     from nanlab.engine.group_runner import Attribution, ChunkOutcome, GroupRunner
@@ -18,24 +19,24 @@ At = Literal["fault", "nan"]
 
 
 class ReplayError(Exception):
-    """The run cannot be replayed; the message is a sentence for a person."""
+    """The run cannot be replayed; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """One run, brought back to the state before a step.
+    """A run at the state before a step.
 
     Attributes:
-        run_id: the run.
-        parameters: what was asked of it, by name.
+        run_id: id of the run.
+        parameters: parameters of the run, by name.
         at: "fault" or "nan".
-        step: the number of the step that fails; -1 if the initial state itself is at fault, and
-            then `state` is that state.
-        state: what the step starts from, as the problem's `init` and `step` have it.
-        batch: what the step trains on, or None where the problem has no batches.
-        step_function: state -> (state, metrics), the step itself, not jitted: to run under
-            `jax.debug_nans`, in pieces, or changed.
-        blame: origin, culprit and status, as the tables tell them.
+        step: number of the failing step; -1 if the initial state itself has the fault, and then
+            `state` is that state.
+        state: state before the step, as the problem's `init` and `step` use it.
+        batch: batch of the step, None if the problem has no batches.
+        step_function: state -> (state, metrics): the step, not jitted, to run under
+            `jax.debug_nans`, in parts, or modified.
+        blame: origin, culprit and status, as in the tables.
     """
 
     run_id: str
@@ -49,34 +50,37 @@ class Replay:
 
 
 def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
-    """Bring a failed run of a study whose tables are written back to its failing step.
+    """Reconstruct the state of a failed run before its failing step.
 
     The run is computed again from its start, to the same bits as in the sweep on the same device
-    and versions. That takes 64-bit types, so this process has them switched on from here on.
+    and versions. This enables 64-bit types for the rest of the process.
 
     Args:
-        results: the study's folder, `results/X`.
-        run_id: the run, or the beginning of its id.
+        results: the folder of a finished study, `results/X`.
+        run_id: the run's id, or its beginning.
         at: "fault" for the state before the first fault, "nan" for that before the first NaN.
 
+    Returns:
+        The run at that state.
+
     Raises:
-        ReplayError: no such study or run; the run did not fail, or no NaN came.
+        ReplayError: no such study or run; the run did not fail, or had no NaN.
     """
     plan = _plan_of(Path(results))
     number = _number_of(plan, run_id, Path(results))
     group = next(group for group in plan.groups if number in group.runs)
     from nanlab.backend.config import configure_lab
 
-    # A person's JAX has long begun, and keeps its own number of devices.
+    # JAX may be in use in this process already, which fixes its number of devices.
     configure_lab(keep_programs=False)
-    worker, lanes, outcome = _run_again(plan, group, number)
+    runner, lanes, outcome = _run_again(plan, group, number)
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan
     name = str(plan.run_ids[number])
     if 0 not in outcome.attributions:
         raise ReplayError(f"run {name} did not fail: there is no step to go back to")
     if not len(frozen.rows):
-        raise ReplayError(f"no NaN came in run {name}; --at fault goes back to its first inf")
-    return _replay(worker, lanes, outcome, at, name, plan.point(number))
+        raise ReplayError(f"run {name} had no NaN; --at fault goes back to its first inf")
+    return _replay(runner, lanes, outcome, at, name, plan.point(number))
 
 
 def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupRunner, Lanes, ChunkOutcome]:
@@ -87,15 +91,15 @@ def _run_again(plan: Plan, group: Group, number: int) -> tuple[GroupRunner, Lane
     from nanlab.problems.user_code import UserCodeError
 
     try:
-        worker = GroupRunner(group.statics)
-        lanes = lanes_of(plan, worker.problem, np.array([number]))
-        return worker, lanes, worker.run(lanes)
+        runner = GroupRunner(group.statics)
+        lanes = lanes_of(plan, runner.problem, np.array([number]))
+        return runner, lanes, runner.run(lanes)
     except UserCodeError as error:
         raise ReplayError(str(error)) from error
 
 
 def _replay(
-    worker: GroupRunner,
+    runner: GroupRunner,
     lanes: Lanes,
     outcome: ChunkOutcome,
     at: At,
@@ -112,7 +116,7 @@ def _replay(
     step = int(frozen.step[0])
     knobs = {name: jnp.asarray(values[0]) for name, values in lanes.knobs.items()}
     key = keys.for_step(step_key(jnp.asarray(lanes.seed[0])), max(step, 0))
-    problem = worker.problem
+    problem = runner.problem
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), frozen.state)
 
     def step_function(state: Any) -> tuple[Any, Any]:
@@ -131,32 +135,22 @@ def _replay(
 
 
 def _plan_of(results: Path) -> Plan:
-    path = results / "grid.resolved.toml"
-    if not path.is_file():
-        raise ReplayError(f"{results} holds no study: there is no {path.name} in it")
     try:
-        grid = load_grid(path)
-        if grid.document.refinement is None:
-            return make_plan(grid)
-        import polars as pl
-
-        from nanlab.plan.rounds import finished_plan
-
-        return finished_plan(grid, pl.read_parquet(results / "runs.parquet"))
+        return finished_study(results)[1]
+    except ReportError as error:
+        raise ReplayError(str(error)) from error
     except GridError as error:
-        raise ReplayError(f"{path} was written by another version of nanlab:\n{error}") from error
+        raise ReplayError(
+            f"{results} was written by an incompatible version of nanlab:\n{error}"
+        ) from error
 
 
 def _number_of(plan: Plan, run_id: str, results: Path) -> int:
-    found: list[int] = [
-        i for i, each in enumerate(plan.run_ids.tolist()) if each.startswith(run_id)
-    ]
+    found = [i for i, each in enumerate(plan.run_ids.tolist()) if each.startswith(run_id)]
     if not found:
-        raise ReplayError(
-            f"no run of {results} is called {run_id!r}; see run_id in its runs.parquet"
-        )
+        raise ReplayError(f"{results} has no run {run_id!r}; see run_id in its runs.parquet")
     if len(found) > 1:
         raise ReplayError(
-            f"{len(found):,} runs of {results} begin with {run_id!r}; give more of it"
+            f"{len(found):,} runs of {results} begin with {run_id!r}; give more digits"
         )
     return found[0]
