@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 
@@ -14,10 +12,8 @@ from nanlab.reporting.causes import ROLES, SITE_NAMES
 from nanlab.reporting.critical import critical_text
 from nanlab.reporting.groups import choices_of
 from nanlab.reporting.layout import information, parameters_of
-from nanlab.reporting.words import count, exact, listed, number, percent, setting
+from nanlab.reporting.words import count, exact, number, percent, setting
 
-MAX_VALUES = 6
-"""Number of values of a choice that are compared."""
 MAX_SHARES = 3
 """Of more values the sentence has the two with the smallest and the largest share."""
 MAX_CASES = 12
@@ -25,9 +21,10 @@ MAX_CASES = 12
 MAX_PANELS = 2
 """Number of maps whose critical values are among the numbers."""
 
+Numbers = list[tuple[str, str]]
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+
+class Answer(NamedTuple):
     """The answer of a study.
 
     Attributes:
@@ -36,62 +33,53 @@ class Answer:
     """
 
     sentence: str
-    numbers: list[tuple[str, str]]
-
-
-Numbers = list[tuple[str, str]]
+    numbers: Numbers
 
 
 def answer_of(analysis: Analysis) -> Answer:
     """Return the comparison with theory where there is one, otherwise the share of failed runs."""
     x = analysis.layout.x.name
     is_map = bool(analysis.layout.y.name) and analysis.layout.y.is_number
-    growths = [(g.crossing, g.theory.value) for g in analysis.growths if g.crossing and g.theory]
+    growths = [g.crossing / g.theory.value for g in analysis.growths if g.crossing and g.theory]
     layers = [abs(la.median - la.theory.value) for la in analysis.layers if la.theory]
-    criticals = [
+    inside = [
         each.low * (1 - 1e-9) <= each.theory.value <= each.high * (1 + 1e-9)
         for each in analysis.criticals
         if each.theory and each.low is not None and each.high is not None
     ]
-    compared = ""
+    n, faults, choice = analysis.runs.height, analysis.faults, ""
+    failures = f"{percent(faults, n)} of {count(n, 'run')} fail"
+    if faults in (0, n):
+        failures = f"All {count(n, 'run')} fail" if faults else f"None of {count(n, 'run')} fails"
     if growths:
-        off = max(abs(measured / theory - 1) for measured, theory in growths)
-        sentence = (
-            f"Gradients neither vanish nor explode with depth at theory's {x}, "
-            f"within {100 * off:.2g} %."
-        )
+        off = 100 * max(abs(ratio - 1) for ratio in growths)
+        sentence = f"Gradients neither vanish nor explode at theory's {x}, within {off:.2g} %."
     elif layers:
+        off = count(math.ceil(max(layers)), "layer")
+        sentence = f"{failures}; the first layer to overflow is that of theory, within {off}."
+    elif inside and not is_map:
         sentence = (
-            f"{_failures(analysis)}; the first layer to overflow is that of theory, "
-            f"within {count(math.ceil(max(layers)), 'layer')}."
-        )
-    elif criticals and not is_map:
-        sentence = (
-            f"Theory's largest stable {x} is within the measured interval in {sum(criticals)} of "
-            f"{count(len(criticals), 'case')}."
+            f"Theory's largest stable {x} is within the measured interval in {sum(inside)} of "
+            f"{count(len(inside), 'case')}."
         )
     else:
-        compared = _compared(analysis)
-        sentence = f"{_failures(analysis)}{_by_choice(analysis, compared)}{_mostly(analysis)}."
-    numbers = [
-        *_theory(analysis), *_counts(analysis), *_pairs(analysis, compared),
-        *(_boundary(analysis) if is_map and len(analysis.layout.y.values) >= 3 else ()),
-        *_causes(analysis),
-    ]  # fmt: skip
-    return Answer(sentence=sentence, numbers=numbers)
+        choice = _choice(analysis)
+        sentence = f"{failures}{_shares(analysis, choice)}{_mostly(analysis)}."
+    edges = _boundary(analysis) if is_map else []
+    numbers = [*_theory(analysis), *_counts(analysis), *_pairs(analysis, choice), *edges]
+    return Answer(sentence, [*numbers, *_causes(analysis)])
 
 
-def _failures(analysis: Analysis) -> str:
-    """Return `26 % of 720 runs fail`."""
-    n, faults = analysis.runs.height, analysis.faults
-    if not faults:
-        return f"None of {count(n, 'run')} fails"
-    return f"All {count(n, 'run')} fail" if faults == n else (
-        f"{percent(faults, n)} of {count(n, 'run')} fail"
-    )  # fmt: skip
+def _choice(analysis: Analysis) -> str:
+    """Return the most informative of the compared choices, "" if there is none."""
+    runs = analysis.runs
+    names = [*choices_of(analysis.layout), *analysis.layout.pooled]
+    if not names and not analysis.criticals:
+        names = [n for n in parameters_of(runs) if n != "seed" and runs[n].n_unique() > 1]
+    return max(names, key=lambda name: information(runs, name), default="")
 
 
-def _by_choice(analysis: Analysis, name: str) -> str:
+def _shares(analysis: Analysis, name: str) -> str:
     """Return ` (34 % with relu, 18 % with tanh)`, or the two extremes of many values."""
     if not name or not analysis.faults:
         return ""
@@ -106,54 +94,31 @@ def _by_choice(analysis: Analysis, name: str) -> str:
 
 def _mostly(analysis: Analysis) -> str:
     causes = analysis.causes["origin"]
-    if not causes:
-        return ""
-    always = len(causes) == 1 and causes[0].runs == analysis.faults
-    return f", {'always' if always else 'most often'} by {causes[0].what}"
-
-
-def _compared(analysis: Analysis) -> str:
-    """Return the choice that the title names, otherwise the most informative one."""
-    runs, title = analysis.runs, analysis.results.title.lower()
-    words = title.replace("-", " ").split()
-    names = [*choices_of(analysis.layout), *analysis.layout.pooled]
-    if not names and not analysis.criticals:
-        names = [n for n in parameters_of(runs) if n != "seed" and runs[n].n_unique() > 1]
-    names = [name for name in names if runs[name].n_unique() <= MAX_VALUES] or names
-
-    def is_in_title(name: str) -> bool:
-        values = [str(v).lower() for v in runs[name].unique() if isinstance(v, str)]
-        own = [*values, *name.rpartition(".")[2].lower().split("_")]
-        return any(word in words or f"{word}s" in title for word in own)
-
-    return max(names, key=lambda n: (is_in_title(n), information(runs, n)), default="")
+    often = "always" if len(causes) == 1 and causes[0].runs == analysis.faults else "most often"
+    return f", {often} by {causes[0].what}" if causes else ""
 
 
 def _theory(analysis: Analysis) -> Numbers:
     """Return what was measured and what theory predicts, case by case."""
     x, y = analysis.layout.x.name, analysis.layout.y.name
-    numbers: Numbers = []
-    for growth in analysis.growths:
-        if growth.crossing is not None:
-            theory = f"; theory {number(growth.theory.value, 4)}" if growth.theory else ""
-            case = f", {setting(y, growth.row)}" if y else ""
-            numbers.append((f"{x} without growth{case}", f"{number(growth.crossing)}{theory}"))
-    for layer in analysis.layers:
-        if layer.theory:
-            numbers.append(
-                (f"first layer to overflow, {layer.label}",
-                 f"{number(layer.median)} (median, {layer.lowest:.0f} to {layer.highest:.0f} over "
-                 f"{count(layer.runs, 'run')}); theory {number(layer.theory.value)}")
-            )  # fmt: skip
-    for each in analysis.criticals:
-        if each.theory and each.low is not None and each.high is not None:
-            case = [each.label, setting(y, each.row) if y else ""]
-            numbers.append(
-                (", ".join(filter(None, [f"largest stable {x}", *case])),
-                 f"from {number(each.low, 4)} to {number(each.high, 4)}; "
-                 f"theory {number(each.theory.value, 4)}")
-            )  # fmt: skip
-    return numbers[:MAX_CASES]
+
+    def case(what: str, label: str, row: object) -> str:
+        return ", ".join(filter(None, (what, label, setting(y, row) if y else "")))
+
+    cases = [
+        (case(f"{x} without growth", "", g.row), number(g.crossing), g.theory)
+        for g in analysis.growths if g.crossing is not None
+    ] + [
+        (f"first layer to overflow, {la.label}", f"{number(la.median)} (median, {la.lowest:.0f} "
+         f"to {la.highest:.0f} over {count(la.runs, 'run')})", la.theory)
+        for la in analysis.layers
+    ] + [
+        (case(f"largest stable {x}", c.label, c.row),
+         f"from {number(c.low, 4)} to {number(c.high, 4)}", c.theory)
+        for c in analysis.criticals if c.value is not None
+    ]  # fmt: skip
+    return [(what, f"{measured}; theory {number(theory.value, 4)}")
+            for what, measured, theory in cases if theory][:MAX_CASES]  # fmt: skip
 
 
 def _counts(analysis: Analysis) -> Numbers:
@@ -170,7 +135,7 @@ def _counts(analysis: Analysis) -> Numbers:
 def _pairs(analysis: Analysis, name: str) -> Numbers:
     """Return how often both or one of two runs fail that differ only in one choice."""
     runs = analysis.runs
-    values: Sequence[Any] = runs[name].unique(maintain_order=True).to_list() if name else []
+    values = runs[name].unique(maintain_order=True).to_list() if name else []
     others = [c for c in parameters_of(runs) if c != name and runs[c].n_unique() > 1]
     if len(values) != 2 or None in values or not others or not analysis.faults:
         return []
@@ -180,24 +145,22 @@ def _pairs(analysis: Analysis, name: str) -> Numbers:
     if 2 * pairs.height < runs.height:
         return []
     a, b = pairs["failed"], pairs["failed_2"]
-    counts = [
-        f"both fail in {(a & b).sum():,}",
-        *(f"only {setting(name, value)} in {some.sum():,}"
-          for value, some in zip(values, (a & ~b, b & ~a), strict=True)),
-    ]  # fmt: skip
-    return [(f"{count(pairs.height, 'pair')} that differ only in {name}", ", ".join(counts))]
+    only = [f"only {setting(name, value)} in {alone.sum():,}"
+            for value, alone in zip(values, (a & ~b, b & ~a), strict=True)]  # fmt: skip
+    what = f"{count(pairs.height, 'pair')} that differ only in {name}"
+    return [(what, ", ".join([f"both fail in {(a & b).sum():,}", *only]))]
 
 
 def _boundary(analysis: Analysis) -> Numbers:
     """Return the critical values at both ends of the vertical axis, map by map."""
     x, y = analysis.layout.x.name, analysis.layout.y.name
-    panels = sorted({each.panel for each in analysis.criticals})
     numbers: Numbers = []
+    panels = sorted({each.panel for each in analysis.criticals})
     for panel in panels if len(panels) <= MAX_PANELS else ():
         rows = [each for each in analysis.criticals if each.panel == panel]
         ends = [f"{critical_text(c, 2)} at {y} = {exact(c.row)}" for c in (rows[0], rows[-1])]
         label = ", ".join(filter(None, (f"largest stable {x}", rows[0].label)))
-        numbers.append((label, listed(ends)))
+        numbers.append((label, " and ".join(ends)))
     return numbers
 
 
@@ -207,12 +170,11 @@ def _causes(analysis: Analysis) -> Numbers:
         causes = analysis.causes[role]
         total = sum(cause.runs for cause in causes)
         shares = [f"{cause.what} ({percent(cause.runs, total)})" for cause in causes[:2]]
-        phases: dict[str, int] = {}
-        for phase, n in ((phase, n) for c in causes for phase, n in c.phases.items() if phase):
-            phases[phase] = phases.get(phase, 0) + n
-        if phases:
-            phase = max(phases, key=lambda each: phases[each])
-            shares.append(f"in the {phase} phase ({percent(phases[phase], total)})")
+        phases = [phase for cause in causes for phase in cause.phases if phase]
+        by_phase = {p: sum(cause.phases.get(p, 0) for cause in causes) for p in phases}
+        if by_phase:
+            phase, n = max(by_phase.items(), key=lambda item: item[1])
+            shares.append(f"in the {phase} phase ({percent(n, total)})")
         if causes:
             numbers.append((SITE_NAMES[role], ", ".join(shares)))
     return numbers

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ MAX_CELLS = 9000
 WIDEST = 1.3
 """Half a cell is at most this multiple of half the median gap of its row."""
 
+Box = tuple[float, float, float, float]
+"""Left, right, bottom and top, in positions of the axes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapCell:
@@ -31,7 +35,8 @@ class MapCell:
         right: right edge.
         bottom: lower edge.
         top: upper edge.
-        counts: number of runs by outcome, in the order of Outcome.
+        run_ids: the runs.
+        outcomes: their outcomes.
         blames: (blame_id, runs), most frequent first.
         fault_step: median over the runs with a fault.
         example: a run_id, of the most frequent blame if there is one.
@@ -44,22 +49,22 @@ class MapCell:
     right: float
     bottom: float
     top: float
-    counts: dict[str, int]
-    blames: tuple[tuple[str, int], ...]
+    run_ids: list[str]
+    outcomes: list[str]
+    blames: list[tuple[str, int]]
     fault_step: float | None
     example: str
 
     @property
     def runs(self) -> int:
         """The number of runs."""
-        return sum(self.counts.values())
+        return len(self.run_ids)
 
-    def slices(self) -> Iterator[tuple[str, float, float]]:
-        """Yield (outcome, left, right): the cell divided from left to right by outcome."""
-        at, width = self.left, (self.right - self.left) / self.runs
-        for outcome, n in self.counts.items():
-            yield outcome, at, at + n * width
-            at += n * width
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of runs by outcome, in the order of Outcome."""
+        counts = Counter(self.outcomes)
+        return {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,27 +75,28 @@ class Maps:
         layout: the layout.
         cells: cells ordered by panel, row and column.
         merged: number of neighboring values of x and of y in a cell; (1, 1) mostly.
-        placed: `_panel`, `_row` and `_column` of each run, with its run_id and outcome.
     """
 
     layout: Layout
-    cells: tuple[MapCell, ...]
+    cells: list[MapCell]
     merged: tuple[int, int]
-    placed: pl.DataFrame
 
     def of_panel(self, panel: int) -> list[MapCell]:
         """Return the cells of one map."""
         return [cell for cell in self.cells if cell.panel == panel]
 
-    def boxes(self, panel: int) -> dict[str, list[tuple[float, float, float, float]]]:
-        """Return boxes (left, right, bottom, top) by outcome on a map, neighbors joined."""
-        boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+    def boxes(self, panel: int) -> dict[str, list[Box]]:
+        """Return boxes by outcome: cells divided from left to right, neighbors joined."""
+        boxes: dict[str, list[Box]] = {}
         for cell in self.of_panel(panel):
-            for outcome, left, right in cell.slices():
+            right, width = cell.left, (cell.right - cell.left) / cell.runs
+            for outcome, n in cell.counts.items():
+                left, right = right, right + n * width
                 own = boxes.setdefault(outcome, [])
                 if own and own[-1][2] == cell.bottom and abs(own[-1][1] - left) < 1e-9:
-                    left = own.pop()[0]
-                own.append((left, right, cell.bottom, cell.top))
+                    own.append((own.pop()[0], right, cell.bottom, cell.top))
+                else:
+                    own.append((left, right, cell.bottom, cell.top))
         return boxes
 
     @property
@@ -98,57 +104,49 @@ class Maps:
         """Whether the vertical axis is read from top to bottom, as choices are."""
         return not self.layout.y.is_number
 
-    def extent(self) -> tuple[float, float, float, float]:
-        """Return left, right, bottom and top of all maps as drawn, in positions."""
-        ends = min(cell.bottom for cell in self.cells), max(cell.top for cell in self.cells)
-        bottom, top = reversed(ends) if self.downwards else ends
-        return (
-            min(cell.left for cell in self.cells),
-            max(cell.right for cell in self.cells),
-            bottom,
-            top,
-        )
+    def extent(self) -> Box:
+        """Return the box of all maps as drawn; bottom > top if read downwards."""
+        left, right = min(c.left for c in self.cells), max(c.right for c in self.cells)
+        bottom, top = min(c.bottom for c in self.cells), max(c.top for c in self.cells)
+        return (left, right, top, bottom) if self.downwards else (left, right, bottom, top)
 
 
 def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     """Assign the runs to cells."""
+    x, y = layout.x, layout.y
     merged = _merged(runs, layout)
-    frame = runs.with_columns(
-        _numbered(runs, layout.facets, layout.panels).alias("_panel"),
-        _index(runs, layout.x, merged[0]).alias("_column"),
-        _index(runs, layout.y, merged[1]).alias("_row"),
+    where = ["panel", "row", "column"]
+    frame = runs.select(
+        _indices(runs, layout.facets, layout.panels).alias("panel"),
+        _indices(runs, [y.name], [(v,) for v in y.values], merged[1]).alias("row"),
+        _indices(runs, [x.name], [(v,) for v in x.values], merged[0]).alias("column"),
+        *("run_id", "outcome", "blame_id", "fault_step"),
     )
-    where = ["_panel", "_row", "_column"]
-    counted = frame.group_by(where).agg(
-        *((pl.col("outcome") == o).sum().alias(o) for o in Outcome),
-        pl.col("fault_step").median().alias("fault"),
-        pl.col("run_id").first().alias("example"),
-    )
-    blames = _blames(frame, where)
+    grouped = frame.group_by(where).agg(
+        *("run_id", "outcome", "blame_id"), pl.col("fault_step").median()
+    ).sort(where)  # fmt: skip
     # Between the values of a refined axis the outcome is that of the neighbors: no gap.
-    widest = math.inf if layout.x.name in layout.finer else WIDEST
-    across = {
-        key: _edges([_position(layout.x, c, merged[0]) for c in sorted(columns)], widest)
-        for key, columns in _columns(counted).items()
-    }
-    rows = sorted(counted["_row"].unique())
-    up = dict(zip(rows, _edges([_position(layout.y, r, merged[1]) for r in rows]), strict=True))
-    columns = _columns(counted)
+    widest = math.inf if x.name in layout.finer else WIDEST
+    across: dict[tuple[int, ...], tuple[float, float]] = {}
+    for (panel, row), line in grouped.group_by("panel", "row"):
+        columns = line["column"].sort().to_list()
+        edges = _edges([_position(x, column, merged[0]) for column in columns], widest)
+        across |= {(panel, row, c): ends for c, ends in zip(columns, edges, strict=True)}
+    rows = grouped["row"].unique().sort().to_list()
+    up = dict(zip(rows, _edges([_position(y, row, merged[1]) for row in rows]), strict=True))
     cells: list[MapCell] = []
-    for row in counted.sort(where).iter_rows(named=True):
-        panel, y, x = (row[name] for name in where)
-        left, right = across[panel, y][sorted(columns[panel, y]).index(x)]
-        own = blames.get((panel, y, x), [])
+    for panel, row, column, run_ids, outcomes, blame_ids, fault_step in grouped.rows():
+        blames = Counter(blame_id for blame_id in blame_ids if blame_id is not None)
+        ordered = sorted(blames.items(), key=lambda pair: (-pair[1], pair[0]))
+        (left, right), (bottom, top) = across[panel, row, column], up[row]
         cells.append(
             MapCell(
-                panel=panel, column=x, row=y, left=left, right=right, bottom=up[y][0],
-                top=up[y][1], counts={o: row[o] for o in Outcome if row[o]},
-                blames=tuple((i, n) for i, n, _ in own), fault_step=row["fault"],
-                example=own[0][2] if own else row["example"],
+                panel=panel, column=column, row=row, left=left, right=right, bottom=bottom,
+                top=top, run_ids=run_ids, outcomes=outcomes, blames=ordered, fault_step=fault_step,
+                example=run_ids[blame_ids.index(ordered[0][0]) if ordered else 0],
             )
         )  # fmt: skip
-    placed = frame.select(*where, "run_id", "outcome")
-    return Maps(layout=layout, cells=tuple(cells), merged=merged, placed=placed)
+    return Maps(layout=layout, cells=cells, merged=merged)
 
 
 def _merged(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:
@@ -161,30 +159,18 @@ def _merged(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:
     return x, y
 
 
-def _numbered(runs: pl.DataFrame, names: Sequence[str], values: Sequence[Any]) -> pl.Series:
-    if not names:
+def _indices(
+    runs: pl.DataFrame, names: Sequence[str], keys: Sequence[tuple[Any, ...]], merged: int = 1
+) -> pl.Series:
+    if not any(names):
         return pl.Series([0] * runs.height, dtype=pl.Int64)
-    index = {value: i for i, value in enumerate(values)}
-    return pl.Series([index[row] for row in runs.select(names).iter_rows()], dtype=pl.Int64)
-
-
-def _index(runs: pl.DataFrame, axis: ReportAxis, merged: int) -> pl.Series:
-    if not axis.name:
-        return pl.Series([0] * runs.height, dtype=pl.Int64)
-    index = {value: i // merged for i, value in enumerate(axis.values)}
-    return pl.Series([index[value] for value in runs[axis.name]], dtype=pl.Int64)
+    index = {key: i // merged for i, key in enumerate(keys)}
+    return pl.Series([index[key] for key in runs.select(names).iter_rows()], dtype=pl.Int64)
 
 
 def _position(axis: ReportAxis, index: int, merged: int) -> float:
     values = axis.values[index * merged : (index + 1) * merged]
     return float(np.mean([axis.position(value) for value in values]))
-
-
-def _columns(counted: pl.DataFrame) -> dict[tuple[int, int], list[int]]:
-    columns: dict[tuple[int, int], list[int]] = {}
-    for panel, row, column in counted.select("_panel", "_row", "_column").iter_rows():
-        columns.setdefault((panel, row), []).append(column)
-    return columns
 
 
 def _edges(positions: Sequence[float], widest: float = WIDEST) -> list[tuple[float, float]]:
@@ -194,23 +180,7 @@ def _edges(positions: Sequence[float], widest: float = WIDEST) -> list[tuple[flo
     halves = np.diff(np.asarray(positions)) / 2
     usual = float(np.median(halves))
     capped = np.minimum(halves, widest * usual)
-    first, last = min(capped[0], usual), min(capped[-1], usual)
-    left = np.concatenate([[first], capped])
-    right = np.concatenate([capped, [last]])
-    return [
-        (p - a, p + b) for p, a, b in zip(positions, left.tolist(), right.tolist(), strict=True)
-    ]
-
-
-def _blames(
-    frame: pl.DataFrame, where: list[str]
-) -> dict[tuple[Any, ...], list[tuple[str, int, str]]]:
-    failed = frame.filter(pl.col("blame_id").is_not_null())
-    counted = failed.group_by([*where, "blame_id"], maintain_order=True).agg(
-        pl.len().alias("n"), pl.col("run_id").first().alias("example")
-    )
-    blames: dict[tuple[Any, ...], list[tuple[str, int, str]]] = {}
-    for row in counted.sort("n", "blame_id", descending=[True, False]).iter_rows(named=True):
-        key = tuple(row[name] for name in where)
-        blames.setdefault(key, []).append((row["blame_id"], row["n"], row["example"]))
-    return blames
+    left = np.concatenate([[min(capped[0], usual)], capped])
+    right = np.concatenate([capped, [min(capped[-1], usual)]])
+    edges = zip(positions, left.tolist(), right.tolist(), strict=True)
+    return [(position - a, position + b) for position, a, b in edges]

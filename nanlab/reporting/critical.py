@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from nanlab.reporting.groups import divided
+from nanlab.reporting.groups import divided, rows_of
 from nanlab.reporting.layout import Layout
 from nanlab.reporting.theory import Prediction, predicted
 from nanlab.reporting.words import number
@@ -78,12 +78,7 @@ def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
     if is_thinned(layout):
         indices = np.linspace(0, len(y.values) - 1, MAX_ROWS).round().astype(int)
         ran = ran.filter(pl.col(y.name).is_in([y.values[index] for index in indices]))
-    rows = {value: i for i, value in enumerate(y.values)}
-    criticals = [
-        _critical(frame, layout, key)
-        for key, frame in divided(ran, [*layout.facets, *([y.name] if y.name else [])])
-    ]
-    return sorted(criticals, key=lambda each: (each.panel, rows.get(each.row, 0)))
+    return [_critical(frame, layout, panel, row) for panel, row, frame in rows_of(ran, layout)]
 
 
 def is_thinned(layout: Layout) -> bool:
@@ -91,9 +86,8 @@ def is_thinned(layout: Layout) -> bool:
     return bool(layout.y.name) and len(layout.y.values) > MAX_ROWS
 
 
-def _critical(frame: pl.DataFrame, layout: Layout, key: tuple[Any, ...]) -> Critical:
+def _critical(frame: pl.DataFrame, layout: Layout, panel: int, row: Any) -> Critical:
     x = layout.x
-    panel = layout.panels.index(key[: len(layout.facets)])
     paths = [*(["seed"] if "seed" in frame.columns else []), *layout.pooled]
     ends = _ends(frame.sort(*paths, x.name), paths, x.name)
     never = sum(first is None for _, first, _ in ends)
@@ -112,8 +106,7 @@ def _critical(frame: pl.DataFrame, layout: Layout, key: tuple[Any, ...]) -> Crit
         )
         bound = value
     return Critical(
-        panel=panel, label=layout.panel_label(layout.panels[panel]),
-        row=key[len(layout.facets)] if layout.y.name else None,
+        panel=panel, label=layout.panel_label(layout.panels[panel]), row=row,
         value=value, low=low, high=high, side=side, bound=bound, seeds=len(ends),
         mixed=sum(again for _, _, again in ends),
         theory=predicted(x.name, frame.row(0, named=True)),

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from nanlab.reporting.groups import divided
+from nanlab.reporting.groups import rows_of
 from nanlab.reporting.layout import Layout, ReportAxis
 from nanlab.reporting.theory import DEEP, Prediction, overflow_layer, predicted
 
@@ -101,30 +101,25 @@ class Growth:
 def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list[Growth]:
     """Return the growth for each map and row, if gradients were recorded at step 0."""
     rates = _rates(curves)
-    x, y = layout.x, layout.y
+    x = layout.x
     if not rates.height or not x.is_number or len(x.values) < 3:
         return []
     known = runs.join(rates, on="run_id", how="inner")
-    names = [*layout.facets, *([y.name] if y.name else [])]
-    panels = {panel: i for i, panel in enumerate(layout.panels)}
     growths: list[Growth] = []
-    for key, frame in divided(known, names):
+    for panel, row, frame in rows_of(known, layout):
         by_value = frame.group_by(x.name).agg(
             pl.col("_rate").mean().alias("mean"), pl.col("_rate").min().alias("low"),
             pl.col("_rate").max().alias("high"),
         ).sort(x.name)  # fmt: skip
         values, means = by_value[x.name].to_numpy(), by_value["mean"].to_numpy()
-        row = key[len(layout.facets)] if y.name else None
         growths.append(
             Growth(
-                panel=panels[key[: len(layout.facets)]], row=row,
-                values=values, rates=means, low=by_value["low"].to_numpy(),
+                panel=panel, row=row, values=values, rates=means, low=by_value["low"].to_numpy(),
                 high=by_value["high"].to_numpy(), crossing=_crossing(values, means),
                 theory=predicted(x.name, frame.row(0, named=True)),
             )
         )  # fmt: skip
-    order = {value: i for i, value in enumerate(y.values)}
-    return sorted(growths, key=lambda each: (each.panel, order.get(each.row, 0)))
+    return growths
 
 
 def _rates(curves: pl.DataFrame) -> pl.DataFrame:

@@ -20,28 +20,15 @@ WIDTHS = {"1col": 3.35, "2col": 6.9}
 """Inches: one column and both columns of a page in most journals and proceedings."""
 
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so every machine has it
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.1,
-    "patch.linewidth": 0.0,
-    "svg.hashsalt": "nanlab",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
+    # DejaVu Sans comes with Matplotlib, so every machine has it.
+    "font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7,
+    "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5,
+    "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.1,
+    "patch.linewidth": 0.0, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "svg.hashsalt": "nanlab", "svg.fonttype": "path", "pdf.fonttype": 42,
     "path.simplify": False,
-}
+}  # fmt: skip
 
 
 def write_figures(folder: Path, analysis: Analysis) -> dict[str, str]:

@@ -45,3 +45,14 @@ def divided(
 ) -> Iterable[tuple[tuple[Any, ...], pl.DataFrame]]:
     """Return (values, runs) for each combination of parameters, in the order of the rows."""
     return runs.group_by(list(names), maintain_order=True) if names else [((), runs)]
+
+
+def rows_of(runs: pl.DataFrame, layout: Layout) -> list[tuple[int, Any, pl.DataFrame]]:
+    """Return (panel, row, runs) in order; row is None where there is no vertical axis."""
+    y, n = layout.y, len(layout.facets)
+    found = [
+        (layout.panels.index(key[:n]), key[n] if y.name else None, frame)
+        for key, frame in divided(runs, [*layout.facets, *([y.name] if y.name else [])])
+    ]
+    order = {value: i for i, value in enumerate(y.values)}
+    return sorted(found, key=lambda each: (each[0], order.get(each[1], 0)))

@@ -85,9 +85,6 @@ class Layout:
         return settings_label(self.facets, panel)
 
 
-NO_AXIS = ReportAxis(name="", values=("",), scale="ordinal", labels=("",))
-
-
 def parameters_of(runs: pl.DataFrame) -> list[str]:
     """Return the columns of parameters."""
     return [*runs.columns[2 : runs.columns.index("outcome")], "steps"]
@@ -113,31 +110,22 @@ def layout_of(runs: pl.DataFrame, finer: Collection[str] = ()) -> Layout:
     varying = [name for name in varying if name not in tied]
     numbers = [name for name in varying if _is_number(runs, name)]
     numbers.sort(key=lambda name: (name in finer, *_rank(runs, name)), reverse=True)
+    choices = [name for name in varying if name not in numbers]
+    choices.sort(key=lambda name: -runs[name].n_unique())
     long = [name for name in numbers if runs[name].n_unique() >= 3]
-    choices = sorted(
-        (name for name in varying if name not in numbers),
-        key=lambda name: -runs[name].n_unique(),
-    )
-    candidates = [*long[:2], *choices[:1], *numbers, *choices]
-    if len(long) < 2 and not choices:
-        candidates = numbers
-    main = list(dict.fromkeys(candidates))[:2]
-    if main and main[0] in choices and len(main) > 1 and main[1] in numbers:
+    preferred = [*long[:2], *choices[:1]] if choices or len(long) >= 2 else []
+    main = list(dict.fromkeys([*preferred, *numbers, *choices]))[:2]
+    if main and main[0] in choices and main[-1] in numbers:
         main.reverse()
-    x_name, y_name = (*main, "", "")[:2]
-    facets = [name for name in varying if name not in main]
-    facets, pooled = _few(runs, facets)
+    x, y = (*main, "", "")[:2]
+    facets, pooled = _few(runs, [name for name in varying if name not in main])
     panels = runs.select(facets).unique(maintain_order=True).rows() if facets else [()]
-    rows = [*facets, y_name] if y_name else list(facets)
     return Layout(
-        x=_axis(runs, x_name, rows, tied, even=x_name not in finer) if x_name else NO_AXIS,
-        y=_axis(runs, y_name, facets, tied, even=y_name not in finer) if y_name else NO_AXIS,
-        facets=tuple(facets),
-        panels=tuple(panels),
-        pooled=tuple(pooled),
-        finer=tuple(finer),
+        x=_axis(runs, x, [*facets, *filter(None, [y])], tied, even=x not in finer),
+        y=_axis(runs, y, facets, tied, even=y not in finer),
+        facets=tuple(facets), panels=tuple(panels), pooled=tuple(pooled), finer=tuple(finer),
         tied=tied,
-    )
+    )  # fmt: skip
 
 
 def is_learning_rate(name: str) -> bool:
@@ -203,13 +191,10 @@ def information(runs: pl.DataFrame, name: str) -> float:
 
 
 def _axis(
-    runs: pl.DataFrame,
-    name: str,
-    rows: Sequence[str],
-    tied: Mapping[str, str],
-    *,
-    even: bool,
+    runs: pl.DataFrame, name: str, rows: Sequence[str], tied: Mapping[str, str], *, even: bool
 ) -> ReportAxis:
+    if not name:
+        return ReportAxis(name="", values=("",), scale="ordinal", labels=("",))
     values = runs[name].unique(maintain_order=True).to_list()
     scale: AxisScale = "ordinal"
     if _is_number(runs, name):

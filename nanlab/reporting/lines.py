@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from nanlab.reporting.groups import groups_of
 from nanlab.reporting.layout import Layout, ReportAxis
-from nanlab.reporting.theory import Prediction, predicted, predicted_fault_step
+from nanlab.reporting.theory import Fixed, Prediction, predicted, predicted_fault_step
 
 CURVE_POINTS = 80
 MIN_VALUES = 5
@@ -51,44 +52,39 @@ def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
     rows = not y.name or not y.is_number or y.scale == "ordinal"
     boundaries: list[Boundary] = []
     for panel, key in enumerate(layout.panels):
-        conditions = [
-            pl.col(name).eq_missing(pl.lit(value))
-            for name, value in zip(layout.facets, key, strict=True)
-        ]
-        frame = runs.filter(*conditions)
+        frame = _with(runs, dict(zip(layout.facets, key, strict=True)))
         found = [
             (position, prediction)
-            for position, prediction in (_by_row(frame, x, y) if rows else _curve(frame, x, y))
-            if prediction and x.values[0] <= prediction.value <= x.values[-1]
+            for position, fixed in (_rows(frame, y) if rows else _curve(frame, y))
+            if (prediction := predicted(x.name, fixed))
+            and x.values[0] <= prediction.value <= x.values[-1]
         ]
         if found:
             distinct = {(each.label, each.source): each for _, each in reversed(found)}
-            points = [(x.position(prediction.value), position) for position, prediction in found]
-            predictions = tuple(reversed(distinct.values()))
             boundaries.append(
-                Boundary(panel=panel, points=points, rows=rows, predictions=predictions)
-            )
+                Boundary(
+                    panel=panel, rows=rows, predictions=tuple(reversed(distinct.values())),
+                    points=[(x.position(each.value), position) for position, each in found],
+                )
+            )  # fmt: skip
     return boundaries
 
 
-Predictions = Iterator[tuple[float, Prediction | None]]
-"""Positions on the vertical axis, and the prediction for the horizontal one there."""
+def _with(runs: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+    return runs.filter(*(pl.col(n).eq_missing(pl.lit(v)) for n, v in settings.items()))
 
 
-def _curve(frame: pl.DataFrame, x: ReportAxis, y: ReportAxis) -> Predictions:
-    if frame.height:
-        fixed = frame.row(0, named=True)
-        ends = y.position(y.values[0]), y.position(y.values[-1])
-        for position in np.linspace(*ends, CURVE_POINTS).tolist():
-            value = 10.0**position if y.scale == "log" else position
-            yield position, predicted(x.name, {**fixed, y.name: value})
-
-
-def _by_row(frame: pl.DataFrame, x: ReportAxis, y: ReportAxis) -> Predictions:
+def _rows(frame: pl.DataFrame, y: ReportAxis) -> Iterator[tuple[float, Fixed]]:
     for row, value in enumerate(y.values):
-        runs = frame.filter(pl.col(y.name).eq_missing(pl.lit(value))) if y.name else frame
-        if runs.height:
-            yield float(row), predicted(x.name, runs.row(0, named=True))
+        for fixed in _with(frame, {y.name: value} if y.name else {}).head(1).iter_rows(named=True):
+            yield float(row), fixed
+
+
+def _curve(frame: pl.DataFrame, y: ReportAxis) -> Iterator[tuple[float, Fixed]]:
+    ends = y.position(y.values[0]), y.position(y.values[-1])
+    for fixed in frame.head(1).iter_rows(named=True):
+        for position in np.linspace(*ends, CURVE_POINTS).tolist():
+            yield position, {**fixed, y.name: 10.0**position if y.scale == "log" else position}
 
 
 @dataclass(frozen=True, kw_only=True)

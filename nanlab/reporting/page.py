@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -152,7 +151,12 @@ def _data(analysis: Analysis) -> str:
     blames = analysis.results.blames
     blame_index = {blame_id: i for i, blame_id in enumerate(blames["blame_id"])}
     outcome_index = {outcome.value: i for i, outcome in enumerate(Outcome)}
-    run_ids = _run_ids(analysis)
+    listed_runs = analysis.runs.height <= MAX_LISTED
+
+    def run_ids(cell: MapCell) -> str:
+        pairs = zip(cell.run_ids, cell.outcomes, strict=True) if listed_runs else ()
+        return "".join(f"{run_id}{outcome_index[outcome]}" for run_id, outcome in pairs)
+
     data: dict[str, Any] = {
         "folder": portable_path(analysis.results.folder),
         "x": {"name": layout.x.name, "labels": x},
@@ -174,23 +178,10 @@ def _data(analysis: Analysis) -> str:
                 [[outcome_index[outcome], n] for outcome, n in cell.counts.items()],
                 [[blame_index[blame], n] for blame, n in cell.blames[:5]],
                 None if cell.fault_step is None else number(cell.fault_step), cell.example,
-                run_ids.get((cell.panel, cell.row, cell.column), ""),
+                run_ids(cell),
             ]
             for cell in analysis.maps.cells
         ],
     }  # fmt: skip
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
-
-
-def _run_ids(analysis: Analysis) -> dict[tuple[int, int, int], str]:
-    """Return each cell's run ids, each followed by the index of its outcome, as one string."""
-    if analysis.runs.height > MAX_LISTED:
-        return {}
-    placed = analysis.maps.placed.with_columns(
-        pl.col("outcome").replace_strict({o.value: str(i) for i, o in enumerate(Outcome)})
-    )
-    joined = placed.group_by("_panel", "_row", "_column", maintain_order=True).agg(
-        (pl.col("run_id") + pl.col("outcome")).str.join("").alias("ids")
-    )
-    return {(p, r, c): ids for p, r, c, ids in joined.rows()}

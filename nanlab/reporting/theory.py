@@ -19,19 +19,14 @@ Fixed = Mapping[str, Any]
 """The parameters of a run; the predicted one is ignored."""
 
 LARGEST = {
-    "float64": 1.7976931348623157e308,
-    "float32": 3.4028234663852886e38,
-    "bfloat16": 3.3895313892515355e38,
-    "float16": 65504.0,
-}
+    "float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38,
+    "bfloat16": 3.3895313892515355e38, "float16": 65504.0,
+}  # fmt: skip
 
 GAIN_SQUARED = {
-    "lecun_normal": 1.0,
-    "lecun_uniform": 1.0,
-    "he_normal": 2.0,
-    "he_uniform": 2.0,
+    "lecun_normal": 1.0, "lecun_uniform": 1.0, "he_normal": 2.0, "he_uniform": 2.0,
     "normal_fan_in": 1.0,
-}
+}  # fmt: skip
 """Initializer -> the variance of its weights times fan_in."""
 
 
@@ -55,12 +50,16 @@ def predicted(name: str, fixed: Fixed) -> Prediction | None:
     return next(filter(None, (rule(name, fixed) for rule in _RULES)), None)
 
 
+def _has(fixed: Fixed, **premises: Any) -> bool:
+    """Return whether parameters have these values, or are not used by the run."""
+    return all(fixed.get(name, value) == value for name, value in premises.items())
+
+
 def _largest_stable_rate(name: str, fixed: Fixed) -> Prediction | None:
     """Return 2 / curvature for gradient descent, and its counterparts with momentum."""
     if fixed.get("problem") != "quadratic" or name not in ("lr", "curvature"):
         return None
-    plain = {"schedule": "constant", "clip": "none", "apply_if_finite": 0, "weight_decay": 0.0}
-    if any(fixed.get(key, value) != value for key, value in plain.items()):
+    if not _has(fixed, schedule="constant", clip="none", apply_if_finite=0, weight_decay=0.0):
         return None
     b = float(fixed.get("momentum") or 0.0)
     products: dict[Any, tuple[float, str, str]] = {
@@ -78,13 +77,12 @@ def _largest_stable_rate(name: str, fixed: Fixed) -> Prediction | None:
 
 def _relu_gain(fixed: Fixed) -> float | None:
     """Return the growth of activations per layer at initialization, for init_scale 1."""
-    plain = {"norm": "none", "residual": False, "dropout": 0.0}
-    if fixed.get("model") != "mlp" or fixed.get("activation") != "relu":
-        return None
-    if any(fixed.get(key, value) != value for key, value in plain.items()):
-        return None
     squared = GAIN_SQUARED.get(str(fixed.get("initializer")))
-    return None if squared is None else math.sqrt(squared / 2.0)
+    if (fixed.get("model"), fixed.get("activation")) != ("mlp", "relu") or squared is None:
+        return None
+    return (
+        math.sqrt(squared / 2.0) if _has(fixed, norm="none", residual=False, dropout=0.0) else None
+    )
 
 
 def overflow_layer(fixed: Fixed) -> Prediction | None:
@@ -95,11 +93,8 @@ def overflow_layer(fixed: Fixed) -> Prediction | None:
     gain = unit * float(fixed.get("init_scale") or 0.0)
     if gain <= 1.0:
         return None
-    return Prediction(
-        math.log(largest) / math.log(gain),
-        "first overflow near layer ln(largest number)/ln(gain)",
-        "He et al. 2015",
-    )
+    label = "first overflow near layer ln(largest number)/ln(gain)"
+    return Prediction(math.log(largest) / math.log(gain), label, "He et al. 2015")
 
 
 def _relu_overflow(name: str, fixed: Fixed) -> Prediction | None:
@@ -120,23 +115,19 @@ DEEP = 8
 
 def _critical_weights(name: str, fixed: Fixed) -> Prediction | None:
     """Return the weights at which gradients of a tanh network neither vanish nor explode."""
-    if name != "init_scale" or fixed.get("model") != "mlp" or int(fixed.get("depth") or 0) < DEEP:
+    if name != "init_scale" or int(fixed.get("depth") or 0) < DEEP:
         return None
-    if fixed.get("activation") != "tanh" or fixed.get("norm", "none") != "none":
+    if (fixed.get("model"), fixed.get("activation")) != ("mlp", "tanh"):
         return None
     squared = GAIN_SQUARED.get(str(fixed.get("initializer")))
-    if squared is None or fixed.get("residual"):
-        return None
     drawn = {"zeros": 0.0, "normal": 1.0}.get(str(fixed.get("bias_initializer", "zeros")))
-    if drawn is None:
+    if squared is None or drawn is None or not _has(fixed, norm="none", residual=False):
         return None
-    variance = drawn * float(fixed.get("bias_scale") or 0.0) ** 2
-    critical = critical_variance(variance)
+    critical = critical_variance(drawn * float(fixed.get("bias_scale") or 0.0) ** 2)
     return Prediction(
-        math.sqrt(critical / squared),
-        "gradients neither vanish nor explode with depth",
+        math.sqrt(critical / squared), "gradients neither vanish nor explode with depth",
         "Poole et al. 2016; Schoenholz et al. 2017",
-    )
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)

@@ -7,35 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 COLORS = {
-    "trained": "#56b4e9",
-    "stalled": "#dcdcdc",
-    "diverged": "#f0c000",
-    "recovered": "#009e73",
-    "inf": "#cc79a7",
-    "nan": "#8c1c13",
-    "crashed": "#000000",
-}
+    "trained": "#56b4e9", "stalled": "#dcdcdc", "diverged": "#f0c000", "recovered": "#009e73",
+    "inf": "#cc79a7", "nan": "#8c1c13", "crashed": "#000000",
+}  # fmt: skip
 """Distinguishable with any color blindness, and most of them in gray (tested)."""
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c1c13")
 """Colors of lines; all but the last two are from Okabe and Ito (2008)."""
 
 PHASE_COLORS = {
-    "init": "#999999",
-    "data": "#e69f00",
-    "forward": "#0072b2",
-    "backward": "#d55e00",
-    "update": "#009e73",
-    "": "#cccccc",
-}
+    "init": "#999999", "data": "#e69f00", "forward": "#0072b2", "backward": "#d55e00",
+    "update": "#009e73", "": "#cccccc",
+}  # fmt: skip
 
 NICE_NAMES = {
-    "lr": "learning rate",
-    "init_scale": "initial weights' scale",
-    "bias_scale": "initial biases' scale",
-    "input_scale": "inputs' scale",
-    "batch_size": "batch size",
-}
+    "lr": "learning rate", "init_scale": "initial weights' scale", "batch_size": "batch size",
+    "bias_scale": "initial biases' scale", "input_scale": "inputs' scale",
+}  # fmt: skip
 
 
 def name_of(parameter: str) -> str:
