@@ -56,8 +56,8 @@ def analyze(results: Results) -> Analysis:
     runs = results.runs
     layout = layout_of(runs, results.finer)
     criticals = criticals_of(runs, layout)
-    if all(each.value is None for each in criticals):
-        criticals = []  # all runs of each path are stable, or none is
+    if all(c.value is None for c in criticals):
+        criticals = []  # every path is stable or unstable throughout
     return Analysis(
         results=results,
         layout=layout,

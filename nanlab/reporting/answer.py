@@ -43,9 +43,9 @@ def answer_of(analysis: Analysis) -> Answer:
     growths = [g.crossing / g.theory.value for g in analysis.growths if g.crossing and g.theory]
     layers = [abs(la.median - la.theory.value) for la in analysis.layers if la.theory]
     inside = [
-        each.low * (1 - 1e-9) <= each.theory.value <= each.high * (1 + 1e-9)
-        for each in analysis.criticals
-        if each.theory and each.low is not None and each.high is not None
+        c.low * (1 - 1e-9) <= c.theory.value <= c.high * (1 + 1e-9)
+        for c in analysis.criticals
+        if c.theory and c.low is not None and c.high is not None
     ]
     n, faults, choice = analysis.runs.height, analysis.faults, ""
     failures = f"{percent(faults, n)} of {count(n, 'run')} fail"
@@ -155,9 +155,9 @@ def _boundary(analysis: Analysis) -> Numbers:
     """Return the critical values at both ends of the vertical axis, map by map."""
     x, y = analysis.layout.x.name, analysis.layout.y.name
     numbers: Numbers = []
-    panels = sorted({each.panel for each in analysis.criticals})
+    panels = sorted({c.panel for c in analysis.criticals})
     for panel in panels if len(panels) <= MAX_PANELS else ():
-        rows = [each for each in analysis.criticals if each.panel == panel]
+        rows = [c for c in analysis.criticals if c.panel == panel]
         ends = [f"{critical_text(c, 2)} at {y} = {exact(c.row)}" for c in (rows[0], rows[-1])]
         label = ", ".join(filter(None, (f"largest stable {x}", rows[0].label)))
         numbers.append((label, " and ".join(ends)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.critical import MAX_ROWS, is_thinned
 from nanlab.reporting.layout import is_learning_rate
-from nanlab.reporting.words import count, listed, name_of
+from nanlab.reporting.words import count, listed
 
 HEADINGS = {
     "outcomes": "Outcomes",
@@ -23,24 +23,31 @@ HEADINGS = {
 
 CAPTIONS = {
     "outcomes": "Each cell is divided from left to right by the outcomes of its runs.",
-    "counts": "Number of runs by outcome.",
     "critical": "Midpoint between the last value at which a run stays finite without diverging and "
-    "the first at which it does not.",
+    "the first at which it does not; intervals from the last stable to the first unstable value, "
+    "so that they include the grid's spacing.",
     "growth": "Growth of the norm of the biases' gradient per layer towards the output, at "
     "initialization: ln of the factor, mean and range over seeds. Above 0 gradients vanish towards "
     "the input, below 0 they explode. Dashed: where theory has 0 (Poole et al. 2016; Schoenholz et "
     "al. 2017).",
-    "layers": "Hidden layer, counted from 0, of the first inf or NaN: median and range over runs.",
-    "steps": "Step of the first fault (filled) and of the first NaN (open), counted from 1.",
+    "layers": "Hidden layer, counted from 0, of the first inf or NaN: median and range over runs. "
+    "Squares: theory, ln(largest number)/ln(gain).",
+    "steps": "Step of the first fault (filled) and of the first NaN (open), counted from 1. Line, "
+    "if any: theory, the overflow of the loss in gradient descent.",
     "survival": "Share of runs without a fault after a number of steps: Kaplan-Meier estimates, "
     "censored at a run's last step, with 95 % log-log intervals. They describe the runs of this "
     "grid, not other learning rates or weights.",
     "causes": "Mechanism and primitive of the first inf or NaN and of the first NaN of each "
     "failed run.",
     "instructive": "At most ten runs, each with the reason for its choice.",
-    "blames": "Distinct blames: operations of the first inf or NaN and of the first NaN.",
+    "blames": "Distinct blames, most frequent first.",
     "parameters": "Parameters that vary, and those that all runs share.",
 }
+ONLY_FIGURES = {
+    "critical": "Triangles: beyond the values that were run. Black, if any: theory.",
+    "causes": "Colors: phases.",
+}
+"""What the caption of a figure says in addition to that of the table."""
 
 
 def figures_of(analysis: Analysis) -> list[str]:
@@ -67,10 +74,19 @@ def study_line(analysis: Analysis) -> str:
 
 def caption(analysis: Analysis, name: str, *, table: bool = False) -> str:
     """Return the caption of a figure, or of the table of that name."""
-    notes = {"outcomes": _outcomes, "critical": _critical, "layers": _layers, "steps": _steps}
-    sentences = [CAPTIONS[name], *(notes[name](analysis, table) if name in notes else ())]
-    if name == "causes" and not table:
-        sentences.append("Colors: phases.")
+    sentences = [CAPTIONS[name]]
+    if name == "outcomes":
+        sentences = ["Number of runs by outcome."] if table else [*sentences, *_of_maps(analysis)]
+    elif name == "critical":
+        if any(c.seeds > 1 for c in analysis.criticals):
+            sentences.append("Means over seeds, with 95 % bootstrap intervals.")
+        if is_thinned(analysis.layout):
+            n = len(analysis.layout.y.values)
+            sentences.append(f"{MAX_ROWS} of the {n:,} rows, evenly spaced.")
+    elif name == "blames":
+        sentences.append(f"{analysis.results.blames.height:,} in all.")
+    if name in ONLY_FIGURES and not table:
+        sentences.append(ONLY_FIGURES[name])
     return " ".join((*sentences, study_line(analysis)))
 
 
@@ -80,11 +96,8 @@ def critical_name(analysis: Analysis) -> str:
     return "largest stable " + ("learning rate" if is_learning_rate(name) else name)
 
 
-def _outcomes(analysis: Analysis, _table: bool) -> list[str]:
+def _of_maps(analysis: Analysis) -> list[str]:
     layout, notes = analysis.layout, list[str]()
-    axes = [name_of(axis.name) for axis in (layout.x, layout.y) if axis.name]
-    if axes:
-        notes.append(f"Axes: {listed(axes)}.")
     pooled = [*(["seed"] if analysis.results.seeds > 1 else []), *layout.pooled]
     if pooled:
         notes.append(f"The runs of a cell differ in {listed(pooled)}.")
@@ -97,32 +110,3 @@ def _outcomes(analysis: Analysis, _table: bool) -> list[str]:
     if theory:
         notes.append(f"Dashed: theory, {listed(list(theory))}.")
     return notes
-
-
-def _critical(analysis: Analysis, table: bool) -> list[str]:
-    if any(each.seeds > 1 for each in analysis.criticals):
-        interval = (
-            "Mean over seeds; 95 % bootstrap intervals over seeds, from the last stable value to "
-            "the first unstable one, so that they include the grid's spacing."
-        )
-    else:
-        interval = "Intervals: from the last stable value to the first unstable one."
-    notes = [interval]
-    y = analysis.layout.y
-    if is_thinned(analysis.layout):
-        notes.append(f"{MAX_ROWS} of the {len(y.values):,} values of {y.name}, evenly spaced.")
-    if not table:
-        notes.append("Triangles: beyond the values that were run.")
-    if not table and any(each.theory for each in analysis.criticals):
-        notes.append("Black: theory.")
-    return notes
-
-
-def _layers(analysis: Analysis, _table: bool) -> list[str]:
-    theory = any(layer.theory for layer in analysis.layers)
-    return ["Open squares: theory, ln(largest number)/ln(gain)."] if theory else []
-
-
-def _steps(analysis: Analysis, _table: bool) -> list[str]:
-    theory = any(steps.theory for steps in analysis.steps)
-    return ["Line: theory, the overflow of the loss in gradient descent."] if theory else []

@@ -130,11 +130,11 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
     x, y = layout.x, layout.y
     axes = _axes(figure, name_of(y.name), critical_name(analysis))
     span = max(y.position(y.values[-1]) - y.position(y.values[0]), 1e-9)
-    panels = sorted({each.panel for each in criticals})
+    panels = sorted({c.panel for c in criticals})
     for i, panel in enumerate(panels):
-        # Maps are drawn side by side, so that their error bars do not cover each other.
+        # Maps are drawn side by side, so that their error bars do not overlap.
         shift = min(0.012, 0.05 / len(panels)) * span * (i - (len(panels) - 1) / 2)
-        rows = [(y.position(each.row) + shift, each) for each in criticals if each.panel == panel]
+        rows = [(y.position(c.row) + shift, c) for c in criticals if c.panel == panel]
         label = layout.panel_label(layout.panels[panel]) or "all runs"
         points = np.array(
             [(at, *map(x.position, (c.value, c.low, c.high)))
@@ -145,9 +145,9 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
         axes.errorbar(points[:, 0], points[:, 1], bars if len(panels) <= MAX_WITH_BARS else None,
                       elinewidth=0.7, capsize=1.5, **style)  # fmt: skip
         for side, marker in (("above", "^"), ("below", "v")):
-            beyond = [(at, x.position(each.bound)) for at, each in rows if each.side == side]
+            beyond = [(at, x.position(c.bound)) for at, c in rows if c.side == side]
             axes.plot(*_columns(beyond), marker, color=style["color"], mfc="none", mew=0.7, ms=3)
-        theory = [(at, x.position(each.theory.value)) for at, each in rows if each.theory]
+        theory = [(at, x.position(c.theory.value)) for at, c in rows if c.theory]
         if theory:
             axes.plot(*_columns(theory), "_", color="black", ms=11, mew=0.7, label="theory")
     low, high = axes.get_ylim()

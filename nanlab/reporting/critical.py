@@ -142,7 +142,7 @@ def _ends(
     return ends
 
 
-def critical_text(each: Critical, digits: int = 3) -> str:
+def critical_text(c: Critical, digits: int = 3) -> str:
     """Return `0.12`, `above 10` or `below 0.001`."""
-    text = number(each.bound, digits)
-    return text if each.value is not None else f"{each.side} {text}"
+    text = number(c.bound, digits)
+    return text if c.value is not None else f"{c.side} {text}"

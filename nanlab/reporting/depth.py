@@ -107,15 +107,15 @@ def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list
     known = runs.join(rates, on="run_id", how="inner")
     growths: list[Growth] = []
     for panel, row, frame in rows_of(known, layout):
+        rate = pl.col("_rate")
         by_value = frame.group_by(x.name).agg(
-            pl.col("_rate").mean().alias("mean"), pl.col("_rate").min().alias("low"),
-            pl.col("_rate").max().alias("high"),
+            rate.mean().alias("mean"), rate.min().alias("low"), rate.max().alias("high")
         ).sort(x.name)  # fmt: skip
-        values, means = by_value[x.name].to_numpy(), by_value["mean"].to_numpy()
+        values, means, low, high = (column.to_numpy() for column in by_value)
         growths.append(
             Growth(
-                panel=panel, row=row, values=values, rates=means, low=by_value["low"].to_numpy(),
-                high=by_value["high"].to_numpy(), crossing=_crossing(values, means),
+                panel=panel, row=row, values=values, rates=means, low=low, high=high,
+                crossing=_crossing(values, means),
                 theory=predicted(x.name, frame.row(0, named=True)),
             )
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,8 @@ def save_figure(figure: Figure, stem: Path, title: str, description: str) -> Non
         "svg": {"Title": title, "Description": description, "Date": None},
         "pdf": {"Title": title, "Subject": description, "CreationDate": None},
     }.items():
-
-        def write(path: Path, kind: str = kind, metadata: Any = metadata) -> None:
-            figure.savefig(path, format=kind, metadata=metadata)
-
-        write_atomically(stem.with_suffix(f".{kind}"), write)
+        save = partial(figure.savefig, format=kind, metadata=metadata)
+        write_atomically(stem.with_suffix(f".{kind}"), save)
 
 
 def svg_element(figure: Figure, name: str) -> str:

@@ -55,4 +55,4 @@ def rows_of(runs: pl.DataFrame, layout: Layout) -> list[tuple[int, Any, pl.DataF
         for key, frame in divided(runs, [*layout.facets, *([y.name] if y.name else [])])
     ]
     order = {value: i for i, value in enumerate(y.values)}
-    return sorted(found, key=lambda each: (each[0], order.get(each[1], 0)))
+    return sorted(found, key=lambda line: (line[0], order.get(line[1], 0)))

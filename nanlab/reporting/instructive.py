@@ -82,7 +82,7 @@ def _edge(runs: pl.DataFrame, layout: Layout) -> Picked:
     ran = runs.filter(pl.col("outcome") != "crashed").sort(*names, x.name)
     shifted = [pl.col(name).shift(-1) for name in ("run_id", "outcome")]
     neighbors = ran.with_columns(
-        (each.over(names) if names else each).name.prefix("next_") for each in shifted
+        (column.over(names) if names else column).name.prefix("next_") for column in shifted
     ).filter(pl.col("outcome").is_in(STABLE) & ~pl.col("next_outcome").is_in(STABLE))
     best = (pl.col("outcome") == "trained") & (pl.col("next_outcome") == "nan")
     order = neighbors.sort(best, x.name, "run_id", descending=[True, True, False])

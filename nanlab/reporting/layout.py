@@ -109,7 +109,11 @@ def layout_of(runs: pl.DataFrame, finer: Collection[str] = ()) -> Layout:
     tied = _tied(runs, varying)
     varying = [name for name in varying if name not in tied]
     numbers = [name for name in varying if _is_number(runs, name)]
-    numbers.sort(key=lambda name: (name in finer, *_rank(runs, name)), reverse=True)
+    numbers.sort(
+        key=lambda name: (name in finer, runs[name].n_unique() >= 3, is_learning_rate(name),
+                          name == "init_scale", runs[name].n_unique()),
+        reverse=True,
+    )  # fmt: skip
     choices = [name for name in varying if name not in numbers]
     choices.sort(key=lambda name: -runs[name].n_unique())
     long = [name for name in numbers if runs[name].n_unique() >= 3]
@@ -136,11 +140,6 @@ def is_learning_rate(name: str) -> bool:
 
 def _is_number(runs: pl.DataFrame, name: str) -> bool:
     return runs.schema[name].is_numeric() and not runs[name].null_count()
-
-
-def _rank(runs: pl.DataFrame, name: str) -> tuple[Any, ...]:
-    values = runs[name].n_unique()
-    return (values >= 3, is_learning_rate(name), name == "init_scale", values)
 
 
 def _tied(runs: pl.DataFrame, names: Sequence[str]) -> dict[str, str]:

@@ -60,11 +60,11 @@ def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
             and x.values[0] <= prediction.value <= x.values[-1]
         ]
         if found:
-            distinct = {(each.label, each.source): each for _, each in reversed(found)}
+            distinct = {(p.label, p.source): p for _, p in reversed(found)}
             boundaries.append(
                 Boundary(
                     panel=panel, rows=rows, predictions=tuple(reversed(distinct.values())),
-                    points=[(x.position(each.value), position) for position, each in found],
+                    points=[(x.position(p.value), position) for position, p in found],
                 )
             )  # fmt: skip
     return boundaries
@@ -120,19 +120,13 @@ def steps_of(runs: pl.DataFrame, layout: Layout) -> list[Steps]:
         if not failed.height:
             continue
         by_value = failed.group_by(x.name).agg(
-            pl.col("fault_step").median(), pl.col("nan_step").median()
+            pl.median("fault_step"), pl.median("nan_step").fill_null(float("nan"))
         ).sort(x.name)  # fmt: skip
+        values, fault, nan = (column.to_numpy() for column in by_value)
         theory = [
             (row[x.name], step)
             for row in failed.unique(x.name).sort(x.name).iter_rows(named=True)
             if (step := predicted_fault_step(row)) is not None
         ]
-        steps.append(
-            Steps(
-                label=label, values=by_value[x.name].to_numpy(),
-                fault=by_value["fault_step"].to_numpy(),
-                nan=by_value["nan_step"].cast(pl.Float64).fill_null(float("nan")).to_numpy(),
-                theory=theory,
-            )
-        )  # fmt: skip
+        steps.append(Steps(label=label, values=values, fault=fault, nan=nan, theory=theory))
     return steps

@@ -56,18 +56,14 @@ def methods_paragraph(analysis: Analysis) -> str:
 
 
 def _statistics(analysis: Analysis) -> str:
-    sentences: list[str] = []
-    if analysis.criticals and analysis.results.seeds > 1:
-        sentences.append(
-            "Intervals of critical values are 95 % percentile bootstrap intervals over seeds "
-            "(10,000 resamples), with the seed as the unit, and include the grid's spacing."
-        )
-    if analysis.survivals:
-        sentences.append(
-            "Survival curves are Kaplan-Meier estimates over the grid's runs, censored at the last "
-            "step, with 95 % log-log intervals."
-        )
-    return " ".join(sentences)
+    sentences = {
+        "Intervals of critical values are 95 % percentile bootstrap intervals over seeds (10,000 "
+        "resamples), with the seed as the unit, and include the grid's spacing.":
+            analysis.criticals and analysis.results.seeds > 1,
+        "Survival curves are Kaplan-Meier estimates over the grid's runs, censored at the last "
+        "step, with 95 % log-log intervals.": analysis.survivals,
+    }  # fmt: skip
+    return " ".join(sentence for sentence, holds in sentences.items() if holds)
 
 
 def _compute(manifest: Mapping[str, Any]) -> str:
@@ -178,10 +174,10 @@ def reproduce(analysis: Analysis) -> str:
     environment, git = manifest["environment"], manifest.get("git", {})
     versions: list[tuple[str, str]] = []
     for name, value in environment.items():
-        # The user's own files have a hash each.
+        # A user's own files have one hash per file.
         items = value.items() if isinstance(value, dict) else [("", value)]
-        versions += [(f"{name} of {file}" if file else name, exact(each))
-                     for file, each in items if each != ""]  # fmt: skip
+        versions += [(f"{name} of {file}" if file else name, exact(item))
+                     for file, item in items if item != ""]  # fmt: skip
     hashes = [(name, f"`{digest}`") for name, digest in manifest.get("files", {}).items()]
     dirty = "The code had uncommitted changes when this was run.\n\n" if git.get("dirty") else ""
     return REPRODUCE.format(

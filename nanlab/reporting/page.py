@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +16,7 @@ from nanlab.reporting.answer import answer_of
 from nanlab.reporting.captions import HEADINGS, caption, study_line
 from nanlab.reporting.causes import ROLES
 from nanlab.reporting.cells import MapCell
-from nanlab.reporting.map_svg import cell_box, map_plane, map_svg
+from nanlab.reporting.map_geometry import cell_box, map_elements, map_plane
 from nanlab.reporting.methods import DEFINITIONS, checklist, methods_paragraph, portable_path
 from nanlab.reporting.sheets import sheets_of
 from nanlab.reporting.words import COLORS, count, listed, number, percent
@@ -93,44 +92,23 @@ def outcome_rows(analysis: Analysis) -> list[tuple[str, str, str]]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageMap:
-    """A map of the page, and its cells as a table.
-
-    Attributes:
-        label: title of the map; "" for the only one.
-        svg: the map.
-        columns: column headings of the table.
-        rows: row headings of the table, and (index of the cell, outcomes) or None.
-    """
-
-    label: str
-    svg: Markup
-    columns: list[str]
-    rows: list[tuple[str, list[tuple[int, str] | None]]]
-
-
-def _map(analysis: Analysis, panel: int) -> PageMap:
+def _map(analysis: Analysis, panel: int) -> dict[str, Any]:
+    """Return a map with its label, and its cells as a table: (index of the cell, outcomes)."""
     maps, layout = analysis.maps, analysis.layout
     x, y = cell_labels(analysis)
-    cells: dict[tuple[int, int], tuple[int, MapCell]] = {}
-    if len(maps.cells) <= MAX_IN_TABLES:
-        cells = {(c.row, c.column): (i, c) for i, c in enumerate(maps.cells) if c.panel == panel}
-
-    def content(row: int, column: int) -> tuple[int, str] | None:
-        if (row, column) not in cells:
-            return None
-        index, cell = cells[row, column]
-        return index, ", ".join(f"{n:,} {outcome}" for outcome, n in cell.counts.items())
-
+    cells: dict[tuple[int, int], tuple[int, str]] = {}
+    for i, cell in enumerate(maps.cells if len(maps.cells) <= MAX_IN_TABLES else ()):
+        if cell.panel == panel:
+            outcomes = ", ".join(f"{n:,} {outcome}" for outcome, n in cell.counts.items())
+            cells[cell.row, cell.column] = i, outcomes
     columns = sorted({column for _, column in cells})
     rows = sorted({row for row, _ in cells}, reverse=not maps.downwards)
-    return PageMap(
-        label=layout.panel_label(layout.panels[panel]),
-        svg=Markup(map_svg(analysis, panel)),
-        columns=[x[column] for column in columns],
-        rows=[(y[row], [content(row, column) for column in columns]) for row in rows],
-    )
+    return {
+        "label": layout.panel_label(layout.panels[panel]),
+        "elements": map_elements(analysis, panel),
+        "columns": [x[column] for column in columns],
+        "rows": [(y[row], [cells.get((row, column)) for column in columns]) for row in rows],
+    }
 
 
 def cell_labels(analysis: Analysis) -> tuple[list[str], list[str]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import polars as pl
 
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import caption, critical_name
@@ -43,124 +41,91 @@ class Sheet:
     numbers: frozenset[int]
 
 
+Content = tuple[Sequence[str], Sequence[Sequence[str]], Iterable[int]]
+"""Column names, rows, and indices of the columns of numbers."""
+
+
 def sheets_of(analysis: Analysis) -> dict[str, Sheet]:
     """Return the tables that this study has data for, by name."""
-    sheets = [
-        _outcomes(analysis),
-        _critical(analysis),
-        _causes(analysis),
-        _blames(analysis),
-        _instructive(analysis),
-        _parameters(analysis),
-    ]
-    return {sheet.name: sheet for sheet in sheets if sheet.rows}
+    contents = {name: content(analysis) for name, content in CONTENTS.items()}
+    return {
+        name: Sheet(
+            name=name, caption=caption(analysis, name, table=True), head=head, rows=rows,
+            numbers=frozenset(numbers),
+        )
+        for name, (head, rows, numbers) in contents.items() if rows
+    }  # fmt: skip
 
 
-def _outcomes(analysis: Analysis) -> Sheet:
+def _outcomes(analysis: Analysis) -> Content:
     outcomes = list(analysis.outcomes())
-
-    def row(label: str, frame: pl.DataFrame) -> list[str]:
-        counts = [int((frame["outcome"] == outcome).sum()) for outcome in outcomes]
-        faults = int(frame["fault_step"].is_not_null().sum())
-        cells = [f"{n:,}" for n in (*counts, frame.height)]
-        return [label or "all", *cells, percent(faults, frame.height)]
-
     groups = groups_of(analysis.runs, analysis.layout, most=MAX_GROUPS)
-    if len(groups) > 1:
-        groups = [*groups, ("", analysis.runs)]
+    rows: list[list[str]] = []
+    for label, frame in [*groups, ("", analysis.runs)] if len(groups) > 1 else groups:
+        counts = [int((frame["outcome"] == outcome).sum()) for outcome in outcomes]
+        faults = frame.height - frame["fault_step"].null_count()
+        cells = [f"{n:,}" for n in (*counts, frame.height)]
+        rows.append([label or "all", *cells, percent(faults, frame.height)])
     head = ["runs with", *outcomes, "runs", "with a fault"]
-    return Sheet(
-        name="outcomes", caption=caption(analysis, "counts"), head=head,
-        rows=[row(label, frame) for label, frame in groups],
-        numbers=frozenset(range(1, len(head))),
-    )  # fmt: skip
+    return head, rows, range(1, len(head))
 
 
-def _critical(analysis: Analysis) -> Sheet:
+def _critical(analysis: Analysis) -> Content:
     layout, criticals = analysis.layout, analysis.criticals
     columns = {
-        "runs with": [each.label for each in criticals] if layout.facets else [],
-        layout.y.name: [exact(each.row) for each in criticals] if layout.y.name else [],
-        critical_name(analysis): [critical_text(each) for each in criticals],
+        "runs with": [c.label for c in criticals] if layout.facets else [],
+        layout.y.name: [exact(c.row) for c in criticals] if layout.y.name else [],
+        critical_name(analysis): [critical_text(c) for c in criticals],
         "95 % interval" if analysis.results.seeds > 1 else "between": [
-            f"{number(each.low)} to {number(each.high)}" if each.value is not None else ""
-            for each in criticals
+            f"{number(c.low)} to {number(c.high)}" if c.value is not None else "" for c in criticals
         ],
-        "paths": [f"{each.seeds:,}" for each in criticals],
-        "stable again above": [f"{each.mixed:,}" for each in criticals]
-        if any(each.mixed for each in criticals)
+        "paths": [f"{c.seeds:,}" for c in criticals],
+        "stable again above": [f"{c.mixed:,}" for c in criticals]
+        if any(c.mixed for c in criticals)
         else [],
-        "theory": [number(each.theory.value, 4) if each.theory else "" for each in criticals]
-        if any(each.theory for each in criticals)
-        else [],
+        "theory": [number(c.theory.value, 4) if c.theory else "" for c in criticals],
     }
-    columns = {name: cells for name, cells in columns.items() if cells}
-    return Sheet(
-        name="critical", caption=caption(analysis, "critical", table=True), head=list(columns),
-        rows=list(zip(*columns.values(), strict=True)),
-        numbers=frozenset(range(1 if layout.facets else 0, len(columns))),
-    )  # fmt: skip
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    rows = list(zip(*columns.values(), strict=True))
+    return list(columns), rows, range(1 if layout.facets else 0, len(columns))
 
 
-def _causes(analysis: Analysis) -> Sheet:
+def _causes(analysis: Analysis) -> Content:
     rows = [
-        [
-            SITE_NAMES[role], cause.mechanism, cause.primitive, ", ".join(cause.phases),
-            cause.module, f"{cause.runs:,}",
-            percent(cause.runs, sum(c.runs for c in analysis.causes[role])),
-        ]
+        [SITE_NAMES[role], cause.mechanism, cause.primitive, ", ".join(cause.phases), cause.module,
+         f"{cause.runs:,}", percent(cause.runs, sum(c.runs for c in analysis.causes[role]))]
         for role in ROLES
         for cause in analysis.causes[role][:MAX_CAUSES]
     ]  # fmt: skip
-    return Sheet(
-        name="causes", caption=caption(analysis, "causes", table=True),
-        head=["", "mechanism", "primitive", "phase", "module (most frequent)", "runs", "share"],
-        rows=rows, numbers=frozenset({5, 6}),
-    )  # fmt: skip
+    head = ["", "mechanism", "primitive", "phase", "module (most frequent)", "runs", "share"]
+    return head, rows, (5, 6)
 
 
-def _blames(analysis: Analysis) -> Sheet:
-    blames = analysis.results.blames
+def _blames(analysis: Analysis) -> Content:
     rows: list[list[str]] = []
-    for row in blames.head(MAX_BLAMES).iter_rows(named=True):
+    for row in analysis.results.blames.head(MAX_BLAMES).iter_rows(named=True):
         origin, culprit = (blame_sentence(row, role) for role in ROLES)
-        rows.append(
-            [row["blame_id"], f"{row['runs']:,}", origin,
-             "the same" if origin == culprit else culprit, row["witness"] or "",
-             row["example_run"]]
-        )  # fmt: skip
-    more = (
-        f"The {len(rows)} most frequent of {blames.height:,}. " if blames.height > len(rows) else ""
-    )
-    return Sheet(
-        name="blames", caption=more + caption(analysis, "blames"),
-        head=["blame", "runs", "first inf or NaN", "first NaN", "witness", "example"],
-        rows=rows, numbers=frozenset({1}),
-    )  # fmt: skip
+        culprit = "the same" if origin == culprit else culprit
+        rows.append([row["blame_id"], f"{row['runs']:,}", origin, culprit, row["witness"] or "",
+                     row["example_run"]])  # fmt: skip
+    return ["blame", "runs", *SITE_NAMES.values(), "witness", "example"], rows, (1,)
 
 
-def _instructive(analysis: Analysis) -> Sheet:
+def _instructive(analysis: Analysis) -> Content:
     layout = analysis.layout
-    names = [n for n in (*layout.facets, layout.y.name, layout.x.name) if n]
-    names += [n for n in layout.pooled if n not in names]
+    names = [n for n in (*layout.facets, layout.y.name, layout.x.name, *layout.pooled) if n]
     names += ["seed"] if analysis.results.seeds > 1 else []
     rows = [
-        [
-            each.row["run_id"], each.why, *(exact(each.row[name]) for name in names),
-            each.row["outcome"],
-            *("" if each.row[step] is None else f"{each.row[step]:,}"
-              for step in ("fault_step", "nan_step")),
-        ]
-        for each in analysis.instructive
+        [pick.row["run_id"], pick.why, *(exact(pick.row[name]) for name in names),
+         pick.row["outcome"], *("" if pick.row[step] is None else f"{pick.row[step]:,}"
+                                for step in ("fault_step", "nan_step"))]
+        for pick in analysis.instructive
     ]  # fmt: skip
     head = ["run", "why", *names, "outcome", "fault step", "NaN step"]
-    return Sheet(
-        name="instructive", caption=caption(analysis, "instructive"), head=head, rows=rows,
-        numbers=frozenset({len(head) - 1, len(head) - 2}),
-    )  # fmt: skip
+    return head, rows, (len(head) - 1, len(head) - 2)
 
 
-def _parameters(analysis: Analysis) -> Sheet:
+def _parameters(analysis: Analysis) -> Content:
     runs, rows = analysis.runs, list[list[str]]()
     fixed: list[str] = []
     for name in parameters_of(runs):
@@ -173,10 +138,13 @@ def _parameters(analysis: Analysis) -> Sheet:
         else:
             rows.append([name, f"{len(values):,}", ", ".join(map(exact, values))])
     rows.append(["same in every run", "", ", ".join(fixed)])
-    return Sheet(
-        name="parameters", caption=caption(analysis, "parameters"),
-        head=["parameter", "values", ""], rows=rows, numbers=frozenset({1}),
-    )  # fmt: skip
+    return ["parameter", "values", ""], rows, (1,)
+
+
+CONTENTS: Mapping[str, Callable[[Analysis], Content]] = {
+    "outcomes": _outcomes, "critical": _critical, "causes": _causes, "blames": _blames,
+    "instructive": _instructive, "parameters": _parameters,
+}  # fmt: skip
 
 
 def markdown(sheet: Sheet) -> str:

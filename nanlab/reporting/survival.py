@@ -62,18 +62,16 @@ def _survival(label: str, runs: pl.DataFrame) -> Survival:
         uncensored=taken[failed].astype(float), right=followed[~failed].astype(float)
     )
     curve = stats.ecdf(censored).sf
+    # At 0 and 1 the transform is undefined: SciPy warns and returns NaN.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = curve.confidence_interval(method="log-log")
     drops = np.diff(curve.probabilities, prepend=1.0) < 0
-    steps, share = curve.quantiles[drops], curve.probabilities[drops]
-    low, high = np.full_like(share, np.nan), np.full_like(share, np.nan)
+    share = curve.probabilities[drops]
     inside = (share > 0) & (share < 1)
-    if inside.any():
-        # At 0 and 1 the transform is undefined: SciPy warns and returns NaN.
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            ends = curve.confidence_interval(method="log-log")
-        low[inside] = ends.low.probabilities[drops][inside]
-        high[inside] = ends.high.probabilities[drops][inside]
+    ends = (interval.low.probabilities[drops], interval.high.probabilities[drops])
+    low, high = (np.where(inside, end, np.nan) for end in ends)
     return Survival(
-        label=label, steps=steps, share=share, low=low, high=high, runs=runs.height,
-        faults=int(failed.sum()), followed=int(followed.max()),
+        label=label, steps=curve.quantiles[drops], share=share, low=low, high=high,
+        runs=runs.height, faults=int(failed.sum()), followed=int(followed.max()),
     )  # fmt: skip

@@ -1,10 +1,10 @@
-"""Maps -> SVG of the page's interactive maps."""
+"""Maps -> geometry of the page's interactive maps, which its template draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.cells import MapCell
@@ -19,8 +19,6 @@ LETTER = 5.6
 HEIGHT = 250.0
 ROW_HEIGHT = 34.0
 MAX_LEFT = 200.0
-
-Ticks = Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,79 +77,41 @@ def cell_box(plane: Plane, cell: MapCell) -> list[float]:
     return [round(v, 1) for v in plane.box(cell.left, cell.right, cell.bottom, cell.top)]
 
 
-def map_svg(analysis: Analysis, panel: int) -> str:
-    """Return one map; the page's script moves its cursor."""
+def map_elements(analysis: Analysis, panel: int) -> dict[str, Any]:
+    """Return what the template draws of one map, in units."""
     layout, plane = analysis.layout, map_plane(analysis)
     x_ticks = ticks(layout.x, 7) if layout.x.name else []
     y_ticks = ticks(layout.y, 12 if layout.y.scale == "ordinal" else 6) if layout.y.name else []
-    parts: list[str] = []
-    for outcome, boxes in analysis.maps.boxes(panel).items():
-        path = "".join(_rectangle(plane, *box) for box in boxes)
-        parts.append(f'<path fill="{COLORS[outcome]}" d="{path}"/>')
+    letters = [len(label) for _, label in x_ticks]
+    slanted = LETTER * (sum(letters) + 2 * len(letters)) > plane.right - plane.left
+    below = 16 + 0.574 * LETTER * max(letters) if slanted else 18.0
     cells = analysis.maps.of_panel(panel)
-    if len(cells) <= MAX_OUTLINED:
-        grid = "".join(_rectangle(plane, c.left, c.right, c.bottom, c.top) for c in cells)
-        parts.append(f'<path class="grid" d="{grid}"/>')
-    for boundary in analysis.boundaries:
-        if boundary.panel == panel:
-            path = "".join(_line(plane, line) for line in boundary.lines())
-            parts.append(f'<path class="halo" d="{path}"/><path class="theory" d="{path}"/>')
-    x_labels, below = _x_ticks(plane, x_ticks)
-    height = plane.bottom + below
-    parts += [x_labels, _y_ticks(plane, y_ticks)]
-    if layout.x.name:
-        height += 14
-        middle = (plane.left + plane.right) / 2
-        parts.append(_text("m", middle, height - 3, name_of(layout.x.name)))
-    if layout.y.name:
-        parts.append(_text("", 2, 11, name_of(layout.y.name)))
-    label = layout.panel_label(layout.panels[panel])
-    description = (
-        f"Map{' of ' + label if label else ''}. Arrow keys move between cells, Enter shows the "
-        "causes of their failures. The table below has the same content."
-    )
-    return (
-        f'<svg class="map" data-panel="{panel}" viewBox="0 0 {WIDTH:g} {units(height)}" '
-        f'tabindex="0" role="application" aria-label="{escape(description)}">{"".join(parts)}'
-        '<rect class="selected" width="0" height="0"/><rect class="cursor" width="0" height="0"/>'
-        "</svg>"
-    )
+    outlined = cells if len(cells) <= MAX_OUTLINED else []
+    fills = analysis.maps.boxes(panel).items()
+    most = int((MAX_LEFT - 12) / LETTER)
+    return {
+        "panel": panel,
+        "width": WIDTH,
+        "height": plane.bottom + below + (14 if layout.x.name else 0),
+        "plane": plane,
+        "label": layout.panel_label(layout.panels[panel]),
+        "fills": [(COLORS[o], "".join(_rectangle(plane, *b) for b in boxes)) for o, boxes in fills],
+        "grid": "".join(_rectangle(plane, c.left, c.right, c.bottom, c.top) for c in outlined),
+        "theory": "".join(_line(plane, line) for boundary in analysis.boundaries
+                          if boundary.panel == panel for line in boundary.lines()),
+        "x_title": name_of(layout.x.name),
+        "y_title": name_of(layout.y.name),
+        "x_ticks": [(plane.at(position, plane.y[0])[0], label) for position, label in x_ticks],
+        "slanted": slanted,
+        "y_ticks": [(plane.at(plane.x[0], position)[1],
+                     label if len(label) <= most else label[: most - 1] + "…")
+                    for position, label in y_ticks],
+    }  # fmt: skip
 
 
 def units(value: float) -> str:
     """Return a length in units, to a tenth."""
     return f"{value:.1f}".removesuffix(".0")
-
-
-def _text(kind: str, x: float, y: float, text: str) -> str:
-    return f'<text class="{kind}" x="{units(x)}" y="{units(y)}">{escape(text)}</text>'
-
-
-def _x_ticks(plane: Plane, found: Ticks) -> tuple[str, float]:
-    """Return the ticks below the frame, and their height in units."""
-    letters = max((len(label) for _, label in found), default=0)
-    slanted = LETTER * sum(len(label) + 2 for _, label in found) > plane.right - plane.left
-    parts: list[str] = []
-    for position, label in found:
-        x, y = plane.at(position, plane.y[0])
-        parts.append(f'<path class="tick" d="M{units(x)} {units(y)}v4"/>')
-        if slanted:
-            parts.append(f'<text class="e" transform="translate({units(x)} {units(y + 12)}) '
-                         f'rotate(-35)">{escape(label)}</text>')  # fmt: skip
-        else:
-            parts.append(_text("m", x, y + 15, label))
-    return "".join(parts), 16 + 0.574 * LETTER * letters if slanted else 18.0
-
-
-def _y_ticks(plane: Plane, found: Ticks) -> str:
-    most = int((MAX_LEFT - 12) / LETTER)
-    parts: list[str] = []
-    for position, label in found:
-        _, y = plane.at(plane.x[0], position)
-        short = label if len(label) <= most else label[: most - 1] + "…"
-        parts.append(f'<path class="tick" d="M{units(plane.left)} {units(y)}h-4"/>')
-        parts.append(_text("e", plane.left - 6, y + 3.5, short))
-    return "".join(parts)
 
 
 def _rectangle(plane: Plane, left: float, right: float, bottom: float, top: float) -> str:
