@@ -250,16 +250,12 @@ def _write(folder: Path, found: Difference, text: str) -> None:
 
 def _draw(folder: Path, found: Difference, studies: tuple[Path, Path]) -> None:
     from nanlab.reporting.changes import write_changes
-    from nanlab.reporting.figures import NoMatplotlib
 
     table = _outcomes(found)
     counts = table.drop("outcome").to_numpy()
     before, now = (study.resolve().name for study in studies)
     names = (before, now) if before != now else tuple(map(str, studies))
-    try:
-        write_changes(folder, table["outcome"].to_list(), counts, (names[0], names[1]))
-    except NoMatplotlib as error:
-        print(error, file=sys.stderr)
+    write_changes(folder, table["outcome"].to_list(), counts, (names[0], names[1]))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import pytest
 from scipy import stats
 
 from nanlab.grid.outcome import Outcome
-from nanlab.reporting.analysis import analyse
+from nanlab.reporting.analysis import analyze
 from nanlab.reporting.answer import answer_of
 from nanlab.reporting.cells import maps_of
-from nanlab.reporting.critical import MOST_ROWS, criticals_of
+from nanlab.reporting.charts import ticks_between
+from nanlab.reporting.critical import MAX_ROWS, criticals_of
 from nanlab.reporting.layout import layout_of
 from nanlab.reporting.survival import survivals_of
 from nanlab.reporting.theory import (
@@ -25,7 +26,6 @@ from nanlab.reporting.theory import (
     predicted,
     predicted_fault_step,
 )
-from nanlab.reporting.ticks import linear_ticks, log_ticks
 from nanlab.reporting.words import COLORS, exact, listed, number, percent
 from nanlab.results.read import ReportError, read_results
 from nanlab.results.statistics import interval
@@ -39,7 +39,7 @@ each_study = pytest.mark.parametrize(
 
 @cache
 def study(name):
-    return analyse(read_results(RESULTS / name))
+    return analyze(read_results(RESULTS / name))
 
 
 def rows_of(name):
@@ -104,7 +104,7 @@ def test_a_map_with_very_many_cells_puts_neighbors_together_and_loses_no_run():
         schema_overrides={"fault_step": pl.Int64, "blame_id": pl.String},
     )
     maps = maps_of(runs, layout_of(runs))
-    assert maps.together != (1, 1)
+    assert maps.merged != (1, 1)
     assert len(maps.cells) <= 9000
     assert sum(cell.runs for cell in maps.cells) == side * side
 
@@ -244,7 +244,7 @@ def test_of_very_many_rows_some_are_looked_at_evenly_and_the_ends_among_them():
     layout = layout_of(runs)
     assert (layout.x.name, layout.y.name) == ("lr", "init_scale")
     looked_at = [each.row for each in criticals_of(runs, layout)]
-    assert len(looked_at) == MOST_ROWS
+    assert len(looked_at) == MAX_ROWS
     assert (looked_at[0], looked_at[-1]) == (1.0, 501.0)
     assert set(np.diff(looked_at)) == {2.0, 3.0}
 
@@ -271,39 +271,54 @@ def test_the_quickstarts_answer_is_made_of_numbers_that_can_be_counted_by_hand()
     both = sum(pair["relu"] and pair["tanh"] for pair in pairs.values())
     relu = sum(pair["relu"] and not pair["tanh"] for pair in pairs.values())
     tanh = sum(pair["tanh"] and not pair["relu"] for pair in pairs.values())
-    what, how = answer_of(study("quickstart"))
-    assert f"{len(bad)} of 720 runs (26 %) came to an inf or a NaN, {nan} of them to a NaN" in what
-    assert f"both fail in {both}, only relu in {relu} and only tanh in {tanh}" in what
+    answer = answer_of(study("quickstart"))
+    numbers = dict(answer.numbers)
+    assert numbers["runs with an inf or a NaN"] == f"{len(bad)} of 720 (26 %)"
+    assert numbers["runs that end in NaN"] == f"{nan} of 720 (25 %)"
+    assert numbers["360 pairs that differ only in activation"] == (
+        f"both fail in {both}, only relu in {relu}, only tanh in {tanh}"
+    )
+    shares = [round(100 * (both + only) / 360) for only in (relu, tanh)]
+    assert f"({shares[0]} % with relu, {shares[1]} % with tanh)" in answer.sentence
     origins = Counter(
         (row["origin_mechanism"], row["origin_primitive"])
         for row in rows
         if row["origin_mechanism"]
     )
     (mechanism, primitive), n = origins.most_common(1)[0]
-    told = f"{mechanism} in {primitive} ({round(100 * n / origins.total())} %)"
-    assert f"The first inf or NaN of a run is most often {told}" in how
+    assert f"most often by {mechanism} in {primitive}" in answer.sentence
+    share = f"{mechanism} in {primitive} ({round(100 * n / origins.total())} %)"
+    assert numbers["first inf or NaN"].startswith(share)
 
 
-def test_studies_with_a_theory_are_answered_beside_it():
-    what, _ = answer_of(study("tanh_critical_line"))
-    assert "theory says 1, 1.327, 1.409, 1.686 and 1.856" in what
-    what, how = answer_of(study("gradient_descent"))
-    assert "stable with lr up to 2 and no longer at 2.01, where theory says 2" in what
-    assert "overflow in mul, in the forward pass" in how
-    assert "inf-inf in add, in the update" in how
-    what, _ = answer_of(study("deep_relu"))
-    assert "All 40 runs came to a NaN" in what
-    assert "14 for float16, depth 20, init_scale = 2 (median, 13 to 15 over 10 runs" in what
-    what, _ = answer_of(study("stable_learning_rate"))
-    assert "up to 3.79 and no longer at 3.8 for momentum" in what
+def test_studies_with_a_theory_are_compared_with_it():
+    answer = answer_of(study("tanh_critical_line"))
+    assert "at theory's init_scale, within 1.3 %" in answer.sentence
+    theory = [text.partition("theory ")[2] for name, text in answer.numbers if "growth" in name]
+    assert theory == ["1", "1.327", "1.409", "1.686", "1.856"]
+    answer = answer_of(study("gradient_descent"))
+    assert "within the measured interval in 1 of 1 case" in answer.sentence
+    numbers = dict(answer.numbers)
+    assert numbers["largest stable lr"] == "from 2 to 2.01; theory 2"
+    assert numbers["first inf or NaN"] == "overflow in mul (100 %), in the forward phase (100 %)"
+    assert numbers["first NaN"] == "inf-inf in add (100 %), in the update phase (100 %)"
+    answer = answer_of(study("deep_relu"))
+    assert "All 40 runs fail" in answer.sentence
+    assert dict(answer.numbers)["first layer to overflow, float16, depth 20, init_scale = 2"] == (
+        "14 (median, 13 to 15 over 10 runs); theory 16"
+    )
+    answer = answer_of(study("stable_learning_rate"))
+    assert dict(answer.numbers)["largest stable lr, momentum"] == "from 3.79 to 3.8; theory 3.8"
 
 
 @each_study
-def test_every_study_is_answered_in_two_whole_sentences(folder):
-    for sentence in answer_of(study(folder)):
-        assert sentence[0].isupper() or sentence[0].isdigit()
-        assert sentence.endswith(".")
-        assert "  " not in sentence and "None" not in sentence.replace("None of", "")
+def test_every_study_is_answered_in_one_short_sentence(folder):
+    answer = answer_of(study(folder))
+    sentence = answer.sentence
+    assert sentence[0].isupper() or sentence[0].isdigit()
+    assert sentence.endswith(".") and len(sentence.split()) <= 30
+    assert "  " not in sentence and "None" not in sentence.replace("None of", "")
+    assert all(name and text for name, text in answer.numbers)
 
 
 @each_study
@@ -347,7 +362,7 @@ def test_shares_are_never_rounded_to_none_or_all():
     "low, high", [(-3.0, 1.0), (-4.0, 2.0), (0.0, 0.85), (0.0, 38.0), (-0.2, 0.35)]
 )
 def test_ticks_of_a_logarithmic_axis_stand_where_their_labels_say(low, high):
-    found = log_ticks(low, high, 6)
+    found = ticks_between(low, high, "log", 6)
     assert 2 <= len(found) <= 7
     for at, label in found:
         assert low - 1e-9 <= at <= high + 1e-9
@@ -355,7 +370,7 @@ def test_ticks_of_a_logarithmic_axis_stand_where_their_labels_say(low, high):
 
 
 def test_ticks_of_a_linear_axis_stand_where_their_labels_say():
-    assert linear_ticks(0.0, 1.0, 6) == [
+    assert ticks_between(0.0, 1.0, "linear", 6) == [
         (0.0, "0"), (0.2, "0.2"), (0.4, "0.4"), (pytest.approx(0.6), "0.6"), (0.8, "0.8"),
         (1.0, "1"),
     ]  # fmt: skip

@@ -30,15 +30,13 @@ PAPER_WIDE, PAPER_HIGH = 718, 1047
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Reports of some committed studies, without the figures that pages do without."""
-    root, made = tmp_path_factory.mktemp("pages"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: [])
-        for name in STUDIES:
-            folder = root / name
-            shutil.copytree(RESULTS / name, folder)
-            made[name] = write_report(folder).page
-    return made
+    """Reports of some committed studies."""
+    root, written = tmp_path_factory.mktemp("pages"), {}
+    for name in STUDIES:
+        folder = root / name
+        shutil.copytree(RESULTS / name, folder)
+        written[name] = write_report(folder).page
+    return written
 
 
 # ---- as a file ----
@@ -75,8 +73,24 @@ def test_the_page_is_one_small_file_that_asks_nothing_of_a_network(name, pages):
     assert reader.open == []
     assert len(set(reader.ids)) == len(reader.ids)
     assert not {"link", "img", "iframe", "object"} & set(reader.tags)
-    assert not re.search(r"https?://|@import|url\(", text)
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
     assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_chart_is_the_one_column_figure_with_its_caption(name, pages):
+    text = pages[name].read_text()
+    folder = pages[name].parent / "figures"
+    names = {path.name.removesuffix("-1col.svg") for path in folder.glob("*-1col.svg")}
+    charts = re.findall(r'<figure id="(\w+)" class="chart">(.*?)</figure>', text, flags=re.DOTALL)
+    assert {name for name, _ in charts} == names - {"outcomes"}
+    for chart, content in charts:
+        view_box = re.search(r'viewBox="[^"]*"', (folder / f"{chart}-1col.svg").read_text())[0]
+        assert view_box in content
+        assert f'aria-labelledby="{chart}-caption"' in content
+        assert f'<figcaption id="{chart}-caption">' in content
+        used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', content))
+        assert used <= set(re.findall(r'\bid="([^"]+)"', content)), "every reference is its own"
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -101,7 +115,7 @@ def test_a_title_that_looks_like_a_tag_is_shown_and_not_run(tmp_path):
     old = json.loads((folder / "manifest.json").read_text())["title"]
     grid.write_text(grid.read_text().replace(old, evil))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: [])
+        patch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: {})
         text = write_report(folder).page.read_text()
     assert "alert(1)</script>" not in text
     assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;" in text
@@ -167,6 +181,14 @@ def shown(browser, name):
     return element.text if element.is_displayed() else None
 
 
+def selected(browser):
+    """The number of cells that are marked as selected."""
+    script = """
+    return [...document.querySelectorAll(".selected")].filter(e => +e.getAttribute("width")).length
+    """
+    return browser.execute_script(script)
+
+
 def cell_of(page, **wanted):
     """The number of the quickstart's cell with these settings, and its row of the data."""
     text = page.read_text()
@@ -222,11 +244,13 @@ def test_a_hover_tells_of_the_cells_runs_and_a_click_of_their_blame(pages, brows
     # A cell without a failure has no blame, and the panel can be closed.
     x, y = at_cell(browser, cell_of(page, panel="tanh", x="0.001", y="0.1"))
     click(browser, x, y)
-    assert "None of them failed, so there is nothing to blame." in shown(browser, "blame")
+    assert "None of them failed." in shown(browser, "blame")
     from selenium.webdriver.common.by import By
 
+    mouse(browser, "mouseMoved", 1, 1)
+    assert selected(browser) == 1, "the cell stays marked while its panel is open"
     browser.find_element(By.CSS_SELECTOR, "#blame .close").click()
-    assert shown(browser, "blame") is None
+    assert (shown(browser, "blame"), selected(browser)) == (None, 0)
     # Where the panel would hide the cell that it tells of, the page moves up.
     cell = cell_of(page, panel="tanh", x="0.001", y="0.1")
     click(browser, *at_cell(browser, cell, block="end"))
@@ -255,7 +279,7 @@ def test_all_of_it_can_be_had_by_keys_and_is_said_to_screen_readers(pages, brows
     focused.send_keys(Keys.ARROW_RIGHT)
 
     def said():
-        return browser.find_element(By.ID, "said").get_property("textContent").splitlines()[0]
+        return browser.find_element(By.ID, "announced").get_property("textContent").splitlines()[0]
 
     assert said() == "relu, init_scale = 0.1, lr = 0.001"
     focused.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -218,17 +217,6 @@ def test_two_studies_of_the_same_grid_are_matched_run_by_run(studies, study, cap
     assert b"1 of 36 runs have another outcome" in figures[0]
     assert diff.main(flags) == diff.DONE
     assert [(out / f"outcomes-1col.{kind}").read_bytes() for kind in ("svg", "pdf")] == figures
-
-
-def test_without_matplotlib_the_tables_are_written_and_the_figure_is_told_missing(
-    studies, monkeypatch, capsys, tmp_path
-):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    both = [str(studies / "float32")] * 2
-    assert diff.main([*both, "--out", str(tmp_path / "out")]) == diff.DONE
-    assert "the figure was not written, since Matplotlib" in capsys.readouterr().err
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"changed.csv", "outcomes.csv", "blames.csv", "diff.md"}
 
 
 def test_two_precisions_are_matched_by_everything_else(studies, capsys):

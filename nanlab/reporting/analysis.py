@@ -1,4 +1,4 @@
-"""Results -> Analysis: all that a report tells, computed once from the tables."""
+"""Results -> Analysis: everything that a report shows, computed once from the tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanlab.results.read import Results
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """A study as it is told; each part may be empty where the study has nothing of the kind."""
+    """The analysis of a study; a part is empty where the study has no data for it."""
 
     results: Results
     layout: Layout
@@ -36,28 +36,28 @@ class Analysis:
 
     @property
     def runs(self) -> pl.DataFrame:
-        """The runs that are there."""
+        """The table of runs."""
         return self.results.runs
 
     def outcomes(self) -> dict[str, int]:
-        """Outcome -> runs, of those that occur, from well to ill."""
+        """Return the number of runs by outcome, best first, of the outcomes that occur."""
         column = self.runs["outcome"]
         counted = {outcome: int((column == outcome).sum()) for outcome in Outcome}
         return {outcome: n for outcome, n in counted.items() if n}
 
     @property
     def faults(self) -> int:
-        """How many runs had a fault."""
+        """The number of runs with a fault."""
         return int(self.runs["fault_step"].is_not_null().sum())
 
 
-def analyse(results: Results) -> Analysis:
-    """Compute all that is told of a study."""
+def analyze(results: Results) -> Analysis:
+    """Compute everything that the report of a study shows."""
     runs = results.runs
     layout = layout_of(runs, results.finer)
     criticals = criticals_of(runs, layout)
-    if all(each.value is None for each in criticals):
-        criticals = []  # no row of any map changes from stable to unstable
+    if all(c.value is None for c in criticals):
+        criticals = []  # every path is stable or unstable throughout
     return Analysis(
         results=results,
         layout=layout,

@@ -1,30 +1,58 @@
-"""Analysis -> captions: what each figure and table shows, with the study's id, runs and seeds."""
+"""Headings and captions of figures and tables, with the study's id, runs and seeds."""
 
 from __future__ import annotations
 
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.critical import MOST_ROWS, is_thinned
+from nanlab.reporting.critical import MAX_ROWS, is_thinned
 from nanlab.reporting.layout import is_learning_rate
-from nanlab.reporting.words import count, listed, name_of
-
-FIGURES = ("outcomes", "critical", "growth", "layers", "steps", "survival", "causes")
-"""Every figure there may be, in the order of the report."""
+from nanlab.reporting.words import count, listed
 
 HEADINGS = {
-    "outcomes": "How the runs ended",
-    "critical": "Up to where runs are stable",
-    "growth": "Gradients and depth",
-    "layers": "Where in the network it begins",
-    "steps": "When runs fail",
-    "survival": "How long runs last",
-    "causes": "What made the inf and the NaN",
+    "outcomes": "Outcomes",
+    "critical": "Stability boundary",
+    "growth": "Gradient growth with depth",
+    "layers": "Layer of the first inf or NaN",
+    "steps": "Fault steps",
+    "survival": "Survival",
+    "causes": "Causes of the first inf and the first NaN",
     "instructive": "Instructive runs",
+    "blames": "Most frequent blames",
+    "parameters": "Parameters",
 }
+"""Headings of the figures, in the report's order, then of the tables below them."""
+
+CAPTIONS = {
+    "outcomes": "Each cell is divided from left to right by the outcomes of its runs.",
+    "critical": "Midpoint between the last value at which a run stays finite without diverging and "
+    "the first at which it does not; intervals from the last stable to the first unstable value, "
+    "so that they include the grid's spacing.",
+    "growth": "Growth of the norm of the biases' gradient per layer towards the output, at "
+    "initialization: ln of the factor, mean and range over seeds. Above 0 gradients vanish towards "
+    "the input, below 0 they explode. Dashed: where theory has 0 (Poole et al. 2016; Schoenholz et "
+    "al. 2017).",
+    "layers": "Hidden layer, counted from 0, of the first inf or NaN: median and range over runs. "
+    "Squares: theory, ln(largest number)/ln(gain).",
+    "steps": "Step of the first fault (filled) and of the first NaN (open), counted from 1. Line, "
+    "if any: theory, the overflow of the loss in gradient descent.",
+    "survival": "Share of runs without a fault after a number of steps: Kaplan-Meier estimates, "
+    "censored at a run's last step, with 95 % log-log intervals. They describe the runs of this "
+    "grid, not other learning rates or weights.",
+    "causes": "Mechanism and primitive of the first inf or NaN and of the first NaN of each "
+    "failed run.",
+    "instructive": "At most ten runs, each with the reason for its choice.",
+    "blames": "Distinct blames, most frequent first.",
+    "parameters": "Parameters that vary, and those that all runs share.",
+}
+ONLY_FIGURES = {
+    "critical": "Triangles: beyond the values that were run. Black, if any: theory.",
+    "causes": "Colors: phases.",
+}
+"""What the caption of a figure says in addition to that of the table."""
 
 
 def figures_of(analysis: Analysis) -> list[str]:
-    """The figures that this study has something to show in."""
-    shown = {
+    """Return the names of the figures that this study has data for."""
+    has_data = {
         "outcomes": True,
         "critical": bool(analysis.criticals) and bool(analysis.layout.y.name),
         "growth": bool(analysis.growths),
@@ -33,136 +61,52 @@ def figures_of(analysis: Analysis) -> list[str]:
         "survival": bool(analysis.survivals),
         "causes": any(analysis.causes.values()),
     }
-    return [name for name in FIGURES if shown[name]]
+    return [name for name, has in has_data.items() if has]
 
 
-def made_of(analysis: Analysis) -> str:
-    """`Study quickstart-72d6ed54: 720 runs, 4 seeds.`"""
+def study_line(analysis: Analysis) -> str:
+    """Return the line `Study quickstart-72d6ed54: 720 runs, 4 seeds.`."""
     results = analysis.results
     missing = f" of {results.planned:,}, the others are missing" if results.missing else ""
     runs = count(results.runs.height, "run")
     return f"Study {results.study_id}: {runs}{missing}, {count(results.seeds, 'seed')}."
 
 
-def caption(analysis: Analysis, name: str) -> str:
-    """The caption of a figure or table."""
-    return f"{_SAYS[name](analysis)} {made_of(analysis)}"
+def caption(analysis: Analysis, name: str, *, table: bool = False) -> str:
+    """Return the caption of a figure, or of the table of that name."""
+    sentences = [CAPTIONS[name]]
+    if name == "outcomes":
+        sentences = ["Number of runs by outcome."] if table else [*sentences, *_of_maps(analysis)]
+    elif name == "critical":
+        if any(c.seeds > 1 for c in analysis.criticals):
+            sentences.append("Means over seeds, with 95 % bootstrap intervals.")
+        if is_thinned(analysis.layout):
+            n = len(analysis.layout.y.values)
+            sentences.append(f"{MAX_ROWS} of the {n:,} rows, evenly spaced.")
+    elif name == "blames":
+        sentences.append(f"{analysis.results.blames.height:,} in all.")
+    if name in ONLY_FIGURES and not table:
+        sentences.append(ONLY_FIGURES[name])
+    return " ".join((*sentences, study_line(analysis)))
 
 
 def critical_name(analysis: Analysis) -> str:
-    """`largest stable learning rate`, or of whatever the horizontal axis has."""
+    """Return `largest stable learning rate`, or that of another horizontal axis."""
     name = analysis.layout.x.name
     return "largest stable " + ("learning rate" if is_learning_rate(name) else name)
 
 
-def _outcomes(analysis: Analysis) -> str:
-    layout = analysis.layout
-    axes = listed([name_of(axis.name) for axis in (layout.x, layout.y) if axis.name])
-    where = f" over {axes}" if axes else ""
-    sentences = [
-        f"How runs ended{where}. Each cell is divided from left to right by how its runs ended."
-    ]
-    held = ["the seed"] if "seed" in analysis.runs.columns and analysis.results.seeds > 1 else []
-    held += list(layout.pooled)
-    if held:
-        sentences.append(f"Its runs differ in {listed(held)}.")
-    if analysis.maps.together != (1, 1):
-        x, y = analysis.maps.together
-        sentences.append(f"A cell holds {x} x {y} neighboring values.")
+def _of_maps(analysis: Analysis) -> list[str]:
+    layout, notes = analysis.layout, list[str]()
+    pooled = [*(["seed"] if analysis.results.seeds > 1 else []), *layout.pooled]
+    if pooled:
+        notes.append(f"The runs of a cell differ in {listed(pooled)}.")
+    x, y = analysis.maps.merged
+    if (x, y) != (1, 1):
+        notes.append(f"A cell covers {x} x {y} neighboring values.")
     if layout.x.name in layout.finer:
-        sentences.append("Cells meet halfway between the values that were tried.")
-    told = [f"{p.label} ({p.source})" for b in analysis.boundaries for p in b.predictions]
-    if told:
-        sentences.append(f"Dashed: theory, {listed(list(dict.fromkeys(told)))}.")
-    return " ".join(sentences)
-
-
-def _critical(analysis: Analysis) -> str:
-    theory = any(each.theory for each in analysis.criticals)
-    told = " Black: theory." if theory else ""
-    return f"{_critical_table(analysis)} Triangles: beyond the values that were tried.{told}"
-
-
-def _critical_table(analysis: Analysis) -> str:
-    seeds = any(each.seeds > 1 for each in analysis.criticals)
-    intervals = (
-        "Intervals: 95 %, by bootstrap over seeds, from the last stable value's mean to that of "
-        "the first unstable one, so that the grid's spacing is part of them."
-        if seeds
-        else "Intervals: from the last stable value to the first unstable one."
-    )
-    mean = ", mean over seeds" if seeds else ""
-    y = analysis.layout.y
-    some = (
-        f" Of the {len(y.values):,} values of {y.name}, {MOST_ROWS} are shown, evenly spaced."
-        if is_thinned(analysis.layout)
-        else ""
-    )
-    return (
-        f"The {critical_name(analysis)}: the middle between the last value at which a run stays "
-        f"finite without diverging and the first at which it does not{mean}. {intervals}{some}"
-    )
-
-
-def _growth(analysis: Analysis) -> str:
-    return (
-        "By how much the norm of the biases' gradient grows in a layer towards the output, at "
-        "initialization: ln of the factor, mean over seeds; bars from the smallest to the largest "
-        "of the seeds. Above 0 gradients vanish towards the input, below 0 they explode. "
-        "Dashed: where theory has 0 (Poole et al. 2016; Schoenholz et al. 2017)."
-    )
-
-
-def _layers(analysis: Analysis) -> str:
-    theory = any(layer.theory for layer in analysis.layers)
-    told = " Open squares: theory, ln(largest number)/ln(gain)." if theory else ""
-    return (
-        "The hidden layer, counted from 0, in which the first inf or NaN was made: median and "
-        f"range over the runs.{told}"
-    )
-
-
-def _steps(analysis: Analysis) -> str:
-    theory = any(steps.theory for steps in analysis.steps)
-    told = " Line: theory, where the loss of plain gradient descent overflows." if theory else ""
-    return (
-        "The step of the first fault (filled) and of the first NaN (open), counted from 0, plus "
-        f"1.{told}"
-    )
-
-
-def _survival(analysis: Analysis) -> str:
-    return (
-        "Share of runs without a fault after so many steps: Kaplan-Meier estimates; runs without "
-        "a fault are censored at their last step. Bands: 95 %, log-log. They are over the grid's "
-        "runs, and say nothing of other learning rates or weights."
-    )
-
-
-def _causes(analysis: Analysis) -> str:
-    return (
-        "What made the first inf or NaN of each failing run, and what its first NaN: mechanism "
-        "and primitive, colored by phase."
-    )
-
-
-def _instructive(analysis: Analysis) -> str:
-    return "Runs that are worth a look."
-
-
-def _counts(analysis: Analysis) -> str:
-    return "How the runs ended, by group."
-
-
-_SAYS = {
-    "outcomes": _outcomes,
-    "critical": _critical,
-    "critical-table": _critical_table,
-    "growth": _growth,
-    "layers": _layers,
-    "steps": _steps,
-    "survival": _survival,
-    "causes": _causes,
-    "instructive": _instructive,
-    "counts": _counts,
-}
+        notes.append("Cells meet halfway between the values that were run.")
+    theory = {f"{p.label} ({p.source})": 0 for b in analysis.boundaries for p in b.predictions}
+    if theory:
+        notes.append(f"Dashed: theory, {listed(list(theory))}.")
+    return notes

@@ -1,9 +1,10 @@
-"""Runs and a layout -> cells: for each place of the maps, how its runs ended and by which blame."""
+"""Runs and a layout -> cells: outcomes and blames at each point of the maps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,23 +14,31 @@ import polars as pl
 from nanlab.grid.outcome import Outcome
 from nanlab.reporting.layout import Layout, ReportAxis
 
-MOST_CELLS = 9000
-"""Beyond so many the values of an axis are put together in pairs, until they are fewer."""
+MAX_CELLS = 9000
+"""Of more cells neighbors are merged, by powers of two."""
 WIDEST = 1.3
-"""A cell reaches at most so much further than half the usual gap of its row."""
+"""Half a cell is at most this multiple of half the median gap of its row."""
+
+Box = tuple[float, float, float, float]
+"""Left, right, bottom and top, in positions of the axes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapCell:
-    """Runs that are alike but for the seed and what is pooled.
+    """Runs that differ only in the seed and the pooled parameters.
 
     Attributes:
-        panel: the number of its map.
-        column, row: its place among the values of the axes.
-        left, right, bottom, top: where it is, in positions of the axes.
-        counts: outcome -> runs, in the order of Outcome.
-        blames: (blame_id, runs) of those that failed, most frequent first.
-        fault_step: the median over those that have one.
+        panel: index of the map.
+        column: index along the horizontal axis.
+        row: index along the vertical axis.
+        left: left edge, in positions of the axes like the other edges.
+        right: right edge.
+        bottom: lower edge.
+        top: upper edge.
+        run_ids: the runs.
+        outcomes: their outcomes.
+        blames: (blame_id, runs), most frequent first.
+        fault_step: median over the runs with a fault.
         example: a run_id, of the most frequent blame if there is one.
     """
 
@@ -40,22 +49,22 @@ class MapCell:
     right: float
     bottom: float
     top: float
-    counts: dict[str, int]
-    blames: tuple[tuple[str, int], ...]
+    run_ids: list[str]
+    outcomes: list[str]
+    blames: list[tuple[str, int]]
     fault_step: float | None
     example: str
 
     @property
     def runs(self) -> int:
-        """How many runs it holds."""
-        return sum(self.counts.values())
+        """The number of runs."""
+        return len(self.run_ids)
 
-    def slices(self) -> Iterator[tuple[str, float, float]]:
-        """(outcome, left, right): the cell divided from left to right by how its runs ended."""
-        at, width = self.left, (self.right - self.left) / self.runs
-        for outcome, n in self.counts.items():
-            yield outcome, at, at + n * width
-            at += n * width
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of runs by outcome, in the order of Outcome."""
+        counts = Counter(self.outcomes)
+        return {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,32 +72,31 @@ class Maps:
     """All cells of a study's maps.
 
     Attributes:
-        layout: what they are cells of.
-        cells: by panel, row and column.
-        together: how many neighboring values of x and of y a cell holds; (1, 1) mostly.
-        placed: each run's `_panel`, `_row` and `_column`, with its run_id and outcome.
+        layout: the layout.
+        cells: cells ordered by panel, row and column.
+        merged: number of neighboring values of x and of y in a cell; (1, 1) mostly.
     """
 
     layout: Layout
-    cells: tuple[MapCell, ...]
-    together: tuple[int, int]
-    placed: pl.DataFrame
+    cells: list[MapCell]
+    merged: tuple[int, int]
 
     def of_panel(self, panel: int) -> list[MapCell]:
-        """The cells of one map."""
+        """Return the cells of one map."""
         return [cell for cell in self.cells if cell.panel == panel]
 
-    def boxes(self, panel: int) -> dict[str, list[tuple[float, float, float, float]]]:
-        """Outcome -> (left, right, bottom, top) of what it covers on one map, neighbors joined."""
-        boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+    def boxes(self, panel: int) -> dict[str, list[Box]]:
+        """Return boxes by outcome: cells divided from left to right, neighbors joined."""
+        boxes: dict[str, list[Box]] = {}
         for cell in self.of_panel(panel):
-            for outcome, left, right in cell.slices():
-                some = boxes.setdefault(outcome, [])
-                before = some[-1] if some else None
-                if before and before[2] == cell.bottom and abs(before[1] - left) < 1e-9:
-                    some[-1] = (before[0], right, cell.bottom, cell.top)
+            right, width = cell.left, (cell.right - cell.left) / cell.runs
+            for outcome, n in cell.counts.items():
+                left, right = right, right + n * width
+                own = boxes.setdefault(outcome, [])
+                if own and own[-1][2] == cell.bottom and abs(own[-1][1] - left) < 1e-9:
+                    own.append((own.pop()[0], right, cell.bottom, cell.top))
                 else:
-                    some.append((left, right, cell.bottom, cell.top))
+                    own.append((left, right, cell.bottom, cell.top))
         return boxes
 
     @property
@@ -96,117 +104,83 @@ class Maps:
         """Whether the vertical axis is read from top to bottom, as choices are."""
         return not self.layout.y.is_number
 
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of all maps, in positions; as they are drawn."""
-        ends = min(cell.bottom for cell in self.cells), max(cell.top for cell in self.cells)
-        bottom, top = reversed(ends) if self.downwards else ends
-        return (
-            min(cell.left for cell in self.cells),
-            max(cell.right for cell in self.cells),
-            bottom,
-            top,
-        )
+    def extent(self) -> Box:
+        """Return the box of all maps as drawn; bottom > top if read downwards."""
+        left, right = min(c.left for c in self.cells), max(c.right for c in self.cells)
+        bottom, top = min(c.bottom for c in self.cells), max(c.top for c in self.cells)
+        return (left, right, top, bottom) if self.downwards else (left, right, bottom, top)
 
 
 def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
-    """Put the runs into cells."""
-    together = _together(runs, layout)
-    frame = runs.with_columns(
-        _numbered(runs, layout.facets, layout.panels).alias("_panel"),
-        _place(runs, layout.x, together[0]).alias("_column"),
-        _place(runs, layout.y, together[1]).alias("_row"),
+    """Assign the runs to cells."""
+    x, y = layout.x, layout.y
+    merged = _merged(runs, layout)
+    where = ["panel", "row", "column"]
+    frame = runs.select(
+        _indices(runs, layout.facets, layout.panels).alias("panel"),
+        _indices(runs, [y.name], [(v,) for v in y.values], merged[1]).alias("row"),
+        _indices(runs, [x.name], [(v,) for v in x.values], merged[0]).alias("column"),
+        *("run_id", "outcome", "blame_id", "fault_step"),
     )
-    where = ["_panel", "_row", "_column"]
-    counted = frame.group_by(where).agg(
-        *((pl.col("outcome") == o).sum().alias(o) for o in Outcome),
-        pl.col("fault_step").median().alias("fault"),
-        pl.col("run_id").first().alias("example"),
-    )
-    blames = _blames(frame, where)
-    # Between the values of a finer axis the outcome is that of the neighbors: no gap is left.
-    widest = math.inf if layout.x.name in layout.finer else WIDEST
-    across = {
-        key: _edges([_position(layout.x, c, together[0]) for c in sorted(columns)], widest)
-        for key, columns in _columns(counted).items()
-    }
-    rows = sorted(counted["_row"].unique())
-    up = dict(zip(rows, _edges([_position(layout.y, r, together[1]) for r in rows]), strict=True))
-    columns = _columns(counted)
+    grouped = frame.group_by(where).agg(
+        *("run_id", "outcome", "blame_id"), pl.col("fault_step").median()
+    ).sort(where)  # fmt: skip
+    # Between the values of a refined axis the outcome is that of the neighbors: no gap.
+    widest = math.inf if x.name in layout.finer else WIDEST
+    across: dict[tuple[int, ...], tuple[float, float]] = {}
+    for (panel, row), line in grouped.group_by("panel", "row"):
+        columns = line["column"].sort().to_list()
+        edges = _edges([_position(x, column, merged[0]) for column in columns], widest)
+        across |= {(panel, row, c): ends for c, ends in zip(columns, edges, strict=True)}
+    rows = grouped["row"].unique().sort().to_list()
+    up = dict(zip(rows, _edges([_position(y, row, merged[1]) for row in rows]), strict=True))
     cells: list[MapCell] = []
-    for row in counted.sort(where).iter_rows(named=True):
-        panel, y, x = (row[name] for name in where)
-        left, right = across[panel, y][sorted(columns[panel, y]).index(x)]
-        told = blames.get((panel, y, x), [])
+    for panel, row, column, run_ids, outcomes, blame_ids, fault_step in grouped.rows():
+        blames = Counter(blame_id for blame_id in blame_ids if blame_id is not None)
+        ordered = sorted(blames.items(), key=lambda pair: (-pair[1], pair[0]))
+        (left, right), (bottom, top) = across[panel, row, column], up[row]
         cells.append(
             MapCell(
-                panel=panel, column=x, row=y, left=left, right=right, bottom=up[y][0],
-                top=up[y][1], counts={o: row[o] for o in Outcome if row[o]},
-                blames=tuple((i, n) for i, n, _ in told), fault_step=row["fault"],
-                example=told[0][2] if told else row["example"],
+                panel=panel, column=column, row=row, left=left, right=right, bottom=bottom,
+                top=top, run_ids=run_ids, outcomes=outcomes, blames=ordered, fault_step=fault_step,
+                example=run_ids[blame_ids.index(ordered[0][0]) if ordered else 0],
             )
         )  # fmt: skip
-    placed = frame.select(*where, "run_id", "outcome")
-    return Maps(layout=layout, cells=tuple(cells), together=together, placed=placed)
+    return Maps(layout=layout, cells=cells, merged=merged)
 
 
-def _together(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:
+def _merged(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:
     names = [name for name in (*layout.facets, layout.x.name, layout.y.name) if name]
     cells = runs.select(names).n_unique() if names else 1
     x = y = 1
-    while cells / (x * y) > MOST_CELLS:
+    while cells / (x * y) > MAX_CELLS:
         longer = len(layout.x.values) / x >= len(layout.y.values) / y
         x, y = (2 * x, y) if longer else (x, 2 * y)
     return x, y
 
 
-def _numbered(runs: pl.DataFrame, names: Sequence[str], values: Sequence[Any]) -> pl.Series:
-    if not names:
+def _indices(
+    runs: pl.DataFrame, names: Sequence[str], keys: Sequence[tuple[Any, ...]], merged: int = 1
+) -> pl.Series:
+    if not any(names):
         return pl.Series([0] * runs.height, dtype=pl.Int64)
-    place = {value: i for i, value in enumerate(values)}
-    return pl.Series([place[row] for row in runs.select(names).iter_rows()], dtype=pl.Int64)
+    index = {key: i // merged for i, key in enumerate(keys)}
+    return pl.Series([index[key] for key in runs.select(names).iter_rows()], dtype=pl.Int64)
 
 
-def _place(runs: pl.DataFrame, axis: ReportAxis, together: int) -> pl.Series:
-    if not axis.name:
-        return pl.Series([0] * runs.height, dtype=pl.Int64)
-    place = {value: i // together for i, value in enumerate(axis.values)}
-    return pl.Series([place[value] for value in runs[axis.name]], dtype=pl.Int64)
+def _position(axis: ReportAxis, index: int, merged: int) -> float:
+    values = axis.values[index * merged : (index + 1) * merged]
+    return float(np.mean([axis.position(value) for value in values]))
 
 
-def _position(axis: ReportAxis, place: int, together: int) -> float:
-    held = axis.values[place * together : (place + 1) * together]
-    return float(np.mean([axis.position(value) for value in held]))
-
-
-def _columns(counted: pl.DataFrame) -> dict[tuple[int, int], list[int]]:
-    held: dict[tuple[int, int], list[int]] = {}
-    for panel, row, column in counted.select("_panel", "_row", "_column").iter_rows():
-        held.setdefault((panel, row), []).append(column)
-    return held
-
-
-def _edges(places: Sequence[float], widest: float = WIDEST) -> list[tuple[float, float]]:
-    """Where neighbors meet, halfway; at a gap and at the ends a cell is as wide as is usual."""
-    if len(places) == 1:
-        return [(places[0] - 0.5, places[0] + 0.5)]
-    halves = np.diff(np.asarray(places)) / 2
+def _edges(positions: Sequence[float], widest: float = WIDEST) -> list[tuple[float, float]]:
+    """Return (left, right): neighbors meet halfway; cells at gaps have the usual width."""
+    if len(positions) == 1:
+        return [(positions[0] - 0.5, positions[0] + 0.5)]
+    halves = np.diff(np.asarray(positions)) / 2
     usual = float(np.median(halves))
     capped = np.minimum(halves, widest * usual)
-    first, last = min(capped[0], usual), min(capped[-1], usual)
-    left = np.concatenate([[first], capped])
-    right = np.concatenate([capped, [last]])
-    return [(p - a, p + b) for p, a, b in zip(places, left.tolist(), right.tolist(), strict=True)]
-
-
-def _blames(
-    frame: pl.DataFrame, where: list[str]
-) -> dict[tuple[Any, ...], list[tuple[str, int, str]]]:
-    failed = frame.filter(pl.col("blame_id").is_not_null())
-    counted = failed.group_by([*where, "blame_id"], maintain_order=True).agg(
-        pl.len().alias("n"), pl.col("run_id").first().alias("example")
-    )
-    told: dict[tuple[Any, ...], list[tuple[str, int, str]]] = {}
-    for row in counted.sort("n", "blame_id", descending=[True, False]).iter_rows(named=True):
-        key = tuple(row[name] for name in where)
-        told.setdefault(key, []).append((row["blame_id"], row["n"], row["example"]))
-    return told
+    left = np.concatenate([[min(capped[0], usual)], capped])
+    right = np.concatenate([capped, [min(capped[-1], usual)]])
+    edges = zip(positions, left.tolist(), right.tolist(), strict=True)
+    return [(position - a, position + b) for position, a, b in edges]

@@ -1,71 +1,68 @@
-"""How outcomes changed between two studies -> a figure: a square for each pair of outcomes."""
+"""Figure of how outcomes changed between two studies: a square for each pair of outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
+from matplotlib import rc_context
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from nanlab.reporting.figures import STYLE, WIDTHS, matplotlib_or_say, save_figure
+from nanlab.reporting.figures import STYLE, WIDTHS, fix_layout, save_figure
 
 SAME, OTHER = "#d9d9d9", "#b2182b"
-"""Where nothing changed, and where the most did."""
+"""Colors of no change, and of the most frequent change."""
 
 
 def write_changes(
-    folder: Path, outcomes: Sequence[str], counts: np.ndarray, names: tuple[str, str]
+    folder: Path,
+    outcomes: Sequence[str],
+    counts: Int[np.ndarray, "outcomes outcomes"],
+    names: tuple[str, str],
 ) -> None:
-    """Write `outcomes-1col.svg` and `.pdf`, the same bytes for the same counts.
+    """Write `outcomes-1col.svg` and `.pdf`, reproducible to the byte.
 
     Args:
-        folder: where they go; it is there.
+        folder: an existing folder.
         outcomes: the outcomes that occur.
-        counts: (outcomes, outcomes), how many runs ended so before (rows) and so now (columns).
-        names: of the two studies.
-
-    Raises:
-        NoMatplotlib: it is not installed.
+        counts: the number of runs by outcome before (rows) and now (columns).
+        names: the names of the two studies.
     """
-    rc_context, Figure = matplotlib_or_say("the figure")
     with rc_context(STYLE):
         width = WIDTHS["1col"]
         figure = Figure(figsize=(width, 0.8 * width), dpi=72, layout="constrained")
         axes = figure.subplots()
-        axes.imshow(_colors(counts))
-        ticks = list(outcomes)
-        axes.set_xticks(range(len(ticks)), ticks, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(ticks)), ticks)
-        axes.set_xlabel(f"outcome in {names[1]}")
-        axes.set_ylabel(f"outcome in {names[0]}")
+        share = _share(counts)
+        axes.imshow(_colors(counts, share))
+        labels = list(outcomes)
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel=f"outcome in {names[1]}", ylabel=f"outcome in {names[0]}")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                dark = row != column and _share(counts)[row, column] > 0.5
-                axes.text(
-                    column, row, f"{count:,}", ha="center", va="center",
-                    color="white" if dark else "black",
-                )  # fmt: skip
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        for (row, column), n in np.ndenumerate(counts):
+            if n:
+                color = "white" if row != column and share[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{n:,}", ha="center", va="center", color=color)
+        fix_layout(figure)
         changed = int(counts.sum() - np.trace(counts))
-        said = f"{changed:,} of {int(counts.sum()):,} runs have another outcome."
-        save_figure(figure, folder / "outcomes-1col", f"{names[0]} and {names[1]}", said)
+        description = f"{changed:,} of {int(counts.sum()):,} runs have another outcome."
+        save_figure(figure, folder / "outcomes-1col", f"{names[0]} and {names[1]}", description)
 
 
-def _share(counts: np.ndarray) -> np.ndarray:
-    """Each count by its logarithm, 0 for none to 1 for the most off the diagonal."""
+def _share(counts: Int[np.ndarray, "outcomes outcomes"]) -> Float[np.ndarray, "outcomes outcomes"]:
+    """Return the logarithm of each count relative to the largest count off the diagonal."""
     off = counts * (1 - np.eye(len(counts)))
     return np.log1p(off) / max(np.log1p(off.max()), 1e-9)
 
 
-def _colors(counts: np.ndarray) -> Any:
-    from matplotlib.colors import to_rgb
-
-    share = _share(counts)[..., None]
-    colors = (1 - share) * np.ones(3) + share * np.array(to_rgb(OTHER))
+def _colors(
+    counts: Int[np.ndarray, "outcomes outcomes"], share: Float[np.ndarray, "outcomes outcomes"]
+) -> Float[np.ndarray, "outcomes outcomes 3"]:
+    colors = 1 - share[..., None] * (1 - np.array(to_rgb(OTHER)))
     same = np.eye(len(counts), dtype=bool)
     colors[same] = np.where(np.diag(counts)[:, None] > 0, np.array(to_rgb(SAME)), 1.0)
     return colors

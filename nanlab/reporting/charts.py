@@ -1,259 +1,278 @@
-"""Analysis -> charts: what stands where in each picture that is no map, for either pen to draw.
+"""Analysis -> Matplotlib charts, drawn to fit the width of their figure.
 
-All is in positions: on a logarithmic axis these are powers of ten, on an ordinal one places.
+Positions are those of `ReportAxis`: powers of ten on a logarithmic axis, indices on an ordinal one.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from nanlab.blame.vocabulary import Phase
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import critical_name
-from nanlab.reporting.critical import Critical
-from nanlab.reporting.layout import ReportAxis
-from nanlab.reporting.ticks import linear_ticks, log_ticks, ticks
-from nanlab.reporting.words import name_of
+from nanlab.reporting.causes import ROLES, SITE_NAMES, SiteRole
+from nanlab.reporting.layout import AxisScale, ReportAxis
+from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number
 
-Shape = Literal["line", "step", "points", "ranges"]
-"""`line` joins its points; `step` holds each until the next; `points` have marks only; `ranges` are
-thick lines from low to high along the horizontal axis, with a mark."""
-Mark = Literal["full", "open", "square", "up", "down", "dash", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """Points of one kind.
-
-    Attributes:
-        label: in the legend; "" for none.
-        x, y: positions.
-        low, high: of a band around a step line, or of bars; along y, in `ranges` along x.
-        shape, mark: how it is drawn.
-        color: number of the color and of the dashes; -1 for black.
-    """
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    shape: Shape = "line"
-    mark: Mark = "none"
-    color: int = 0
+WIDE = 5.0
+"""Width in inches from which a figure spans both columns of a page."""
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+THEORY_DASHES = (0, (3, 1.5))
+MAX_CAUSES = 8
+MAX_WITH_BARS = 8
+"""A chart of more series has no error bars; its table has them."""
+LETTERS_PER_INCH = 15
 
 
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """An axis of a chart: its title, its ends and its ticks."""
-
-    title: str
-    low: float
-    high: float
-    ticks: list[tuple[float, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A picture with two axes.
-
-    Attributes:
-        x, y: the axes.
-        series: what is drawn, in order.
-        verticals: (x, color) of dashed lines.
-        zero: whether a thin line marks y = 0.
-        legend: title of the legend.
-        rows: how many rows of words a chart has along y; 0 for a chart of any height.
-    """
-
-    x: Side
-    y: Side
-    series: list[Series]
-    verticals: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
-    zero: bool = False
-    legend: str = ""
-    rows: int = 0
+def ticks(axis: ReportAxis, most: int) -> list[tuple[float, str]]:
+    """Return about `most` ticks or fewer of an axis: position and label."""
+    if axis.scale == "ordinal":
+        step = -(-len(axis.values) // most)
+        return [(float(i), axis.labels[i]) for i in range(0, len(axis.values), step)]
+    low, high = axis.position(axis.values[0]), axis.position(axis.values[-1])
+    return ticks_between(low, high, axis.scale, most)
 
 
-def chart_of(analysis: Analysis, name: str, *, most: int) -> Chart:
-    """The chart of that name, with at most about so many ticks along the horizontal axis."""
-    return CHARTS[name](analysis, most)
+def ticks_between(low: float, high: float, scale: AxisScale, most: int) -> list[tuple[float, str]]:
+    """Return round values between two positions, those on a log scale being powers of ten."""
+    if scale == "log":
+        factors = (1.0,) if np.floor(high + 1e-9) > np.ceil(low - 1e-9) else (1.0, 2.0, 5.0)
+        values = LogLocator(subs=factors, numticks=most).tick_values(10.0**low, 10.0**high)
+        found = [(float(np.log10(value)), power_of_ten(value)) for value in values]
+    else:
+        places = MaxNLocator(most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        found = [(float(place), number(round(float(place), 12))) for place in places]
+    return [(place, label) for place, label in found if low - 1e-9 <= place <= high + 1e-9]
 
 
-def _survival(analysis: Analysis, most: int) -> Chart:
-    last = math.log10(max(2, *(curve.followed for curve in analysis.survivals)))
-    series: list[Series] = []
-    for i, curve in enumerate(analysis.survivals):
-        x = [0.0, *np.log10(curve.steps).tolist(), math.log10(curve.followed)]
-        y = [1.0, *curve.share.tolist()]
-        low, high = ([math.nan, *b.tolist()] for b in (curve.low, curve.high))
-        series.append(
-            Series(
-                label=f"{curve.label or 'all runs'} ({curve.faults:,} of {curve.runs:,})",
-                x=x, y=[*y, y[-1]], low=[*low, low[-1]], high=[*high, high[-1]],
-                shape="step", color=i,
-            )
-        )  # fmt: skip
-    return Chart(
-        x=Side(title="steps taken", low=-0.03 * last, high=last, ticks=log_ticks(0.0, last, most)),
-        y=Side(title="share of runs without a fault", low=0.0, high=1.02,
-               ticks=linear_ticks(0.0, 1.0, 6)),
-        series=series,
-    )  # fmt: skip
+def power_of_ten(value: float) -> str:
+    """Return `0.01`, `100` or `1e-5`, in plain letters, which keep the fonts of a PDF small."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
-def _critical(analysis: Analysis, most: int) -> Chart:
-    layout = analysis.layout
-    panels = sorted({each.panel for each in analysis.criticals})
-    series: list[Series] = []
-    width = _span(layout.y)
+def is_wide(figure: Figure) -> bool:
+    """Return whether a figure spans both columns of a page."""
+    return bool(figure.get_figwidth() >= WIDE)
+
+
+def set_ticks(axes: Axes, direction: Literal["x", "y"], found: Sequence[tuple[float, str]]) -> None:
+    """Set ticks along "x" or "y"; labels of x that would not fit side by side are slanted."""
+    positions, labels = [position for position, _ in found], [label for _, label in found]
+    if direction == "y":
+        axes.set_yticks(positions, labels)
+        return
+    axes.set_xticks(positions, labels)
+    if sum(map(len, labels)) + 2 * len(labels) > LETTERS_PER_INCH * axes.bbox.width / 72:
+        axes.tick_params(axis="x", rotation=45)
+        for text in axes.get_xticklabels():
+            text.set(ha="right", rotation_mode="anchor")
+
+
+def _axes(figure: Figure, x: str, y: str, *, height: float = 0.0) -> Axes:
+    figure.set_figheight(height or (2.9 if is_wide(figure) else 2.3))
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
+    return axes
+
+
+def _make_log(axes: Axes, direction: Literal["x", "y"], most: int = 6) -> None:
+    axes.set(**{f"{direction}scale": "log"})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(numticks=most))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+
+
+def _most_x(figure: Figure) -> int:
+    return 9 if is_wide(figure) else 6
+
+
+def _style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
+    color = LINES[i % len(LINES)]
+    return {
+        "color": color, "mfc": color, "mew": 0.7, "ms": 3, "marker": MARKERS[i % len(MARKERS)],
+        "ls": DASHES[i % len(DASHES)] if line else "none", "lw": 0.8, "label": label or None,
+    }  # fmt: skip
+
+
+def _add_legend(figure: Figure, axes: Axes, title: str = "") -> None:
+    """Put the legend above a chart, theory last, and make the figure as much higher."""
+    handles, labels = axes.get_legend_handles_labels()
+    entries = {label: handle for handle, label in zip(handles, labels, strict=True)}
+    labels = sorted(entries, key=lambda label: label == "theory")
+    if not labels or labels == ["all runs"]:
+        return
+    letters = LETTERS_PER_INCH * figure.get_figwidth()
+    columns = max(1, min(len(labels), int(letters / (max(map(len, labels)) + 6))))
+    figure.legend([entries[label] for label in labels], labels, loc="outside upper center",
+                  ncols=columns, handlelength=2.4, title=title or None)  # fmt: skip
+    rows = -(-len(labels) // columns) + bool(title)
+    figure.set_figheight(figure.get_figheight() + 0.13 * rows)
+
+
+def draw_critical(figure: Figure, analysis: Analysis) -> None:
+    """Draw the critical values of each map along its vertical axis."""
+    layout, criticals = analysis.layout, analysis.criticals
+    x, y = layout.x, layout.y
+    axes = _axes(figure, name_of(y.name), critical_name(analysis))
+    span = max(y.position(y.values[-1]) - y.position(y.values[0]), 1e-9)
+    panels = sorted({c.panel for c in criticals})
     for i, panel in enumerate(panels):
-        some = [each for each in analysis.criticals if each.panel == panel]
+        # Maps are drawn side by side, so that their error bars do not overlap.
+        shift = min(0.012, 0.05 / len(panels)) * span * (i - (len(panels) - 1) / 2)
+        rows = [(y.position(c.row) + shift, c) for c in criticals if c.panel == panel]
         label = layout.panel_label(layout.panels[panel]) or "all runs"
-        shift = min(0.012, 0.05 / len(panels)) * width * (i - (len(panels) - 1) / 2)
-        series += _critical_series(analysis, some, i, label, shift)
-    seen = [v for s in series for v in (*s.y, *s.low, *s.high)]
-    ends = [layout.x.position(layout.x.values[i]) for i in (0, -1)]
-    low, high = min([*ends, *seen]), max([*ends, *seen])
-    room = 0.05 * (high - low)
-    find = log_ticks if layout.x.scale == "log" else linear_ticks
-    y_ticks = ticks(layout.x, 6) if layout.x.scale == "ordinal" else find(low, high, 6)
-    first, last = (layout.y.position(layout.y.values[i]) for i in (0, -1))
-    return Chart(
-        x=Side(title=name_of(layout.y.name), low=first - 0.06 * width, high=last + 0.06 * width,
-               ticks=ticks(layout.y, most)),
-        y=Side(title=critical_name(analysis), low=low - room, high=high + room, ticks=y_ticks),
-        series=series,
-    )  # fmt: skip
+        points = np.array(
+            [(at, *map(x.position, (c.value, c.low, c.high)))
+             for at, c in rows if c.value is not None]
+        ).reshape(-1, 4)  # fmt: skip
+        bars = np.stack([points[:, 1] - points[:, 2], points[:, 3] - points[:, 1]])
+        style = _style(i, line=y.is_number, label=label)
+        axes.errorbar(points[:, 0], points[:, 1], bars if len(panels) <= MAX_WITH_BARS else None,
+                      elinewidth=0.7, capsize=1.5, **style)  # fmt: skip
+        for side, marker in (("above", "^"), ("below", "v")):
+            beyond = [(at, x.position(c.bound)) for at, c in rows if c.side == side]
+            axes.plot(*_columns(beyond), marker, color=style["color"], mfc="none", mew=0.7, ms=3)
+        theory = [(at, x.position(c.theory.value)) for at, c in rows if c.theory]
+        if theory:
+            axes.plot(*_columns(theory), "_", color="black", ms=11, mew=0.7, label="theory")
+    low, high = axes.get_ylim()
+    most_y = ticks(x, 6) if x.scale == "ordinal" else ticks_between(low, high, x.scale, 6)
+    set_ticks(axes, "y", most_y)
+    axes.margins(x=0.06)
+    _add_legend(figure, axes)
+    set_ticks(axes, "x", ticks(y, _most_x(figure)))
 
 
-def _span(axis: ReportAxis) -> float:
-    first, last = (axis.position(axis.values[i]) for i in (0, -1))
-    return max(last - first, 1.0 if axis.scale == "ordinal" else last - first)
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
-def _critical_series(
-    analysis: Analysis, some: list[Critical], i: int, label: str, shift: float
-) -> list[Series]:
+def draw_growth(figure: Figure, analysis: Analysis) -> None:
+    """Draw the growth of gradients per layer, and where theory has none."""
     x, y = analysis.layout.x, analysis.layout.y
-    told = [c for c in some if c.value is not None and c.low is not None and c.high is not None]
-
-    def at(some: Sequence[Critical]) -> list[float]:
-        return [y.position(c.row) + shift for c in some]
-
-    series = [
-        Series(
-            label=label, x=at(told), y=[x.position(c.value) for c in told],
-            low=[x.position(c.low) for c in told], high=[x.position(c.high) for c in told],
-            shape="line" if y.is_number else "points", mark="full", color=i,
-        )
-    ]  # fmt: skip
-    for side, mark in (("above", "up"), ("below", "down")):
-        beyond = [c for c in some if c.value is None and c.side == side]
-        if beyond:
-            series.append(
-                Series(label="", x=at(beyond), y=[x.position(c.bound) for c in beyond],
-                       shape="points", mark="up" if mark == "up" else "down", color=i)
-            )  # fmt: skip
-    theory = [c for c in some if c.theory is not None]
-    if theory:
-        places = [x.position(c.theory.value) for c in theory if c.theory]
-        series.append(
-            Series(label="theory" if i == 0 else "", x=at(theory), y=places, shape="points",
-                   mark="dash", color=-1)
-        )  # fmt: skip
-    return series
-
-
-def _steps(analysis: Analysis, most: int) -> Chart:
-    x, series, highest = analysis.layout.x, list[Series](), math.log10(2)
-    for i, steps in enumerate(analysis.steps):
-        at = np.array([x.position(value) for value in steps.values])
-        before = f"{steps.label}: " if len(analysis.steps) > 1 else ""
-        for values, mark, word in ((steps.fault, "full", "fault"), (steps.nan, "open", "NaN")):
-            there = ~np.isnan(values)
-            if not there.any():
-                continue
-            y = np.log10(values[there] + 1)
-            highest = max(highest, float(y.max()))
-            series.append(
-                Series(label=f"{before}first {word}", x=at[there].tolist(), y=y.tolist(),
-                       shape="points", mark="full" if mark == "full" else "open", color=i)
-            )  # fmt: skip
-        if steps.theory:
-            places = [x.position(value) for value, _ in steps.theory]
-            y = [math.log10(step + 1) for _, step in steps.theory]
-            series.append(Series(label="theory" if i == 0 else "", x=places, y=y, color=-1))
-    room = 0.03 * _span(x)
-    first, last = (x.position(x.values[i]) for i in (0, -1))
-    return Chart(
-        x=Side(title=name_of(x.name), low=first - room, high=last + room, ticks=ticks(x, most)),
-        y=Side(title="step, plus 1", low=-0.04 * highest, high=1.04 * highest,
-               ticks=log_ticks(0.0, highest, 6)),
-        series=series,
-    )  # fmt: skip
-
-
-def _layers(analysis: Analysis, most: int) -> Chart:
-    layers = analysis.layers
-    places = [-float(i) for i in range(len(layers))]
-    theory = [(la.theory.value, at) for la, at in zip(layers, places, strict=True) if la.theory]
-    high = max([*(la.highest for la in layers), *(value for value, _ in theory)])
-    series = [
-        Series(
-            label="median and range", x=[la.median for la in layers], y=places,
-            low=[la.lowest for la in layers], high=[la.highest for la in layers],
-            shape="ranges", mark="full",
-        )
-    ]  # fmt: skip
-    if theory:
-        x, y = (list(side) for side in zip(*theory, strict=True))
-        series.append(Series(label="theory", x=x, y=y, shape="points", mark="square", color=-1))
-    return Chart(
-        x=Side(title="layer, counted from 0", low=0.0, high=1.05 * high,
-               ticks=linear_ticks(0.0, high, most)),
-        y=Side(title="", low=0.5 - len(layers), high=0.5,
-               ticks=[(at, la.label) for la, at in zip(layers, places, strict=True)]),
-        series=series,
-        rows=len(layers),
-    )  # fmt: skip
-
-
-def _growth(analysis: Analysis, most: int) -> Chart:
-    x, y = analysis.layout.x, analysis.layout.y
-    series: list[Series] = []
+    axes = _axes(figure, name_of(x.name), "growth of gradients per layer, ln")
+    axes.axhline(0.0, color="black", lw=0.5)
     for i, growth in enumerate(analysis.growths):
         label = "all runs" if growth.row is None else y.labels[y.values.index(growth.row)]
-        series.append(
-            Series(
-                label=label, x=growth.values.tolist(), y=growth.rates.tolist(),
-                low=growth.low.tolist(), high=growth.high.tolist(), mark="full", color=i,
-            )
-        )  # fmt: skip
-    low = min(min(s.low) for s in series)
-    high = max(max(s.high) for s in series)
-    ends = [at for s in series for at in s.x]
-    room, across = 0.05 * (high - low), 0.03 * (max(ends) - min(ends))
-    return Chart(
-        x=Side(title=name_of(x.name), low=min(ends) - across, high=max(ends) + across,
-               ticks=linear_ticks(min(ends), max(ends), most)),
-        y=Side(title="growth of gradients a layer, ln", low=low - room, high=high + room,
-               ticks=linear_ticks(low, high, 6)),
-        series=series,
-        verticals=[(g.theory.value, i) for i, g in enumerate(analysis.growths) if g.theory],
-        zero=True,
-        legend=name_of(y.name) if y.name else "",
+        bars = np.stack([growth.rates - growth.low, growth.high - growth.rates])
+        style = _style(i, label=label)
+        axes.errorbar(growth.values, growth.rates, bars, elinewidth=0.7, capsize=1.5, **style)
+        if growth.theory:
+            axes.axvline(growth.theory.value, color=style["color"], ls=THEORY_DASHES, lw=0.8)
+    _add_legend(figure, axes, name_of(y.name) if y.name else "")
+
+
+def draw_layers(figure: Figure, analysis: Analysis) -> None:
+    """Draw the layer of the first inf or NaN: median, range and theory, a row a group."""
+    layers = analysis.layers
+    axes = _axes(figure, "layer, counted from 0", "", height=0.7 + 0.24 * len(layers))
+    rows = np.arange(len(layers))
+    axes.hlines(rows, [la.lowest for la in layers], [la.highest for la in layers],
+                color=LINES[0], lw=2.2)  # fmt: skip
+    style = _style(0, line=False, label="median and range")
+    axes.plot([layer.median for layer in layers], rows, **style)
+    theory = [(la.theory.value, float(i)) for i, la in enumerate(layers) if la.theory]
+    if theory:
+        axes.plot(*_columns(theory), "s", color="black", mfc="none", mew=0.7, ms=6, label="theory")
+    axes.grid(axis="y", lw=0.3, color="#cccccc")
+    axes.set(xlim=(0.0, None), ylim=(len(layers) - 0.5, -0.5))
+    set_ticks(axes, "y", [(float(i), layer.label) for i, layer in enumerate(layers)])
+    _add_legend(figure, axes)
+
+
+def draw_steps(figure: Figure, analysis: Analysis) -> None:
+    """Draw the steps of the first fault (filled) and the first NaN (open) along an axis."""
+    x = analysis.layout.x
+    axes = _axes(figure, name_of(x.name), "step + 1")
+    for i, steps in enumerate(analysis.steps):
+        positions = [x.position(value) for value in steps.values]
+        group = f"{steps.label}: " if len(analysis.steps) > 1 else ""
+        style = _style(i, line=False)
+        for values, word in ((steps.fault, "fault"), (steps.nan, "NaN")):
+            if not np.isnan(values).all():
+                style |= {"label": f"{group}first {word}"}
+                axes.plot(positions, values + 1, **style)
+            style["mfc"] = "none"
+        if steps.theory:
+            theory = [(x.position(value), step + 1) for value, step in steps.theory]
+            axes.plot(*_columns(theory), color="black", lw=0.8, label="theory")
+    _make_log(axes, "y")
+    _add_legend(figure, axes)
+    set_ticks(axes, "x", ticks(x, _most_x(figure)))
+
+
+def draw_survival(figure: Figure, analysis: Analysis) -> None:
+    """Draw the share of runs without a fault after a number of steps, with its interval."""
+    axes = _axes(figure, "steps taken", "share of runs without a fault")
+    for i, curve in enumerate(analysis.survivals):
+        # The curve goes on to the last step of a run.
+        steps = np.array([1, *curve.steps, curve.followed], float)
+        share, low, high = (
+            (np.pad(values, (1, 1), "edge") for values in (curve.share, curve.low, curve.high))
+            if len(curve.steps)
+            else np.ones((3, 2))
+        )
+        share[0], low[0], high[0] = 1.0, np.nan, np.nan
+        label = f"{curve.label or 'all runs'} ({curve.faults:,} of {curve.runs:,})"
+        style: Any = _style(i, label=label) | {"marker": "", "lw": 1.1}
+        axes.step(steps, share, where="post", **style)
+        axes.fill_between(steps, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
+    _make_log(axes, "x", _most_x(figure))
+    last = max(2, *(curve.followed for curve in analysis.survivals))
+    axes.set(xlim=(last**-0.03, last), ylim=(0.0, 1.02))
+    _add_legend(figure, axes)
+
+
+def draw_causes(figure: Figure, analysis: Analysis) -> None:
+    """Draw the runs by mechanism and primitive, for the first inf or NaN and for the first NaN."""
+    shown: list[SiteRole] = [role for role in ROLES if analysis.causes[role]]
+    bars = [len(analysis.causes[role][:MAX_CAUSES]) for role in shown]
+    wide = is_wide(figure)
+    figure.set_figheight(0.85 + 0.2 * max(bars) if wide else 0.85 * len(shown) + 0.17 * sum(bars))
+    grid: Any = figure.subplots(
+        1 if wide else len(shown), len(shown) if wide else 1, squeeze=False,
+        gridspec_kw={} if wide else {"height_ratios": [n + 1.0 for n in bars]},
     )  # fmt: skip
+    phases: set[str] = set()
+    for role, axes in zip(shown, grid.flat, strict=True):
+        causes = analysis.causes[role][:MAX_CAUSES]
+        for row, cause in enumerate(causes):
+            left = 0
+            for phase, n in cause.phases.items():
+                axes.barh(row, n, left=left, color=PHASE_COLORS[phase])
+                left += n
+            phases |= set(cause.phases)
+            axes.annotate(f"{cause.runs:,}", (left, row), (2, 0), va="center", fontsize=6,
+                          textcoords="offset points")  # fmt: skip
+        axes.set_yticks(range(len(causes)), [cause.what for cause in causes])
+        axes.set(title=SITE_NAMES[role], xlabel="runs")
+        axes.invert_yaxis()
+        axes.margins(x=0.14)
+    handles = [Patch(color=PHASE_COLORS[phase], label=phase or "no phase")
+               for phase in (*Phase, "") if phase in phases]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=1.0)
 
 
-CHARTS: dict[str, Callable[[Analysis, int], Chart]] = {
-    "critical": _critical,
-    "growth": _growth,
-    "layers": _layers,
-    "steps": _steps,
-    "survival": _survival,
+CHARTS: Mapping[str, Callable[[Figure, Analysis], None]] = {
+    "critical": draw_critical,
+    "growth": draw_growth,
+    "layers": draw_layers,
+    "steps": draw_steps,
+    "survival": draw_survival,
+    "causes": draw_causes,
 }

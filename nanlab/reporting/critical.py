@@ -1,48 +1,49 @@
-"""Runs and a layout -> critical values: up to which learning rate runs stay stable, by seed."""
+"""Runs and a layout -> critical values: the stability boundary along the horizontal axis."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
-from nanlab.reporting.groups import divided
+from nanlab.reporting.groups import divided, rows_of
 from nanlab.reporting.layout import Layout
 from nanlab.reporting.theory import Prediction, predicted
-from nanlab.results.statistics import RESAMPLES
+from nanlab.reporting.words import number
+from nanlab.results.statistics import interval
 
 STABLE = ("trained", "stalled")
 """Finite, and the loss did not grow beyond the factor."""
 
-MOST_ROWS = 200
-"""With more values on the vertical axis so many of them are looked at, evenly spaced."""
+MAX_ROWS = 200
+"""Of more values on the vertical axis this many are analyzed, evenly spaced."""
 
 Side = Literal["between", "above", "below"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Critical:
-    """Where along the horizontal axis runs stop being stable, all else alike but the seed.
+    """The value along the horizontal axis at which runs stop being stable.
 
     Attributes:
-        panel: number of the map, -1 where maps are put together.
-        label: of its map.
-        row: value of the vertical axis; None where there is none.
-        value: the mean over seeds (geometric on a logarithmic axis) of the middle between the last
-            stable value and the first that is not; None where most seeds never change.
-        low, high: its 95 % interval: a bootstrap over seeds of the last stable value's mean (its
-            lower end) and of the first unstable one's (its upper end), so that the grid's spacing
-            is part of it. With one seed, these two values themselves.
-        side: `above` where most seeds are stable all along, `below` where they never are.
-        bound: the axis' last value then, or its first.
-        seeds: paths along the axis.
-        mixed: of them, those that are stable again above an unstable value.
-        theory: what is predicted, if there is such a thing.
+        panel: index of the map.
+        label: label of the map.
+        row: value of the vertical axis; None where there is no such axis.
+        value: mean over seeds (geometric on a logarithmic axis) of the midpoint between the last
+            stable value and the first unstable one; None where most seeds never change.
+        low: lower end of the 95 % interval: that of a bootstrap over seeds of the mean last stable
+            value, so that the interval includes the grid's spacing. Of one seed, the value.
+        high: upper end, the same for the first unstable value.
+        side: `above` where most seeds are stable everywhere, `below` where they are nowhere.
+        bound: the last value of the axis if `above`, the first if `below`, otherwise `value`.
+        seeds: number of paths along the axis.
+        mixed: number of paths that are stable again above an unstable value.
+        theory: the predicted value, if there is one.
     """
 
     panel: int
@@ -59,124 +60,89 @@ class Critical:
 
 
 def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
-    """One for each map and row; nothing where the horizontal axis has no numbers to speak of.
+    """Return a critical value for each map and row, none unless the axis has three numbers.
 
-    Of more than MOST_ROWS rows a map has so many, the first and the last among them.
+    A path goes along the horizontal axis with a fixed seed and fixed pooled parameters.
 
-    What is pooled in the maps makes paths of its own, so that a path has one run at each value.
+    Args:
+        runs: the table of runs.
+        layout: the maps of the study.
+
+    Returns:
+        Critical values by map and row; of more than MAX_ROWS rows a map has MAX_ROWS.
     """
-    x = layout.x
+    x, y = layout.x, layout.y
     if not x.name or not x.is_number or len(x.values) < 3:
         return []
     ran = runs.filter(pl.col("outcome") != "crashed")
     if is_thinned(layout):
-        places = np.linspace(0, len(layout.y.values) - 1, MOST_ROWS).round().astype(int)
-        kept = [layout.y.values[place] for place in places]
-        ran = ran.filter(pl.col(layout.y.name).is_in(kept))
-    names = [*layout.facets, *([layout.y.name] if layout.y.name else [])]
-    paths = [*(["seed"] if "seed" in runs.columns else []), *layout.pooled]
-    panels = {panel: i for i, panel in enumerate(layout.panels)}
-    rows = {value: i for i, value in enumerate(layout.y.values)}
-    found: list[Critical] = []
-    for key, frame in divided(ran, names):
-        panel = key[: len(layout.facets)]
-        row = key[len(layout.facets)] if layout.y.name else None
-        fixed = frame.row(0, named=True)
-        found.append(
-            _critical(
-                frame, layout, paths, panel=panels[panel], row=row,
-                theory=predicted(x.name, fixed),
-            )
-        )  # fmt: skip
-    return sorted(found, key=lambda each: (each.panel, rows.get(each.row, 0)))
+        indices = np.linspace(0, len(y.values) - 1, MAX_ROWS).round().astype(int)
+        ran = ran.filter(pl.col(y.name).is_in([y.values[index] for index in indices]))
+    return [_critical(frame, layout, panel, row) for panel, row, frame in rows_of(ran, layout)]
 
 
 def is_thinned(layout: Layout) -> bool:
-    """Whether there are more rows than are looked at."""
-    return bool(layout.y.name) and len(layout.y.values) > MOST_ROWS
+    """Return whether the maps have more rows than are analyzed."""
+    return bool(layout.y.name) and len(layout.y.values) > MAX_ROWS
 
 
-def _critical(
-    frame: pl.DataFrame,
-    layout: Layout,
-    paths: Sequence[str],
-    *,
-    panel: int,
-    row: Any,
-    theory: Prediction | None,
-) -> Critical:
+def _critical(frame: pl.DataFrame, layout: Layout, panel: int, row: Any) -> Critical:
     x = layout.x
+    paths = [*(["seed"] if "seed" in frame.columns else []), *layout.pooled]
     ends = _ends(frame.sort(*paths, x.name), paths, x.name)
-    mixed = sum(again for _, _, again in ends)
     never = sum(first is None for _, first, _ in ends)
     at_once = sum(last is None for last, _, _ in ends)
-    values = frame[x.name]
-    smallest, largest = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    common: Mapping[str, Any] = {
-        "panel": panel, "label": layout.panel_label(layout.panels[panel]), "row": row,
-        "seeds": len(ends), "mixed": mixed, "theory": theory,
-    }  # fmt: skip
+    smallest, largest = float(frame[x.name].min()), float(frame[x.name].max())  # type: ignore[arg-type]
+    side: Side = "between"
+    value, low, high = None, None, None
     if 2 * max(never, at_once) >= len(ends):
-        above = never >= at_once
-        return Critical(
-            **common, value=None, low=None, high=None,
-            side="above" if above else "below", bound=largest if above else smallest,
-        )  # fmt: skip
-    value, low, high = _middle(
-        np.array([smallest if last is None else last for last, _, _ in ends]),
-        np.array([largest if first is None else first for _, first, _ in ends]),
-        geometric=smallest > 0 and x.scale != "linear",
-    )
-    return Critical(**common, value=value, low=low, high=high, side="between", bound=value)
+        side = "above" if never >= at_once else "below"
+        bound = largest if side == "above" else smallest
+    else:
+        value, low, high = _midpoint(
+            np.array([smallest if last is None else last for last, _, _ in ends]),
+            np.array([largest if first is None else first for _, first, _ in ends]),
+            geometric=smallest > 0 and x.scale != "linear",
+        )
+        bound = value
+    return Critical(
+        panel=panel, label=layout.panel_label(layout.panels[panel]), row=row,
+        value=value, low=low, high=high, side=side, bound=bound, seeds=len(ends),
+        mixed=sum(again for _, _, again in ends),
+        theory=predicted(x.name, frame.row(0, named=True)),
+    )  # fmt: skip
 
 
-def _middle(
-    lasts: np.ndarray, firsts: np.ndarray, *, geometric: bool
+def _midpoint(
+    lasts: Float[np.ndarray, " seeds"], firsts: Float[np.ndarray, " seeds"], *, geometric: bool
 ) -> tuple[float, float, float]:
-    """The mean middle over seeds, and its interval; see `Critical`."""
-    turned, back = (np.log, math.exp) if geometric else (np.asarray, float)
-    middle = back(float((turned(lasts) + turned(firsts)).mean() / 2))
+    """Return the mean midpoint over seeds, and its interval; see `Critical`."""
+    scaled, back = (np.log, math.exp) if geometric else (np.asarray, float)
+    middle = back(float((scaled(lasts) + scaled(firsts)).mean() / 2))
     if len(lasts) == 1:
         return middle, float(lasts[0]), float(firsts[0])
-    weights = _weights(len(lasts))
-    low = float(np.quantile(weights @ turned(lasts), 0.025))
-    return middle, back(low), back(float(np.quantile(weights @ turned(firsts), 0.975)))
-
-
-@lru_cache(maxsize=8)
-def _weights(n: int) -> np.ndarray:
-    """The resamples of `ledger.statistics.interval`, as weights: (RESAMPLES, n)."""
-    rng = np.random.Generator(np.random.PCG64(0))
-    rows = rng.integers(0, n, (RESAMPLES, n))
-    weights = np.zeros((RESAMPLES, n))
-    np.add.at(weights, (np.arange(RESAMPLES)[:, None], rows), 1.0 / n)
-    return weights
+    return middle, back(interval(scaled(lasts))[0]), back(interval(scaled(firsts))[1])
 
 
 def _ends(
     ordered: pl.DataFrame, paths: Sequence[str], name: str
 ) -> list[tuple[float | None, float | None, bool]]:
-    """For each path: the last stable value before the first unstable one; that; if stable again."""
-    stable = ordered["outcome"].is_in(STABLE).to_numpy()
-    values = ordered[name].cast(pl.Float64).to_numpy()
-    starts = np.zeros(1, np.int64)
-    if paths:
-        keys = ordered.select(pl.struct(paths).rle_id().alias("at"))["at"].to_numpy()
-        starts = np.concatenate([starts, np.flatnonzero(np.diff(keys)) + 1])
+    """Return the last stable and first unstable value of each path, and if it is stable again."""
     ends: list[tuple[float | None, float | None, bool]] = []
-    for start, stop in zip(starts, [*starts[1:], len(values)], strict=True):
-        unstable = np.flatnonzero(~stable[start:stop])
+    for _, path in divided(ordered, paths):
+        stable = path["outcome"].is_in(STABLE).to_numpy()
+        values = path[name].cast(pl.Float64).to_list()
+        unstable = np.flatnonzero(~stable)
         if not len(unstable):
-            ends.append((float(values[stop - 1]), None, False))
+            ends.append((values[-1], None, False))
             continue
-        first = start + int(unstable[0])
-        before = float(values[first - 1]) if first > start else None
-        ends.append((before, float(values[first]), bool(stable[first:stop].any())))
+        first = int(unstable[0])
+        last = values[first - 1] if first else None
+        ends.append((last, values[first], bool(stable[first:].any())))
     return ends
 
 
-def critical_text(each: Critical, number: Callable[[float], str]) -> str:
-    """`0.12`, `above 10` or `below 0.001`."""
-    if each.value is None:
-        return f"{each.side} {number(each.bound)}"
-    return number(each.value)
+def critical_text(c: Critical, digits: int = 3) -> str:
+    """Return `0.12`, `above 10` or `below 0.001`."""
+    text = number(c.bound, digits)
+    return text if c.value is not None else f"{c.side} {text}"

@@ -1,4 +1,4 @@
-"""Runs and curves -> depth: in which layer faults begin, and whether gradients grow with depth."""
+"""Runs and curves -> depth: the layer of the first fault, and the growth of gradients."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
-from nanlab.reporting.groups import divided
+from nanlab.reporting.groups import rows_of
 from nanlab.reporting.layout import Layout, ReportAxis
 from nanlab.reporting.theory import DEEP, Prediction, overflow_layer, predicted
 
 SETTLED = 4
-"""Layers before this one are left out: the activations come to their fixed point there."""
+"""Earlier layers are left out: there the activations converge to their fixed point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """In which hidden layer, counted from 0, the first inf or NaN of some runs was made.
+    """The hidden layer, counted from 0, of the first inf or NaN of a group of runs.
 
     Attributes:
-        label: the runs' settings.
-        median, lowest, highest: over the runs that name a layer.
-        runs: how many of these there are.
-        theory: where theory expects it.
+        label: settings of the group.
+        median: median over the runs.
+        lowest: smallest layer of a run.
+        highest: largest layer of a run.
+        runs: number of runs whose blame names a layer.
+        theory: the predicted layer.
     """
 
     label: str
@@ -36,20 +39,20 @@ class Layer:
 
 
 def layers_of(runs: pl.DataFrame, layout: Layout) -> list[Layer]:
-    """For each place of the maps; nothing where most networks have fewer than DEEP layers."""
+    """Return the layers for each point of the maps, none if most networks are not DEEP."""
     if "depth" not in runs.columns or "origin_module" not in runs.columns:
         return []
     number = pl.col("origin_module").str.extract(r"Dense_(\d+)$").cast(pl.Int64)
-    told = runs.with_columns(number.alias("_layer")).filter(pl.col("_layer").is_not_null())
-    told = told.filter(pl.col("depth") >= DEEP)
-    if not told.height or 2 * told.height < runs["origin_module"].drop_nulls().len():
+    known = runs.with_columns(number.alias("_layer")).filter(pl.col("_layer").is_not_null())
+    known = known.filter(pl.col("depth") >= DEEP)
+    if not known.height or 2 * known.height < runs["origin_module"].drop_nulls().len():
         return []
     axes = [axis for axis in (layout.y, layout.x) if axis.name]
     names = [*layout.facets, *(axis.name for axis in axes)]
-    if told.select(names).n_unique() > 24 or not names:
+    if known.select(names).n_unique() > 24 or not names:
         return []
     layers: list[Layer] = []
-    for key, frame in told.group_by(names, maintain_order=True):
+    for key, frame in known.group_by(names, maintain_order=True):
         labels = [_value(axis, v) for axis, v in zip(axes, key[len(layout.facets) :], strict=True)]
         panel = layout.panel_label(key[: len(layout.facets)])
         found = frame["_layer"].to_numpy()
@@ -71,60 +74,56 @@ def _value(axis: ReportAxis, value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """How gradients change with depth, for one value of the vertical axis.
+    """Growth of gradients with depth, for one value of the vertical axis.
 
     Attributes:
-        panel: number of the map.
-        row: value of the vertical axis; None where there is none.
-        values: of the horizontal axis.
-        rates: ln of the factor by which the biases' gradient norm grows in a layer towards the
-            output, mean over seeds, for each of `values`.
-        low, high: the smallest and largest of the seeds'.
-        crossing: where the rate is 0, by a straight line through the means; None if not within.
+        panel: index of the map.
+        row: value of the vertical axis; None where there is no such axis.
+        values: values of the horizontal axis.
+        rates: ln of the factor by which the norm of the biases' gradient grows per layer towards
+            the output, mean over seeds.
+        low: smallest rate of a seed.
+        high: largest rate of a seed.
+        crossing: where the rate is 0, by a straight-line fit; None if outside the values.
         theory: where it is 0 in theory.
     """
 
     panel: int
     row: Any
-    values: np.ndarray
-    rates: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    values: Float[np.ndarray, " values"]
+    rates: Float[np.ndarray, " values"]
+    low: Float[np.ndarray, " values"]
+    high: Float[np.ndarray, " values"]
     crossing: float | None
     theory: Prediction | None
 
 
 def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list[Growth]:
-    """For each map and row of a study of deep networks whose gradients were recorded at step 0."""
+    """Return the growth for each map and row, if gradients were recorded at step 0."""
     rates = _rates(curves)
-    x, y = layout.x, layout.y
+    x = layout.x
     if not rates.height or not x.is_number or len(x.values) < 3:
         return []
-    told = runs.join(rates, on="run_id", how="inner")
-    names = [*layout.facets, *([y.name] if y.name else [])]
-    panels = {panel: i for i, panel in enumerate(layout.panels)}
+    known = runs.join(rates, on="run_id", how="inner")
     growths: list[Growth] = []
-    for key, frame in divided(told, names):
+    for panel, row, frame in rows_of(known, layout):
+        rate = pl.col("_rate")
         by_value = frame.group_by(x.name).agg(
-            pl.col("_rate").mean().alias("mean"), pl.col("_rate").min().alias("low"),
-            pl.col("_rate").max().alias("high"),
+            rate.mean().alias("mean"), rate.min().alias("low"), rate.max().alias("high")
         ).sort(x.name)  # fmt: skip
-        values, means = by_value[x.name].to_numpy(), by_value["mean"].to_numpy()
-        row = key[len(layout.facets)] if y.name else None
+        values, means, low, high = (column.to_numpy() for column in by_value)
         growths.append(
             Growth(
-                panel=panels[key[: len(layout.facets)]], row=row,
-                values=values, rates=means, low=by_value["low"].to_numpy(),
-                high=by_value["high"].to_numpy(), crossing=_crossing(values, means),
+                panel=panel, row=row, values=values, rates=means, low=low, high=high,
+                crossing=_crossing(values, means),
                 theory=predicted(x.name, frame.row(0, named=True)),
             )
         )  # fmt: skip
-    order = {value: i for i, value in enumerate(y.values)}
-    return sorted(growths, key=lambda each: (each.panel, order.get(each.row, 0)))
+    return growths
 
 
 def _rates(curves: pl.DataFrame) -> pl.DataFrame:
-    """run_id and the slope of ln(gradient norm) over the layers, where there are DEEP or more."""
+    """Return run_id and the slope of ln(gradient norm) over the layers of DEEP networks."""
     number = pl.col("layer").str.extract(r"^Dense_(\d+)/bias$").cast(pl.Int64)
     norms = curves.filter((pl.col("step") == 0) & (pl.col("observable") == "gradient_norm"))
     norms = norms.with_columns(number.alias("at")).filter(
@@ -132,14 +131,16 @@ def _rates(curves: pl.DataFrame) -> pl.DataFrame:
     )
     if not norms.height or norms["at"].n_unique() < DEEP:
         return pl.DataFrame(schema={"run_id": pl.String, "_rate": pl.Float64})
-    # The last one is the output's, whose width is another.
+    # The last layer is the output, which has a different width.
     norms = norms.filter(pl.col("at") < pl.col("at").max().over("run_id"))
-    # The slope of a straight line is the covariance over the variance.
+    # Least squares: slope = covariance / variance.
     slope = pl.cov("at", pl.col("value").log()) / pl.col("at").var()
     return norms.group_by("run_id").agg(slope.alias("_rate"))
 
 
-def _crossing(values: np.ndarray, rates: np.ndarray) -> float | None:
+def _crossing(
+    values: Float[np.ndarray, " values"], rates: Float[np.ndarray, " values"]
+) -> float | None:
     if rates.min() > 0 or rates.max() < 0:
         return None
     return float(np.polyval(np.polyfit(rates, values, 1), 0.0))

@@ -1,110 +1,90 @@
-"""Analysis -> figures/*.svg, *.pdf: Matplotlib, one and two columns wide, the same bytes always."""
+"""Analysis -> figures/*.svg and *.pdf, reproducible to the byte, and SVG elements for the page."""
 
 from __future__ import annotations
 
+import io
+import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import HEADINGS, caption, figures_of
-from nanlab.reporting.charts import CHARTS, chart_of
-from nanlab.reporting.pictures import draw_causes, draw_chart, draw_outcomes
+from nanlab.reporting.charts import CHARTS
+from nanlab.reporting.map_figure import draw_outcomes
 from nanlab.results.files import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 WIDTHS = {"1col": 3.35, "2col": 6.9}
-"""Inches: a column and both of a page, as most journals and conferences have them."""
+"""Inches: one column and both columns of a page in most journals and proceedings."""
 
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # it comes with Matplotlib, so every machine has the same
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.1,
-    "patch.linewidth": 0.0,
-    "svg.hashsalt": "nanlab",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
+    # DejaVu Sans comes with Matplotlib, so every machine has it.
+    "font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7,
+    "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5,
+    "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.1,
+    "patch.linewidth": 0.0, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "svg.hashsalt": "nanlab", "svg.fonttype": "path", "pdf.fonttype": 42,
     "path.simplify": False,
-}
+}  # fmt: skip
 
 
-class NoMatplotlib(Exception):
-    """The extra is not installed; the message is a sentence for a person."""
+def write_figures(folder: Path, analysis: Analysis) -> dict[str, str]:
+    """Write every figure of a study in both widths and formats, and delete outdated ones.
 
-
-def write_figures(folder: Path, analysis: Analysis) -> list[str]:
-    """Write every figure of a study, in both widths and formats; the names of the figures.
-
-    Raises:
-        NoMatplotlib: it is not installed.
+    Returns:
+        The name of each figure, and its one-column version as an SVG element for a page; the
+        outcomes have none, since the page has an interactive map.
     """
-    rc_context, Figure = matplotlib_or_say("figures/", "python -m nanlab.report draws them")
     folder.mkdir(exist_ok=True)
-    names = figures_of(analysis)
-    for name in names:
+    elements: dict[str, str] = {}
+    for name in figures_of(analysis):
+        title = f"{analysis.results.title} {HEADINGS[name]}."
         for columns, width in WIDTHS.items():
             with rc_context(STYLE):
                 figure = Figure(figsize=(width, 0.62 * width), dpi=72, layout="constrained")
-                _draw(figure, analysis, name)
-                # Laid out once: as it stands it is written in both formats.
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")
-                title = f"{analysis.results.title} {HEADINGS[name]}."
+                CHARTS.get(name, draw_outcomes)(figure, analysis)
+                fix_layout(figure)
                 save_figure(figure, folder / f"{name}-{columns}", title, caption(analysis, name))
-    for path in sorted(folder.glob("*-?col.*")):
-        if path.stem.rpartition("-")[0] not in names:
-            path.unlink()  # of an earlier report, which had more to show
-    return names
+                if columns == "1col":
+                    elements[name] = svg_element(figure, name) if name in CHARTS else ""
+    for path in folder.glob("*-?col.*"):
+        if path.stem.rpartition("-")[0] not in elements:
+            path.unlink()
+    return elements
 
 
-def matplotlib_or_say(what: str, then: str = "the same command draws it") -> tuple[Any, Any]:
-    """Matplotlib's `rc_context` and `Figure`.
-
-    Raises:
-        NoMatplotlib: it is not installed, so `what` was not written.
-    """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise NoMatplotlib(
-            f"{what} was not written, since Matplotlib is not installed: "
-            f"pip install 'nanlab[report]' brings it, then {then}"
-        ) from error
-    return rc_context, Figure
+def fix_layout(figure: Figure) -> None:
+    """Lay a figure out once, so that all its formats are the same."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
-def _draw(figure: Figure, analysis: Analysis, name: str) -> None:
-    if name in CHARTS:
-        draw_chart(figure, chart_of(analysis, name, most=6 if figure.get_figwidth() < 5 else 9))
-    elif name == "causes":
-        draw_causes(figure, analysis)
-    else:
-        draw_outcomes(figure, analysis)
-
-
-def save_figure(figure: Figure, stem: Path, title: str, said: str) -> None:
-    """Write a figure as SVG and PDF, with its title and what it shows; no dates in them."""
+def save_figure(figure: Figure, stem: Path, title: str, description: str) -> None:
+    """Write a figure as SVG and PDF, with its title and description and without a date."""
     for kind, metadata in {
-        "svg": {"Title": title, "Description": said, "Date": None},
-        "pdf": {"Title": title, "Subject": said, "CreationDate": None},
+        "svg": {"Title": title, "Description": description, "Date": None},
+        "pdf": {"Title": title, "Subject": description, "CreationDate": None},
     }.items():
+        save = partial(figure.savefig, format=kind, metadata=metadata)
+        write_atomically(stem.with_suffix(f".{kind}"), save)
 
-        def write(path: Path, kind: str = kind, metadata: Any = metadata) -> None:
-            figure.savefig(path, format=kind, metadata=metadata)
 
-        write_atomically(stem.with_suffix(f".{kind}"), write)
+def svg_element(figure: Figure, name: str) -> str:
+    """Return a figure as SVG to be put into a page, in the page's colors and with text as text.
+
+    Its ids start with `name`, so that a page may have several.
+    """
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    head, body = file.getvalue().partition("<svg ")[2].split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    assert view_box
+    body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = body.replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    return f'<svg {view_box[0]} aria-hidden="true">{body}'.strip()

@@ -1,4 +1,4 @@
-"""Runs and a layout -> groups: the choices that are compared with each other, a frame for each."""
+"""Runs and a layout -> groups: the choices that are compared, each with its runs."""
 
 from __future__ import annotations
 
@@ -8,39 +8,51 @@ from typing import Any
 import polars as pl
 
 from nanlab.reporting.layout import Layout, information
-from nanlab.reporting.words import setting
+from nanlab.reporting.words import settings_label
 
-MOST_GROUPS = 6
+MAX_GROUPS = 6
 
 
 def choices_of(layout: Layout) -> list[str]:
-    """The parameters whose values are compared: those of the maps, and an axis without numbers."""
+    """Return the parameters that are compared: those of the maps, and an axis without numbers."""
     axes = (layout.x, layout.y)
     return [*layout.facets, *(a.name for a in axes if a.name and not a.is_number)]
 
 
 def groups_of(
-    runs: pl.DataFrame, layout: Layout, *, most: int = MOST_GROUPS
+    runs: pl.DataFrame, layout: Layout, *, most: int = MAX_GROUPS
 ) -> list[tuple[str, pl.DataFrame]]:
-    """(label, runs) for each combination of choices; the least telling choices are left out.
+    """Return (label, runs) for at most `most` combinations of the most informative choices.
 
-    One group with the label "" where there is nothing to compare.
+    Args:
+        runs: the table of runs.
+        layout: the maps of the study.
+        most: the largest number of groups.
+
+    Returns:
+        One group with the label "" where there is nothing to compare.
     """
     names = choices_of(layout)
     while names and runs.select(names).n_unique() > most:
         names.remove(min(names, key=lambda name: (information(runs, name), name)))
     if not names:
         return [("", runs)]
-    return [(_label(names, key), frame) for key, frame in divided(runs, names)]
+    return [(settings_label(names, key), frame) for key, frame in divided(runs, names)]
 
 
 def divided(
     runs: pl.DataFrame, names: Sequence[str]
 ) -> Iterable[tuple[tuple[Any, ...], pl.DataFrame]]:
-    """(values, runs) for each combination of parameters, in the grid's order; all for none."""
+    """Return (values, runs) for each combination of parameters, in the order of the rows."""
     return runs.group_by(list(names), maintain_order=True) if names else [((), runs)]
 
 
-def _label(names: list[str], key: tuple[Any, ...]) -> str:
-    told = [setting(name, value) for name, value in zip(names, key, strict=True)]
-    return ", ".join(word for value, word in zip(key, told, strict=True) if value is not None)
+def rows_of(runs: pl.DataFrame, layout: Layout) -> list[tuple[int, Any, pl.DataFrame]]:
+    """Return (panel, row, runs) in order; row is None where there is no vertical axis."""
+    y, n = layout.y, len(layout.facets)
+    found = [
+        (layout.panels.index(key[:n]), key[n] if y.name else None, frame)
+        for key, frame in divided(runs, [*layout.facets, *([y.name] if y.name else [])])
+    ]
+    order = {value: i for i, value in enumerate(y.values)}
+    return sorted(found, key=lambda line: (line[0], order.get(line[1], 0)))

@@ -1,4 +1,4 @@
-"""Runs -> Layout: which parameters vary, and along which of them the study is looked at."""
+"""Runs -> Layout: the parameters that vary, and those that span the maps of a study."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from nanlab.reporting.words import exact, setting
+from nanlab.reporting.words import exact, settings_label
 
-MOST_PANELS = 12
+MAX_PANELS = 12
 LOG_FROM = 20.0
-"""A numeric axis is logarithmic where its largest value is so many times its smallest."""
+"""Ratio of its largest to its smallest value from which a numeric axis is logarithmic."""
 EVEN = 0.15
-"""A numeric axis is drawn to scale where no gap is below this share of the mean one."""
+"""A numeric axis is drawn to scale if no gap is below this share of the mean gap."""
 
 AxisScale = Literal["log", "linear", "ordinal"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportAxis:
-    """A parameter as an axis of a picture.
+    """A parameter as an axis of a map or chart.
 
     Attributes:
-        name: the parameter; "" for an axis that holds everything in one place.
-        values: in order.
-        scale: how values become positions: log10, themselves, or their place in the order.
-        labels: the values as ticks have them; with that of a tied parameter, if there is one.
+        name: the parameter; "" for an axis with a single position.
+        values: values in order.
+        scale: position of a value: its log10, itself, or its index.
+        labels: tick labels, with the value of a tied parameter if there is one.
     """
 
     name: str
@@ -40,11 +40,11 @@ class ReportAxis:
 
     @property
     def is_number(self) -> bool:
-        """Whether it has numbers, and so a direction."""
+        """Whether all values are numbers."""
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
 
     def position(self, value: Any) -> float:
-        """Where a value stands; on an ordinal axis of numbers, also between two of them."""
+        """Return the position of a value; on an ordinal axis it is interpolated if necessary."""
         if self.scale == "log":
             return math.log10(value)
         if self.scale == "linear":
@@ -60,16 +60,16 @@ class ReportAxis:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a study is looked at.
+    """The maps of a study.
 
     Attributes:
-        x, y: the main axes; `y` has one place where only one parameter is left for them.
-        facets: the parameters whose combinations each have a map of their own.
+        x: horizontal axis.
+        y: vertical axis; it has one position if only one parameter varies.
+        facets: parameters with a map for each of their combinations.
         panels: these combinations, in the grid's order.
-        pooled: varying parameters that are put together in every map, the seed apart.
-        finer: axes that were made finer where the outcome changes.
-        tied: parameters that vary with another of the same number of values, and so say nothing
-            more: tied parameter -> the one that stands for it.
+        pooled: varying parameters that share a cell, besides the seed.
+        finer: axes that were refined where the outcome changes.
+        tied: parameters determined by another one, and that parameter.
     """
 
     x: ReportAxis
@@ -81,65 +81,59 @@ class Layout:
     tied: dict[str, str]
 
     def panel_label(self, panel: Sequence[Any]) -> str:
-        """A map's title, such as `relu, mse`; "" where there is only one map."""
-        told = [setting(f, v) for f, v in zip(self.facets, panel, strict=True) if v is not None]
-        return ", ".join(told)
-
-
-NO_AXIS = ReportAxis(name="", values=("",), scale="ordinal", labels=("",))
+        """Return a map's title, such as `relu, mse`; "" for the only map."""
+        return settings_label(self.facets, panel)
 
 
 def parameters_of(runs: pl.DataFrame) -> list[str]:
-    """The columns that hold parameters."""
+    """Return the columns of parameters."""
     return [*runs.columns[2 : runs.columns.index("outcome")], "steps"]
 
 
 def layout_of(runs: pl.DataFrame, finer: Collection[str] = ()) -> Layout:
-    """Choose the main axes, the maps and what is pooled.
+    """Choose the main axes, the maps and the pooled parameters.
+
+    The horizontal axis is a learning rate if one varies; the vertical axis is the next number with
+    three values or more, otherwise a choice. The others span the maps; of too many the least
+    informative are pooled.
 
     Args:
-        runs: the table.
-        finer: axes that were made finer where the outcome changes; these come first, and are drawn
-            to scale however near to each other some of their values are.
+        runs: the table of runs.
+        finer: axes that were refined where the outcome changes; they come first, and are drawn to
+            scale however close some of their values are.
 
-    The horizontal axis is a learning rate where one is varied; the vertical one the next number
-    with three values or more, or else a choice. The rest make maps, the least telling of them
-    pooled where there would be too many.
+    Returns:
+        The layout.
     """
     varying = [c for c in parameters_of(runs) if c != "seed" and runs[c].n_unique() > 1]
     tied = _tied(runs, varying)
     varying = [name for name in varying if name not in tied]
     numbers = [name for name in varying if _is_number(runs, name)]
-    numbers.sort(key=lambda name: (name in finer, *_rank(runs, name)), reverse=True)
+    numbers.sort(
+        key=lambda name: (name in finer, runs[name].n_unique() >= 3, is_learning_rate(name),
+                          name == "init_scale", runs[name].n_unique()),
+        reverse=True,
+    )  # fmt: skip
+    choices = [name for name in varying if name not in numbers]
+    choices.sort(key=lambda name: -runs[name].n_unique())
     long = [name for name in numbers if runs[name].n_unique() >= 3]
-    choices = sorted(
-        (name for name in varying if name not in numbers),
-        key=lambda name: -runs[name].n_unique(),
-    )
-    candidates = [*long[:2], *choices[:1], *numbers, *choices]
-    if len(long) < 2 and not choices:
-        candidates = numbers
-    main = list(dict.fromkeys(candidates))[:2]
-    if main and main[0] in choices and len(main) > 1 and main[1] in numbers:
+    preferred = [*long[:2], *choices[:1]] if choices or len(long) >= 2 else []
+    main = list(dict.fromkeys([*preferred, *numbers, *choices]))[:2]
+    if main and main[0] in choices and main[-1] in numbers:
         main.reverse()
-    x_name, y_name = (*main, "", "")[:2]
-    facets = [name for name in varying if name not in main]
-    facets, pooled = _few(runs, facets)
+    x, y = (*main, "", "")[:2]
+    facets, pooled = _few(runs, [name for name in varying if name not in main])
     panels = runs.select(facets).unique(maintain_order=True).rows() if facets else [()]
-    rows = [*facets, y_name] if y_name else list(facets)
     return Layout(
-        x=_axis(runs, x_name, rows, tied, even=x_name not in finer) if x_name else NO_AXIS,
-        y=_axis(runs, y_name, facets, tied, even=y_name not in finer) if y_name else NO_AXIS,
-        facets=tuple(facets),
-        panels=tuple(panels),
-        pooled=tuple(pooled),
-        finer=tuple(finer),
+        x=_axis(runs, x, [*facets, *filter(None, [y])], tied, even=x not in finer),
+        y=_axis(runs, y, facets, tied, even=y not in finer),
+        facets=tuple(facets), panels=tuple(panels), pooled=tuple(pooled), finer=tuple(finer),
         tied=tied,
-    )
+    )  # fmt: skip
 
 
 def is_learning_rate(name: str) -> bool:
-    """Whether a parameter is a learning rate, by its name."""
+    """Return whether a parameter is a learning rate, by its name."""
     last = name.rpartition(".")[2]
     return last in ("lr", "learning_rate", "step_size") or last.startswith("lr_")
 
@@ -148,15 +142,17 @@ def _is_number(runs: pl.DataFrame, name: str) -> bool:
     return runs.schema[name].is_numeric() and not runs[name].null_count()
 
 
-def _rank(runs: pl.DataFrame, name: str) -> tuple[Any, ...]:
-    values = runs[name].n_unique()
-    return (values >= 3, is_learning_rate(name), name == "init_scale", values)
-
-
 def _tied(runs: pl.DataFrame, names: Sequence[str]) -> dict[str, str]:
-    """Parameters that another one tells: as many values, always the same pairs.
+    """Return parameters that another one determines, and that one.
 
-    A number of two values that follows another number is tied too: it only accompanies it.
+    Their values correspond one to one, or two values of a number follow from another number.
+
+    Args:
+        runs: the table of runs.
+        names: the varying parameters.
+
+    Returns:
+        The determining parameter by the name of the tied one.
     """
     tied: dict[str, str] = {}
     for name in sorted(names, key=lambda n: (not _is_number(runs, n), is_learning_rate(n))):
@@ -166,54 +162,49 @@ def _tied(runs: pl.DataFrame, names: Sequence[str]) -> dict[str, str]:
             mine, its = runs[name].n_unique(), runs[other].n_unique()
             follows = runs.select(name, other).unique().height == its
             accompanies = mine == 2 < its and _is_number(runs, name) and _is_number(runs, other)
-            bigger_tells = mine == its and not (_is_number(runs, name) and mine > 2)
-            if follows and (bigger_tells or accompanies):
+            larger_determines = mine == its and not (_is_number(runs, name) and mine > 2)
+            if follows and (larger_determines or accompanies):
                 tied[name] = other
                 break
     return tied
 
 
 def _few(runs: pl.DataFrame, facets: list[str]) -> tuple[list[str], list[str]]:
-    """Facets with at most MOST_PANELS combinations; the least telling are pooled."""
-    kept, pooled = list(facets), list[str]()
-    while kept and runs.select(kept).n_unique() > MOST_PANELS:
-        least = min(kept, key=lambda name: (information(runs, name), name))
-        kept.remove(least)
-        pooled.append(least)
-    return kept, pooled
+    """Return facets with at most MAX_PANELS combinations, and the pooled parameters."""
+    facets, pooled = list(facets), list[str]()
+    while facets and runs.select(facets).n_unique() > MAX_PANELS:
+        pooled.append(min(facets, key=lambda name: (information(runs, name), name)))
+        facets.remove(pooled[-1])
+    return facets, pooled
 
 
 def information(runs: pl.DataFrame, name: str) -> float:
-    """How much a parameter tells of the outcome: their mutual information, in bits."""
+    """Return the mutual information of a parameter and the outcome, in bits."""
     counts = runs.group_by(name, "outcome").len()
     table = counts.pivot(on="outcome", index=name, values="len").fill_null(0).drop(name)
     joint = table.to_numpy().astype(np.float64)
     joint /= joint.sum()
     apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    told = joint > 0
-    return float((joint[told] * np.log2(joint[told] / apart[told])).sum())
+    positive = joint > 0
+    return float((joint[positive] * np.log2(joint[positive] / apart[positive])).sum())
 
 
 def _axis(
-    runs: pl.DataFrame,
-    name: str,
-    rows: Sequence[str],
-    tied: Mapping[str, str],
-    *,
-    even: bool,
+    runs: pl.DataFrame, name: str, rows: Sequence[str], tied: Mapping[str, str], *, even: bool
 ) -> ReportAxis:
+    if not name:
+        return ReportAxis(name="", values=("",), scale="ordinal", labels=("",))
     values = runs[name].unique(maintain_order=True).to_list()
     scale: AxisScale = "ordinal"
     if _is_number(runs, name):
         values.sort()
         scale = _scale(runs, name, values, rows, EVEN if even else 0.0)
     labels = [exact(value) for value in values]
-    for other in [other for other, standing in tied.items() if standing == name]:
+    for other in [other for other, by in tied.items() if by == name and len(values) < 5]:
         pairs = dict(runs.select(name, other).unique().rows())
         short = other.rpartition(".")[2]
-        told = [f"{short} {exact(pairs[value])}" for value in values]
-        if len(values) < 5:  # beside more of them there is no room for a second value
-            labels = [f"{label}, {more}" for label, more in zip(labels, told, strict=True)]
+        for i, value in enumerate(values):
+            labels[i] += f", {short} {exact(pairs[value])}"
     return ReportAxis(name=name, values=tuple(values), scale=scale, labels=tuple(labels))
 
 

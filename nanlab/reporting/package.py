@@ -1,4 +1,4 @@
-"""Results -> datapackage.json, CITATION.cff: what the tables mean, and how they are cited."""
+"""Results -> datapackage.json and CITATION.cff: the schema of the tables, and their citation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nanlab.results.schema import TABLES
 
 KEYS = {"runs": {"primaryKey": ["run_id"]}, "blames": {"primaryKey": ["blame_id"]}}
 AUTHORS = "The authors of this study"
-"""Stands in CITATION.cff until a person puts names in its place."""
+"""Placeholder in CITATION.cff until the user enters names."""
 
 
 def data_package(results: Results) -> dict[str, Any]:
-    """The tables as a Frictionless data package: every column with type, unit and meaning."""
+    """Return a Frictionless data package: every column with type, unit and meaning."""
     resources: list[dict[str, Any]] = []
     frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
     for name, (said, _) in TABLES.items():
@@ -30,24 +30,24 @@ def data_package(results: Results) -> dict[str, Any]:
                     frames[name] = pl.read_parquet(path.with_suffix(".parquet"))
                 resources.append(_resource(path, name, frames[name], said))
     manifest = results.manifest
-    made = {"created": manifest["finished"]} if "finished" in manifest else {}
+    created = {"created": manifest["finished"]} if "finished" in manifest else {}
     return {
         "name": results.study_id.lower().replace("_", "-"),
         "title": results.title,
         "profile": "data-package",
-        **made,
+        **created,
         "keywords": ["numerical stability", "NaN", "overflow", "neural networks"],
         "resources": resources,
     }
 
 
-def _file(path: Path, name: str, said: str) -> dict[str, Any]:
-    """A file of which a reader can check that it is this one."""
+def _file(path: Path, name: str, description: str) -> dict[str, Any]:
+    """Return the description of a file, with a hash to check it."""
     ending = path.suffix.removeprefix(".")
     return {
         "name": f"{name}-{ending}",
         "path": path.name,
-        "description": said,
+        "description": description,
         "format": ending,
         "bytes": path.stat().st_size,
         "hash": f"sha256:{file_hash(path)}",
@@ -56,28 +56,28 @@ def _file(path: Path, name: str, said: str) -> dict[str, Any]:
     }
 
 
-def _resource(path: Path, name: str, frame: pl.DataFrame, said: str) -> dict[str, Any]:
+def _resource(path: Path, name: str, frame: pl.DataFrame, description: str) -> dict[str, Any]:
     fields = [field_of(column, kind, name) for column, kind in frame.schema.items()]
-    told = _file(path, name, said)
+    resource = _file(path, name, description)
     if path.suffix == ".parquet":
-        return {**told, "columns": fields}
+        return {**resource, "columns": fields}
     return {
-        **told,
+        **resource,
         "type": "table",
         "encoding": "utf-8",
-        # In the CSV files an empty text is quoted; to Frictionless both are missing.
+        # An empty string is quoted in the CSV files; Frictionless takes it as missing too.
         "schema": {"fields": fields, "missingValues": [""], **KEYS.get(name, {})},
     }  # fmt: skip
 
 
 def citation(results: Results) -> str:
-    """CITATION.cff, version 1.2.0, for the data of this study."""
+    """Return the text of CITATION.cff, version 1.2.0, for the data of this study."""
     manifest = results.manifest
     version = manifest.get("environment", {}).get("nanlab")
     commit = manifest.get("git", {}).get("commit")
     lines = [
         "cff-version: 1.2.0",
-        "message: If you use these results, please cite them, and nanlab, which made them.",
+        "message: If you use these results, please cite them, and nanlab, which produced them.",
         "type: dataset",
         f"title: {json.dumps(results.title, ensure_ascii=False)}",
         "authors:",
@@ -102,5 +102,5 @@ def citation(results: Results) -> str:
 
 
 def may_replace_citation(path: Path) -> bool:
-    """Whether nobody has put names into CITATION.cff yet."""
+    """Return whether the user has not entered names in CITATION.cff."""
     return not path.is_file() or AUTHORS in path.read_text(encoding="utf-8")

@@ -1,19 +1,20 @@
-// Cells -> what is shown: a hover tells of a cell's runs, a click or Enter what made them fail.
+// Interactive maps: hovering shows the runs of a cell, a click or Enter why they failed.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const tip = document.getElementById("tip");
-  const said = document.getElementById("said");
+  const announced = document.getElementById("announced");
   const blame = document.getElementById("blame");
   const cells = data.cells.map(([panel, column, row, box, counts, blames, fault, example, ids]) =>
     ({ panel, column, row, box, counts, blames, fault, example, ids }));
+  const maps = document.querySelectorAll("svg.map");
   const current = new Map();
   let before = null;
 
   const element = (name, text) => {
-    const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
-    return made;
+    const created = document.createElement(name);
+    if (text !== undefined) created.textContent = text;
+    return created;
   };
   const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
   const runsOf = (cell) => cell.counts.reduce((sum, [, n]) => sum + n, 0);
@@ -31,10 +32,13 @@
     return lines.join("\n");
   };
 
-  const frame = (svg, cell) => {
-    const cursor = svg.querySelector(".cursor");
-    ["x", "y", "width", "height"].forEach((name, i) => cursor.setAttribute(name, cell ? cell.box[i] : 0));
+  const mark = (svg, kind, cell) => {
+    const rect = svg.querySelector(kind);
+    ["x", "y", "width", "height"].forEach((name, i) => rect.setAttribute(name, cell ? cell.box[i] : 0));
   };
+  const frame = (svg, cell) => mark(svg, ".cursor", cell);
+  const select = (cell) => maps.forEach((svg) =>
+    mark(svg, ".selected", cell && cell.panel === +svg.dataset.panel ? cell : null));
   const showTip = (cell, x, y) => {
     tip.textContent = short(cell);
     tip.hidden = false;
@@ -60,19 +64,20 @@
   };
   const showBlame = (cell) => {
     before = document.activeElement;
+    select(cell);
     blame.replaceChildren();
     const close = element("button", "Close");
     close.className = "close";
     close.onclick = hideBlame;
     blame.append(element("h3", where(cell) || "all runs"), close);
     blame.append(element("p", `${plural(runsOf(cell), "run")}: ${ended(cell)}.`));
-    if (!cell.blames.length) blame.append(element("p", "None of them failed, so there is nothing to blame."));
+    if (!cell.blames.length) blame.append(element("p", "None of them failed."));
     for (const [i, n] of cell.blames) {
-      const told = data.blames[i], list = element("ul");
-      list.append(element("li", `first inf or NaN: ${told.origin}`));
-      list.append(element("li", `first NaN: ${told.culprit}`));
-      if (told.witness) list.append(element("li", `the independent witness: ${told.witness}`));
-      const head = element("p", `Blame ${told.id}, ${plural(n, "run")} here and ${told.runs.toLocaleString("en")} in the study:`);
+      const site = data.blames[i], list = element("ul");
+      list.append(element("li", `first inf or NaN: ${site.origin}`));
+      list.append(element("li", `first NaN: ${site.culprit}`));
+      if (site.witness) list.append(element("li", `witness (JAX debug checks): ${site.witness}`));
+      const head = element("p", `Blame ${site.id}, ${plural(n, "run")} here and ${site.runs.toLocaleString("en")} in the study:`);
       blame.append(head, list);
     }
     const runs = cell.ids ? idsOf(cell) : [[cell.example, ""]];
@@ -90,6 +95,7 @@
     if (over > 0) scrollBy(0, over);
   };
   const hideBlame = () => {
+    select(null);
     blame.hidden = true;
     if (before) before.focus({ preventScroll: true });
   };
@@ -97,7 +103,7 @@
   const go = (svg, cell) => {
     current.set(svg, cell);
     frame(svg, cell);
-    said.textContent = short(cell);
+    announced.textContent = short(cell);
     const box = svg.querySelector(".cursor").getBoundingClientRect();
     showTip(cell, box.right, box.bottom);
   };
@@ -114,7 +120,7 @@
     const best = others.reduce((b, c) => away(c) < away(b) ? c : b, others[0] ?? cell);
     return away(best) === Infinity ? cell : best;
   };
-  document.querySelectorAll("svg.map").forEach((svg) => {
+  maps.forEach((svg) => {
     svg.addEventListener("pointermove", (event) => {
       const cell = at(svg, event);
       frame(svg, cell);

@@ -1,56 +1,39 @@
-"""Analysis -> report.md: the report as text, with the figures where they were drawn."""
+"""Analysis -> report.md: the report as Markdown, with its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.answer import answer_of
-from nanlab.reporting.captions import HEADINGS, caption, figures_of, made_of
-from nanlab.reporting.methods import GLOSSARY, checklist, methods_paragraph
-from nanlab.reporting.page import missing_sentence
+from nanlab.reporting.captions import HEADINGS, caption, figures_of, study_line
+from nanlab.reporting.methods import DEFINITIONS, checklist, methods_paragraph
+from nanlab.reporting.page import notes_of, outcome_rows
 from nanlab.reporting.sheets import markdown, sheets_of
-from nanlab.reporting.words import percent
-
-BELOW = {"outcomes": "outcomes", "critical": "critical", "causes": "causes"}
-"""Figure -> the table that stands below it."""
-LAST = {
-    "instructive": HEADINGS["instructive"],
-    "blames": "The most frequent blames",
-    "parameters": "What was run",
-}
 
 
-def text(analysis: Analysis, *, figures: Sequence[str]) -> str:
-    """The report as Markdown; `figures` are the names of those that were drawn."""
-    results, sheets = analysis.results, {sheet.name: sheet for sheet in sheets_of(analysis)}
-    lines = [f"# {results.title}", "", made_of(analysis)]
-    lines += [f"\n> {note}" for note in results.notes]
-    if results.missing:
-        lines += ["", f"> {missing_sentence(analysis)}"]
-    lines += ["", *answer_of(analysis)]
-    for name in figures_of(analysis):
-        lines += ["", f"## {HEADINGS[name]}", ""]
-        if name in figures:
-            lines += [f"![{HEADINGS[name]}](figures/{name}-2col.svg)", "", caption(analysis, name)]
+def report_text(analysis: Analysis) -> str:
+    """Return the report as Markdown."""
+    sheets, answer = sheets_of(analysis), answer_of(analysis)
+    blocks = [f"# {analysis.results.title}", study_line(analysis)]
+    blocks += [f"> {note}" for note in notes_of(analysis)]
+    blocks += [answer.sentence, _items(answer.numbers)]
+    figures = figures_of(analysis)
+    for name in figures:
+        figure = f"![{HEADINGS[name]}](figures/{name}-2col.svg)"
+        blocks += [f"## {HEADINGS[name]}", figure, caption(analysis, name)]
         if name == "outcomes":
-            lines += ["", *_ended(analysis)]
-        if name in BELOW and BELOW[name] in sheets:
-            lines += ["", markdown(sheets[BELOW[name]]).rstrip()]
-    for name, title in LAST.items():
+            blocks.append(_items((o, f"{runs}: {m}") for o, runs, m in outcome_rows(analysis)))
         if name in sheets:
-            lines += ["", f"## {title}", "", markdown(sheets[name]).rstrip()]
-    lines += ["", "## Methods", "", methods_paragraph(analysis), "", "## What reviewers ask", ""]
-    lines += [f"- **{question}** {answer}" for question, answer in checklist(analysis)]
-    lines += ["", "## The words", ""]
-    lines += [f"- **{word}**: {meaning}." for word, meaning in GLOSSARY.items()]
-    return "\n".join(lines) + "\n"
+            blocks.append(markdown(sheets[name]).rstrip())
+    for name in ("instructive", "blames", "parameters"):
+        if name in sheets:
+            blocks += [f"## {HEADINGS[name]}", markdown(sheets[name]).rstrip()]
+    blocks += ["## Methods", methods_paragraph(analysis)]
+    blocks += ["## Reproducibility checklist", _items(checklist(analysis))]
+    blocks += ["## Definitions", _items((w, f"{m}.") for w, m in DEFINITIONS.items())]
+    return "\n\n".join(blocks) + "\n"
 
 
-def _ended(analysis: Analysis) -> list[str]:
-    total = analysis.runs.height
-    return [
-        f"- **{outcome}** {n:,} ({percent(n, total)}): {Outcome(outcome).meaning}"
-        for outcome, n in analysis.outcomes().items()
-    ]
+def _items(pairs: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"- **{name}**: {text}" for name, text in pairs)

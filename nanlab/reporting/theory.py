@@ -1,6 +1,6 @@
-"""A study's parameters -> what theory predicts: boundaries on its maps, steps and layers of faults.
+"""Parameters -> what theory predicts: stability boundaries, fault steps, layers of overflow.
 
-Each rule says nothing where its premises do not hold.
+A rule returns None where its premises do not hold.
 """
 
 from __future__ import annotations
@@ -12,35 +12,32 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from scipy.optimize import brentq
 
 Fixed = Mapping[str, Any]
-"""The parameters of a run, but for the one that is asked for."""
+"""The parameters of a run; the predicted one is ignored."""
 
 LARGEST = {
-    "float64": 1.7976931348623157e308,
-    "float32": 3.4028234663852886e38,
-    "bfloat16": 3.3895313892515355e38,
-    "float16": 65504.0,
-}
+    "float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38,
+    "bfloat16": 3.3895313892515355e38, "float16": 65504.0,
+}  # fmt: skip
 
 GAIN_SQUARED = {
-    "lecun_normal": 1.0,
-    "lecun_uniform": 1.0,
-    "he_normal": 2.0,
-    "he_uniform": 2.0,
+    "lecun_normal": 1.0, "lecun_uniform": 1.0, "he_normal": 2.0, "he_uniform": 2.0,
     "normal_fan_in": 1.0,
-}
+}  # fmt: skip
 """Initializer -> the variance of its weights times fan_in."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A value that theory gives.
+    """A value that theory predicts.
 
     Attributes:
-        value: of the parameter that was asked for.
-        label: what it is, in a few words.
-        source: who found it.
+        value: the predicted value.
+        label: what happens there, in a few words.
+        source: author and year.
     """
 
     value: float
@@ -49,20 +46,20 @@ class Prediction:
 
 
 def predicted(name: str, fixed: Fixed) -> Prediction | None:
-    """The critical value of parameter `name` where theory has one, all else as in `fixed`."""
-    for rule in _RULES:
-        found = rule(name, fixed)
-        if found is not None:
-            return found
-    return None
+    """Return the critical value of parameter `name`, everything else as in `fixed`, or None."""
+    return next(filter(None, (rule(name, fixed) for rule in _RULES)), None)
+
+
+def _has(fixed: Fixed, **premises: Any) -> bool:
+    """Return whether parameters have these values, or are not used by the run."""
+    return all(fixed.get(name, value) == value for name, value in premises.items())
 
 
 def _largest_stable_rate(name: str, fixed: Fixed) -> Prediction | None:
-    """2 / curvature for gradient descent, and its like with momentum."""
+    """Return 2 / curvature for gradient descent, and its counterparts with momentum."""
     if fixed.get("problem") != "quadratic" or name not in ("lr", "curvature"):
         return None
-    plain = {"schedule": "constant", "clip": "none", "apply_if_finite": 0, "weight_decay": 0.0}
-    if any(fixed.get(key, value) != value for key, value in plain.items()):
+    if not _has(fixed, schedule="constant", clip="none", apply_if_finite=0, weight_decay=0.0):
         return None
     b = float(fixed.get("momentum") or 0.0)
     products: dict[Any, tuple[float, str, str]] = {
@@ -79,33 +76,29 @@ def _largest_stable_rate(name: str, fixed: Fixed) -> Prediction | None:
 
 
 def _relu_gain(fixed: Fixed) -> float | None:
-    """By how much an activation grows in a layer at initialization, for init_scale 1."""
-    plain = {"norm": "none", "residual": False, "dropout": 0.0}
-    if fixed.get("model") != "mlp" or fixed.get("activation") != "relu":
-        return None
-    if any(fixed.get(key, value) != value for key, value in plain.items()):
-        return None
+    """Return the growth of activations per layer at initialization, for init_scale 1."""
     squared = GAIN_SQUARED.get(str(fixed.get("initializer")))
-    return None if squared is None else math.sqrt(squared / 2.0)
+    if (fixed.get("model"), fixed.get("activation")) != ("mlp", "relu") or squared is None:
+        return None
+    return (
+        math.sqrt(squared / 2.0) if _has(fixed, norm="none", residual=False, dropout=0.0) else None
+    )
 
 
 def overflow_layer(fixed: Fixed) -> Prediction | None:
-    """Near which layer a deep ReLU network at initialization overflows first, counted from 0."""
+    """Return the layer, counted from 0, near which a ReLU network overflows at initialization."""
     unit, largest = _relu_gain(fixed), LARGEST.get(str(fixed.get("precision")))
     if unit is None or largest is None:
         return None
     gain = unit * float(fixed.get("init_scale") or 0.0)
     if gain <= 1.0:
         return None
-    return Prediction(
-        math.log(largest) / math.log(gain),
-        "first overflow near layer ln(largest number)/ln(gain)",
-        "He et al. 2015",
-    )
+    label = "first overflow near layer ln(largest number)/ln(gain)"
+    return Prediction(math.log(largest) / math.log(gain), label, "He et al. 2015")
 
 
 def _relu_overflow(name: str, fixed: Fixed) -> Prediction | None:
-    """The weights, or the depth, at which a deep ReLU network overflows at initialization."""
+    """Return the weights, or the depth, at which a ReLU network overflows at initialization."""
     label, source = "a ReLU network overflows at initialization", "He et al. 2015"
     if name == "depth":
         layer = overflow_layer(fixed)
@@ -117,62 +110,63 @@ def _relu_overflow(name: str, fixed: Fixed) -> Prediction | None:
 
 
 DEEP = 8
-"""From so many layers on a mean-field line is drawn."""
+"""Number of layers from which mean-field theory is applied."""
 
 
 def _critical_weights(name: str, fixed: Fixed) -> Prediction | None:
-    """Weights at which gradients of a deep tanh network neither vanish nor explode."""
-    if name != "init_scale" or fixed.get("model") != "mlp" or int(fixed.get("depth") or 0) < DEEP:
+    """Return the weights at which gradients of a tanh network neither vanish nor explode."""
+    if name != "init_scale" or int(fixed.get("depth") or 0) < DEEP:
         return None
-    if fixed.get("activation") != "tanh" or fixed.get("norm", "none") != "none":
+    if (fixed.get("model"), fixed.get("activation")) != ("mlp", "tanh"):
         return None
     squared = GAIN_SQUARED.get(str(fixed.get("initializer")))
-    if squared is None or fixed.get("residual"):
-        return None
     drawn = {"zeros": 0.0, "normal": 1.0}.get(str(fixed.get("bias_initializer", "zeros")))
-    if drawn is None:
+    if squared is None or drawn is None or not _has(fixed, norm="none", residual=False):
         return None
-    variance = drawn * float(fixed.get("bias_scale") or 0.0) ** 2
-    critical = critical_variance(variance)
+    critical = critical_variance(drawn * float(fixed.get("bias_scale") or 0.0) ** 2)
     return Prediction(
-        math.sqrt(critical / squared),
-        "gradients neither vanish nor explode with depth",
+        math.sqrt(critical / squared), "gradients neither vanish nor explode with depth",
         "Poole et al. 2016; Schoenholz et al. 2017",
-    )
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
 def critical_variance(bias_variance: float) -> float:
-    """The weight variance (times fan_in) at which the mean-field slope of tanh is 1.
+    """Return the weight variance (times fan_in) at which the mean-field slope of tanh is 1.
 
-    On the critical line w = 1 / E[phi'(sqrt(q) z)^2] and q = w E[phi(sqrt(q) z)^2] + b, z normal:
-    so q - E[phi^2] / E[phi'^2] = b, which grows with q, is solved for q by bisection.
+    On the critical line w = 1 / E[phi'(sqrt(q) z)^2] and q = w E[phi(sqrt(q) z)^2] + b with z
+    normal, so q - E[phi^2] / E[phi'^2] = b. The left side grows with q.
+
+    Args:
+        bias_variance: b.
+
+    Returns:
+        w.
     """
     if bias_variance <= 0:
         return 1.0
-    low, high = 0.0, 1.0
-    while _bias_variance(high) < bias_variance:
+
+    def excess(q: float) -> float:
+        square, slope = _moments(q)
+        return q - square / slope - bias_variance
+
+    # w is 1 or more and E[phi^2] is positive, so that excess(b) < 0.
+    high = 2 * bias_variance
+    while excess(high) < 0:
         high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _bias_variance(middle) < bias_variance else (low, middle)
-    return 1.0 / _moments((low + high) / 2)[1]
-
-
-def _bias_variance(q: float) -> float:
-    square, slope = _moments(q)
-    return q - square / slope
+    root: Any = brentq(excess, bias_variance, high, xtol=1e-15)
+    return 1.0 / _moments(float(root))[1]
 
 
 def _moments(q: float) -> tuple[float, float]:
-    """E[tanh(sqrt(q) z)^2] and E[tanh'(sqrt(q) z)^2] for normal z."""
+    """Return E[tanh(sqrt(q) z)^2] and E[tanh'(sqrt(q) z)^2] for normal z."""
     nodes, weights = _hermite()
-    told = np.tanh(math.sqrt(q) * nodes)
-    return float(weights @ told**2), float(weights @ (1.0 - told**2) ** 2)
+    squares = np.tanh(math.sqrt(q) * nodes) ** 2
+    return float(weights @ squares), float(weights @ (1.0 - squares) ** 2)
 
 
 @lru_cache(maxsize=1)
-def _hermite() -> tuple[np.ndarray, np.ndarray]:
+def _hermite() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
     return nodes, weights / weights.sum()
 
@@ -185,10 +179,8 @@ _RULES: tuple[Callable[[str, Fixed], Prediction | None], ...] = (
 
 
 def predicted_fault_step(fixed: Fixed) -> float | None:
-    """When gradient descent on curvature * x^2 / 2 first overflows: the loss, at this step.
-
-    |x| grows by |1 - lr * curvature| a step, and the loss overflows at sqrt(2 * largest).
-    """
+    """Return the step in which the loss curvature * x^2 / 2 overflows under gradient descent."""
+    # |x| grows by |1 - lr * curvature| per step, and the loss overflows at sqrt(2 * largest).
     if fixed.get("problem") != "quadratic" or fixed.get("optimizer") != "sgd":
         return None
     largest = LARGEST.get(str(fixed.get("precision")))

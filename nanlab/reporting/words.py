@@ -1,4 +1,4 @@
-"""Numbers and names -> what is printed: one way to write each, in text, tables and pictures."""
+"""Numbers and names as text, and colors: one way for each in pages, tables and figures."""
 
 from __future__ import annotations
 
@@ -7,45 +7,33 @@ from collections.abc import Sequence
 from typing import Any
 
 COLORS = {
-    "trained": "#56b4e9",
-    "stalled": "#dcdcdc",
-    "diverged": "#f0c000",
-    "recovered": "#009e73",
-    "inf": "#cc79a7",
-    "nan": "#8c1c13",
-    "crashed": "#000000",
-}
-"""Told apart by people with any color blindness, and most of them in gray (a test holds that)."""
+    "trained": "#56b4e9", "stalled": "#dcdcdc", "diverged": "#f0c000", "recovered": "#009e73",
+    "inf": "#cc79a7", "nan": "#8c1c13", "crashed": "#000000",
+}  # fmt: skip
+"""Distinguishable with any color blindness, and most of them in gray (tested)."""
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c1c13")
-"""Colors of lines; all but the last two are of Okabe and Ito (2008)."""
+"""Colors of lines; all but the last two are from Okabe and Ito (2008)."""
 
 PHASE_COLORS = {
-    "init": "#999999",
-    "data": "#e69f00",
-    "forward": "#0072b2",
-    "backward": "#d55e00",
-    "update": "#009e73",
-    "": "#cccccc",
-}
+    "init": "#999999", "data": "#e69f00", "forward": "#0072b2", "backward": "#d55e00",
+    "update": "#009e73", "": "#cccccc",
+}  # fmt: skip
 
 NICE_NAMES = {
-    "lr": "learning rate",
-    "init_scale": "initial weights' scale",
-    "bias_scale": "initial biases' scale",
-    "input_scale": "inputs' scale",
-    "batch_size": "batch size",
-}
+    "lr": "learning rate", "init_scale": "initial weights' scale", "batch_size": "batch size",
+    "bias_scale": "initial biases' scale", "input_scale": "inputs' scale",
+}  # fmt: skip
 
 
 def name_of(parameter: str) -> str:
-    """A parameter's name as an axis has it: in words, then the column's name."""
+    """Return a parameter's name for an axis: in words, then the column's name."""
     nice = NICE_NAMES.get(parameter)
     return f"{nice} ({parameter})" if nice else parameter
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """`0.00316`, `1,200`, `1e38`: a number to so many significant digits."""
+    """Return a number with `digits` significant digits: `0.00316`, `1,200`, `1e38`."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -65,7 +53,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def exact(value: Any) -> str:
-    """A parameter's value as a grid file would have it, short where that loses nothing."""
+    """Return a parameter's value as in a grid file, shortened where nothing is lost."""
     if isinstance(value, float):
         short = f"{value:.6g}"
         return number(value, 6) if float(short) == value else number(value, 4)
@@ -73,7 +61,7 @@ def exact(value: Any) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """`26 %`; never 0 % of something, nor 100 % of less than all."""
+    """Return `26 %`; 0 % only of nothing and 100 % only of all."""
     if not whole:
         return "0 %"
     share = 100 * part / whole
@@ -85,19 +73,25 @@ def percent(part: int, whole: int) -> str:
 
 
 def count(n: int, word: str) -> str:
-    """`1 run`, `1,200 runs`."""
+    """Return `1 run` or `1,200 runs`."""
     return f"{n:,} {word if n == 1 else word + 's'}"
 
 
 def listed(items: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return `a`, `a and b` or `a, b and c`."""
     if len(items) < 2:
         return "".join(items)
     return ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def setting(parameter: str, value: Any) -> str:
-    """`relu` for a choice's name, `depth = 3` for what a value alone would not tell."""
+    """Return `relu` for a named choice, `depth = 3` for other values."""
     if isinstance(value, str) and value not in ("none", "same", "default", "full"):
         return value
     return f"{parameter.rpartition('.')[2]} = {exact(value)}"
+
+
+def settings_label(parameters: Sequence[str], values: Sequence[Any]) -> str:
+    """Return `relu, depth = 3`, without the parameters that have no value."""
+    pairs = zip(parameters, values, strict=True)
+    return ", ".join(setting(name, value) for name, value in pairs if value is not None)
