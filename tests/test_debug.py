@@ -55,7 +55,7 @@ def test_the_first_faulty_call_is_told_and_the_script_stops_there(run):
     assert "log, domain" in output
     assert "script.py:9" in output
     assert "return jnp.mean(jnp.log(w * x))" in output
-    assert "donation is off for step" in errors
+    assert not errors
 
 
 def test_a_script_whose_numbers_are_finite_runs_to_its_end(run):
@@ -67,8 +67,8 @@ def test_a_script_whose_numbers_are_finite_runs_to_its_end(run):
 
 def test_a_script_without_a_jitted_call_is_told_that_nothing_was_watched(run):
     status, _, errors = run("print('hello')")
-    assert status == 0
-    assert "no jitted function" in errors
+    assert status == debug.UNWATCHED
+    assert "computed nothing with JAX, so nothing was watched" in errors
 
 
 def test_an_inf_that_is_handed_on_is_meant(run):
@@ -143,7 +143,7 @@ def test_ctrl_c_is_answered_with_what_was_seen_until_then(run):
         raise KeyboardInterrupt
     """)
     assert status == debug.INTERRUPTED
-    assert "stopped; all was finite in 1 call of jitted functions until then" in errors
+    assert "all was finite in 1 call of jitted functions until it was stopped" in errors
 
 
 def test_the_scripts_own_error_is_its_own(run):

@@ -11,17 +11,25 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax._src import pjit as _pjit
+from jax._src.core import trace_state_clean  # pyright: ignore[reportUnknownVariableType]
 
 # Private: the public convert_element_type makes weak types of the default width only.
 from jax._src.lax.lax import (
     _convert_element_type,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
 )
+from jax._src.lib import (
+    _jax,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+)
 from jax.core import Tracer
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 Aval = Any
 JaxValue = Any
 Device: TypeAlias = Any  # jax.Device is a variable to a type checker
+
+DISPATCH: Any = _pjit
+"""JAX's module that runs programs: `nanlab.backend.dispatch` hooks three of its functions."""
 
 
 def weak(x: Array, dtype: Any) -> Array:
@@ -47,6 +55,16 @@ def is_key(array: Any) -> bool:
 def holds_tracer(tree: Any) -> bool:
     """Whether something is being traced: a leaf of the tree stands for an array."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def is_traced(leaves: Sequence[Any]) -> bool:
+    """Return whether a call of these leaves is traced or transformed, not computed."""
+    return not trace_state_clean() or any(isinstance(leaf, Tracer) for leaf in leaves)
+
+
+def clear_fast_paths() -> None:
+    """Make every jitted function go through Python in its next call; nothing is retraced."""
+    _jax.PjitFunctionCache.clear_all()
 
 
 PUBLIC_PRIMITIVES = "from jax.extend.core import primitives"
@@ -246,6 +264,17 @@ def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Jaxpr, Sequenc
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     return (*split_constants(closed), shapes)
+
+
+def trace_closed(closed: Any, arguments: Sequence[Any]) -> tuple[Any, list[Any], Sequence[str]]:
+    """Trace a closed jaxpr again: (traced, its arguments as arrays, their names)."""
+    avals: list[Aval] = closed.in_avals
+    arrays = [
+        x if isinstance(x, Array) else jnp.asarray(x, aval.dtype)
+        for x, aval in zip(arguments, avals, strict=True)
+    ]
+    info = getattr(closed, "jaxpr", closed).debug_info
+    return jax.jit(jaxpr_as_fun(closed)).trace(*arrays), arrays, info.arg_names or ()
 
 
 def constant_outputs(function: Callable[..., Any], *arguments: Any) -> list[bool]:

@@ -69,6 +69,12 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         return _Pinpointing(call_of(function, args, kwargs)).verdict()
 
 
+def pinpoint_call(call: Call) -> Verdict:
+    """Return the verdict of a call that has been traced."""
+    with _plain_mode():
+        return _Pinpointing(call).verdict()
+
+
 @contextmanager
 def _plain_mode() -> Generator[None]:
     """JAX's own checks off: they would stop the call that is to be looked at."""

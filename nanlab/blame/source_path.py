@@ -61,7 +61,10 @@ def is_nanlab(file: str) -> bool:
 
 def _is_own_plumbing(path: Path) -> bool:
     """Whether it is a file of ours that runs other people's functions."""
-    return path == _OWN / "backend" / "jaxpr.py" or path.is_relative_to(_OWN / "blame")
+    return path.is_relative_to(_OWN / "blame") or path in (
+        _OWN / "backend" / "jaxpr.py",
+        _OWN / "backend" / "dispatch.py",
+    )
 
 
 @cache
