@@ -54,7 +54,7 @@ class Fault:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict's dictionary, and which computation it is about."""
-        verdict = {"fault": True} if self.verdict is None else self.verdict.to_dict()
+        verdict: dict[str, Any] = {} if self.verdict is None else self.verdict.to_dict()
         about = {"function": self.name, "kind": self.kind, "call": self.call, "place": self.place}
         notes = [*verdict.get("notes", ()), *self.notes]
         return {**verdict, "fault": True, "notes": notes, **about}
