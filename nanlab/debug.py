@@ -204,21 +204,19 @@ class _Session:
             return status
         if self.options.json != "-":
             self._show(fault)
-        if is_caught and fault.kind != "operation":
+        if is_caught and fault.call:
             self._say("the script caught the exception; nothing was watched after this fault.")
         return status
 
     def _show(self, fault: Any) -> None:
         from nanlab.blame.explain.text import show
 
-        console = Console(file=self._out, highlight=False, soft_wrap=True)
-        console.print(fault.headline, markup=False)
-        for note in fault.notes:
-            console.print(f"Note: {note}", markup=False)
-        if fault.verdict is None:
-            console.print(fault.without_verdict, markup=False)
-        else:
-            show(fault.verdict, Console(file=self._out, highlight=False))
+        stream = self._err if self._out.closed else self._out
+        lines = [fault.headline, *(f"Note: {note}" for note in fault.notes)]
+        lines += [fault.without_verdict] if fault.verdict is None else []
+        print(*lines, sep="\n", file=stream)
+        if fault.verdict is not None:
+            show(fault.verdict, Console(file=stream, highlight=False))
 
     def _summary(self) -> str:
         watch = self.watch
@@ -252,10 +250,11 @@ class _Session:
 
 
 def _counted(calls: int, operations: int) -> str:
-    parts = [f"{calls} call{'s' * (calls != 1)} of jitted functions"] if calls else []
+    said = f"{calls} call{'s' * (calls != 1)} of jitted functions" if calls else ""
     if operations:
-        parts.append(f"{operations} operation{'s' * (operations != 1)} outside of them")
-    return " and ".join(parts)
+        count = f"{operations} operation{'s' * (operations != 1)}"
+        said = f"{said} and {count} outside of them" if calls else f"{count}, all outside of calls"
+    return said
 
 
 if __name__ == "__main__":

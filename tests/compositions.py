@@ -379,7 +379,7 @@ def loops():
         chosen,
         switched,
         jax.lax.map(cube, w),
-        jax.lax.fori_loop(0, 3, lambda i, c: cube(c) * 0.1, jnp.asarray(x)),
+        jax.lax.fori_loop(0, 3, lambda i, c: c * cube(c) * 0.1, jnp.asarray(x)),
     )
 
 
@@ -481,7 +481,7 @@ COMPOSITIONS = {
     "value_and_grad with aux": lambda: jax.jit(
         jax.value_and_grad(lambda x: (cube(x), {"aux": x}), has_aux=True))(x),
     "vmap of jit": lambda: jax.vmap(cube)(w),
-    "jit of vmap of jit": lambda: jax.jit(jax.vmap(loss, in_axes=(None, 0)))(w, x * jnp.ones((2, 4))),
+    "jit of vmap of jit": lambda: jax.jit(jax.vmap(loss, in_axes=(None, 0)))(w, np.stack([x, x])),
     "jit of hessian": lambda: jax.jit(jax.hessian(cube))(x),
     "jit of jacfwd": lambda: jax.jit(jax.jacfwd(cube))(x),
     "jit of jacrev": lambda: jax.jit(jax.jacrev(cube))(x),
@@ -517,7 +517,8 @@ COMPOSITIONS = {
     "eqx.filter_jit": eqx_training,
     "eqx.filter_jit donating": lambda: eqx_training("all"),
     "eqx.filter_jit of grad": lambda: eqx.filter_jit(eqx.filter_grad(cube))(jnp.asarray(x)),
-    "eqx.error_if": lambda: eqx.filter_jit(lambda x: eqx.error_if(x, x[0] > 9, "large"))(jnp.asarray(x)),
+    "eqx.error_if": lambda: eqx.filter_jit(
+        lambda x: eqx.error_if(x, x[0] > 9, "large"))(jnp.asarray(x)),
     "eqx.error_if raised": lambda: eqx.filter_jit(
         lambda x: eqx.error_if(x, x[0] < 9, "small"))(jnp.asarray(x)),
     "linen with a donated TrainState": linen_training,
@@ -534,7 +535,8 @@ COMPOSITIONS = {
     "donated by name": donated_tree,
     "used after donation": used_after_donation,
     "donation that cannot be used": donation_warnings,
-    "donated twice": lambda: (lambda a: jax.jit(lambda a, b: a + b, donate_argnums=(0, 1))(a, a))(jnp.ones(3)),
+    "donated twice": lambda: (
+        lambda a: jax.jit(lambda a, b: a + b, donate_argnums=(0, 1))(a, a))(jnp.ones(3)),
     "traces and cache": counted_traces,
     "clear_cache": cleared,
     "equality, hash, isinstance": identity,

@@ -17,7 +17,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from nanlab.backend.jaxpr import DISPATCH, clear_fast_paths, is_traced
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from nanlab.backend.jaxpr import (
+    DISPATCH,
+    clear_fast_paths,
+    current_name_stack,
+    is_traced,
+    jaxpr_as_fun,
+)
 
 _HOOKED = ("_run_python_pjit", "_pjit_call_impl_python", "_get_fastpath_data")
 
@@ -68,3 +78,22 @@ def dispatch_hooked(
         yield
     finally:
         install(own)
+
+
+def current_scopes() -> str:
+    """Return the named scopes and transformations around what runs or is traced now."""
+    return str(current_name_stack())
+
+
+def trace_closed(
+    closed: Any, arguments: Sequence[Any], scopes: str = ""
+) -> tuple[Any, list[Any], Sequence[str]]:
+    """Trace a closed jaxpr again: (traced, its arguments as arrays, their names)."""
+    avals: list[Any] = closed.in_avals
+    arrays = [
+        x if isinstance(x, Array) else jnp.asarray(x, aval.dtype)
+        for x, aval in zip(arguments, avals, strict=True)
+    ]
+    info = getattr(closed, "jaxpr", closed).debug_info
+    run = jax.named_scope(scopes)(jaxpr_as_fun(closed)) if scopes else jaxpr_as_fun(closed)
+    return jax.jit(run).trace(*arrays), arrays, info.arg_names or ()

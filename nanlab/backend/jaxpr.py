@@ -21,8 +21,10 @@ from jax._src.lax.lax import (
 from jax._src.lib import (
     _jax,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 )
+from jax._src.source_info_util import current_name_stack as current_name_stack
 from jax.core import Tracer
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 
 Aval = Any
 JaxValue = Any
@@ -264,17 +266,6 @@ def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Jaxpr, Sequenc
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     return (*split_constants(closed), shapes)
-
-
-def trace_closed(closed: Any, arguments: Sequence[Any]) -> tuple[Any, list[Any], Sequence[str]]:
-    """Trace a closed jaxpr again: (traced, its arguments as arrays, their names)."""
-    avals: list[Aval] = closed.in_avals
-    arrays = [
-        x if isinstance(x, Array) else jnp.asarray(x, aval.dtype)
-        for x, aval in zip(arguments, avals, strict=True)
-    ]
-    info = getattr(closed, "jaxpr", closed).debug_info
-    return jax.jit(jaxpr_as_fun(closed)).trace(*arrays), arrays, info.arg_names or ()
 
 
 def constant_outputs(function: Callable[..., Any], *arguments: Any) -> list[bool]:

@@ -25,6 +25,7 @@ class BadValue:
     Attributes:
         number: its place in the order of bad values.
         name: of the operation.
+        kind: of the operation, as in `Fault`.
         place: file and line of the user's that called it.
         code: INF or NAN.
         is_made: whether it was made, and not handed in by the user.
@@ -36,6 +37,7 @@ class BadValue:
 
     number: int
     name: str
+    kind: str
     place: str
     code: int
     is_made: bool = True
@@ -85,7 +87,7 @@ def fault_of(value: BadValue) -> Fault:
         first = origin
     fault = Fault(
         name=first.name,
-        kind="operation",
+        kind=first.kind,
         call=0,
         code=first.code,
         place=first.place,
@@ -93,5 +95,5 @@ def fault_of(value: BadValue) -> Fault:
     )
     if origin is not first:
         at = f" at {origin.place}" if origin.place else ""
-        fault.notes.append(f"the inf behind it was made by the operation {origin.name}{at}")
+        fault.notes.append(f"the inf behind it was made by {origin.name}{at}")
     return fault

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
 
-from nanlab.backend import jaxpr as _jax
+from nanlab.backend.dispatch import current_scopes, trace_closed
 from nanlab.backend.finiteness import NAN
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint, pinpoint_call
 from nanlab.blame.program.call import OUTPUT, Call
-from nanlab.blame.source_path import is_installed, is_nanlab
+from nanlab.blame.site import Site
+from nanlab.blame.source_path import is_installed, is_nanlab, written
 
 # Libraries that wrap `jax.jit`: their frames lie between the user's call and JAX.
 _WRAPPERS = {"jax", "nanlab", "equinox", "flax", "jaxtyping", "beartype", "contextlib", "functools"}
@@ -85,12 +88,13 @@ class Computation:
 
     @property
     def kind(self) -> str:
-        """What to call it: "jitted function", "operation"."""
-        is_program = self.call is not None and hasattr(self.call.function, "_apply_primitive")
-        if self.is_operation or is_program:
-            return "operation"
+        """What it is, as in `Fault`."""
         if self.is_compiled:
             return "compiled function"
+        if self.call is None:
+            return "piece"
+        if self.is_operation or hasattr(self.call.function, "_apply_primitive"):
+            return "operation"
         return "pmapped function" if self._is_pmapped else "jitted function"
 
     @property
@@ -121,8 +125,33 @@ class Computation:
             if verdict is not None:
                 problem = _CHANGED
                 if verdict.fault and (code != NAN or verdict.nan_outputs):
-                    return verdict, ""
+                    return self._placed(verdict), ""
         return verdict, problem
+
+    def _placed(self, verdict: Verdict) -> Verdict:
+        """Give an operation the line of its call: its own trace may be of an earlier one."""
+        frame = _user_frame() if self.is_operation else None
+        if frame is None:
+            return verdict
+
+        def placed(site: Site | None) -> Site | None:
+            if site is None or site.file:
+                return site
+            file, code = frame.f_code.co_filename, frame.f_code
+            return replace(
+                site,
+                source=f"{written(file)}:{frame.f_lineno}",
+                file=file,
+                line=frame.f_lineno,
+                function=code.co_qualname,
+                code=linecache.getline(file, frame.f_lineno).strip(),
+            )
+
+        origin = placed(verdict.origin)
+        is_one = verdict.origin is verdict.culprit
+        return replace(
+            verdict, origin=origin, culprit=origin if is_one else placed(verdict.culprit)
+        )
 
     def _traced_again(self) -> Verdict | None:
         if self.call is None or self.is_operation or self._is_pmapped:
@@ -150,7 +179,8 @@ class Computation:
         if self.closed is None:
             return None
         arguments = [self.saved.get(id(x), x) for x in self.arguments]
-        traced, arrays, names = _jax.trace_closed(self.closed, arguments)
+        scopes = current_scopes() if self.call is None else ""
+        traced, arrays, names = trace_closed(self.closed, arguments, scopes)
         names = self._pmapped_names() or list(names)
         names += [f"args[{i}]" for i in range(len(names), len(arrays))]
         outputs = jax.tree.leaves(traced.out_info)
@@ -184,12 +214,22 @@ class Computation:
 
 
 def user_place() -> str:
-    """Return the file and line of the innermost frame that is neither a library's nor ours."""
+    """Return the user's file and line that made the computation; empty if there is none."""
+    frame = _user_frame()
+    if frame is None:
+        return ""
+    path = Path(frame.f_code.co_filename)
+    is_near = path.is_relative_to(Path.cwd())
+    return f"{path.relative_to(Path.cwd()) if is_near else path}:{frame.f_lineno}"
+
+
+def _user_frame() -> FrameType | None:
+    """Return the innermost frame that is neither a library's nor ours."""
     for frame in _frames():
         file = frame.f_code.co_filename
         if not (is_installed(file) or is_nanlab(file)):
-            return f"{file}:{frame.f_lineno}"
-    return ""
+            return frame
+    return None
 
 
 def _frames() -> Iterator[FrameType]:

@@ -17,7 +17,8 @@ class Fault:
 
     Attributes:
         name: qualified name of the function, or the operation's.
-        kind: "jitted function", "pmapped function", "compiled function" or "operation".
+        kind: "jitted function", "pmapped function" or "compiled function"; "operation" if it is
+            one of JAX's own, "piece" if it belongs to a function that is transformed eagerly.
         call: number of calls of the function so far, this one included.
         code: INF or NAN, what the outputs hold.
         place: file and line of the user's that made the call; empty if unknown.
@@ -39,6 +40,9 @@ class Fault:
         if self.kind == "operation":
             place = f" at {self.place}" if self.place else ""
             return f"The fault is in the operation {self.name}{place}, outside jitted functions."
+        if self.kind == "piece":
+            place = f" at {self.place}" if self.place else ""
+            return f"The fault is in {self.name}, transformed outside jitted functions{place}."
         return f"The fault is in call {self.call} of the {self.kind} {self.name}."
 
     def __str__(self) -> str:
@@ -80,6 +84,8 @@ def found(fault: Fault) -> Found:
 
     class FoundInTest(Found, outcomes.Failed):
         """Fails the test with the verdict as its message, without a traceback."""
+
+        __module__, __qualname__ = "builtins", "Failed"  # as pytest writes its own
 
         def __init__(self, fault: Fault) -> None:
             Found.__init__(self, fault)

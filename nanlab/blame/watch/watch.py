@@ -289,6 +289,7 @@ class Watch:
             value = BadValue(
                 number=self._numbered,
                 name=computation.qualified_name,
+                kind=computation.kind,
                 place=user_place(),
                 code=code,
                 is_made=not is_handed_in,
