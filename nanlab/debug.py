@@ -154,6 +154,8 @@ class _Session:
             return status
         if status != FAULT:
             raise error
+        if self._is_found(error.__context__):
+            error.__context__ = None  # it is reported already
         traceback.print_exception(error)
         return status
 

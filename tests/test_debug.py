@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from textwrap import dedent
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -379,7 +380,10 @@ def test_an_error_of_jax_debug_nans_is_the_scripts_and_the_verdict_comes(run):
         ("jax.lax.map(f, -jnp.ones(3))", "operation scan"),
         ("optax.sgd(f).update(jnp.ones(3), optax.sgd(f).init(jnp.ones(3)))", "operation log"),
         ("print(jnp.log(-jnp.ones(3)))", "operation log at script.py:5"),
-        ("print(jax.vmap(f)(-jnp.ones(3)))", "operation log at script.py:4"),
+        (
+            "print(jax.vmap(f)(-jnp.ones(3)))",
+            "log, transformed outside jitted functions at script.py:4",
+        ),
     ],
 )
 def test_all_that_jax_computes_is_watched(run, text, kind):
@@ -395,16 +399,29 @@ def test_all_that_jax_computes_is_watched(run, text, kind):
     assert "finite" not in errors
 
 
-def test_a_loaded_program_is_told_without_a_verdict(run):
+def test_a_program_that_was_compiled_elsewhere_is_watched_and_cannot_be_explained(run, monkeypatch):
+    compiled = jax.jit(lambda x: jax.numpy.log(x)).lower(1.0).compile()
+    monkeypatch.setitem(sys.modules, "elsewhere", SimpleNamespace(compiled=compiled))
     status, output, _ = run("""
-        import jax, jax.numpy as jnp
-        from jax.experimental.serialize_executable import deserialize_and_load, serialize
-        compiled = jax.jit(lambda x: jnp.log(x)).lower(1.0).compile()
-        deserialize_and_load(*serialize(compiled))(-1.0)
+        from elsewhere import compiled
+        compiled(-1.0)
     """)
     assert status == debug.FAULT
-    assert "There is a NaN in its output, called at script.py:5." in output
+    assert "There is a NaN in its output, called at script.py:3." in output
     assert "its program is not known" in output
+
+
+def test_a_call_that_raises_is_not_told_as_finite(run, capsys):
+    with pytest.raises(TypeError):
+        run("""
+            import jax
+            compiled = jax.jit(lambda x: x).lower(1.0).compile()
+            compiled(1.0)
+            compiled("text")
+        """)
+    assert "all was finite in 1 call of jitted functions until the script failed" in (
+        capsys.readouterr().err
+    )
 
 
 def test_an_operation_whose_nan_another_masks_is_harmless(run):
@@ -492,7 +509,8 @@ def test_under_filter_jit_arguments_and_modules_have_their_names(run, decorator)
         @{decorator}
         def step(net, batch):
             return eqx.filter_grad(lambda n: jnp.mean(jax.vmap(n)(batch["x"]) ** 2))(net)
-        step(Net(eqx.nn.Linear(3, 2, key=jax.random.key(0)), jnp.ones(())), {{"x": jnp.ones((4, 3))}})
+        net = Net(eqx.nn.Linear(3, 2, key=jax.random.key(0)), jnp.ones(()))
+        step(net, {{"x": jnp.ones((4, 3))}})
     """)
     assert status == debug.FAULT
     assert "net.log_scale" in output
@@ -537,7 +555,8 @@ def test_jax_reads_the_environment_that_the_script_sets(run_process):
     assert "all was finite in 1 call" in errors
 
 
-DIFFERS = {  # (JAX 0.10) the fast path, which the watch keeps empty, words one refusal in its own way
+# JAX 0.10's fast path, which the watch keeps empty, words one refusal in a way of its own.
+DIFFERS = {
     "used after donation": {"RuntimeError", "ValueError"},
 }
 

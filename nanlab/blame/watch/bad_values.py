@@ -28,6 +28,7 @@ class BadValue:
         kind: of the operation, as in `Fault`.
         place: file and line of the user's that called it.
         code: INF or NAN.
+        is_meant: whether it comes of a number that the user wrote; it is no fault.
         is_made: whether it was made, and not handed in by the user.
         origin: the bad value that it came from, at the very beginning; None if it is the first.
         culprit: the first bad value on its way that is a NaN; itself, if it is the first.
@@ -40,6 +41,7 @@ class BadValue:
     kind: str
     place: str
     code: int
+    is_meant: bool = False
     is_made: bool = True
     origin: BadValue | None = None
     culprit: BadValue | None = None
@@ -69,7 +71,8 @@ class BadValues:
 
     def add(self, value: BadValue, arrays: Sequence[Any]) -> None:
         """These arrays hold it."""
-        self._open[value] = None
+        if not value.is_meant:
+            self._open[value] = None
         for array in arrays:
             key = id(array)
             self._of[key] = (weakref.ref(array, lambda _, key=key: self._of.pop(key, None)), value)

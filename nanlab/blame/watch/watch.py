@@ -42,6 +42,7 @@ class Watch:
         calls: number of outermost calls of jitted, pmapped and compiled functions.
         operations: number of other computations: eager operations, and the pieces of functions
             that are transformed and not jitted.
+        masked: whether operations made an inf or a NaN, harmless ones included.
         unread: number of computations whose outputs could not be read.
         fault: the first fault.
     """
@@ -49,6 +50,7 @@ class Watch:
     def __init__(self, after: int = 0) -> None:
         self.after = after
         self.calls = self.operations = self.unread = 0
+        self.masked = False
         self.fault: Fault | None = None
         self._calls_of: Counter[str] = Counter()
         self._bad_values = BadValues()
@@ -72,11 +74,6 @@ class Watch:
         with self._lock:
             if value is not None and self.fault is None:
                 self.fault = fault_of(value)
-
-    @property
-    def masked(self) -> bool:
-        """Whether eager operations made an inf or a NaN."""
-        return self._numbered > 0
 
     @property
     def watched(self) -> bool:
@@ -166,6 +163,9 @@ class Watch:
                 # JAX's own jax_debug_nans, if the user has it on: the program sees its error.
                 if "FloatingPointError" in type(error).__name__:
                     self._judge(computation, NAN, number)
+                with self._lock:
+                    self.calls -= is_call
+                    self.operations -= not is_call
                 raise
             fault = self._check(computation, leaves(result), number)
         finally:
@@ -217,9 +217,6 @@ class Watch:
             return self._judge(computation, code, number, [*given, *results], behind)
         return self._follow(computation, code, results, behind)
 
-    def _one_code(self, leaf: Any) -> int | None:
-        return self._code([leaf])
-
     def _judge(
         self,
         computation: Computation,
@@ -229,6 +226,7 @@ class Watch:
         behind: Sequence[BadValue] = (),
     ) -> Fault | None:
         """Return the fault that a call is, if it is one; it is recorded before it is explained."""
+        behind = [value for value in behind if not value.is_meant]
         fault = Fault(
             name=computation.qualified_name,
             kind=computation.kind,
@@ -239,7 +237,7 @@ class Watch:
         if code == NAN and not self._record(fault):
             return None
         # An inf in a state, such as a first "best loss", comes again in every call.
-        pattern = () if code == NAN else (computation.closed, *map(self._one_code, leaves))
+        pattern = () if code == NAN else (computation.closed, *(self._code([x]) for x in leaves))
         if pattern in self._meant:
             return None
         fault.verdict, problem = computation.verdict(code)
@@ -276,12 +274,10 @@ class Watch:
     ) -> Fault | None:
         """Keep track of what an eager operation returned."""
         given = inexact(computation.arguments)
-        is_handed_in = not behind and (self._code(given) or 0) >= code
-        if is_handed_in:
-            # Numbers of the user's: single ones are written on purpose, NaN among data is not.
-            is_data = any(getattr(x, "size", 1) > 1 and self._code([x]) == NAN for x in given)
-            if code == INF or not is_data or computation.name in _PASSIVE:
-                return None
+        arrays = [x for x in results if isinstance(x, jax.Array)]
+        came_in = max((v.code for v in behind), default=0) or self._code(given) or 0
+        behind = [value for value in behind if not value.is_meant]
+        is_handed_in = not behind and came_in >= code
         with self._lock:
             self._numbered += 1
             origin = min((v.origin or v for v in behind), key=lambda v: v.number, default=None)
@@ -297,13 +293,27 @@ class Watch:
                 culprit=min(culprits, key=lambda v: v.number, default=None),
                 depth=1 + max((v.depth for v in behind), default=0),
             )
-            if (origin is None or (code == NAN and not culprits)) and self._looks_left:
-                self._looks_left -= 1
-                value.verdict, _ = computation.verdict(code)
-                if code == INF and origin is None and mechanism(value.verdict) in _NOT_MADE:
-                    return None
-            self._bad_values.add(value, [x for x in results if isinstance(x, jax.Array)])
+        if is_handed_in:
+            # Single numbers are written on purpose, a NaN among data is not.
+            is_data = any(getattr(x, "size", 1) > 1 and self._code([x]) == NAN for x in given)
+            value.is_meant = code == INF or not is_data or bool(self._bad_values.behind(given))
+            if computation.name in _PASSIVE and not value.is_meant:
+                return None
+        self._add(computation, value, arrays)
+        with self._lock:
             if value.depth < HANDED_ON or self.fault is not None:
                 return None
             self.fault = fault_of(value)
             return self.fault
+
+    def _add(self, computation: Computation, value: BadValue, arrays: Sequence[Any]) -> None:
+        """Look into a bad value if it is the first of its kind on its way, and note it."""
+        is_first = value.origin is None or (value.code == NAN and value.culprit is None)
+        if is_first and not value.is_meant and self._looks_left:
+            self._looks_left -= 1
+            value.verdict, _ = computation.verdict(value.code)
+            is_inf = value.code == INF and value.origin is None
+            value.is_meant = is_inf and mechanism(value.verdict) in _NOT_MADE
+        self.masked = self.masked or not value.is_meant
+        with self._lock:
+            self._bad_values.add(value, arrays)
