@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from nanlab.backend.finiteness import FINITE, NAN, array_code, code_of
 
 # What is smaller is read where it lies: that takes microseconds, and no compilation.
 READ_ON_HOST = 1 << 20
+_HOST_MEMORY = ("unpinned_host", "device")
 
 
 def inexact(leaves: Iterable[Any]) -> list[Any]:
@@ -23,8 +25,13 @@ def inexact(leaves: Iterable[Any]) -> list[Any]:
         leaf
         for leaf in leaves
         if isinstance(leaf, float | complex)
-        or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))
+        or ((dtype := getattr(leaf, "dtype", None)) is not None and _is_inexact(dtype))
     ]
+
+
+@cache
+def _is_inexact(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 @contextmanager
@@ -52,8 +59,10 @@ class OutputReader:
                 buffers = _buffers(leaf)
                 if buffers is None:
                     on_device.append(leaf)
-                else:
-                    worst = max([worst, *map(code_of, buffers)])
+                    continue
+                for buffer in buffers:
+                    if buffer.dtype.kind not in "fc" or not np.isfinite(buffer).all():
+                        worst = max(worst, code_of(buffer))
                 if worst == NAN:
                     return worst
             if on_device:
@@ -75,19 +84,28 @@ def _buffers(leaf: Any) -> list[np.ndarray] | None:
     """Return the memory of an array, by shards; None if it is to be read on its device."""
     if not isinstance(leaf, jax.Array):
         return [np.asarray(leaf)]
-    if leaf.size > READ_ON_HOST or not leaf.is_fully_addressable:
+    size = leaf.size
+    if size > READ_ON_HOST:
         return None
-    if any(device.platform != "cpu" for device in leaf.devices()):
+    n_devices = _devices_read_on_host(leaf.sharding)
+    if n_devices == 1:
+        return [_memory(leaf)] if size else []
+    if not n_devices:
         return None
-    shards = [shard.data for shard in leaf.addressable_shards]
-    return [_memory(shard) for shard in shards if shard.size]
+    return [_memory(shard.data) for shard in leaf.addressable_shards if shard.data.size]
+
+
+@lru_cache(256)
+def _devices_read_on_host(sharding: jax.sharding.Sharding) -> int:
+    """Return the number of devices whose memory can be read where it lies; 0 if it cannot."""
+    is_here = sharding.is_fully_addressable and sharding.memory_kind in (None, *_HOST_MEMORY)
+    devices = sharding.device_set
+    return len(devices) if is_here and all(d.platform == "cpu" for d in devices) else 0
 
 
 def _memory(array: jax.Array) -> np.ndarray:
     # `np.asarray` would leave the array holding a second reference to its buffer, which changes
-    # what a later donation does; reading the memory leaves nothing. A copy, as it is freed with
-    # the array.
+    # what a later donation does. The view is used as long as the array is there, and no longer.
     array.block_until_ready()
-    address = array.unsafe_buffer_pointer()
-    memory: Any = (ctypes.c_char * array.nbytes).from_address(address)
-    return np.frombuffer(memory, dtype=array.dtype).copy()
+    memory: Any = (ctypes.c_char * array.nbytes).from_address(array.unsafe_buffer_pointer())
+    return np.frombuffer(memory, dtype=array.dtype)
