@@ -1,116 +1,263 @@
-"""script.py -> the verdict of its first faulty jitted call: `python -m nanlab.debug script.py`."""
+"""script.py -> the verdict of its first fault: `python -m nanlab.debug script.py`."""
 
 from __future__ import annotations
 
-import os
-import runpy
+import json
 import sys
 import traceback
-from importlib.util import find_spec
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from nanlab.cli.guest import (
+    Misuse,
+    arguments_of_process,
+    end_process,
+    exits_reported,
+    run_script,
+    threads_quiet,
+    when_imported,
+)
+
+if TYPE_CHECKING:
+    from nanlab.blame.watch.watch import Watch
+
 USAGE = """\
-usage: python -m nanlab.debug [-m] SCRIPT [ARGUMENT ...]
+usage: python -m nanlab.debug [--after N] [--json[=FILE]] [-m] SCRIPT [ARGUMENT ...]
 
-Runs a script (with -m: a module) as Python does, watches every outermost call of a jitted
-function, and stops at the first that returns an inf or a NaN that it made: says which primitive
-made it, in which layer and pass, on which line, of which numbers, and what usually cures it.
-Donation (donate_argnums) is off meanwhile, so that the arguments are still there to be looked at.
+Runs a script (with -m: a module) as Python does, looks at everything that JAX computes in it, and
+stops at the first call that returns an inf or a NaN that it made: says which primitive made it,
+in which layer and pass, on which line, of which numbers, and what usually cures it.
 
-  SCRIPT      the script, or the module's name after -m
-  ARGUMENT    its own arguments
+The script computes the same as without it, to the bit. It takes longer, since each computation is
+waited for; arguments that are donated (donate_argnums) are copied before, which takes memory.
 
-exit status: 3 for a fault, 0 if all was finite, 130 after Ctrl-C, else the script's own (1 if it
-raised)
+What is watched:
+  calls        of functions jitted by jax.jit, nnx.jit or eqx.filter_jit, of jax.pmap, and of
+               programs compiled ahead of time (lower().compile()): each is judged when it returns.
+               An inf that was handed in and is handed on is left alone.
+  operations   outside of those, as x + 1 or jax.grad of a function that is not jitted. An inf or
+               a NaN that one of them makes may still be masked by another, so it is a fault if
+               none has masked it when the script ends, or if it makes a call's output bad.
+Not watched are NumPy, and the other processes that a script starts. After the first fault nothing
+is watched: a script that catches the exception goes on, and the verdict comes at its end.
+
+  SCRIPT         the script, or the module's name after -m (-m pytest is such a module)
+  ARGUMENT       its own arguments
+  --after N      begin after N calls of functions
+  --json[=FILE]  write the verdict as JSON into FILE, or print it in place of the text
+
+exit status: 3 for a fault, whatever the script did after it; 0 if all was finite; 5 if nothing was
+watched, or not all of it could be read; 130 after Ctrl-C; else the script's own (1 if it raised)
 """
-FAULT, INTERRUPTED = 3, 130
+FAULT, UNWATCHED, INTERRUPTED, MISUSED = 3, 5, 130, 2
 
 
-def main(arguments: list[str]) -> int:
-    """Run the script that `arguments` name; returns the exit status."""
+@dataclass(kw_only=True)
+class Options:
+    """What the command line says.
+
+    Attributes:
+        own: the script or module and its arguments.
+        is_module: whether it is a module.
+        after: number of calls that are left out.
+        json: file for the verdict as JSON; "-" for the standard output, None for text.
+    """
+
+    own: list[str] = field(default_factory=list[str])
+    is_module: bool = False
+    after: int = 0
+    json: str | None = None
+
+
+def main(arguments: list[str], *, is_process: bool = False) -> int:
+    """Run the script that the arguments name.
+
+    Args:
+        arguments: of the command.
+        is_process: whether the process ends with the script, so that its threads and its exit
+            handlers are watched to their end.
+
+    Returns:
+        The exit status.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
-        return 0 if arguments else 2
-    is_module = arguments[0] == "-m"
-    own = arguments[1:] if is_module else arguments
-    if not own:
-        print("nanlab.debug: -m needs the name of a module", file=sys.stderr)
-        return 2
-    if not is_module and not Path(own[0]).is_file():
-        print(f"nanlab.debug: there is no script {own[0]}", file=sys.stderr)
-        return 2
-    # Both find their neighbours, as Python itself has it.
-    sys.path[0] = os.getcwd() if is_module else str(Path(own[0]).resolve().parent)
-    if is_module and not _is_module(own[0]):
-        print(f"nanlab.debug: there is no module {own[0]}", file=sys.stderr)
-        return 2
-    return _watch(own, is_module=is_module)
-
-
-def _is_module(name: str) -> bool:
+        return 0 if arguments else MISUSED
     try:
-        return find_spec(name) is not None
-    except (ImportError, ValueError):  # its package is not there; it is no name
-        return False
+        options = _options(arguments)
+        # Both find their neighbours, as Python itself has it.
+        folder = Path.cwd() if options.is_module else Path(options.own[0]).resolve().parent
+        sys.path[0] = str(folder)
+        return _Session(options).run(is_process=is_process)
+    except Misuse as error:
+        print(f"nanlab.debug: {error}", file=sys.stderr)
+        return MISUSED
 
 
-def _watch(own: list[str], *, is_module: bool) -> int:
-    from nanlab.blame.explain.text import show
-    from nanlab.blame.watch import Found, Lost, Watch
-
-    watch, errors = Watch(), Console(stderr=True, highlight=False, soft_wrap=True)
-    sys.argv = list(own)
-    status = 0
-    try:
-        with watch.watching():
-            if is_module:
-                runpy.run_module(own[0], run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(own[0], run_name="__main__")
-    except Found as found:
-        _say_donation(errors, watch.donating)
-        console = Console(highlight=False)
-        console.print(f"The fault is in call {found.call} of the jitted function {found.name}.")
-        show(found.verdict, console)
-        return FAULT
-    except Lost as lost:
-        where = f"call {lost.call} of the jitted function {lost.name}"
-        errors.print(f"nanlab.debug: the fault is in {where}, and looking at it failed:")
-        traceback.print_exception(lost.__cause__)
-        return 1
-    except KeyboardInterrupt:
-        errors.print(
-            f"nanlab.debug: stopped; all was finite in {_counted(watch.calls)} until then."
-        )
-        return INTERRUPTED
-    except SystemExit as stop:
-        status = _status(stop)
-    _say_donation(errors, watch.donating)
-    if watch.calls:
-        errors.print(f"nanlab.debug: all was finite in {_counted(watch.calls)}.")
-    else:
-        errors.print("nanlab.debug: the script called no jitted function, so nothing was watched.")
-    return status
+def _options(arguments: list[str]) -> Options:
+    options, rest = Options(), list(arguments)
+    while rest and rest[0].startswith("-") and not options.is_module:
+        name, _, value = rest.pop(0).partition("=")
+        if name == "-m":
+            options.is_module = True
+        elif name == "--after":
+            value = value or (rest.pop(0) if rest else "")
+            if not value.isdecimal():
+                raise Misuse(f"--after {value}: must be a number of calls, as --after 100")
+            options.after = int(value)
+        elif name == "--json":
+            is_next = not value and len(rest) > 1 and rest[0].endswith(".json")
+            options.json = value or (rest.pop(0) if is_next else "-")
+        else:
+            raise Misuse(f"unknown option {name}; python -m nanlab.debug --help lists them")
+    options.own = rest
+    if not rest:
+        raise Misuse(f"{'-m needs the name of a module' if options.is_module else 'no script'}")
+    if not options.is_module and not Path(rest[0]).is_file():
+        raise Misuse(f"there is no script {rest[0]}")
+    return options
 
 
-def _counted(calls: int) -> str:
-    return f"{calls} call{'s' if calls != 1 else ''} of jitted functions"
+class _Session:
+    """One script, from its start to the report."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.watch: Watch | None = None
+        # The script may replace or close its own.
+        self._out, self._err = sys.stdout, sys.stderr
+        self._is_reported = False
+        self._stopped = ""
+
+    def run(self, *, is_process: bool) -> int:
+        """Run the script, then report; returns the exit status."""
+        status, error = 0, None
+        with self._watching():
+            try:
+                status = run_script(self.options.own[0], is_module=self.options.is_module)
+            except BaseException as raised:
+                error = raised
+            if is_process:
+                error = end_process() or error
+        is_found = self._is_found(error)
+        if isinstance(error, KeyboardInterrupt):
+            status, self._stopped = INTERRUPTED, " until it was stopped"
+        elif error is not None and not is_found:
+            self._stopped = " until the script failed"
+        status = self._report(status, is_caught=not is_found)
+        if error is None or is_found or isinstance(error, KeyboardInterrupt):
+            return status
+        if status != FAULT:
+            raise error
+        if self._is_found(error.__context__):
+            error.__context__ = None  # it is reported already
+        traceback.print_exception(error)
+        return status
+
+    @contextmanager
+    def _watching(self) -> Generator[None]:
+        def is_quiet(error: BaseException | None) -> bool:
+            return self._is_found(error)
+
+        with ExitStack() as stack:
+            stack.enter_context(arguments_of_process(self.options.own))
+            stack.enter_context(exits_reported(lambda code: self._report(code, is_caught=True)))
+            stack.enter_context(threads_quiet(is_quiet))
+            # JAX reads its environment when it is imported, and the script may set it before.
+            stack.enter_context(when_imported("jax", lambda: self._start(stack)))
+            yield
+
+    def _start(self, stack: ExitStack) -> None:
+        from nanlab.blame.watch.watch import Watch
+
+        self.watch = Watch(self.options.after)
+        stack.enter_context(self.watch.watching())
+
+    def _is_found(self, error: BaseException | None) -> bool:
+        if self.watch is None or error is None:
+            return False
+        from nanlab.blame.watch.fault import Found
+
+        return isinstance(error, Found)
+
+    # The report.
+
+    def _report(self, status: int, *, is_caught: bool) -> int:
+        """Say what was found, once; returns the exit status."""
+        if self.watch is not None:
+            self.watch.finish()
+        fault = self.watch and self.watch.fault
+        if fault:
+            status = FAULT
+        elif status == 0 and (self.watch is None or not self.watch.watched or self.watch.unread):
+            status = UNWATCHED
+        if self._is_reported:
+            return status
+        self._is_reported = True
+        if self.options.json is not None:
+            self._write_json(status)
+        if not fault:
+            self._say(self._summary())
+            return status
+        if self.options.json != "-":
+            self._show(fault)
+        if is_caught and fault.call:
+            self._say("the script caught the exception; nothing was watched after this fault.")
+        return status
+
+    def _show(self, fault: Any) -> None:
+        from nanlab.blame.explain.text import show
+
+        stream = self._err if self._out.closed else self._out
+        lines = [fault.headline, *(f"Note: {note}" for note in fault.notes)]
+        lines += [fault.without_verdict] if fault.verdict is None else []
+        print(*lines, sep="\n", file=stream)
+        if fault.verdict is not None:
+            show(fault.verdict, Console(file=stream, highlight=False))
+
+    def _summary(self) -> str:
+        watch = self.watch
+        if watch is None or not (watch.calls or watch.operations):
+            return "the script computed nothing with JAX, so nothing was watched."
+        if not watch.watched:
+            calls = _counted(watch.calls, 0)
+            return f"--after {watch.after} left out all of {calls}: nothing was watched."
+        seen = _counted(watch.calls - min(watch.after, watch.calls), watch.operations)
+        said = f"all was finite in {seen}{self._stopped}."
+        if watch.masked:
+            said += " Operations made an inf or a NaN, which others masked."
+        if watch.unread:
+            return f"the outputs of {watch.unread} computations could not be read. Else {said}"
+        return said
+
+    def _write_json(self, status: int) -> None:
+        watch = self.watch
+        fault = watch and watch.fault
+        found = fault.to_dict() if fault else {"fault": False}
+        counts = {} if watch is None else {"calls": watch.calls, "operations": watch.operations}
+        text = json.dumps({**found, **counts, "exit_status": status}, indent=2, default=str)
+        if self.options.json == "-":
+            print(text, file=self._out)
+        else:
+            Path(str(self.options.json)).write_text(text + "\n", encoding="utf-8")
+
+    def _say(self, sentence: str) -> None:
+        with suppress(OSError, ValueError):
+            print(f"nanlab.debug: {sentence}", file=self._err)
 
 
-def _say_donation(errors: Console, donating: list[str]) -> None:
-    if donating:
-        names = ", ".join(dict.fromkeys(donating))
-        errors.print(f"nanlab.debug: donation is off for {names}; more memory is used.")
-
-
-def _status(stop: SystemExit) -> int:
-    if stop.code is None or isinstance(stop.code, int):
-        return stop.code or 0
-    print(stop.code, file=sys.stderr)
-    return 1
+def _counted(calls: int, operations: int) -> str:
+    said = f"{calls} call{'s' * (calls != 1)} of jitted functions" if calls else ""
+    if operations:
+        count = f"{operations} operation{'s' * (operations != 1)}"
+        said = f"{said} and {count} outside of them" if calls else f"{count}, all outside of calls"
+    return said
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], is_process=True))

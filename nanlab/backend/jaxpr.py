@@ -11,17 +11,27 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax._src import pjit as _pjit
+from jax._src.core import trace_state_clean  # pyright: ignore[reportUnknownVariableType]
 
 # Private: the public convert_element_type makes weak types of the default width only.
 from jax._src.lax.lax import (
     _convert_element_type,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
 )
+from jax._src.lib import (
+    _jax,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+)
+from jax._src.source_info_util import current_name_stack as current_name_stack
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 
 Aval = Any
 JaxValue = Any
 Device: TypeAlias = Any  # jax.Device is a variable to a type checker
+
+DISPATCH: Any = _pjit
+"""JAX's module that runs programs: `nanlab.backend.dispatch` hooks three of its functions."""
 
 
 def weak(x: Array, dtype: Any) -> Array:
@@ -45,6 +55,16 @@ def is_key(array: Any) -> bool:
 def holds_tracer(tree: Any) -> bool:
     """Return whether a leaf of the tree is a tracer."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def is_traced(leaves: Sequence[Any]) -> bool:
+    """Return whether a call of these leaves is traced or transformed, not computed."""
+    return not trace_state_clean() or any(isinstance(leaf, Tracer) for leaf in leaves)
+
+
+def clear_fast_paths() -> None:
+    """Make every jitted function go through Python in its next call; nothing is retraced."""
+    _jax.PjitFunctionCache.clear_all()
 
 
 PUBLIC_PRIMITIVES = "from jax.extend.core import primitives"

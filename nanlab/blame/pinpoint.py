@@ -80,6 +80,12 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         return _Pinpointing(call_of(function, args, kwargs)).verdict()
 
 
+def pinpoint_call(call: Call) -> Verdict:
+    """Return the verdict of a call that has been traced."""
+    with _without_jax_checks():
+        return _Pinpointing(call).verdict()
+
+
 @contextmanager
 def _without_jax_checks() -> Generator[None]:
     """Switch off JAX's NaN and inf checks, which would interrupt the call under examination."""

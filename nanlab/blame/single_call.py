@@ -50,11 +50,15 @@ class SingleCall:
             plain = jax.jit(self._effects.recording()).lower(*arrays).compile()
             outputs = codes_of(plain(*arrays))
             return outputs, self._reading()
+        lowered = self._call.traced.lower()
         with ThreadPoolExecutor(1) as executor:
             # XLA compiles outside Python's lock: both programs at once.
-            compiling = executor.submit(self._call.traced.lower().compile)
+            try:
+                compiled = executor.submit(lowered.compile).result
+            except RuntimeError:  # the interpreter is shutting down, and starts no threads
+                compiled = lowered.compile
             reading = self._reading()
-            return codes_of(compiling.result()(*arrays)), reading
+            return codes_of(compiled()(*arrays)), reading
 
     def simplified(self) -> Reading | None:
         """Return the reading with XLA's simplifications, if those of `run` were off."""

@@ -24,7 +24,7 @@ def is_installed(file: str) -> bool:
     path = Path(file).resolve() if not file.startswith("<") else Path(file)
     if path.is_relative_to(_OWN):
         # Files of nanlab that run user functions, and so appear in their frames.
-        return path == _OWN / "backend" / "jaxpr.py" or path.is_relative_to(_OWN / "blame")
+        return path.parent == _OWN / "backend" or path.is_relative_to(_OWN / "blame")
     return (
         file.startswith("<frozen")
         or _library_folder(path) is not None

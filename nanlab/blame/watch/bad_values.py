@@ -1,0 +1,102 @@
+"""Infs and NaNs that eager operations made: where each began, and whether it was masked.
+
+Inside a jitted function a bad value that reaches no output is harmless. Between eager operations
+nothing says what an output is, so each bad value is followed: it is harmless once an operation
+that reads it returns finite numbers (`where`, `nan_to_num`), lives on where the result is bad
+again, and is a fault if nothing has masked it when the program ends.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanlab.backend.finiteness import INF
+from nanlab.blame.explain.verdict import Verdict
+from nanlab.blame.watch.fault import Fault
+
+
+@dataclass(eq=False, kw_only=True)
+class BadValue:
+    """What one operation returned.
+
+    Attributes:
+        number: its place in the order of bad values.
+        name: of the operation.
+        kind: of the operation, as in `Fault`.
+        place: file and line of the user's that called it.
+        code: INF or NAN.
+        is_meant: whether it comes of a number that the user wrote; it is no fault.
+        is_made: whether it was made, and not handed in by the user.
+        origin: the bad value that it came from, at the very beginning; None if it is the first.
+        culprit: the first bad value on its way that is a NaN; itself, if it is the first.
+        depth: the number of operations that it has gone through.
+        verdict: what made it; None if that was not looked into.
+    """
+
+    number: int
+    name: str
+    kind: str
+    place: str
+    code: int
+    is_meant: bool = False
+    is_made: bool = True
+    origin: BadValue | None = None
+    culprit: BadValue | None = None
+    depth: int = 0
+    verdict: Verdict | None = None
+
+
+class BadValues:
+    """The bad values that nothing has masked so far."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[weakref.ref[Any], BadValue]] = {}
+        self._open: dict[BadValue, None] = {}
+
+    def behind(self, arguments: Iterable[Any]) -> list[BadValue]:
+        """Return the bad values among the arguments of an operation, the earliest first."""
+        if not self._of:
+            return []
+        entries = ((argument, self._of.get(id(argument))) for argument in arguments)
+        values = {entry[1] for argument, entry in entries if entry and entry[0]() is argument}
+        return sorted(values, key=lambda value: value.number)
+
+    def read(self, values: Iterable[BadValue]) -> None:
+        """An operation with numbers for results has read these."""
+        for value in values:
+            self._open.pop(value, None)
+
+    def add(self, value: BadValue, arrays: Sequence[Any]) -> None:
+        """These arrays hold it."""
+        if not value.is_meant:
+            self._open[value] = None
+        for array in arrays:
+            key = id(array)
+            self._of[key] = (weakref.ref(array, lambda _, key=key: self._of.pop(key, None)), value)
+
+    def first(self) -> BadValue | None:
+        """Return the earliest bad value that nothing has masked; NaNs before infs."""
+        return min(self._open, key=lambda v: (-v.code, v.number), default=None)
+
+
+def fault_of(value: BadValue) -> Fault:
+    """Return the fault that a bad value is: where its NaN began, or its inf if it is none."""
+    first = value if value.code == INF or value.culprit is None else value.culprit
+    origin = value.origin or value
+    if first.code == INF:
+        first = origin
+    fault = Fault(
+        name=first.name,
+        kind=first.kind,
+        call=0,
+        code=first.code,
+        place=first.place,
+        verdict=first.verdict,
+    )
+    if origin is not first:
+        at = f" at {origin.place}" if origin.place else ""
+        fault.notes.append(f"the inf behind it was made by {origin.name}{at}")
+    return fault

@@ -1,0 +1,105 @@
+"""The first fault of a watched program, and the exception that stops the program there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanlab.backend.finiteness import NAN
+from nanlab.blame.explain.verdict import Verdict
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """A computation that made an inf or a NaN.
+
+    Attributes:
+        name: qualified name of the function, or the operation's.
+        kind: "jitted function", "pmapped function" or "compiled function"; "operation" if it is
+            one of JAX's own, "piece" if it belongs to a function that is transformed eagerly.
+        call: number of calls of the function so far, this one included.
+        code: INF or NAN, what the outputs hold.
+        place: file and line of the user's that made the call; empty if unknown.
+        verdict: what is wrong with it; None if it could not be explained.
+        notes: what else has to be known.
+    """
+
+    name: str
+    kind: str
+    call: int
+    code: int
+    place: str = ""
+    verdict: Verdict | None = None
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def headline(self) -> str:
+        """The sentence that says where the fault is."""
+        if self.kind == "operation":
+            place = f" at {self.place}" if self.place else ""
+            return f"The fault is in the operation {self.name}{place}, outside jitted functions."
+        if self.kind == "piece":
+            place = f" at {self.place}" if self.place else ""
+            return f"The fault is in {self.name}, transformed outside jitted functions{place}."
+        return f"The fault is in call {self.call} of the {self.kind} {self.name}."
+
+    def __str__(self) -> str:
+        notes = "".join(f"Note: {note}\n" for note in self.notes)
+        body = self.without_verdict if self.verdict is None else self.verdict
+        return f"{self.headline}\n{notes}{body}"
+
+    @property
+    def without_verdict(self) -> str:
+        """What is known without a verdict."""
+        place = f", called at {self.place}" if self.place else ""
+        return f"There is {'a NaN' if self.code == NAN else 'an inf'} in its output{place}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict's dictionary, and which computation it is about."""
+        verdict: dict[str, Any] = {} if self.verdict is None else self.verdict.to_dict()
+        about = {"function": self.name, "kind": self.kind, "call": self.call, "place": self.place}
+        notes = [*verdict.get("notes", ()), *self.notes]
+        return {**verdict, "fault": True, "notes": notes, **about}
+
+
+class Found(BaseException):
+    """A watched computation is at fault; no `except Exception` of the program stops this.
+
+    Attributes:
+        fault: the fault.
+    """
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+def found(fault: Fault) -> Found:
+    """Return the exception to raise; in a test of pytest's one that it shows as the verdict."""
+    outcomes: Any = sys.modules.get("_pytest.outcomes")
+    if outcomes is None or "PYTEST_CURRENT_TEST" not in os.environ:
+        return Found(fault)
+
+    class FoundInTest(Found, outcomes.Failed):
+        """Fails the test with the verdict as its message, without a traceback."""
+
+        __module__, __qualname__ = "builtins", "Failed"  # as pytest writes its own
+
+        def __init__(self, fault: Fault) -> None:
+            Found.__init__(self, fault)
+            self.msg, self.pytrace = str(fault), False
+
+        def __repr__(self) -> str:
+            return self.msg
+
+        __str__ = __repr__
+
+    return FoundInTest(fault)
+
+
+def mechanism(verdict: Verdict | None) -> str:
+    """Return the mechanism of the culprit, else of the origin; empty if there is neither."""
+    main = None if verdict is None else verdict.culprit or verdict.origin
+    return "" if main is None else main.mechanism
