@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import hypothesis.configuration
 import pytest
 
 # Processes that tests start inherit these three. What another run has compiled is not used.
@@ -14,6 +15,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["NO_COLOR"] = "1"
 
+# Hypothesis keeps what it finds in a folder that goes with the process.
+_FOUND = tempfile.TemporaryDirectory(prefix="nanlab-tests-")
+hypothesis.configuration.set_hypothesis_home_dir(_FOUND.name)
 # The same examples on every machine, and no time limit on one: the first of them compiles.
 hypothesis.settings.register_profile("nanlab", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("nanlab")

@@ -185,15 +185,15 @@ def test_a_chunk_whose_workers_keep_dying_is_recorded_as_crashed(two_workers, ca
 # The driver is killed as the second of its chunks comes in.
 KILLED = """
 import os, signal, sys
-from nanlab import cluster
+from nanlab.study import ray_cluster as cluster
 from nanlab.sweep import main
-arrives, left = cluster.RayEngine._arrives, [2]
+arrives, left = cluster.RayExecutor._arrives, [2]
 def dying(engine, done):
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return arrives(engine, done)
-cluster.RayEngine._arrives = dying
+cluster.RayExecutor._arrives = dying
 main(sys.argv[1:])
 """
 

@@ -355,7 +355,7 @@ def test_a_chunk_that_raises_is_recorded_and_only_it_is_run_again(undisturbed, m
 def test_a_group_that_cannot_be_built_is_recorded_and_the_others_go_on(
     undisturbed, monkeypatch, capsys
 ):
-    real = chunks_bench.GroupWorker
+    real = chunks_bench.GroupRunner
 
     def broken(statics, **how):
         if statics["optimizer"] == "sgd":

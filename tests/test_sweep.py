@@ -115,29 +115,28 @@ def test_progress_is_plain_lines_on_standard_error_where_there_is_no_terminal(fi
     assert "\r" not in done.stderr
 
 
-def test_the_second_time_it_says_that_it_is_finished(first, monkeypatch):
+def test_the_second_time_it_says_that_it_is_finished(first, monkeypatch, capsys):
     folder, _ = first
     monkeypatch.chdir(folder)
     before = bytes_of("results/overflow")
-    done = sweep("sweeps/overflow.toml")
+    assert main(["sweeps/overflow.toml", "--no-report"]) == 0
+    said = capsys.readouterr()
     sentence = "results/overflow is finished, all 10 runs; --force runs them again\n"
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(sentence)
-    assert done.stdout.endswith("10 runs in results/overflow\n")
+    assert said.err == ""
+    assert said.out.startswith(sentence)
+    assert said.out.endswith("10 runs in results/overflow\n")
     assert {path.name for path in Path("results/overflow").iterdir()} == LEFT
     assert bytes_of("results/overflow") == before
 
 
-def test_one_device_more_flags_and_a_narrow_screen_give_the_same_bytes(first):
+def test_one_device_more_flags_and_a_narrow_screen_give_the_same_bytes(first, monkeypatch, capsys):
     folder, _ = first
-    done = sweep(
-        write(GRID), "--out", "here", "--exec.devices=1", "--set", "exec.witnesses=20",
-        "--run.steps", "300", COLUMNS="40",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("COLUMNS", "40")
+    flags = ["--exec.devices=1", "--set", "exec.witnesses=20", "--run.steps", "300"]
+    assert main([write(GRID), "--out", "here", "--no-report", *flags]) == 0
     assert bytes_of("here") == bytes_of(folder / "results/overflow")
     assert json.loads(Path("here/manifest.json").read_text())["environment"]["devices"] == 1
-    table, _, _ = done.stdout.partition("10 runs in")
+    table, _, _ = capsys.readouterr().out.partition("10 runs in")
     assert max(map(len, table.splitlines())) <= 40
 
 

@@ -114,7 +114,7 @@ REFUSED = """
 import resource, signal, sys
 from pathlib import Path
 import polars as pl
-from nanlab.tables_parts import slices, write_parts
+from nanlab.results.streaming import slices, write_parts
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 frame = pl.DataFrame({"x": range(20_000)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))

@@ -90,6 +90,7 @@ def test_a_width_is_suggested_where_it_is_faster(speeds, words):
     assert suggestion(problem, jax.devices()[0], timings).startswith(words)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_a_suggestion_and_writes_nothing(
     tmp_path, monkeypatch, capsys
 ):
