@@ -42,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip, under `-m smoke`, files without such tests: importing them takes longer than these."""
+    if config.option.markexpr != "smoke" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.smoke" not in collection_path.read_text(encoding="utf-8") else None
+
+
 _connect = socket.socket.connect
 
 

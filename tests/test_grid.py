@@ -27,6 +27,8 @@ from nanlab.grid.toml import file_text, key_lines
 from nanlab.parts.activations import ACTIVATIONS
 from nanlab.plan.plan import make_plan
 
+pytestmark = pytest.mark.smoke
+
 EXAMPLE = """\
 #:schema ../nanlab/grid.schema.json
 title = "Does ReLU give NaN where tanh does not?"

@@ -18,6 +18,8 @@ from nanlab.grid.toml import file_text
 from nanlab.plan import plan as plan_module
 from nanlab.plan.plan import chunks, make_plan, static_value
 
+pytestmark = pytest.mark.smoke
+
 
 def grid_of(text):
     with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,8 @@ from nanlab.results.files import write_atomically
 from nanlab.results.runs_table import RunsTable, categorical_columns
 from nanlab.results.streaming import write_tables
 
+pytestmark = pytest.mark.smoke
+
 # Two problems, so that parameters of one are nothing in the other; a column of two types; a bool.
 GRID = """\
 [run]
