@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from nanlab.blame.site import Site
+from nanlab.blame.vocabulary import Mechanism, Phase
 from nanlab.grid import load_grid
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.plan.plan import make_plan
@@ -91,7 +92,8 @@ def finding(primitive, mechanism, *, iterations=(), **others):
         "function": "<lambda>",
     }
     told |= others
-    return Site(primitive=primitive, mechanism=mechanism, iterations=iterations, **told)
+    told["phase"] = Phase(told["phase"])
+    return Site(primitive=primitive, mechanism=Mechanism(mechanism), iterations=iterations, **told)
 
 
 OVERFLOW = finding("exp", "overflow", module="MLP/Dense_0", library="flax/linen/linear.py:287")
