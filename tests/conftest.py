@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import hypothesis.configuration
 import pytest
 
 # Processes that tests start inherit these three. What another run has compiled is not used.
@@ -14,6 +15,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["NO_COLOR"] = "1"
 
+# Hypothesis keeps what it finds in a folder that goes with the process.
+_FOUND = tempfile.TemporaryDirectory(prefix="nanlab-tests-")
+hypothesis.configuration.set_hypothesis_home_dir(_FOUND.name)
 # The same examples on every machine, and no time limit on one: the first of them compiles.
 hypothesis.settings.register_profile("nanlab", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("nanlab")
@@ -36,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_enable_compilation_cache", True)
         jax.config.update("jax_compilation_cache_dir", programs.name)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip, under `-m smoke`, files without such tests: importing them takes longer than these."""
+    if config.option.markexpr != "smoke" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.smoke" not in collection_path.read_text(encoding="utf-8") else None
 
 
 _connect = socket.socket.connect

@@ -47,6 +47,7 @@ def converges(weights, inputs, targets, rates, steps):
     return bool(np.mean(losses[-20:]) < losses[0])
 
 
+@pytest.mark.slow
 def test_the_fractal_is_that_of_a_plain_loop_in_numpy(tmp_path):
     import jax
 

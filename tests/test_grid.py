@@ -33,6 +33,8 @@ from nanlab.plan.plan import make_plan
 from nanlab.sweep import WRONG as WRONG_GRID
 from nanlab.sweep import main
 
+pytestmark = pytest.mark.smoke
+
 EXAMPLE = """\
 #:schema ../nanlab/grid.schema.json
 title = "Does ReLU give NaN where tanh does not?"

@@ -429,6 +429,7 @@ def test_every_committed_claim_has_a_file_of_its_name_and_a_study():
     assert {claim.study_stem for claim in CLAIMS.values()} <= set(TABLES)
 
 
+@pytest.mark.slow
 def test_the_committed_verdicts_are_those_of_the_committed_tables():
     studies = {CLAIMS[s].study_stem: COMMITTED / CLAIMS[s].study_stem for s in MEASURED}
     ordered = [name for name in every_id() if stem_of(name) in SETTLED]

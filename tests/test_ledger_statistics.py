@@ -8,6 +8,8 @@ import scipy.stats
 
 from nanlab.results.statistics import holm, interval, share_interval, sign_flip_p
 
+pytestmark = pytest.mark.smoke
+
 
 def test_a_sign_flip_p_is_that_of_every_assignment_of_signs():
     rng = np.random.default_rng(0)

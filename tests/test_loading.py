@@ -12,6 +12,8 @@ from nanlab.reporting.package import data_package
 from nanlab.results.read import read_results
 from nanlab.results.schema import BOUNDARIES, CELLS, types_of
 
+pytestmark = pytest.mark.smoke
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 QUICKSTART = RESULTS / "quickstart"
 

@@ -67,20 +67,20 @@ def test_the_estimate_is_large_enough_and_of_the_right_order(tmp_path):
 MEASURED = """
 import json, resource, sys
 from pathlib import Path
-from nanlab._jax import configure_lab
+from nanlab.backend.config import configure_lab
 configure_lab(2)
-from nanlab.engines import GroupWorker
+from nanlab.engine.group_runner import GroupRunner
+from nanlab.engine.memory import launch_need
+from nanlab.engine.placement import lanes_of
 from nanlab.grid import load_grid
-from nanlab.launches import lanes_of
-from nanlab.memory import launch_need
-from nanlab.plan import make_plan
+from nanlab.plan.plan import make_plan
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 plan = make_plan(load_grid(Path("grid.toml")))
 (group,) = plan.groups
-worker = GroupWorker(group.statics, runs=len(plan))
+worker = GroupRunner(group.statics, runs=len(plan))
 need = launch_need(worker.problem, at_once=worker.smallest).launch(worker.lanes)
 before = peak()
 failed = len(worker.run(lanes_of(plan, worker.problem, group.runs)).attributions)

@@ -102,7 +102,8 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def sweep(run, axes="seed = [0]", *flags):
-    text = f"[run]\nsteps = 60\nlr = 0.1\n{run}\n[axes]\n{axes}\n"
+    steps = "" if "steps" in run else "steps = 60\n"
+    text = f"[run]\n{steps}lr = 0.1\n{run}\n[axes]\n{axes}\n"
     Path("grid.toml").write_text(text, encoding="utf-8")
     return main(["grid.toml", "--no-report", *flags])
 
@@ -131,8 +132,8 @@ def test_batch_statistics_dropout_and_the_natural_shape_are_handed_to_an_own_net
 @pytest.mark.parametrize(
     "task",
     [
-        "mine.py:blobs",
         "data.parquet",
+        pytest.param("mine.py:blobs", marks=pytest.mark.slow),
         pytest.param("mine.py:numbers", marks=pytest.mark.slow),
         pytest.param("data.npz", marks=pytest.mark.slow),
     ],
@@ -142,17 +143,23 @@ def test_own_data_are_learned(task):
     assert runs()["outcome"].to_list() == ["trained"]
 
 
-def test_a_fault_in_an_own_network_is_blamed_on_its_own_line():
-    source = MINE.replace(
-        "(nn.Conv(4, (3, 3))(x))", "(jnp.log(nn.Conv(4, (3, 3))(x) - 1e9))  # <-- culprit"
-    )
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [
+        ("Plain", "nn.Dense(self.outputs, kernel_init=self.kernel_init)(x)"),
+        pytest.param("Picture", "(nn.Conv(4, (3, 3))(x))", marks=pytest.mark.slow),
+    ],
+)
+def test_a_fault_in_an_own_network_is_blamed_on_its_own_line(network, layer):
+    source = MINE.replace(layer, f"(jnp.log({layer} - 1e9))  # <-- culprit")
     Path("mine.py").write_text(source, encoding="utf-8")
-    assert sweep('model = "mine.py:Picture"') == DONE
+    flags = ["--set", "exec.witnesses=0"]
+    assert sweep(f'model = "mine.py:{network}"\nsteps = 2', "seed = [0]", *flags) == DONE
     (row,) = runs().iter_rows(named=True)
     line = next(i for i, text in enumerate(source.splitlines(), 1) if "# <-- culprit" in text)
     assert row["culprit_primitive"] == "log"
     assert row["culprit_source"] == f"mine.py:{line}"
-    assert row["culprit_module"].startswith("Picture")
+    assert row["culprit_module"].startswith(network)
 
 
 @pytest.mark.slow

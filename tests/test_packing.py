@@ -64,14 +64,15 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
         assert np.array_equal(ended.fault_step, np.where(factors > 1, 3, NEVER))
         return calls["steps"]
 
-    worker.run(asked)  # compiles
+    worker.run(asked._replace(steps=np.full(256, 4, np.int32)))  # compiles
     ours = steps_taken()
     monkeypatch.setattr("nanlab.engine.group_runner.packed", lambda *_, **__: None)
     # Four blocks take 100 steps; or 12, of which two go on for 88.
     assert steps_taken() - ours == 64 * (4 * 100 - (4 * 12 + 2 * 88))
 
 
-@pytest.mark.parametrize("curves", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("curves", [False, True])
 def test_every_run_is_the_same_with_and_without(curves, monkeypatch):
     worker = GroupRunner(STATICS, runs=RUNS)
     rng = np.random.default_rng(0)

@@ -115,7 +115,13 @@ def targets_of(name, rng, shape):
     return rng.dirichlet(np.ones(shape[-1]), shape[:-1])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] * (p in ("float32", "bfloat16")))
+        for p in PRECISIONS
+    ],
+)
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_numpys(name, precision):
     rng, dtype = draws(), jnp.dtype(precision)

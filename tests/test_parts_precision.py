@@ -97,10 +97,7 @@ def test_a_neuron_on_more_than_two_classes_is_refused_with_the_way_out():
 
 @pytest.mark.parametrize(
     "precision",
-    [
-        pytest.param(p, marks=[pytest.mark.slow] * (p in ("float64", "bfloat16")))
-        for p in PRECISIONS
-    ],
+    [pytest.param(p, marks=[pytest.mark.slow] * (p != "float16")) for p in PRECISIONS],
 )
 def test_a_training_lowers_the_loss(precision):
     statics = {"problem": "training", "precision": precision, "width": 8, "batch_size": "full"}
@@ -110,7 +107,9 @@ def test_a_training_lowers_the_loss(precision):
     assert 0 <= ends.final_accuracy <= 1
 
 
-@pytest.mark.parametrize("norm", ["layer", "rms", "batch"])
+@pytest.mark.parametrize(
+    "norm", ["batch", *(pytest.param(n, marks=pytest.mark.slow) for n in ("layer", "rms"))]
+)
 def test_a_neuron_is_normalized_over_its_own_unit(norm):
     problem = make_training({"task": "breast_cancer", "model": "neuron", "norm": norm})
     knobs = {name: jnp.float64(PARAMETERS[name].default) for name in problem.knobs}

@@ -55,7 +55,12 @@ def test_an_initializer_has_the_variance_of_its_name(name):
         assert float(jnp.max(jnp.abs(weights))) == pytest.approx(bound, rel=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (3, 6, 4), (3, 3, 4, 6)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(6, 4), *(pytest.param(s, marks=pytest.mark.slow) for s in [(4, 6), (5, 5), (3, 6, 4)]),
+     (3, 3, 4, 6)],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["orthogonal", "delta_orthogonal"])
 def test_an_orthogonal_kernel_keeps_lengths(name, shape):
     kernel = np.asarray(INITIALIZERS[name].draw(jax.random.key(1), shape), np.float64)
@@ -69,7 +74,14 @@ def test_an_orthogonal_kernel_keeps_lengths(name, shape):
     np.testing.assert_allclose(product, np.eye(few), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lecun_normal", "he_normal", "normal_fan_in", "uniform_fan_in"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "he_normal",
+        *(pytest.param(n, marks=pytest.mark.slow)
+          for n in ("lecun_normal", "normal_fan_in", "uniform_fan_in")),
+    ],
+)  # fmt: skip
 def test_the_inputs_of_a_convolutions_kernel_are_all_axes_but_the_last(name):
     flat = INITIALIZERS[name].draw(jax.random.key(1), (3 * 3 * 40, 200))
     kernel = INITIALIZERS[name].draw(jax.random.key(2), (3, 3, 40, 200))

@@ -147,12 +147,26 @@ def plain(site):
     return site.primitive, site.mechanism, site.line, site.iterations, site.lane
 
 
-@settings(max_examples=16)
-@given(
+programs = given(
     before=chains(wraps, PLAIN, 3), after=chains(wraps, AFTER, 2), fault=faults, wrap=wraps,
     x=vectors,
 )  # fmt: skip
+
+
+@settings(max_examples=4)
+@programs
 def test_a_fault_in_a_program_made_by_chance_is_found(before, after, fault, wrap, x):
+    check_fault(before, after, fault, wrap, x)
+
+
+@pytest.mark.slow
+@settings(max_examples=16)
+@programs
+def test_a_fault_in_any_program_made_by_chance_is_found(before, after, fault, wrap, x):
+    check_fault(before, after, fault, wrap, x)
+
+
+def check_fault(before, after, fault, wrap, x):
     def program(v):
         v = WRAPS[wrap](fault, jnp.tanh(chained(before, v)))
         for around, step in after:

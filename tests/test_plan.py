@@ -19,6 +19,8 @@ from nanlab.grid.toml import file_text
 from nanlab.plan import plan as plan_module
 from nanlab.plan.plan import chunks, make_plan
 
+pytestmark = pytest.mark.smoke
+
 
 def grid_of(text):
     with tempfile.TemporaryDirectory() as folder:

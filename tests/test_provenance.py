@@ -8,6 +8,8 @@ import pytest
 
 from nanlab.engine.environment import product_bits
 
+pytestmark = pytest.mark.smoke
+
 
 def rounded(bits):
     """A float32 product that keeps so many significant bits of its left factors."""

@@ -178,7 +178,10 @@ def test_each_blame_names_the_line_of_the_quadratic_that_did_it(worker_of, repos
         assert blame.status == "reproduced"
 
 
-@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in ("float64", "bfloat16"))) for p in DTYPES],
+)
 def test_faults_and_their_authors_are_those_of_plain_iteration(worker_of, precision):
     lrs = [*PUBLISHED, *RISING]
     outcome = run(worker_of(precision=precision), lr=lrs)
@@ -194,7 +197,7 @@ def test_up_to_a_learning_rate_of_two_nothing_fails(worker_of, precision):
     assert (outcome.endings.final_loss <= outcome.endings.initial_loss).all()
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_with_momentum_it_is_heavy_ball_iteration(worker_of, precision):
     # Heavy ball is stable up to 2 (1 + momentum) / curvature.
     lrs, momenta = np.meshgrid([1.0, 2.5, 3.5, 4.5, 7.0, 30.0, 1e6], [0.0, 0.5, 0.9, 0.99])

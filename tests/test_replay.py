@@ -71,7 +71,9 @@ def results(tmp_path_factory):
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks_bench, "GroupRunner", Remembered)
-        assert sweep.main([str(folder / "grid.toml"), "--out", str(folder / "x")]) == 0
+        assert (
+            sweep.main([str(folder / "grid.toml"), "--out", str(folder / "x"), "--no-report"]) == 0
+        )
     return folder / "x"
 
 

@@ -25,6 +25,8 @@ from nanlab.plan.rounds import Rounds, bounds, finished_plan
 from nanlab.results.schema import BOUNDARIES, CELLS
 from nanlab.results.search_tables import write_search_tables
 
+pytestmark = pytest.mark.smoke
+
 
 def grid_of(text):
     with tempfile.TemporaryDirectory() as folder:

@@ -110,6 +110,7 @@ def test_the_largest_stable_learning_rate_is_that_of_theory(searched):
         assert row["value"] == row["lower"] and row["lower_outcome"] == "trained"
 
 
+@pytest.mark.slow
 def test_the_full_grid_says_the_same_with_more_than_ten_times_the_runs(searched, full):
     few, every = (pl.read_parquet(folder / "runs.parquet") for folder in (searched, full))
     assert every.height == 9 * 201 == manifest_of(searched)["search"]["full_grid_runs"]

@@ -25,6 +25,8 @@ from nanlab.results.schema import CURVES
 from nanlab.results.store import FolderError, Store, StoreError
 from nanlab.results.streaming import write_tables
 
+pytestmark = pytest.mark.smoke
+
 HERE, ELSEWHERE = "0123456789abcdef", "fedcba9876543210"
 RESOLVED = '[run]\nproblem = "quadratic"\n\n[axes]\nlr = [1.0, 2.0, 3.0]\n'
 OVERFLOW = Site(

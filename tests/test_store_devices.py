@@ -46,24 +46,26 @@ def linking(request, monkeypatch):
 
 # They meet at each study: nobody joins before all are there.
 MEETING = """
-import os, sys, time
+import errno, os, sys, time
 from pathlib import Path
 from nanlab.results.environments import join
-sys.path.insert(0, sys.argv[1])
-from test_store_devices import MACHINES, STUDIES, errno, machine, refusing
-me, without_links = sys.argv[2], sys.argv[3].split()
+me, without_links, studies, machines = sys.argv[1], sys.argv[2].split(), *map(int, sys.argv[3:])
+machine = {"platform": "cpu", "processor": me, "threads": 2, "jax": "1"}
+def refuse(*_, **__):
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 if me in without_links:
-    os.link = refusing(errno.EOPNOTSUPP)
-for number in range(STUDIES):
+    os.link = refuse
+for number in range(studies):
     study = Path(f"study{number}")
     Path(study, f"here-{me}").touch()
-    while len(list(study.glob("here-*"))) < MACHINES:
+    while len(list(study.glob("here-*"))) < machines:
         time.sleep(0.0005)
     try:
-        join(study, machine(me), mixed=False)
+        join(study, machine, mixed=False)
         print(study, "taken")
     except Exception as error:  # the others do not wait for it at the next
         print(study, error)
+assert "jax" not in sys.modules
 """
 
 
@@ -71,10 +73,12 @@ for number in range(STUDIES):
 def test_of_several_machines_at_once_one_alone_comes_first_without_links_too(without_links):
     for number in range(STUDIES):
         Path(f"study{number}").mkdir()
-    asked = [sys.executable, "-c", MEETING, str(Path(__file__).parent)]
+    asked = [sys.executable, "-c", MEETING]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     running = [
-        subprocess.Popen([*asked, str(me), without_links], text=True, **pipes)
+        subprocess.Popen(
+            [*asked, str(me), without_links, str(STUDIES), str(MACHINES)], text=True, **pipes
+        )
         for me in range(MACHINES)
     ]
     try:
@@ -160,12 +164,11 @@ import os, resource, signal, sys
 from pathlib import Path
 from nanlab.results.store import StoreError
 from nanlab.results.environments import join
-sys.path.insert(0, sys.argv[1])
-from test_store_devices import machine
+machine = {"platform": "cpu", "processor": "one", "threads": 2, "jax": "1"}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
 try:
-    join(Path("x"), machine("one"), mixed=False)
+    join(Path("x"), machine, mixed=False)
 except StoreError as error:
     print(error)
 """
@@ -174,8 +177,7 @@ except StoreError as error:
 def test_the_systems_own_refusal_is_a_sentence_and_leaves_no_partial(own_folder):
     Path("x").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", TOO_LARGE, str(Path(__file__).parent)],
-        capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.startswith(f"cannot write {Path('x', FIRST)}: file too large"), done.stderr
     assert names_in(Path("x")) == []

@@ -115,15 +115,16 @@ def test_progress_is_plain_lines_on_standard_error_where_there_is_no_terminal(fi
     assert "\r" not in done.stderr
 
 
-def test_the_second_time_it_says_that_it_is_finished(first, monkeypatch):
+def test_the_second_time_it_says_that_it_is_finished(first, monkeypatch, capsys):
     folder, _ = first
     monkeypatch.chdir(folder)
     before = bytes_of("results/overflow")
-    done = sweep("sweeps/overflow.toml")
+    assert main(["sweeps/overflow.toml", "--no-report"]) == 0
+    said = capsys.readouterr()
     sentence = "results/overflow is finished, all 10 runs; --force runs them again\n"
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(sentence)
-    assert done.stdout.endswith("10 runs in results/overflow\n")
+    assert said.err == ""
+    assert said.out.startswith(sentence)
+    assert said.out.endswith("10 runs in results/overflow\n")
     assert {path.name for path in Path("results/overflow").iterdir()} == LEFT
     assert bytes_of("results/overflow") == before
 

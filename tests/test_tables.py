@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from nanlab.blame.site import Site
+from nanlab.blame.vocabulary import Mechanism, Phase
 from nanlab.grid import load_grid
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.plan.plan import make_plan
@@ -18,6 +19,8 @@ from nanlab.results import frames as tables
 from nanlab.results.files import write_atomically
 from nanlab.results.runs_table import RunsTable, categorical_columns
 from nanlab.results.streaming import write_tables
+
+pytestmark = pytest.mark.smoke
 
 # Two problems, so that parameters of one are nothing in the other; a column of two types; a bool.
 GRID = """\
@@ -89,7 +92,8 @@ def finding(primitive, mechanism, *, iterations=(), **others):
         "function": "<lambda>",
     }
     told |= others
-    return Site(primitive=primitive, mechanism=mechanism, iterations=iterations, **told)
+    told["phase"] = Phase(told["phase"])
+    return Site(primitive=primitive, mechanism=Mechanism(mechanism), iterations=iterations, **told)
 
 
 OVERFLOW = finding("exp", "overflow", module="MLP/Dense_0", library="flax/linen/linear.py:287")

@@ -14,13 +14,28 @@ from nanlab.results.provenance import file_hash
 
 GRID = """
 [run]
+problem = "quadratic"
+steps = 150
+precision = "PRECISION"
+
+[axes]
+optimizer = ["sgd", "momentum"]
+lr = { logspace = [0.01, 1000.0], num = 6 }
+curvature = [0.5, 1.0, 2.0]
+
+[exec]
+witnesses = 0
+"""
+
+
+TRAINING = """
+[run]
 task = "iris"
 model = "mlp"
 depth = 1
 width = 8
 loss = "mse"
 steps = 20
-precision = "PRECISION"
 
 [axes]
 activation = ["relu", "tanh"]
@@ -83,7 +98,12 @@ def test_a_study_reproduces_to_the_bit_where_it_was_made(study, capsys):
 
 
 @pytest.mark.slow
-def test_studies_of_other_numbers_of_devices_are_run_again_in_one_process(study, capsys):
+def test_studies_of_other_numbers_of_devices_are_run_again_in_one_process(tmp_path, capsys):
+    Path("training.toml").write_text(TRAINING, encoding="utf-8")
+    study = tmp_path / "training"
+    assert sweep.main(["training.toml", "--out", str(study), "--no-report"]) == sweep.DONE
+    assert verify.main([str(study)]) == verify.DONE
+    assert "36 of 36 the same numbers, to the bit" in capsys.readouterr().out
     other = Path(shutil.copytree(study, study.parent / "other"))
     grid = (other / "grid.resolved.toml").read_text("utf-8")
     assert "[exec]\n" in grid
@@ -230,7 +250,8 @@ def test_two_precisions_are_matched_by_everything_else(studies, capsys):
     assert (pairs["run_id"] != pairs["run_id_now"]).all()
     both = pl.read_parquet(studies / "float16/runs.parquet")
     for row in pairs.iter_rows(named=True):
-        same = both.filter(activation=row["activation"], lr=row["lr"], seed=row["seed"])
+        axes = {name: row[name] for name in ("optimizer", "lr", "curvature")}
+        same = both.filter(**axes)
         assert same["outcome"].to_list() == [row["outcome_now"]]
 
 
