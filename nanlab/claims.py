@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,7 +136,7 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: A
 
     from nanlab.cli.progress import ProgressBar
     from nanlab.ledger.judge import rules_of
-    from nanlab.results.store import StoreError
+    from nanlab.results.errors import StoreError
     from nanlab.study.study import Study
 
     plans = {stem: make_plan(grid) for stem, grid in grids.items()}
@@ -152,12 +153,13 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: A
                     grid=grid, plan=plans[stem], folder=folder, devices=list(jax.devices()),
                     listener=progress, arguments=[grid.path], engine="local", rules=rules,
                 )  # fmt: skip
-                if study.is_finished() and not arguments.force:
-                    study.store.remove_chunks()
-                    progress.started(len(plans[stem]), len(plans[stem]))
-                    continue
-                progress.say(f"{progress.about}: {grid.title}")
-                result = run_interruptibly(study, progress, force=arguments.force)
+                with closing(study):
+                    if study.is_finished() and not arguments.force:
+                        study.store.remove_chunks()
+                        progress.started(len(plans[stem]), len(plans[stem]))
+                        continue
+                    progress.say(f"{progress.about}: {grid.title}")
+                    result = run_interruptibly(study, progress, force=arguments.force)
             except (StoreError, MemoryError) as error:
                 progress.say(f"{grid.path}: {error}")
                 return CRASHED
@@ -181,8 +183,8 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
         judged = judge([entry.claim for entry in entries], studies)
     except LedgerError as error:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
-    if judged and not write_ledger(arguments.out, judged):
-        print('the page\'s figures need Matplotlib: pip install "nanlab[report]"', file=sys.stderr)
+    if judged:
+        write_ledger(arguments.out, judged)
     by_id = {each.claim.id: each for each in judged}
     for entry in entries:
         each = by_id.get(entry.claim.id)

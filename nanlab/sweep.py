@@ -131,7 +131,7 @@ def _run(
     from nanlab.cli.progress import show_summary
     from nanlab.grid import GridError
     from nanlab.results.environments import DevicesError
-    from nanlab.results.store import FolderError, StoreError
+    from nanlab.results.errors import FolderError, StoreError
     from nanlab.study.ray_cluster import ClusterError
     from nanlab.study.shared_folder import Unfinished
 

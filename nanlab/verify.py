@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -220,7 +221,8 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
             listener=progress,
             engine="local",
         )
-        result = run_interruptibly(study, progress, force=False)
+        with closing(study):
+            result = run_interruptibly(study, progress, force=False)
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]
 
 

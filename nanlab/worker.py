@@ -92,7 +92,8 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     from nanlab.cli.progress import ProgressBar
     from nanlab.problems.user_code import UserCodeError
     from nanlab.results.environments import DevicesError
-    from nanlab.results.store import FolderError, StoreError
+    from nanlab.results.errors import FolderError, StoreError
+    from nanlab.results.ownership import owned
     from nanlab.study.shared_folder import discount_attempts
 
     def stopped() -> str:
@@ -102,7 +103,7 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
         return _STOPPED
 
     try:
-        with ProgressBar() as progress:
+        with ProgressBar() as progress, owned(folder, "worker"):
             return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, progress), stopped)
     except (DevicesError, FolderError, UserCodeError) as error:
         print(f"{folder}: {error}", file=sys.stderr)

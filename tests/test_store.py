@@ -18,11 +18,12 @@ from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.results import frames as tables
 from nanlab.results.chunk_index import curves_path
+from nanlab.results.errors import FolderError, StoreError
 from nanlab.results.files import write_parquet
 from nanlab.results.provenance import file_hash, fingerprint
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
-from nanlab.results.store import FolderError, Store, StoreError
+from nanlab.results.store import Store
 from nanlab.results.streaming import write_tables
 
 pytestmark = pytest.mark.smoke
@@ -270,7 +271,8 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing_that_was_kept(after, own_fo
 TOO_LARGE = """
 import resource, signal, sys
 from nanlab.results.schema import CURVES
-from nanlab.results.store import Store, StoreError
+from nanlab.results.errors import StoreError
+from nanlab.results.store import Store
 sys.path.insert(0, sys.argv[2])
 from test_store import HERE, rows_of
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.results import environments as store_devices
 from nanlab.results.environments import FIRST, DevicesError, device_name, join, sign
-from nanlab.results.store import StoreError
+from nanlab.results.errors import StoreError
 from nanlab.study.executors import executor_of
 
 STUDIES, MACHINES = 10, 4
@@ -162,7 +162,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_to_wait_for(own_folder, li
 TOO_LARGE = """
 import os, resource, signal, sys
 from pathlib import Path
-from nanlab.results.store import StoreError
+from nanlab.results.errors import StoreError
 from nanlab.results.environments import join
 machine = {"platform": "cpu", "processor": "one", "threads": 2, "jax": "1"}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

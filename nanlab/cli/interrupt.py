@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from nanlab.cli.exit_status import STOPPED
+from nanlab.results.ownership import leave_all
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
@@ -46,6 +47,7 @@ def interruptibly(work: Callable[[], T], stopped: Callable[[], str]) -> T:
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{stopped()}\n")
         sys.stderr.flush()
+        leave_all()
         # A launch cannot be cancelled; only its results are lost.
         os._exit(STOPPED)
     if errors:

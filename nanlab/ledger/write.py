@@ -12,8 +12,8 @@ from nanlab.ledger.tables import latex, markdown
 from nanlab.results.files import write_text
 
 
-def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
-    """Write the files of the ledger; return whether the figures could be drawn."""
+def write_ledger(folder: Path, judged: Sequence[Judged]) -> None:
+    """Write the files of the ledger."""
     files = {
         "claims.csv": ledger_frame(judged).write_csv(),
         "strata.csv": strata_frame(judged).write_csv(),
@@ -23,8 +23,4 @@ def write_ledger(folder: Path, judged: Sequence[Judged]) -> bool:
     }
     for name, text in files.items():
         write_text(folder / name, text)
-    try:
-        write_ledger_figures(folder, judged)
-    except ModuleNotFoundError:
-        return False
-    return True
+    write_ledger_figures(folder, judged)

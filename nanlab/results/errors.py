@@ -11,6 +11,10 @@ class StoreError(Exception):
     """The results folder cannot be used; the message is a sentence for the user."""
 
 
+class FolderError(StoreError):
+    """The requested folder cannot be a results folder."""
+
+
 @contextmanager
 def writing(path: Path) -> Generator[None]:
     """Turn an OSError while writing `path` into a sentence.

@@ -20,17 +20,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanlab.results.errors import StoreError, reason_of
+from nanlab.results.errors import FolderError, reason_of
 
 OWNERS = ".owners"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _ATTEMPTS = 40
 
-Role = Literal["sweep", "worker"]
+Role = Literal["sweep", "worker", "collect"]
+_TOGETHER = ({"worker"}, {"worker", "collect"})
 
 
-class BusyError(StoreError):
+_MINE = set[Path]()
+"""The files of this process."""
+
+
+class BusyError(FolderError):
     """Another process writes to the folder; the message says which, and what to do."""
 
 
@@ -39,7 +44,8 @@ class Owner:
     """A process that writes to a results folder.
 
     Attributes:
-        role: "sweep" owns the folder alone; "worker" shares it with other workers.
+        role: "sweep" owns the folder alone; "worker" shares it with other workers and with one
+            "collect", a sweep that gathers what they have computed.
         host: name of the machine.
         process: process id there.
         started: when the process started, in clock ticks since the machine's boot; 0 if unknown.
@@ -61,7 +67,7 @@ def owned(folder: Path, role: Role) -> Generator[None]:
     """Own a results folder for as long as the context is open.
 
     Args:
-        folder: the results folder; it exists.
+        folder: the results folder, created if it does not exist.
         role: what this process does there.
 
     Yields:
@@ -69,19 +75,21 @@ def owned(folder: Path, role: Role) -> Generator[None]:
 
     Raises:
         BusyError: another process owns the folder.
-        StoreError: the folder cannot be written to.
+        FolderError: the folder cannot be created or written to.
     """
     owners = folder / OWNERS
     path = owners / f"{_host()}-{os.getpid()}-{threading.get_ident():x}-{time.time_ns():x}.json"
     try:
-        owners.mkdir(parents=True, exist_ok=True)
         _acquire(folder, path, role)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {folder}: {reason_of(error)}") from error
+        raise FolderError(
+            f"cannot write {folder}: {reason_of(error)}; --out names another folder"
+        ) from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+    _MINE.add(path)
     stop = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
     heart.start()
@@ -90,9 +98,20 @@ def owned(folder: Path, role: Role) -> Generator[None]:
     finally:
         stop.set()
         heart.join()
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-            owners.rmdir()  # fails, as it should, while another worker is there
+        _leave(path)
+
+
+def leave_all() -> None:
+    """Give up every folder that this process owns, because it is about to end."""
+    for path in list(_MINE):
+        _leave(path)
+
+
+def _leave(path: Path) -> None:
+    _MINE.discard(path)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()  # fails, as it should, while another worker is there
 
 
 def live_owner(folder: Path) -> Owner | None:
@@ -112,7 +131,7 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
     for _ in range(_ATTEMPTS):
         _write(path, _myself(role, is_settled=False))
         others = [
-            owner for _, owner in _others(path.parent, path) if not (role == owner.role == "worker")
+            owner for _, owner in _others(path.parent, path) if {role, owner.role} not in _TOGETHER
         ]
         if not others:
             _write(path, _myself(role, is_settled=True))
@@ -127,7 +146,7 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
 
 def _sentence(folder: Path, owner: Owner) -> str:
     here = "" if owner.host == _host() else f" on {owner.host}"
-    what = {"sweep": "a sweep", "worker": "a worker"}[owner.role]
+    what = "a worker" if owner.role == "worker" else "a sweep"
     return (
         f"{folder}: {what} is writing to this folder (process {owner.process}{here}, since "
         f"{owner.since}); wait until it ends, stop it, or name another folder with --out"
@@ -199,8 +218,15 @@ def _unreadable(path: Path) -> Owner:
 
 def _write(path: Path, owner: Owner) -> None:
     partial = path.with_suffix(".new")
-    partial.write_text(json.dumps(asdict(owner)), encoding="utf-8")
-    partial.replace(path)
+    for attempt in range(_ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+            partial.replace(path)
+            return
+        except FileNotFoundError:  # an owner that left has just removed the empty folder
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def _now_there(owners: Path) -> float:

@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 
 from nanlab.results.chunk_index import ChunkIndex, as_bytes, curves_path
 from nanlab.results.environments import Environment, device_name, is_same_software, sign, signed
-from nanlab.results.errors import StoreError, reason_of, writing
+from nanlab.results.errors import FolderError, reason_of, writing
 from nanlab.results.files import is_left_behind, parquet_bytes, partial_of, write_atomically
 from nanlab.results.frames import read_blames, results_of_runs
 from nanlab.results.provenance import file_hash
@@ -40,10 +40,6 @@ PLAN = "grid.resolved.toml"
 """Name of the resolved grid among the chunks, for workers and the report."""
 
 RunIds = Shaped[np.ndarray, " runs"]
-
-
-class FolderError(StoreError):
-    """The requested folder cannot be a results folder."""
 
 
 class Store:

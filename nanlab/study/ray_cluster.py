@@ -24,9 +24,10 @@ from nanlab.engine.memory import way_out
 from nanlab.grid import Exec
 from nanlab.plan.plan import Plan
 from nanlab.results.environments import DevicesError, sign
+from nanlab.results.errors import StoreError
 from nanlab.results.manifest import Testimony
 from nanlab.results.provenance import fingerprint
-from nanlab.results.store import Store, StoreError, is_intact
+from nanlab.results.store import Store, is_intact
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 from nanlab.study.ray_worker import Failed, Job, cross_check_there, environment_there, run_there
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from nanlab.backend.config import lab_devices
 from nanlab.results.environments import DevicesError, check_alike, sign
+from nanlab.results.errors import StoreError
 from nanlab.results.manifest import Testimony
-from nanlab.results.store import StoreError
 from nanlab.study.chunk_runner import ChunkRunner, chunk_runner_on, study_environment
 from nanlab.study.chunks import Chunk, Crash, Done
 

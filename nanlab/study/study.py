@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from nanlab.plan.rounds import Rounds
 from nanlab.results import frames
 from nanlab.results.chunk_index import ChunkIndex
 from nanlab.results.manifest import Testimony, command_line, write_manifest
+from nanlab.results.ownership import owned
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.search_tables import write_search_tables
-from nanlab.results.store import CURVES_FILE, DEVICE, writing
+from nanlab.results.store import CHUNKS, CURVES_FILE, DEVICE, PLAN, writing
 from nanlab.results.streaming import SLICE, indices, slices, write_curves, write_tables
 from nanlab.study.chunks import Crash, Piece, chunk_of
 from nanlab.study.events import StudyCallbacks
@@ -78,13 +80,25 @@ class Study:
 
     def __post_init__(self) -> None:
         engine = self.engine or self.grid.exec.engine
-        self._executor, self.store = executor_of(
-            self.grid, self.plan, self.folder, self.devices, engine
-        )
+        # While workers run this very grid, a sweep may look whether they have finished.
+        self._shares = engine == "files" and self._is_prepared()
+        with ExitStack() as owning:
+            owning.enter_context(owned(self.folder, "collect" if self._shares else "sweep"))
+            self._executor, self.store = executor_of(
+                self.grid, self.plan, self.folder, self.devices, engine
+            )
+            self._owning = owning.pop_all()
 
     def close(self) -> None:
-        """Release what runs the chunks."""
-        self._executor.close()
+        """Release what runs the chunks, and the folder."""
+        with self._owning:
+            self._executor.close()
+
+    def _is_prepared(self) -> bool:
+        with suppress(OSError):
+            path = self.folder / CHUNKS / PLAN
+            return path.read_text(encoding="utf-8") == self.grid.resolved_toml()
+        return False
 
     def is_finished(self) -> bool:
         """Return whether the folder already holds the results of this grid."""
@@ -104,6 +118,9 @@ class Study:
         """Prepare the folder for workers; return whether there is something new to run."""
         with writing(self.folder):
             if force:
+                if self._shares:
+                    self._owning.close()
+                    self._owning.enter_context(owned(self.folder, "sweep"))
                 self.store.remove_chunks(folder=False)
                 (self.folder / "manifest.json").unlink(missing_ok=True)
         return prepare(self.folder, self.grid.resolved_toml())
