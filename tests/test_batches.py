@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab.grid.parameters import statics_off
+from nanlab.grid.defaults import default_statics
 from nanlab.parts.tasks import Examples
 from nanlab.problems.batches import FAULTS, Data, DataState
 
@@ -16,7 +16,7 @@ KEY = jax.random.key(3)
 
 
 def data_of(examples=None, dtype="float32", **statics):
-    statics = {**statics_off("training"), "batch_size": 5, **statics}
+    statics = {**default_statics("training"), "batch_size": 5, **statics}
     examples = examples or Examples(INPUTS, TARGETS)
     return Data(statics, examples, jnp.dtype(dtype), dict)
 

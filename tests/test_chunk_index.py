@@ -6,7 +6,7 @@ import pytest
 
 from nanlab.grid.outcome import Outcome
 from nanlab.plan.plan import ID_BYTES
-from nanlab.results.chunk_index import ChunkIndex, curves_beside
+from nanlab.results.chunk_index import ChunkIndex, curves_path
 from nanlab.results.frames import crashed_frame
 from nanlab.results.schema import CURVES
 
@@ -55,7 +55,7 @@ def test_the_device_is_that_of_the_file_which_a_run_is_taken_from(index):
 def test_curves_are_sorted_by_the_plan_then_by_step(index, tmp_path):
     def write(name, rows):
         frame = pl.DataFrame(rows, schema=list(CURVES), orient="row").cast(dict(CURVES))
-        frame.write_parquet(curves_beside(tmp_path / name))
+        frame.write_parquet(curves_path(tmp_path / name))
 
     write("a.parquet", [(RUNS[2], 1, "loss", "", 0.1), (RUNS[0], 0, "loss", "", 0.2),
                         (RUNS[2], 0, "loss", "", 0.3)])  # fmt: skip

@@ -47,7 +47,7 @@ def test_inside_a_loop_the_carry_says_where_it_began_and_a_scanned_input_is_inde
         return lax.scan(lambda carry, each: (carry * each, None), jnp.sum(x), y)[0]
 
     program = flatten(loop, X, X)
-    (product,) = [site for site in program.sites if site.primitive == "mul"]
+    (product,) = [site for site in program.equations if site.primitive == "mul"]
     said = Expressions(program, ["x", "y"])
     carry, each = product.operands
     assert said.of(carry) == "carry (first: sum(x))"

@@ -44,10 +44,12 @@ def test_a_digest_is_the_hash_of_what_is_not_at_its_default(text):
     plan, n = None, 0
     for table in tables_of(text):
         digests = table.digests()
-        assert digests.shape == (table.many, DIGEST_BYTES)
-        for row in range(table.many):
+        assert digests.shape == (table.n_points, DIGEST_BYTES)
+        for row in range(table.n_points):
             point = {
-                name: table.levels(name)[0 if table.codes(name) is None else table.codes(name)[row]]
+                name: table.levels(name)[
+                    0 if table.level_index(name) is None else table.level_index(name)[row]
+                ]
                 for name in table.names
             }
             wanted = sha256(f"nanlab run 1\n{canonical(point)}".encode()).digest()
@@ -60,7 +62,7 @@ def test_a_digest_is_the_hash_of_what_is_not_at_its_default(text):
 def test_only_what_a_points_problem_reads_is_part_of_its_identity():
     text = '[axes]\nproblem = ["training", "quadratic"]\nlr = [0.5]\n'
     (both,) = tables_of(text)
-    problems = [both.levels("problem")[code] for code in both.codes("problem")]
+    problems = [both.levels("problem")[code] for code in both.level_index("problem")]
     assert both.using("width").tolist() == [problem == "training" for problem in problems]
     assert both.using("lr").all()
     (alone,) = tables_of('[run]\nproblem = "quadratic"\n[axes]\nlr = [0.5]\n')

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nanlab.grid.outcome import Outcome
-from nanlab.reporting.analysis import analyse
-from nanlab.reporting.page import cell_labels, missing_sentence, report_page
+from nanlab.reporting.analysis import analyze
+from nanlab.reporting.page import cell_labels, notes_of, report_page
 from nanlab.results.read import read_results
 
 pytestmark = pytest.mark.smoke
@@ -22,8 +22,8 @@ def results():
 
 
 def page_of(results, **changes):
-    analysis = analyse(dataclasses.replace(results, **changes))
-    return analysis, report_page(analysis, files_made=["runs.csv", "<other>"])
+    analysis = analyze(dataclasses.replace(results, **changes))
+    return analysis, report_page(analysis, figures={}, other_files=["runs.csv", "<other>"])
 
 
 def data_of(page):
@@ -61,7 +61,7 @@ def test_every_run_is_in_one_cell_of_the_data(results):
 def test_rows_and_columns_are_called_by_their_values(results):
     analysis, page = page_of(results)
     columns, rows = cell_labels(analysis)
-    across, down = analysis.maps.together
+    across, down = analysis.maps.merged
     assert len(columns) == -(-len(analysis.layout.x.labels) // across)
     assert len(rows) == -(-len(analysis.layout.y.labels) // down)
     assert all(f'<th scope="row">{label}</th>' in page for label in rows)
@@ -70,6 +70,6 @@ def test_rows_and_columns_are_called_by_their_values(results):
 def test_a_study_that_is_running_says_what_is_missing(results):
     half = results.runs.head(360)
     analysis, page = page_of(results, runs=half)
-    sentence = missing_sentence(analysis)
+    sentence = notes_of(analysis)[0]
     assert sentence.startswith("The study is not finished: 360 runs of 720 ")
     assert sentence in page

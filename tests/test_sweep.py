@@ -344,6 +344,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on():
             if list(Path("results/grid/.chunks").glob("????????????????-*.parquet")):
                 break
             time.sleep(0.1)
+        time.sleep(1.0)  # it is counted a moment after it is stored
         asked = time.monotonic()
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)

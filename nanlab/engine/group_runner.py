@@ -45,13 +45,12 @@ class Attribution:
     Attributes:
         origin: what made its fault, at its fault step.
         culprit: what made its first NaN, at its NaN step; None if there was no NaN.
-        status: "reproduced" if the outputs of the instrumented program were non-finite in the same
-            way, else "compiled-only".
+        status: whether the instrumented program failed in the same way.
     """
 
     origin: Site | None
     culprit: Site | None
-    status: str
+    status: Status
 
 
 @dataclass(frozen=True, kw_only=True)

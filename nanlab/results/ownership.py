@@ -82,12 +82,12 @@ def owned(folder: Path, role: Role) -> Generator[None]:
     try:
         _acquire(folder, path, role)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        _leave(path)
         raise FolderError(
             f"cannot write {folder}: {reason_of(error)}; --out names another folder"
         ) from error
     except BaseException:
-        path.unlink(missing_ok=True)
+        _leave(path)
         raise
     _MINE.add(path)
     stop = threading.Event()
@@ -110,8 +110,8 @@ def leave_all() -> None:
 def _leave(path: Path) -> None:
     _MINE.discard(path)
     with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()  # fails, as it should, while another worker is there
+        os.unlink(path)
+        os.rmdir(path.parent)  # fails, as it should, while another worker is there
 
 
 def live_owner(folder: Path) -> Owner | None:
@@ -222,7 +222,7 @@ def _write(path: Path, owner: Owner) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(asdict(owner)), encoding="utf-8")
-            partial.replace(path)
+            os.replace(partial, path)
             return
         except FileNotFoundError:  # an owner that left has just removed the empty folder
             if attempt == _ATTEMPTS - 1:
