@@ -36,7 +36,7 @@ def test_what_people_wrote_is_escaped_and_nothing_is_fetched(results):
         results, asked={**results.asked, "title": title}, notes=["a <b> note", "</script><script>"]
     )
     assert title not in page
-    assert page.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; co.") >= 2
+    assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; co.") >= 2
     assert "a &lt;b&gt; note" in page and "&lt;other&gt;" in page
     # The page's own two scripts: its data and its program.
     assert page.count("<script") == page.count("</script>") == 2
