@@ -173,3 +173,10 @@ def test_without_limits_none_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
     assert machine.memory_left() is None
     assert machine.cores() == machine.schedulable_cores()
+
+
+def test_an_older_jax_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 9, 2))
+    monkeypatch.setattr(jax, "__version__", "0.9.2")
+    with pytest.raises(SystemExit, match=r"the lab needs JAX 0\.10 or newer, and this is 0\.9\.2"):
+        configure_lab()

@@ -294,6 +294,7 @@ NAMES = ["clean", "html", "wordy", "many outputs", "input", "benign"]
 def test_a_verdict_is_plain_data(verdicts, name):
     verdict = verdicts[name]
     written = verdict.to_dict()
+    assert type(written["status"]) is str
     assert json.loads(json.dumps(written, allow_nan=False)) == json.loads(json.dumps(written))
     assert written["fault"] == verdict.fault
     assert set(written) >= {"status", "origin", "culprit", "chain", "benign", "output_faults"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from nanlab.backend.compile_cache import PROGRAMS_BYTES, drop_oldest, programs_folder
-from nanlab.backend.jaxpr import Device
+from nanlab.backend.jaxpr import Device, require_jax
 from nanlab.backend.machine import cores
 
 
@@ -37,6 +37,7 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
     Raises:
         RuntimeError: JAX has already started with another number of CPU devices.
     """
+    require_jax(10, "the lab")
     jax.config.update("jax_enable_x64", True)
     try:
         jax.config.update("jax_num_cpu_devices", devices or cores())

@@ -27,6 +27,7 @@ from nanlab.backend.jaxpr import (
     current_name_stack,
     is_traced,
     jaxpr_as_fun,
+    require_jax,
 )
 
 _HOOKED = ("_run_python_pjit", "_pjit_call_impl_python", "_get_fastpath_data")
@@ -45,6 +46,7 @@ def dispatch_hooked(
             `go()`, whose first item is the flat results.
         is_direct: whether the program that runs may take the fast path from now on.
     """
+    require_jax(10, "nanlab.debug")
     run, execute, fast = own = [getattr(DISPATCH, name) for name in _HOOKED]
 
     def run_hooked(inferred: Any, flat: Any, function: Any, args: Any, kwargs: Any) -> Any:

@@ -34,6 +34,15 @@ DISPATCH: Any = _pjit
 """JAX's module that runs programs: `nanlab.backend.dispatch` hooks three of its functions."""
 
 
+def require_jax(minor: int, what: str) -> None:
+    """Exit with a sentence if JAX is older than 0.`minor`, which `what` needs."""
+    if jax.__version_info__ < (0, minor):
+        raise SystemExit(
+            f"{what} needs JAX 0.{minor} or newer, and this is {jax.__version__}; "
+            "nanlab.pinpoint works from JAX 0.7 on"
+        )
+
+
 def weak(x: Array, dtype: Any) -> Array:
     """Return `x` as a weakly typed scalar, which promotes as a Python float does."""
     # A traced learning rate is rounded to bfloat16 where the number 0.1 would be, and beta2 is not

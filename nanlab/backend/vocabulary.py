@@ -20,3 +20,6 @@ class Word(StrEnum):
         member._value_ = word
         member.meaning = meaning
         return member
+
+    def __repr__(self) -> str:
+        return repr(self.value)

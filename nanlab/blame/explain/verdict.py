@@ -117,4 +117,4 @@ def _plain(thing: Any) -> Any:
         return str(thing)
     if isinstance(thing, float) and (thing != thing or thing in (float("inf"), -float("inf"))):
         return str(thing)
-    return thing
+    return str(thing) if isinstance(thing, str) else thing
