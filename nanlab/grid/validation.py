@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from nanlab.grid.axes import POINT_LIMIT
 from nanlab.grid.compatibility import check_compatibility
 from nanlab.grid.document import GridDocument
@@ -111,7 +113,7 @@ def _excluded(
         dropped = matched(product, tests)
         if not dropped.any():
             diagnostics.warn(path, "matches no point")
-        rest = replace(product, mask=product.mask & ~dropped)
+        rest = replace(product, mask=np.asarray(product.mask & ~dropped))
         if product.mask.any() and not rest.mask.any() and not document.includes:
             diagnostics.complain(path, "leaves no point of the grid")
         product = rest

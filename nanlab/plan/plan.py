@@ -162,7 +162,7 @@ def _run_ids(digests: UInt8[np.ndarray, "runs bytes"], path: str) -> Shaped[np.n
     return _read_only(names.astype(np.dtypes.StringDType()))
 
 
-def _read_only(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _read_only(column: np.ndarray) -> np.ndarray:
     column.flags.writeable = False
     return column
 
