@@ -60,11 +60,12 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_bytes(text.encode()))
 
 
-def parquet_bytes(frame: pl.DataFrame) -> memoryview:
+def parquet_bytes(frame: pl.DataFrame) -> bytes:
     """Return a frame as the bytes of a Parquet file."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
-    return buffer.getbuffer()
+    # Not getbuffer(): a view that an exception keeps alive crashes the collector of Python 3.12.
+    return buffer.getvalue()
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -229,7 +229,7 @@ def is_intact(chunk: Path) -> bool:
     return chunk.stem.rpartition("-")[2] == _digest(data)
 
 
-def _digest(parts: Iterable[bytes | memoryview]) -> str:
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
