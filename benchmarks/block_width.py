@@ -78,7 +78,7 @@ def widths(problem: Problem, device: Device) -> list[int]:
 
 
 def fitting(problem: Problem, devices: Sequence[Device]) -> list[int]:
-    """The widths of which a block on each device fits the memory."""
+    """Return the block widths that fit into memory on each device."""
     free, used, found = available_bytes(devices), block_for(problem, devices[0]), list[int]()
     for width in widths(problem, devices[0]):
         lanes = width * len(devices)
