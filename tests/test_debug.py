@@ -224,7 +224,8 @@ def run_process(own_folder):
             text=True,
             cwd=own_folder,
             timeout=240,
-            env=dict(os.environ, COLUMNS="100"),
+            # A pytest that the script starts has no options of the one that runs these tests.
+            env=dict(os.environ, COLUMNS="100", PYTEST_ADDOPTS=""),
         )
         return done.returncode, done.stdout, done.stderr
 
