@@ -1,7 +1,7 @@
 """What people compose with jax.jit, each as a small program: a script that writes what came out.
 
-`python compositions.py FILE` writes, for each, its tree, types, shapes, weak types and bits, or
-its exception. Watched and unwatched, it has to write the same.
+`python compositions.py FILE [EVERY [FIRST]]` writes, for each (or one of EVERY), its tree, types,
+shapes, weak types and bits, or its exception. Watched and unwatched, it has to write the same.
 """
 
 import os
@@ -604,8 +604,10 @@ def outcome(composition):
 
 
 if __name__ == "__main__":
-    outcomes = {name: outcome(composition) for name, composition in COMPOSITIONS.items()}
+    every, first = (int(number) for number in [*sys.argv[2:], "1", "0"][:2])
+    names = list(COMPOSITIONS)[first::every]
+    outcomes = {name: outcome(COMPOSITIONS[name]) for name in names}
     # A second time, when all is compiled and cached.
-    outcomes |= {f"{name}, again": outcome(COMPOSITIONS[name]) for name in COMPOSITIONS}
+    outcomes |= {f"{name}, again": outcome(COMPOSITIONS[name]) for name in names}
     with open(sys.argv[1], "w") as file:
         json.dump(outcomes, file, indent=1)

@@ -124,7 +124,10 @@ def block_probe(planted, devices):
     return BlockProbe(planted.function, arguments, block=4, devices=jax.devices()[:devices])
 
 
-@each_planted
+@pytest.mark.parametrize("planted", [
+    pytest.param(planted, id=name, marks=[pytest.mark.slow] * (number % 2))
+    for number, (name, planted) in enumerate(PLANTED.items())
+])  # fmt: skip
 def test_in_a_block_each_lane_gets_the_verdict_that_it_gets_alone(planted):
     # Nine lanes in two launches of 2 devices x 4 lanes: the last launch is padded.
     readings, which = block_probe(planted, devices=2).read(*lanes_of(planted))

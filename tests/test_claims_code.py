@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampled import sampled
 
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.problems.training import make_training
@@ -103,6 +104,7 @@ def _holds_nan(state):
     return any(bool(jnp.isnan(x).any()) for x in floats)
 
 
+@pytest.mark.slow
 def test_a_warning_of_a_run_whose_loss_is_small_is_wrong():
     problem = of("watched:watched")(told="warning")
     states, _ = walked(problem, 3)
@@ -136,14 +138,14 @@ def stepped(function, precision, numbers):
     return jax.jit(jax.value_and_grad(lambda w: function(inputs @ w, target, classes)))(weights)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sampled(KINDS, 2))
 def test_both_forms_of_a_kind_are_the_same_function(kind):
     (loss, gradient), (other, others) = (stepped(each, "float32", 1.0) for each in KINDS[kind])
     assert float(loss) == pytest.approx(float(other), rel=1e-4)
     np.testing.assert_allclose(gradient, others, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sampled(KINDS, 2))
 def test_an_edge_case_makes_the_form_as_written_fail_and_not_the_guarded_one(kind):
     written, guarded = KINDS[kind]
     failed = []
@@ -155,6 +157,7 @@ def test_an_edge_case_makes_the_form_as_written_fail_and_not_the_guarded_one(kin
     assert any(failed)
 
 
+@pytest.mark.slow
 def test_a_careless_loss_is_descended_from_the_knobs():
     knobs = {"lr": 0.1, "numbers": 1.0}
     problem = CARELESS(kind="relative error", form="guarded")

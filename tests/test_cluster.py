@@ -146,6 +146,7 @@ def test_a_cluster_makes_the_bytes_of_one_process_and_carries_names_and_hashes_a
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
+@pytest.mark.slow
 def test_a_killed_workers_chunk_is_run_again_to_the_same_bytes(two_workers, undisturbed, capsys):
     act("die-once")
     assert sweep() == DONE
@@ -154,6 +155,7 @@ def test_a_killed_workers_chunk_is_run_again_to_the_same_bytes(two_workers, undi
     assert bytes_of("x") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_chunk_that_raises_is_recorded_and_the_rest_goes_on(two_workers, undisturbed, capsys):
     act("raise")
     assert sweep() == CRASHED

@@ -28,6 +28,7 @@ init_scale = [0.5]
 
 [exec]
 devices = 2
+witnesses = 0
 """
 
 

@@ -12,8 +12,12 @@ from nanlab import debug
 # (program, call of which function, site that is marked in it, primitive, mechanism, phase)
 FAULTS = [
     ("chromatic_exp", "leapfrog", 1, "origin", "exp", "overflow", "forward"),
-    ("schedule_pmap", "train_step", 1, "culprit", "div", "0/0", "update"),
-    ("nnx_cosine", "distill", 3, "culprit", "div", "0/0", "forward"),
+    pytest.param(
+        "schedule_pmap", "train_step", 1, "culprit", "div", "0/0", "update", marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "nnx_cosine", "distill", 3, "culprit", "div", "0/0", "forward", marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -1,6 +1,8 @@
 """The pages of documentation: their blocks are run, and what they show is what comes."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pages
@@ -21,6 +23,19 @@ WITH_CODE = [
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_blocks_of_a_page_run_and_say_what_it_shows(page, tmp_path):
     pages.check(page, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E"]
+    built = subprocess.run(
+        [*command, "-d", str(tmp_path / "trees"), str(ROOT / "docs"), str(tmp_path / "site")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    for page in ROOT.glob("docs/**/*.md"):
+        made = tmp_path / "site" / page.relative_to(ROOT / "docs").with_suffix(".html")
+        assert made.is_file(), made
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ def is_at(emission, finding):
     return is_same and any(line.endswith(f"/{finding.source}") for line in emission.lines)
 
 
+@pytest.mark.slow
 @each_group
 def test_a_culprit_is_what_jax_and_a_step_op_by_op_say(group_of, loss, activation):
     group = group_of(loss, activation)
@@ -174,6 +175,7 @@ def test_a_culprit_is_what_jax_and_a_step_op_by_op_say(group_of, loss, activatio
         assert seen_by_jax(step, state, nan=True) == canonical(first.primitive)
 
 
+@pytest.mark.slow
 @each_group
 def test_an_origin_is_what_jax_and_a_step_op_by_op_say(group_of, loss, activation):
     group = group_of(loss, activation)

@@ -55,7 +55,7 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
     problem, calls = counted_problem()
     worker = worker_of(problem)
     factors = np.tile([1e10, 1.0], 128)
-    asked = Lanes({"factor": factors}, np.arange(256), np.full(256, 100, np.int32))
+    asked = Lanes({"factor": factors}, np.arange(256), np.full(256, 40, np.int32))
 
     def steps_taken():
         calls.clear()
@@ -67,8 +67,9 @@ def test_lanes_that_go_on_leave_those_that_failed(monkeypatch):
     worker.run(asked._replace(steps=np.full(256, 4, np.int32)))  # compiles
     ours = steps_taken()
     monkeypatch.setattr("nanlab.engine.group_runner.packed", lambda *_, **__: None)
-    # Four blocks take 100 steps; or 12, of which two go on for 88.
-    assert steps_taken() - ours == 64 * (4 * 100 - (4 * 12 + 2 * 88))
+    # Four blocks take 40 steps; or 5, of which two go on for 35.
+    assert packing_steps(np.array([40]))[0] == 5
+    assert steps_taken() - ours == 64 * (4 * 40 - (4 * 5 + 2 * 35))
 
 
 @pytest.mark.slow

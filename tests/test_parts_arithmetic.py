@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampled import sampled
 
 from nanlab.backend import keys
 from nanlab.grid.parameters import PARAMETERS
@@ -109,7 +110,7 @@ def kept_units(before, after):
     return [(one[0] != other[0]).any(axis=1) for one, other in pairs]
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.8])
+@pytest.mark.parametrize("rate", sampled([0.0, 0.1, 0.5, 0.8], 2))
 def test_a_training_with_dropout_is_that_of_the_kept_units_scaled_up(dropping, rate):
     state, seen = dropping.init(), []
     net = layers(state)
@@ -146,7 +147,7 @@ def cross_entropy(outputs, targets, weight):
 Z_TASKS = {"wine": {}, "copy": {"task": "copy", "sequence_length": 5}}
 
 
-@pytest.mark.parametrize("task", Z_TASKS)
+@pytest.mark.parametrize("task", sampled(Z_TASKS, 2))
 def test_z_loss_adds_the_mean_square_of_the_log_sum_exp(task):
     sizes = {"depth": 1, "width": 6, "batch_size": 8, "loss": "softmax_cross_entropy"}
     training = Training({**sizes, "z_loss": True, **Z_TASKS[task]})

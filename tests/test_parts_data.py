@@ -1,5 +1,6 @@
 """Tasks beside scikit-learn's own, made data, and the faults of data that a run may have."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -136,11 +137,11 @@ def batches(statics, seeds=(0,), steps=(0,), **knobs):
     )
     full = {name: knobs.get(name, PARAMETERS[name].default) for name in problem.knobs}
     full = {name: jnp.float64(value) for name, value in full.items()}
-    made = []
+    init, batch, made = jax.jit(problem.init), jax.jit(problem.batch), []
     for seed in seeds:
         key = keys.run_key(seed)
-        state = problem.init(full, key)
-        made.append([problem.batch(state, full, keys.for_step(key, step)) for step in steps])
+        state = init(full, key)
+        made.append([batch(state, full, keys.for_step(key, step)) for step in steps])
     inputs, targets = (np.array([[np.asarray(b[i]) for b in run] for run in made]) for i in (0, 1))
     return inputs, targets
 

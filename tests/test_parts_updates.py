@@ -204,9 +204,9 @@ def traced(**changed):
 
 def updates_of(optimizer, gradients, parameters=PARAMETERS_AT):
     """The updates of constant parameters, one for each gradient."""
-    state, made = optimizer.init(jnp.asarray(parameters)), []
+    state, made, updated = optimizer.init(jnp.asarray(parameters)), [], jax.jit(optimizer.update)
     for gradient in gradients:
-        update, state = optimizer.update(jnp.asarray(gradient), state, jnp.asarray(parameters))
+        update, state = updated(jnp.asarray(gradient), state, jnp.asarray(parameters))
         made.append(np.asarray(update))
     return made
 

@@ -13,6 +13,7 @@ from corpus.case import marked_lines
 from corpus.operations import OPERATIONS
 from corpus.planted import PLANTED
 from corpus.transformed import TRANSFORMED
+from sampled import sampled
 
 import nanlab
 from nanlab.blame.probes import values as value_probe
@@ -28,13 +29,9 @@ def verdict_on(name):
     return nanlab.pinpoint(FAULTS[name].function, *FAULTS[name].faulty)
 
 
-def table(names=FAULTS, every=1):
+def table(names=FAULTS, every=2):
     """Parametrize over the rows of a table; the quick run takes one of `every`."""
-    rows = [
-        pytest.param(name, marks=[pytest.mark.slow] * (i % every > 0))
-        for i, name in enumerate(names)
-    ]
-    return pytest.mark.parametrize("name", rows)
+    return pytest.mark.parametrize("name", sampled(names, every))
 
 
 def cause_of(site):
@@ -127,7 +124,7 @@ def test_every_verdict_can_be_written_down(name):
     assert f"{Path(site.file).name}:{site.line}" in text
 
 
-@table(every=4)
+@table(every=8)
 def test_a_program_too_large_to_keep_gets_the_same_verdict(name, monkeypatch):
     small = verdict_on(name)
     monkeypatch.setattr(value_probe, "STORED_VALUES_BYTES", -1)

@@ -406,6 +406,7 @@ def test_a_saved_gather_makes_its_fill_again(tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_a_saved_reproducer_runs_alone_and_fails_when_it_does_not_reproduce(tmp_path):
     script = nanlab.pinpoint(lambda x: jnp.log(x), F32([1, -1])).save(tmp_path)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd="/")

@@ -42,7 +42,7 @@ lr = [0.5, 2.5]
 
 [exec]
 devices = 2
-witnesses = 1
+witnesses = 0
 """
 
 
@@ -313,6 +313,7 @@ def test_a_process_whose_jax_has_begun_gets_the_same_state(results, runs):
     assert done.stdout.split() == ["111", float(here.state.x).hex(), "mul"]
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_module(results, runs):
     (row,) = rows_of(runs, pl.col("problem") == "quadratic", FAILED)
     done = subprocess.run(

@@ -8,12 +8,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from sampled import sampled
 
 from nanlab.reporting.write import write_report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-STUDIES = ["quickstart", "gradient_descent", "stable_learning_rate", "deep_relu",
-           "tanh_critical_line", "claims/E08"]  # fmt: skip
+QUICK = ("quickstart",)
+STUDIES = [
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.slow)
+      for name in ("gradient_descent", "stable_learning_rate", "deep_relu", "tanh_critical_line",
+                   "claims/E08")),
+]  # fmt: skip
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -30,13 +36,16 @@ PAPER_WIDE, PAPER_HIGH = 718, 1047
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Reports of some committed studies."""
-    root, written = tmp_path_factory.mktemp("pages"), {}
-    for name in STUDIES:
-        folder = root / name
-        shutil.copytree(RESULTS / name, folder)
-        written[name] = write_report(folder).page
-    return written
+    """Reports of committed studies by name, each written when it is first read."""
+    root = tmp_path_factory.mktemp("pages")
+
+    class Pages(dict):
+        def __missing__(self, name):
+            shutil.copytree(RESULTS / name, root / name)
+            self[name] = write_report(root / name).page
+            return self[name]
+
+    return Pages()
 
 
 # ---- as a file ----
@@ -300,7 +309,9 @@ def test_all_of_it_can_be_had_by_keys_and_is_said_to_screen_readers(pages, brows
 
 
 @in_a_browser
-@pytest.mark.parametrize("name", ["quickstart", "tanh_critical_line", "claims/E08"])
+@pytest.mark.parametrize(
+    "name", [*QUICK, *sampled(["tanh_critical_line", "claims/E08"], 3, first=2)]
+)
 def test_on_paper_no_figure_is_cut(name, pages, browser):
     opened(browser, pages[name], PAPER_WIDE, height=PAPER_HIGH)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})

@@ -24,6 +24,7 @@ import polars as pl
 import pytest
 from remembered import Remembered
 from rich.console import Console
+from sampled import sampled
 
 from nanlab.blame.site import Site
 from nanlab.cli import progress as terminal
@@ -126,8 +127,8 @@ def die(monkeypatch, number, moment):
 @pytest.mark.parametrize(
     "number, moment",
     [
-        # Every third of them among the quick tests.
-        pytest.param(number, when, marks=[pytest.mark.slow] * (number % 3 != 1))
+        # Every fourth of them among the quick tests.
+        pytest.param(number, when, marks=[pytest.mark.slow] * (number % 4 != 1))
         for number in range(1, WRITES + 1)
         for when in ("before", "after")
     ]
@@ -224,7 +225,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text, reused", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("text, reused", sampled(CHANGES.values(), 2), ids=CHANGES)
 def test_a_changed_grid_reuses_its_old_points_and_comes_out_as_a_fresh_run(text, reused, capsys):
     assert sweep() == DONE
     capsys.readouterr()
