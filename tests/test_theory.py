@@ -154,3 +154,20 @@ def test_the_committed_laws_are_valid_and_measured():
         read_laws(str(path), tomllib.loads(path.read_text())["law"])
     table = pl.read_csv(ROOT / "results/theory/laws.csv")
     assert set(table.get_column("study")) == {f"sweeps/theory/{stem}.toml" for stem in laws}
+
+
+def test_a_ratio_is_taken_seed_by_seed_and_may_have_a_bound_alone():
+    base = np.array([1.0, 5.0, 9.0, 2.0])
+    runs = pl.concat([runs_of(base, w=1.0), runs_of(base * [10.0, 11.0, 12.0, 13.0], w=2.0)])
+    ratio = LAW | {"by": [], "where": {"static.w": 2.0}, "over": {"static.w": 1.0}}
+    for relation, predicted, answer in [
+        ("at least", 9.0, Answer.AGREES),
+        ("at least", 11.5, Answer.BORDERLINE),
+        ("at least", 20.0, Answer.DIFFERS),
+        ("at most", 20.0, Answer.AGREES),
+        ("at most", 5.0, Answer.DIFFERS),
+    ]:
+        law = Law.model_validate(ratio | {"relation": relation, "predicted": str(predicted)})
+        (found,) = measurements("x", law, runs)
+        assert found.value == pytest.approx(11.5)
+        assert found.answer is answer

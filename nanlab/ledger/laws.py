@@ -28,6 +28,14 @@ class Answer(StrEnum):
     BORDERLINE = "borderline"
 
 
+class Relation(StrEnum):
+    """How a measurement has to stand to its prediction."""
+
+    EQUALS = "equals"
+    AT_LEAST = "at least"
+    AT_MOST = "at most"
+
+
 class Law(BaseModel):
     """A published law and how the lab measures it, written before its study is run.
 
@@ -42,7 +50,9 @@ class Law(BaseModel):
         column: the measured number of a run, as a SQL expression over the columns of `runs`.
         boundary: axis along which `measure` changes its answer; the number is where it does.
         measure: the condition that changes along `boundary`.
+        over: parameters and values of other runs; the number is divided by theirs, seed by seed.
         slope: axis; the number becomes the slope of its logarithm over the axis's logarithm.
+        relation: whether the number equals the prediction, or is at least or at most that.
         within: largest relative difference that counts as agreement, absolute if the law says 0.
         remark: what readers need to know, such as why the lab disagrees.
     """
@@ -59,7 +69,9 @@ class Law(BaseModel):
     column: str = "final_loss"
     boundary: str = ""
     measure: Measure = Measure()
+    over: dict[str, Any] = {}
     slope: str = ""
+    relation: Relation = Relation.EQUALS
     within: float
     remark: str = ""
 
@@ -102,10 +114,14 @@ class Measurement:
         if self.low is None or self.high is None:
             return Answer.BORDERLINE
         room = self.law.within * (abs(self.predicted) or 1.0)
-        if abs(self.low - self.predicted) <= room and abs(self.high - self.predicted) <= room:
+        least, most = self.predicted - room, self.predicted + room
+        if self.law.relation is Relation.AT_LEAST:
+            most = math.inf
+        elif self.law.relation is Relation.AT_MOST:
+            least = -math.inf
+        if least <= self.low and self.high <= most:
             return Answer.AGREES
-        apart = self.low > self.predicted + room or self.high < self.predicted - room
-        return Answer.DIFFERS if apart else Answer.BORDERLINE
+        return Answer.DIFFERS if self.low > most or self.high < least else Answer.BORDERLINE
 
 
 def read_laws(path: str, tables: object) -> list[Law]:
@@ -150,29 +166,34 @@ def measurements(stem: str, law: Law, runs: pl.DataFrame) -> list[Measurement]:
     Raises:
         LedgerError: there are no such runs, or an expression does not fit them.
     """
-    names = [*law.by, *filter(None, (law.boundary, law.slope))]
-    runs = matching(completed(runs, names), law.where).filter(pl.col("outcome") != "crashed")
+    names = [*law.by, *law.over, *filter(None, (law.boundary, law.slope))]
+    every = completed(runs, names).filter(pl.col("outcome") != "crashed")
+    runs = matching(every, law.where)
     if not runs.height:
         raise LedgerError(f"law {stem}: its study has no such runs")
     try:
-        runs = runs.with_columns(
-            pl.sql_expr(law.column).cast(pl.Float64).alias("_number"),
-            pl.sql_expr(law.predicted).cast(pl.Float64).alias("_predicted"),
-            measured(law.measure).alias("_true"),
+        runs, others = (
+            each.with_columns(
+                pl.sql_expr(law.column).cast(pl.Float64).alias("_number"),
+                pl.sql_expr(law.predicted).cast(pl.Float64).alias("_predicted"),
+                measured(law.measure).alias("_true"),
+            )
+            for each in (runs, matching(every, law.where | law.over))
         )
     except pl.exceptions.PolarsError as error:
         raise LedgerError(f"law {stem}: {str(error).splitlines()[0]}") from error
     parts = runs.partition_by(*law.by, maintain_order=True) if law.by else [runs]
-    return [_measured(stem, law, part) for part in parts]
+    return [_measured(stem, law, part, others) for part in parts]
 
 
-def _measured(stem: str, law: Law, runs: pl.DataFrame) -> Measurement:
-    values = np.array(
-        [number for _, each in runs.group_by("seed", maintain_order=True)
-         if (number := _number_of(law, each)) is not None]
-    )  # fmt: skip
+def _measured(stem: str, law: Law, runs: pl.DataFrame, others: pl.DataFrame) -> Measurement:
+    numbers = _numbers(law, runs)
+    if law.over:
+        divisors = _numbers(law, others)
+        numbers = {s: n / divisors[s] for s, n in numbers.items() if divisors.get(s)}
+    values = np.array(list(numbers.values()))
     low, high = _interval(values)
-    bracket = _bracket(law, runs) if law.boundary and not law.slope else 0.0
+    bracket = _bracket(law, runs) if law.boundary and not (law.slope or law.over) else 0.0
     return Measurement(
         law=law, stem=stem,
         key={name: _text(runs.get_column(name)[0]) for name in law.by},
@@ -193,6 +214,15 @@ def _interval(values: Float[np.ndarray, " seeds"]) -> tuple[float | None, float 
         share = binomtest(int(values.sum()), len(values)).proportion_ci(0.95)
         return float(share.low), float(share.high)
     return mean_interval(values)
+
+
+def _numbers(law: Law, runs: pl.DataFrame) -> dict[int, float]:
+    """Return the number of each seed that has one."""
+    found = {
+        int(seed[0]): _number_of(law, each)
+        for seed, each in runs.group_by("seed", maintain_order=True)
+    }
+    return {seed: number for seed, number in found.items() if number is not None}
 
 
 def _number_of(law: Law, runs: pl.DataFrame) -> float | None:

@@ -205,12 +205,7 @@ def edge_of_stability(optimizer: str = "sgd", momentum: float = 0.9, examples: i
     eigenvalue of the Hessian, preconditioned for Adam, as an exponential average over 200 steps.
     The eigenvector is found by one step of the power method at each training step.
     """
-    images, labels = _digits(examples)
-
-    def loss_of(weights):
-        hidden = jnp.tanh(images @ weights["first"] + weights["bias"])
-        error = hidden @ weights["second"] + weights["shift"] - labels
-        return 0.5 * jnp.mean(jnp.sum(error * error, axis=1))
+    loss_of = _digits_loss(examples)
 
     def optimizer_of(rate):
         if optimizer == "adam":
@@ -226,15 +221,9 @@ def edge_of_stability(optimizer: str = "sgd", momentum: float = 0.9, examples: i
         return jax.tree.map(lambda nu: (jnp.sqrt(nu / correction) + 1e-7) ** -0.5, adam.nu)
 
     def init(knobs, key):
-        first, second, start = jax.random.split(key, 3)
-        weights = {
-            "first": jax.random.normal(first, (64, 32), jnp.float32) / 8.0,
-            "bias": jnp.zeros(32, jnp.float32),
-            "second": jax.random.normal(second, (32, 10), jnp.float32) / math.sqrt(32.0),
-            "shift": jnp.zeros(10, jnp.float32),
-        }
+        weights = _tanh_network(key)
         opt_state = optimizer_of(knobs["lr"].astype(jnp.float32)).init(weights)
-        vector = _unit(_noise_like(weights, start))
+        vector = _unit(_noise_like(weights, jax.random.fold_in(key, 1)))
         return weights, opt_state, vector, jnp.float32(0.0)
 
     def step(state, knobs, key):
@@ -254,11 +243,62 @@ def edge_of_stability(optimizer: str = "sgd", momentum: float = 0.9, examples: i
     return nanlab.Problem(init=init, step=step, knobs={"lr": 0.1})
 
 
-def _digits(examples):
-    """Return digits as pixels in [0, 1], centered, and one-hot labels."""
+def adam_spikes(b2: float = 0.999, examples: int = 200):
+    """Train the same network with Adam and full batches; count the spikes of the loss.
+
+    A spike begins where the loss is more than twice its exponential average over 50 steps, and
+    ends where it is below that average. The loss is the number of spikes per 10,000 steps so far,
+    without the first 500 steps.
+    """
+    loss_of = _digits_loss(examples)
+
+    def optimizer_of(knobs):
+        return optax.adam(knobs["lr"].astype(jnp.float32), b1=0.9, b2=b2)
+
+    def init(knobs, key):
+        weights = _tanh_network(key)
+        counts = jnp.float32(0.0), jnp.float32(0.0)
+        return weights, optimizer_of(knobs).init(weights), loss_of(weights), False, counts
+
+    def step(state, knobs, key):
+        weights, opt_state, average, is_spike, (spikes, steps) = state
+        loss, gradient = jax.value_and_grad(loss_of)(weights)
+        updates, opt_state = optimizer_of(knobs).update(gradient, opt_state, weights)
+        begins = (loss > 2.0 * average) & ~is_spike & (steps > 500.0)
+        is_spike = jnp.where(is_spike, loss > average, begins)
+        average = average + (loss - average) / 50.0
+        counts = spikes + begins, steps + 1.0
+        weights = optax.apply_updates(weights, updates)
+        state = weights, opt_state, average, is_spike, counts
+        return state, counts[0] * 10_000.0 / jnp.maximum(counts[1] - 500.0, 1.0)
+
+    return nanlab.Problem(init=init, step=step, knobs={"lr": 0.01})
+
+
+def _digits_loss(examples):
+    """Return the squared error of a tanh network on digits, pixels in [0, 1] and centered."""
     images, labels = load_digits(return_X_y=True)
     images = (images[:examples] / 16.0).astype(np.float32)
-    return images - images.mean(axis=0), np.eye(10, dtype=np.float32)[labels[:examples]]
+    images = images - images.mean(axis=0)
+    targets = np.eye(10, dtype=np.float32)[labels[:examples]]
+
+    def loss_of(weights):
+        hidden = jnp.tanh(images @ weights["first"] + weights["bias"])
+        error = hidden @ weights["second"] + weights["shift"] - targets
+        return 0.5 * jnp.mean(jnp.sum(error * error, axis=1))
+
+    return loss_of
+
+
+def _tanh_network(key):
+    """Return the weights of a tanh network 64-32-10."""
+    first, second = jax.random.split(key)
+    return {
+        "first": jax.random.normal(first, (64, 32), jnp.float32) / 8.0,
+        "bias": jnp.zeros(32, jnp.float32),
+        "second": jax.random.normal(second, (32, 10), jnp.float32) / math.sqrt(32.0),
+        "shift": jnp.zeros(10, jnp.float32),
+    }
 
 
 def _unit(tree):
