@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from nanlab import claims
+from nanlab.cli.exit_status import CRASHED
 from nanlab.ledger import rules
 from nanlab.ledger import strata as pairs
 from nanlab.ledger.claim import Claim, every_id, rule_hash, stem_of
@@ -390,7 +391,7 @@ def test_a_folder_that_cannot_be_is_told(tmp_path, capsys):
     (tmp_path / "A01.toml").write_text(TRUE + STUDY, encoding="utf-8")
     (tmp_path / "file").write_text("", encoding="utf-8")
     flags = ["A1", "--sweeps", str(tmp_path), "--out", str(tmp_path / "file/out")]
-    assert claims.main(flags) == claims.CRASHED
+    assert claims.main(flags) == CRASHED
     assert "cannot write" in capsys.readouterr().err
 
 

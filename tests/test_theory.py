@@ -11,7 +11,7 @@ import pytest
 from nanlab import theory
 from nanlab.grid.errors import GridError
 from nanlab.ledger.claim import LedgerError
-from nanlab.ledger.laws import Answer, Law, measurements, read_laws
+from nanlab.ledger.laws import Agreement, Law, measurements, read_laws
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,11 +34,11 @@ def runs_of(values, *, w=1.0, seeds=None, **columns):
 @pytest.mark.parametrize(
     ("mean", "spread", "answer"),
     [
-        (2.0, 0.01, Answer.AGREES),
-        (2.0, 2.0, Answer.BORDERLINE),
-        (2.19, 0.1, Answer.BORDERLINE),
-        (3.0, 0.1, Answer.DIFFERS),
-        (1.0, 0.1, Answer.DIFFERS),
+        (2.0, 0.01, Agreement.AGREES),
+        (2.0, 2.0, Agreement.BORDERLINE),
+        (2.19, 0.1, Agreement.BORDERLINE),
+        (3.0, 0.1, Agreement.DIFFERS),
+        (1.0, 0.1, Agreement.DIFFERS),
     ],
 )
 def test_the_interval_decides(mean, spread, answer):
@@ -71,7 +71,7 @@ def test_a_boundary_is_bracketed_by_the_axis():
     never = runs.with_columns(final_loss=pl.lit(1.0))
     (found,) = measurements("x", law, never)
     assert found.value is None
-    assert found.answer is Answer.BORDERLINE
+    assert found.answer is Agreement.BORDERLINE
 
 
 def test_a_slope_is_that_of_logarithms():
@@ -88,7 +88,7 @@ def test_a_share_of_none_has_an_interval():
     (found,) = measurements("x", law, runs_of([0.0] * 100))
     assert (found.low, found.high) == pytest.approx((0.0, 1.0 - 0.025 ** (1 / 100)))
     (found,) = measurements("x", law, runs_of([0.0] * 20))
-    assert found.answer is Answer.BORDERLINE
+    assert found.answer is Agreement.BORDERLINE
 
 
 def test_a_law_that_does_not_fit_its_runs_says_so():
@@ -161,11 +161,11 @@ def test_a_ratio_is_taken_seed_by_seed_and_may_have_a_bound_alone():
     runs = pl.concat([runs_of(base, w=1.0), runs_of(base * [10.0, 11.0, 12.0, 13.0], w=2.0)])
     ratio = LAW | {"by": [], "where": {"static.w": 2.0}, "over": {"static.w": 1.0}}
     for relation, predicted, answer in [
-        ("at least", 9.0, Answer.AGREES),
-        ("at least", 11.5, Answer.BORDERLINE),
-        ("at least", 20.0, Answer.DIFFERS),
-        ("at most", 20.0, Answer.AGREES),
-        ("at most", 5.0, Answer.DIFFERS),
+        ("at least", 9.0, Agreement.AGREES),
+        ("at least", 11.5, Agreement.BORDERLINE),
+        ("at least", 20.0, Agreement.DIFFERS),
+        ("at most", 20.0, Agreement.AGREES),
+        ("at most", 5.0, Agreement.DIFFERS),
     ]:
         law = Law.model_validate(ratio | {"relation": relation, "predicted": str(predicted)})
         (found,) = measurements("x", law, runs)

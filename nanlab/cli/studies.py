@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanlab.cli.exit_status import CRASHED, DONE
 from nanlab.cli.interrupt import run_interruptibly
 from nanlab.grid import Grid
 from nanlab.plan.plan import make_plan
+
+if TYPE_CHECKING:
+    from nanlab.cli.progress import ProgressBar
+    from nanlab.study.study import Study
 
 
 def describe_plans(grids: Mapping[str, Grid]) -> str:
@@ -32,10 +37,10 @@ def run_studies(
     """Run the studies that are not finished.
 
     Args:
-        grids: name of a study -> its grid; its folder is `out / name`.
+        grids: grids by the name of the study, which is also that of its folder in `out`.
         out: folder of the studies.
         force: whether finished studies are run again.
-        rules: name of a study -> the rules that its manifest records.
+        rules: hashes of the rules that a study's manifest records, by study.
 
     Returns:
         The exit status: DONE, or CRASHED if a chunk or a study crashed.
@@ -60,16 +65,21 @@ def run_studies(
                     listener=progress, arguments=[grid.path], engine="local",
                     rules={name: list(hashes) for name, hashes in rules.get(stem, {}).items()},
                 )  # fmt: skip
-                with closing(study):
-                    if study.is_finished() and not force:
-                        study.store.remove_chunks()
-                        progress.started(len(plans[stem]), len(plans[stem]))
-                        continue
-                    progress.say(f"{progress.about}: {grid.title}")
-                    result = run_interruptibly(study, progress, force=force)
+                crashed = _run(study, progress, force=force)
             except (StoreError, MemoryError) as error:
                 progress.say(f"{grid.path}: {error}")
                 return CRASHED
-            status = CRASHED if result.manifest["crashed"] else status
+            status = CRASHED if crashed else status
             jax.clear_caches()  # type: ignore[no-untyped-call]
     return status
+
+
+def _run(study: Study, progress: ProgressBar, *, force: bool) -> bool:
+    """Run a study that is not finished, or any with `force`; return whether a chunk crashed."""
+    with closing(study):
+        if study.is_finished() and not force:
+            study.store.remove_chunks()
+            progress.started(len(study.plan), len(study.plan))
+            return False
+        progress.say(f"{progress.about}: {study.grid.title}")
+        return bool(run_interruptibly(study, progress, force=force).manifest["crashed"])

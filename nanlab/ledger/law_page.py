@@ -9,12 +9,12 @@ from pathlib import Path
 import polars as pl
 
 from nanlab.ledger.conditions import short_name
-from nanlab.ledger.laws import Answer, Law, Measurement
+from nanlab.ledger.laws import Agreement, Law, Measurement
 from nanlab.results.files import write_text
 from nanlab.results.text_tables import markdown_table
 
 FIGURE = "laws.svg"
-HOW_TO_READ = (
+READING = (
     "Each row is a published prediction and what nanlab measures, as a mean over seeds with its "
     "95 % interval (Student's t; of a boundary, wider by half the distance between neighboring "
     "values of the axis). A measurement *agrees* if the whole interval lies within the tolerance "
@@ -50,14 +50,14 @@ def laws_frame(found: Sequence[Measurement]) -> pl.DataFrame:
 def laws_page(found: Sequence[Measurement]) -> str:
     """Return the Markdown page."""
     groups = [list(group) for _, group in groupby(found, key=lambda each: each.law)]
-    agreeing = sum(all(e.answer is Answer.AGREES for e in group) for group in groups)
+    agreeing = sum(all(e.answer is Agreement.AGREES for e in group) for group in groups)
     rows = [_row(each, is_first=i == 0) for group in groups for i, each in enumerate(group)]
     header = ("law", "where", "theory", "lab", "", "study")
     lines = [
         "# Theory beside the lab", "",
         f"Of {len(groups)} published laws of training, {agreeing} hold in every condition that was "
         "measured.", "",
-        HOW_TO_READ, "", f"![Measured over predicted value of each law]({FIGURE})", "",
+        READING, "", f"![Measured over predicted value of each law]({FIGURE})", "",
         markdown_table(header, rows), "",
     ]  # fmt: skip
     lines += [f"- **{g[0].law.says}.** {g[0].law.remark}" for g in groups if g[0].law.remark]
@@ -91,8 +91,12 @@ def _rounded(number: float | None) -> float | None:
     return None if number is None else float(f"{number:.6g}")
 
 
-COLORS = {Answer.AGREES: "#0072B2", Answer.DIFFERS: "#D55E00", Answer.BORDERLINE: "#6E6E6E"}
-MARKS = {Answer.AGREES: "o", Answer.DIFFERS: "s", Answer.BORDERLINE: "D"}
+LOOKS = {
+    Agreement.AGREES: ("#0072B2", "o"),
+    Agreement.DIFFERS: ("#D55E00", "s"),
+    Agreement.BORDERLINE: ("#6E6E6E", "D"),
+}
+"""Color (Okabe and Ito's) and marker of each answer."""
 
 
 def _write_figure(path: Path, found: Sequence[Measurement]) -> None:
@@ -110,7 +114,8 @@ def _write_figure(path: Path, found: Sequence[Measurement]) -> None:
         axes.set_yticks(range(len(drawn)), [_label(each) for each in drawn])
         axes.set_xlabel("measured / predicted; gray: the tolerance that the law's file states")
         for answer in sorted({each.answer for each in drawn}):
-            axes.plot([], [], MARKS[answer], color=COLORS[answer], label=str(answer))
+            color, marker = LOOKS[answer]
+            axes.plot([], [], marker, color=color, label=str(answer))
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
@@ -118,10 +123,10 @@ def _write_figure(path: Path, found: Sequence[Measurement]) -> None:
 def _draw(axes: object, y: int, each: Measurement) -> None:
     assert each.value is not None and each.low is not None and each.high is not None
     low, value, high = sorted(n / each.predicted for n in (each.low, each.value, each.high))
-    color = COLORS[each.answer]
+    color, marker = LOOKS[each.answer]
     axes.barh(y, 2.0 * each.law.within, left=1.0 - each.law.within, height=0.7, color="#DDDDDD")  # type: ignore[attr-defined]
     axes.plot([low, high], [y, y], color=color, linewidth=1.2)  # type: ignore[attr-defined]
-    axes.plot([value], [y], MARKS[each.answer], color=color, markersize=4.0)  # type: ignore[attr-defined]
+    axes.plot([value], [y], marker, color=color, markersize=4.0)  # type: ignore[attr-defined]
 
 
 def _label(each: Measurement) -> str:

@@ -20,7 +20,7 @@ from nanlab.results.compare import completed
 from nanlab.results.statistics import mean_interval
 
 
-class Answer(StrEnum):
+class Agreement(StrEnum):
     """How a measurement compares with its prediction."""
 
     AGREES = "agrees"
@@ -109,10 +109,10 @@ class Measurement:
     runs: int
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Agreement:
         """Whether the whole interval lies within the law's tolerance, none of it, or a part."""
         if self.low is None or self.high is None:
-            return Answer.BORDERLINE
+            return Agreement.BORDERLINE
         room = self.law.within * (abs(self.predicted) or 1.0)
         least, most = self.predicted - room, self.predicted + room
         if self.law.relation is Relation.AT_LEAST:
@@ -120,8 +120,8 @@ class Measurement:
         elif self.law.relation is Relation.AT_MOST:
             least = -math.inf
         if least <= self.low and self.high <= most:
-            return Answer.AGREES
-        return Answer.DIFFERS if self.low > most or self.high < least else Answer.BORDERLINE
+            return Agreement.AGREES
+        return Agreement.DIFFERS if self.low > most or self.high < least else Agreement.BORDERLINE
 
 
 def read_laws(path: str, tables: object) -> list[Law]:
