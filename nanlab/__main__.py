@@ -16,6 +16,7 @@ COMMANDS = {
     "verify": "run a study again, all or a sample; report what reproduces",
     "diff": "report which runs of two studies ended or failed differently",
     "worker": "run a share of a sweep on another machine",
+    "theory": "measure published laws of training; theory beside the lab",
     "claims": "settle published claims about NaN by measurement",
     "parts": "list what a training can be composed of, with sources",
     "grid": "print the JSON Schema of grid files, for completion in editors",

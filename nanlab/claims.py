@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
-from nanlab.cli.interrupt import RESUMES, run_interruptibly
-from nanlab.grid import Complaint, Grid, GridError, load_grid
-from nanlab.plan.plan import make_plan
+from nanlab.cli.exit_status import DONE, STOPPED, WRONG
+from nanlab.cli.interrupt import RESUMES
+from nanlab.cli.studies import describe_plans, run_studies
+from nanlab.grid import Complaint, GridError, load_grid
 
 if TYPE_CHECKING:
     from nanlab.ledger.claim import Claim
@@ -63,8 +62,12 @@ def main(argv: list[str] | None = None) -> int:
         chosen = _chosen(arguments, entries)
         grids = {stem: load_grid(arguments.sweeps / f"{stem}.toml") for stem in _studies(chosen)}
         if arguments.dry_run:
-            return _dry_run(grids)
-        status = _run(grids, entries, arguments) if chosen else DONE
+            print(describe_plans(grids))
+            return DONE
+        status = DONE
+        if chosen:
+            rules = _rules(entries, arguments.out)
+            status = run_studies(grids, arguments.out, force=arguments.force, rules=rules)
         return status or _write_ledger(entries, arguments)
     except GridError as error:
         print(error, file=sys.stderr)
@@ -117,55 +120,15 @@ def _studies(entries: Sequence[LedgerEntry]) -> list[str]:
     return list(dict.fromkeys(e.claim.study_stem for e in entries if not e.claim.reason))
 
 
-def _dry_run(grids: Mapping[str, Grid]) -> int:
-    runs = groups = 0
-    for stem, grid in grids.items():
-        plan = make_plan(grid)
-        runs, groups = runs + len(plan), groups + len(plan.groups)
-        print(f"{stem}  {len(plan):8,} runs  {len(plan.groups):4,} compiles")
-    print(f"all  {runs:8,} runs  {groups:4,} compiles, in {len(grids)} studies")
-    return DONE
-
-
-def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
-    """Run the unfinished studies, one after another."""
-    from nanlab.backend.config import configure_lab
-
-    configure_lab(None)
-    import jax
-
-    from nanlab.cli.progress import ProgressBar
+def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, list[str]]]:
+    """Return the hashes of the claims' rules, now and earlier, by study and claim."""
     from nanlab.ledger.judge import rules_of
-    from nanlab.results.errors import StoreError
-    from nanlab.study.study import Study
 
-    plans = {stem: make_plan(grid) for stem, grid in grids.items()}
-    status = DONE
-    with ProgressBar(total=sum(map(len, plans.values()))) as progress:
-        for number, (stem, grid) in enumerate(grids.items(), 1):
-            progress.about = f"{stem} ({number} of {len(grids)})"
-            folder = arguments.out / stem
-            rules = {
-                e.claim.id: rules_of(e.claim, folder) for e in entries if e.claim.study_stem == stem
-            }
-            try:
-                study = Study(
-                    grid=grid, plan=plans[stem], folder=folder, devices=list(jax.devices()),
-                    listener=progress, arguments=[grid.path], engine="local", rules=rules,
-                )  # fmt: skip
-                with closing(study):
-                    if study.is_finished() and not arguments.force:
-                        study.store.remove_chunks()
-                        progress.started(len(plans[stem]), len(plans[stem]))
-                        continue
-                    progress.say(f"{progress.about}: {grid.title}")
-                    result = run_interruptibly(study, progress, force=arguments.force)
-            except (StoreError, MemoryError) as error:
-                progress.say(f"{grid.path}: {error}")
-                return CRASHED
-            status = CRASHED if result.manifest["crashed"] else status
-            jax.clear_caches()  # type: ignore[no-untyped-call]
-    return status
+    rules: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        stem = entry.claim.study_stem
+        rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
+    return rules
 
 
 def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:

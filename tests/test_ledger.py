@@ -11,10 +11,11 @@ import pytest
 from sampled import sampled
 
 from nanlab import claims
+from nanlab.cli.exit_status import CRASHED
 from nanlab.ledger import rules
 from nanlab.ledger import strata as pairs
 from nanlab.ledger.claim import Claim, every_id, rule_hash, stem_of
-from nanlab.ledger.conditions import described
+from nanlab.ledger.conditions import conditions_of
 from nanlab.ledger.figures import MAX_FIGURES
 from nanlab.ledger.judge import judge, rules_of
 
@@ -392,7 +393,7 @@ def test_a_folder_that_cannot_be_is_told(tmp_path, capsys):
     (tmp_path / "A01.toml").write_text(TRUE + STUDY, encoding="utf-8")
     (tmp_path / "file").write_text("", encoding="utf-8")
     flags = ["A1", "--sweeps", str(tmp_path), "--out", str(tmp_path / "file/out")]
-    assert claims.main(flags) == claims.CRASHED
+    assert claims.main(flags) == CRASHED
     assert "cannot write" in capsys.readouterr().err
 
 
@@ -404,15 +405,15 @@ def test_a_claim_that_is_not_there_is_told(capsys, tmp_path):
 
 def test_conditions_are_told_as_short_as_they_can_be():
     keys = [{"steps": s, "static.precision": p} for s in ("10", "1000") for p in ("a", "b", "c")]
-    assert described(keys, ["no", "no", "yes", "yes", "yes", "yes"]) == {
+    assert conditions_of(keys, ["no", "no", "yes", "yes", "yes", "yes"]) == {
         "no": ["steps 10, precision a or b"],
         "yes": ["steps 10, precision c", "steps 1000"],
     }
-    assert described(keys, ["yes", "no", "yes"] * 2) == {
+    assert conditions_of(keys, ["yes", "no", "yes"] * 2) == {
         "yes": ["precision a or c"],
         "no": ["precision b"],
     }
-    assert described([{}], ["open"]) == {"open": [""]}
+    assert conditions_of([{}], ["open"]) == {"open": [""]}
 
 
 # The ledger that is committed.

@@ -13,20 +13,20 @@ from jax import Array
 from jaxtyping import Int, Key
 
 RandomKey = Key[Array, ""]
-Number = Int[Array, ""] | int
+KeyNumber = Int[Array, ""] | int
 
 
-def run_key(seed: Number) -> RandomKey:
+def run_key(seed: KeyNumber) -> RandomKey:
     """Return the key of a run's seed; always threefry, whatever JAX's default is."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def init_key(seed: Number) -> RandomKey:
+def init_key(seed: KeyNumber) -> RandomKey:
     """Return the key of a run's `init`."""
     return for_purpose(run_key(seed), "init")
 
 
-def step_key(seed: Number) -> RandomKey:
+def step_key(seed: KeyNumber) -> RandomKey:
     """Return the key from which `for_step` derives those of a run's steps."""
     return for_purpose(run_key(seed), "step")
 
@@ -36,6 +36,6 @@ def for_purpose(key: RandomKey, purpose: str) -> RandomKey:
     return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
 
 
-def for_step(key: RandomKey, step: Number) -> RandomKey:
+def for_step(key: RandomKey, step: KeyNumber) -> RandomKey:
     """Return the key of one step, counted from 0."""
     return jax.random.fold_in(key, step)

@@ -28,7 +28,7 @@ from nanlab.grid.toml import Path, Tree, file_text
 
 USER_TABLES = ("knobs", "static")
 GRID_TABLES = (
-    "title", "run", "axes", "zip", "exclude", "include", "search", "refine", "exec", "claim",
+    "title", "run", "axes", "zip", "exclude", "include", "search", "refine", "exec", "claim", "law",
 )  # fmt: skip
 
 DOCUMENT_MODELS: dict[str, type[BaseModel]] = {"search": Search, "refine": Refine, "exec": Exec}

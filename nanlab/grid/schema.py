@@ -259,6 +259,10 @@ def file_model(user_defined: tuple[str, ...] = ()) -> Any:
             dict[str, Any],
             "A published claim and its decision rule, read by python -m nanlab.claims.",
         ),
+        "law": _documented(
+            list[dict[str, Any]],
+            "Published laws and how they are measured, read by python -m nanlab.theory.",
+        ),
     }
     return TypeAdapter(
         _table("Grid", types, "A study: the runs to train, and the values to sweep.")

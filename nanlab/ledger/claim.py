@@ -186,15 +186,16 @@ def read_claim(path: str, table: Mapping[str, Any] | None) -> Claim:
         claim = Claim.model_validate(table)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-        complaints = [
-            Complaint(key=".".join(["claim", *map(str, e["loc"])]), sentence=_sentence(dict(e)))
-            for e in errors
-        ]
-        raise GridError(path, complaints) from None
+        raise GridError(path, [complaint_of("claim", dict(e)) for e in errors]) from None
     if Path(path).stem != claim.stem:
         sentence = f'must be that of the file: claim "{claim.id}" belongs into {claim.stem}.toml'
         raise GridError(path, [Complaint(key="claim.id", sentence=sentence)])
     return claim
+
+
+def complaint_of(table: str, error: dict[str, Any]) -> Complaint:
+    """Return pydantic's error about a table as a complaint about its key."""
+    return Complaint(key=".".join([table, *map(str, error["loc"])]), sentence=_sentence(error))
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ def short_name(name: str) -> str:
     return name.removeprefix("static.").removeprefix("knobs.").replace("_", " ")
 
 
-def described(keys: Sequence[Key], answers: Sequence[str]) -> dict[str, list[str]]:
+def conditions_of(keys: Sequence[Key], answers: Sequence[str]) -> dict[str, list[str]]:
     """Return the conditions of each answer, such as "loss mse, precision float16"."""
     conditions: dict[str, list[str]] = {answer: [] for answer in dict.fromkeys(answers)}
     for condition, answer in _leaves(list(zip(keys, answers, strict=True))):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanlab.ledger.claim import Claim
-from nanlab.ledger.conditions import Key, described
+from nanlab.ledger.conditions import Key, conditions_of
 from nanlab.ledger.strata import Stratum
 from nanlab.results.statistics import interval, share_interval, sign_flip_p
 
@@ -148,7 +148,7 @@ def _joined(found: Sequence[StratumResult], answers: Sequence[str]) -> list[tupl
 
 
 def _condition(joined: Sequence[tuple[Key, str]]) -> str:
-    conditions = described([key for key, _ in joined], [word for _, word in joined])
+    conditions = conditions_of([key for key, _ in joined], [word for _, word in joined])
     sentences = ((HOLDS, "holds for"), (FAILS, "not for"), (OPEN, "open for"))
     return ". ".join(
         f"{sentence} {'; '.join(conditions[word])}" if any(conditions[word]) else "open"

@@ -32,12 +32,12 @@ def _rows(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-def markdown(judged: Sequence[Judged]) -> str:
+def claims_markdown(judged: Sequence[Judged]) -> str:
     """Return the ledger as a Markdown table."""
     return markdown_table(HEADING, _rows(judged)) + "\n"
 
 
-def latex(judged: Sequence[Judged]) -> str:
+def claims_latex(judged: Sequence[Judged]) -> str:
     """Return the ledger as a LaTeX table; it needs booktabs and longtable."""
     return latex_table(
         HEADING, _rows(judged), columns=r"lp{0.34\linewidth}lp{0.22\linewidth}lr",

@@ -8,7 +8,7 @@ from pathlib import Path
 from nanlab.ledger.figures import write_ledger_figures
 from nanlab.ledger.judge import Judged, ledger_frame, strata_frame
 from nanlab.ledger.page import ledger_page
-from nanlab.ledger.tables import latex, markdown
+from nanlab.ledger.tables import claims_latex, claims_markdown
 from nanlab.results.files import write_text
 
 
@@ -17,8 +17,8 @@ def write_ledger(folder: Path, judged: Sequence[Judged]) -> None:
     files = {
         "claims.csv": ledger_frame(judged).write_csv(),
         "strata.csv": strata_frame(judged).write_csv(),
-        "claims.md": markdown(judged),
-        "claims.tex": latex(judged),
+        "claims.md": claims_markdown(judged),
+        "claims.tex": claims_latex(judged),
         "README.md": ledger_page(judged),
     }
     for name, text in files.items():

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from nanlab.parts.layers import Network
 
 Heads = Float[Array, "examples steps heads features"]
-Mask = Bool[Array, "examples 1 steps steps"]
+AttentionMask = Bool[Array, "examples 1 steps steps"]
 
 
 class Transformer(Network):
@@ -59,7 +59,7 @@ class Transformer(Network):
         return layer(x, mask=nn.make_causal_mask(steps, dtype=jnp.bool_))
 
     @nn.nowrap
-    def _attention(self, query: Heads, key: Heads, value: Heads, *, mask: Mask) -> Heads:
+    def _attention(self, query: Heads, key: Heads, value: Heads, *, mask: AttentionMask) -> Heads:
         # Flax passes the arguments named by the signature, and silently drops the others.
         query = query * self.pieces.attention_scale
         logits = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(

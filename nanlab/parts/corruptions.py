@@ -18,22 +18,24 @@ from nanlab.backend import keys
 from nanlab.backend.keys import RandomKey
 
 Batch = Float[Array, "examples ..."]
-Rows = Int[Array, " examples"]
+RowNumbers = Int[Array, " examples"]
 
 
-def _by_row(key: RandomKey, purpose: str, rows: Rows, draw: Callable[[Array], Array]) -> Array:
+def _by_row(
+    key: RandomKey, purpose: str, rows: RowNumbers, draw: Callable[[Array], Array]
+) -> Array:
     base = keys.for_purpose(key, purpose)
     return jax.vmap(lambda row: draw(keys.for_step(base, row)))(rows)
 
 
-def outliers(x: Batch, fraction: Array, scale: Array, key: RandomKey, rows: Rows) -> Batch:
+def outliers(x: Batch, fraction: Array, scale: Array, key: RandomKey, rows: RowNumbers) -> Batch:
     """Multiply the share `fraction` of all entries by `scale`."""
     shape = x.shape[1:]
     hit = _by_row(key, "outliers", rows, lambda k: jax.random.bernoulli(k, fraction, shape))
     return jnp.where(hit, x * scale, x)
 
 
-def missing(x: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
+def missing(x: Batch, fraction: Array, key: RandomKey, rows: RowNumbers) -> Batch:
     """Replace the share `fraction` of all entries by NaN."""
     shape = x.shape[1:]
     hit = _by_row(key, "missing", rows, lambda k: jax.random.bernoulli(k, fraction, shape))
@@ -46,7 +48,7 @@ def constant(x: Batch, fraction: Array, key: RandomKey) -> Batch:
     return jnp.where(hit, jnp.ones_like(x), x)
 
 
-def wrong_classes(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
+def wrong_classes(targets: Batch, fraction: Array, key: RandomKey, rows: RowNumbers) -> Batch:
     """Replace the class of the share `fraction` of examples; targets are one-hot."""
     classes = targets.shape[-1]
 
@@ -59,7 +61,7 @@ def wrong_classes(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -
     return jax.vmap(lambda target, by: jnp.roll(target, by, axis=-1))(targets, shifts)
 
 
-def wrong_numbers(targets: Batch, fraction: Array, key: RandomKey, rows: Rows) -> Batch:
+def wrong_numbers(targets: Batch, fraction: Array, key: RandomKey, rows: RowNumbers) -> Batch:
     """Negate the targets of the share `fraction` of examples."""
     hit = _by_row(key, "labels", rows, lambda k: jax.random.bernoulli(k, fraction))
     return jnp.where(hit.reshape(-1, *(1,) * (targets.ndim - 1)), -targets, targets)
@@ -73,7 +75,7 @@ def unequal(shares: Float[Array, "rows classes"], imbalance: Array) -> Float[Arr
 
 
 def corrupted(
-    x: Batch, targets: Batch, rows: Rows, key: RandomKey,
+    x: Batch, targets: Batch, rows: RowNumbers, key: RandomKey,
     knobs: Mapping[str, Array], statics: Mapping[str, Any], *, classes: bool,
 ) -> tuple[Batch, Batch]:  # fmt: skip
     """Apply to a batch the corruptions that `statics` switch on, with the sizes in `knobs`."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jax import Array
+
+Knobs = Mapping[str, "Array"]
+"""The traced numbers of a run, by name."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ its entry says differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nanlab.backend.lazy import jax, jnp, optax
 from nanlab.parts import baselines
-from nanlab.parts.entry import Entry
+from nanlab.parts.entry import Entry, Knobs
 
 if TYPE_CHECKING:
     from jax import Array
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Outputs = Float[Array, "*examples outputs"]
     Scalar = Float[Array, ""]
-
-Knobs = Mapping[str, "Array"]
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanlab.backend.lazy import optax
-from nanlab.parts.entry import Entry
+from nanlab.parts.entry import Entry, Knobs
 from nanlab.parts.schedules import SCHEDULES
 
 if TYPE_CHECKING:
-    from jax import Array
     from optax import GradientTransformation
 
-Knobs = Mapping[str, "Array"]
 LearningRate = Any
 """A traced number, or a function of the number of updates so far."""
 

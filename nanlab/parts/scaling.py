@@ -6,18 +6,15 @@ the scaled loss overflows, as it is meant to; and its interval cannot be traced.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nanlab.backend.lazy import jax, jnp
-from nanlab.parts.entry import Entry
+from nanlab.parts.entry import Entry, Knobs
 
 if TYPE_CHECKING:
     from jax import Array
     from jaxtyping import Bool, Float32, Int32
-
-Knobs = Mapping[str, "Array"]
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,15 @@ Those of Optax's schedules, written out because Optax does not accept traced len
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nanlab.backend.lazy import jnp
-from nanlab.parts.entry import Entry
+from nanlab.parts.entry import Entry, Knobs
 
 if TYPE_CHECKING:
     from jax import Array
-
-Knobs = Mapping[str, "Array"]
 
 
 @dataclass(frozen=True)

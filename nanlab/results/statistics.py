@@ -27,6 +27,16 @@ def interval(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_interval(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean, by Student's t; the value itself if there is one."""
+    if len(values) < 2:
+        return float(values[0]), float(values[0])
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def share_interval(shares: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
     """Return the 95 % interval of the mean of shares.
 
