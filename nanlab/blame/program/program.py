@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.jaxpr import Jaxpr, JaxprEqn, Literal, Var
+from nanlab.blame.program.rule_lines import rules_located
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,7 +146,8 @@ class Program:
 
 def flatten(function: Callable[..., Any], *arguments: Any) -> Program:
     """Trace a function of arguments of these shapes and flatten it; nothing is computed."""
-    return _flatten(*_jax.trace(function, *arguments))
+    with rules_located():
+        return _flatten(*_jax.trace(function, *arguments))
 
 
 def flatten_closed(closed: Any, tree: Any) -> Program:
