@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
+from nanlab.backend.config import standard_promotion, without_checks
 from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.blame.diagnosis.attribution import CauseFinder, Causes
 from nanlab.blame.diagnosis.causal_walk import Event, benign_events, causal_path
@@ -76,23 +75,14 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         >>> verdict.culprit.cure
         'Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or use softmax.'
     """
-    with _without_jax_checks():
-        return _Pinpointing(call_of(function, args, kwargs)).verdict()
+    with without_checks():
+        return pinpoint_call(call_of(function, args, kwargs))
 
 
 def pinpoint_call(call: Call) -> Verdict:
     """Return the verdict of a call that has been traced."""
-    with _without_jax_checks():
+    with without_checks(), standard_promotion():
         return _Pinpointing(call).verdict()
-
-
-@contextmanager
-def _without_jax_checks() -> Generator[None]:
-    """Switch off JAX's NaN and inf checks, which would interrupt the call under examination."""
-    with ExitStack() as stack:
-        for setting in (jax.debug_nans, jax.debug_infs, jax.disable_jit):
-            stack.enter_context(setting(False))
-        yield
 
 
 class _Pinpointing:
@@ -119,6 +109,8 @@ class _Pinpointing:
         reading = self._runs.refined(reading, outputs)
         causes = self._causes.causes(reading, outputs)
         arrays = self._arrays_at(reading, causes)
+        reading = reading.with_arrays(arrays)
+        causes = self._causes.at_elements(reading, causes)
         paths = self._paths(reading, outputs, causes)
         sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
         origin, culprit = (event and sites[event] for event in causes)
@@ -165,8 +157,8 @@ class _Pinpointing:
         operands = [arrays[self._point(value, event)] for value in equation.operands]
         results = [arrays[self._point(value, event)] for value in equation.results]
         operands, results = first_bad_shard(self._program, equation, operands, results)
-        bad = None
-        if results:
+        bad = event.element
+        if results and bad is None:
             later = self._elementwise_on(reading, path, results[0].shape)
             bad = first_bad(results[0], event.worst, later)
         if event.is_computed:
@@ -240,7 +232,8 @@ class _Pinpointing:
         """Add a note if outputs without a NaN hold infs that another fault made."""
         infs = [point for point in outputs if reading.code(point) == INF]
         origin = self._causes.causes(reading, infs).origin if causes.culprit else None
-        if origin is None or origin in causes:
+        known = [(event.equation, event.iterations) for event in causes if event]
+        if origin is None or (origin.equation, origin.iterations) in known:
             return
         site = self._causes.site(reading, origin)
         line = f" at {site.source}" if site.source else ""

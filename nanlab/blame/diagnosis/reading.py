@@ -7,7 +7,7 @@ loop.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,12 @@ class Reading:
     def walks(self) -> dict[tuple[tuple[Point, ...], int], Beginnings]:
         """Cached backward walks, by their end points and the code that they follow."""
         return {}
+
+    def with_arrays(self, arrays: Mapping[Point, np.ndarray]) -> Reading:
+        """Return this reading with more arrays, and what is known of it."""
+        more = replace(self, fetched={**self.fetched, **arrays})
+        more.walks.update(self.walks)
+        return more
 
     def code(self, point: Point) -> int:
         """Return FINITE, INF or NAN; an unmeasured point is as bad as what feeds it."""
