@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from nanlab.backend.config import standard_promotion, without_checks
 from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.blame.diagnosis import location
 from nanlab.blame.diagnosis.attribution import CauseFinder, Causes
 from nanlab.blame.diagnosis.causal_walk import Event, benign_events, causal_path
 from nanlab.blame.diagnosis.contents import (
@@ -20,16 +22,24 @@ from nanlab.blame.diagnosis.contents import (
     first_bad_shard,
     is_elementwise,
 )
-from nanlab.blame.diagnosis.reading import Reading
+from nanlab.blame.diagnosis.inside_scan import Found, InsideScans, long_scans
+from nanlab.blame.diagnosis.large_programs import (
+    OUT_OF_TIME,
+    SEARCH_SECONDS,
+    first_bad_iteration,
+)
+from nanlab.blame.diagnosis.reading import OutOfTime, Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
+from nanlab.blame.program.program import Program, flatten_closed
+from nanlab.blame.program.scan_split import with_closed
 from nanlab.blame.single_call import SingleCall, codes_of
 from nanlab.blame.site import Site
-from nanlab.blame.vocabulary import Status
+from nanlab.blame.vocabulary import Phase, Status
 
 
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
@@ -82,19 +92,31 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
 def pinpoint_call(call: Call) -> Verdict:
     """Return the verdict of a call that has been traced."""
     with without_checks(), standard_promotion():
-        return _Pinpointing(call).verdict()
+        program = flatten_closed(call.closed, call.traced.out_info)
+        return _find(call, program, location.phases_of(program))
+
+
+def _find(call: Call, program: Program, phases: Mapping[int, Phase]) -> Verdict:
+    """Return the verdict of a call of a program, whose long scans are searched by iteration."""
+    long = long_scans(program)
+    found = _Pinpointing(call, with_closed(program, long), phases)
+    verdict = found.verdict()
+    if not long or found.found is None:
+        return verdict
+    return InsideScans(call, program, phases, _find).verdict(verdict, found.found)
 
 
 class _Pinpointing:
     """The analysis of one call."""
 
-    def __init__(self, call: Call) -> None:
-        self._call, self._runs = call, SingleCall(call)
-        self._program = self._runs.program
-        self._causes = CauseFinder(self._program)
-        self._expressions = Expressions(self._program, call.names)
+    def __init__(self, call: Call, program: Program, phases: Mapping[int, Phase]) -> None:
+        self._call, self._runs = call, SingleCall(call, program)
+        self._program = program
+        self._causes = CauseFinder(program, phases=phases)
+        self._expressions = Expressions(program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None
+        self.found: Found | None = None
 
     def verdict(self) -> Verdict:
         """Run the call and return the verdict."""
@@ -104,26 +126,21 @@ class _Pinpointing:
         if any(compiled) and compiled != shown and (other := self._runs.simplified()) is not None:
             # XLA's rewriting makes the fault: examine the rewritten program.
             reading, shown = other, [other.code(Point(value)) for value in results]
+        reading = replace(reading, deadline=time.monotonic() + SEARCH_SECONDS)
         status, is_faulty = _status(compiled, shown)
         outputs = [Point(v) for v, is_bad in zip(results, is_faulty, strict=True) if is_bad]
-        reading = self._runs.refined(reading, outputs)
-        causes = self._causes.causes(reading, outputs)
-        arrays = self._arrays_at(reading, causes)
-        reading = reading.with_arrays(arrays)
-        causes = self._causes.at_elements(reading, causes)
-        paths = self._paths(reading, outputs, causes)
-        sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
-        origin, culprit = (event and sites[event] for event in causes)
-        self._note_other_fault(reading, outputs, causes)
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
         faults = {name: code for name, code in named if code != FINITE}
+        try:
+            sites = self._sites(reading, outputs)
+        except OutOfTime:
+            first = first_bad_iteration(reading)
+            sites = {"origin": None if first is None else self._causes.site(reading, first)}
+            self._notes.append(OUT_OF_TIME)
         return Verdict(
             status=status,
-            origin=origin,
-            culprit=culprit,
-            chain=self._chain(reading, [p for path in paths.values() for p in path]),
-            benign=tuple(self._causes.site(reading, e) for e in benign_events(reading, outputs)),
+            **sites,
             input_faults=self._input_faults(),
             output_faults=tuple(faults),
             nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
@@ -131,12 +148,35 @@ class _Pinpointing:
             evidence=self._evidence,
         )
 
+    def _sites(self, reading: Reading, outputs: list[Point]) -> dict[str, Any]:
+        """Return the verdict's sites."""
+        reading = self._runs.refined(reading, outputs)
+        causes = self._causes.causes(reading, outputs)
+        arrays = self._arrays_at(reading, causes)
+        reading = reading.with_arrays(arrays)
+        causes = self._causes.at_elements(reading, causes)
+        self.found = Found(reading, outputs, causes)
+        paths = self._paths(reading, outputs, causes)
+        sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
+        origin, culprit = (event and sites[event] for event in causes)
+        self._note_other_fault(reading, outputs, causes)
+        return {
+            "origin": origin,
+            "culprit": culprit,
+            "chain": self._chain(reading, [p for path in paths.values() for p in path]),
+            "benign": tuple(
+                self._causes.site(reading, event) for event in benign_events(reading, outputs)
+            ),
+        }
+
     def _arrays_at(self, reading: Reading, causes: Causes) -> dict[Point, np.ndarray]:
         """Return the operands and the results of the causes, fetched where they are not stored."""
         points: dict[Point, None] = {}
         for event in causes:
             if event is not None and event.equation is not None:
                 equation = self._program.equations[event.equation]
+                if equation.is_closed:
+                    continue
                 for value in (*equation.operands, *equation.results):
                     points[self._point(value, event)] = None
         stored = {point: reading.array(point) for point in points}
@@ -151,7 +191,7 @@ class _Pinpointing:
         self, reading: Reading, event: Event, arrays: dict[Point, np.ndarray], path: list[Point]
     ) -> Site:
         """Return the site of an event with the numbers involved, and record its evidence."""
-        if event.equation is None:
+        if event.equation is None or self._program.equations[event.equation].is_closed:
             return self._causes.site(reading, event)
         equation = self._program.equations[event.equation]
         operands = [arrays[self._point(value, event)] for value in equation.operands]

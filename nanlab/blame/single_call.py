@@ -21,7 +21,7 @@ from nanlab.blame.probes.values import ValueProbe, is_small
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.interpreter import Bind, bind_equation
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import flatten_closed
+from nanlab.blame.program.program import Program
 
 
 class SingleCall:
@@ -29,14 +29,15 @@ class SingleCall:
 
     Args:
         call: the call.
+        program: the program of the call.
 
     Attributes:
         program: the program of the call.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, program: Program) -> None:
         self._call = call
-        self.program = flatten_closed(call.closed, call.traced.out_info)
+        self.program = program
         self._effects = Effects(self.program) if has_effects(self.program) else None
 
     def _bind(self) -> Bind:

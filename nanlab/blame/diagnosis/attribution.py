@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -59,11 +59,19 @@ class CauseFinder:
     Args:
         program: the program that the readings are of.
         phase: phase of all its equations; None to infer it for each.
+        phases: phases of its equations, where they are known.
     """
 
-    def __init__(self, program: Program, *, phase: Phase | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        phase: Phase | None = None,
+        phases: Mapping[int, Phase] | None = None,
+    ) -> None:
         self._program = program
         self._phase = phase
+        self._known_phases = phases
 
     def blame(self, reading: Reading, outputs: Sequence[int]) -> Blame:
         """Return the sites that made `outputs` bad; outputs are values of the top frame."""
@@ -217,8 +225,8 @@ class CauseFinder:
         return self._phase or self._phases[equation]
 
     @cached_property
-    def _phases(self) -> dict[int, Phase]:
-        return location.phases_of(self._program)
+    def _phases(self) -> Mapping[int, Phase]:
+        return self._known_phases or location.phases_of(self._program)
 
 
 def _code(file: str, line: int) -> str:

@@ -56,6 +56,7 @@ class ElementWalk:
         """Walk to the end; return for each point on the way those that fed it."""
         fed_by: dict[Point, list[Point]] = {}
         while self._stack:
+            self._reading.keep_time()
             point = self._stack.pop()
             feeds = [f for f in self._reading.feeds(point) if self._reading.code(f) >= self._worst]
             found = self._elements_of(point, feeds) if feeds else {}

@@ -80,6 +80,11 @@ class Equation:
         """Name of the primitive, as JAX prints it."""
         return self.eqn.primitive.name
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is a scan that is run whole, to be searched by iteration."""
+        return self.primitive == "scan" and self.opened is None
+
 
 @dataclass(slots=True, kw_only=True)
 class Frame:
@@ -163,13 +168,31 @@ def _flatten(jaxpr: Jaxpr, constants: Sequence[Any], tree: Any) -> Program:
     return program
 
 
+def flatten_body(scan: Equation, results: Sequence[int]) -> Program:
+    """Flatten one iteration of a scan; keep what the results with these indices need."""
+    assert scan.opened is not None
+    jaxpr, constants = scan.opened.bodies[0]
+    flattener = _Flattener(list(results))
+    top = flattener.top(jaxpr, constants, scan.scopes, (scan.eqn, *scan.callers))
+    top.results = tuple(top.results[index] for index in results)
+    _drop_unused(flattener.program)
+    return flattener.program
+
+
 class _Flattener:
     def __init__(self, tree: Any) -> None:
         self.program = Program(equations=[], frames=[], values=[], tree=tree)
 
-    def top(self, jaxpr: Jaxpr, constants: Sequence[Any]) -> None:
+    def top(
+        self,
+        jaxpr: Jaxpr,
+        constants: Sequence[Any],
+        scopes: str = "",
+        callers: tuple[JaxprEqn, ...] = (),
+    ) -> Frame:
         frame = self._new_frame(None, "top", jaxpr)
-        frame.results = self._walk(jaxpr, constants, frame.arguments, frame, "", ())
+        frame.results = self._walk(jaxpr, constants, frame.arguments, frame, scopes, callers)
+        return frame
 
     def _value(self, frame: int, aval: Any, **fields: Any) -> int:
         value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **fields)

@@ -7,7 +7,8 @@ those of the whole scan, as the body is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -41,10 +42,12 @@ class ScanSplit:
 
     Args:
         program: the program.
+        equation: a scan at its top level, in place of the longest.
 
     Attributes:
         equation: the scan's equation.
         length: number of its iterations.
+        is_reversed: whether it begins with the last slices.
 
     Raises:
         LookupError: there is no scan at the top level. Calls are inlined; loops, branches and
@@ -65,14 +68,10 @@ class ScanSplit:
         [240.0, [2.0, 2.0, 4.0, 12.0, 48.0]]
     """
 
-    def __init__(self, program: Program) -> None:
-        equations = (program.equations[index] for index in program.frames[0].equations)
-        scans = [e for e in equations if e.opened is not None and e.opened.kind == "scan"]
-        if not scans:
-            raise LookupError("no scan at the top level")
+    def __init__(self, program: Program, equation: Equation | None = None) -> None:
         self._program = program
-        self.equation: Equation = max(scans, key=lambda scan: work_of(program, scan))
-        self._is_reversed: bool = self.equation.eqn.params["reverse"]
+        self.equation: Equation = equation or longest_scan(program)
+        self.is_reversed: bool = self.equation.eqn.params["reverse"]
         self.length: int = self.equation.eqn.params["length"]
         order = program.frames[0].equations
         at = order.index(self.equation.index)
@@ -108,7 +107,7 @@ class ScanSplit:
         Returns:
             The carry after them, and the stacked outputs of these iterations.
         """
-        low = self.length - first - count if self._is_reversed else first
+        low = self.length - first - count if self.is_reversed else first
         xs = [lax.dynamic_slice_in_dim(x, low, count) for x in start.xs]
         operands = [*start.consts, *carry, *xs]
         results = list(bind_equation(self.equation, operands, length=count))
@@ -116,12 +115,12 @@ class ScanSplit:
 
     def slices(self, start: Start, iteration: int | Array) -> list[Array]:
         """Return the slices of the scanned arrays that an iteration reads."""
-        index = self.length - 1 - iteration if self._is_reversed else iteration
+        index = self.length - 1 - iteration if self.is_reversed else iteration
         return [lax.dynamic_index_in_dim(x, index, keepdims=False) for x in start.xs]
 
     def joined(self, parts: Iterable[Sequence[Array]]) -> list[Array]:
         """Return the scan's stacked outputs from those of its parts, in execution order."""
-        ordered = list(parts)[:: -1 if self._is_reversed else 1]
+        ordered = list(parts)[:: -1 if self.is_reversed else 1]
         return [jnp.concatenate(arrays) for arrays in zip(*ordered, strict=True)]
 
     def after(self, start: Start, carry: Sequence[Array], stacked: Sequence[Array]) -> list[Array]:
@@ -139,3 +138,26 @@ class ScanSplit:
 
     def _read(self, env: dict[int, Any], value: int) -> Any:
         return env[value] if value in env else self._program.values[value].constant
+
+
+def longest_scan(program: Program) -> Equation:
+    """Return the scan at the top level that runs the most equations, or raise a LookupError."""
+    scans = [e for e in map(program.equations.__getitem__, program.frames[0].equations)
+             if e.opened is not None and e.opened.kind == "scan"]  # fmt: skip
+    if not scans:
+        raise LookupError("no scan at the top level")
+    return max(scans, key=lambda scan: work_of(program, scan))
+
+
+def with_closed(program: Program, equations: Collection[int]) -> Program:
+    """Return a program in which these equations are run whole; all numbers stay the same."""
+    closed = [
+        replace(e, opened=None, frames=()) if e.index in equations else e for e in program.equations
+    ]
+    frames = [
+        replace(f, is_live=False, equations=[])
+        if any(inner.parent in equations for inner in program.enclosing(f.index))
+        else f
+        for f in program.frames
+    ]
+    return replace(program, equations=closed, frames=frames)
