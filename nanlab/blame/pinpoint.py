@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -133,10 +134,9 @@ class _Pinpointing:
         named = zip(self._call.outputs, codes, strict=True)
         faults = {name: code for name, code in named if code != FINITE}
         try:
-            sites = self._sites(reading, outputs)
+            sites: dict[str, Any] = self._sites(reading, outputs)
         except OutOfTime:
-            first = first_bad_iteration(reading)
-            sites = {"origin": None if first is None else self._causes.site(reading, first)}
+            sites = {"origin": self._first_loop(replace(reading, deadline=math.inf))}
             self._notes.append(OUT_OF_TIME)
         return Verdict(
             status=status,
@@ -164,10 +164,23 @@ class _Pinpointing:
             "origin": origin,
             "culprit": culprit,
             "chain": self._chain(reading, [p for path in paths.values() for p in path]),
-            "benign": tuple(
-                self._causes.site(reading, event) for event in benign_events(reading, outputs)
-            ),
+            "benign": self._benign(reading, outputs),
         }
+
+    def _benign(self, reading: Reading, outputs: list[Point]) -> tuple[Site, ...]:
+        try:
+            events = benign_events(reading, outputs)
+        except OutOfTime:
+            return ()
+        return tuple(self._causes.site(reading, event) for event in events)
+
+    def _first_loop(self, reading: Reading) -> Site | None:
+        """Return the first loop with a bad value as a site, with the iteration."""
+        first = first_bad_iteration(reading)
+        if first is None:
+            return None
+        site = self._causes.site(reading, first._replace(iterations=()))
+        return replace(site, iterations=first.iterations)
 
     def _arrays_at(self, reading: Reading, causes: Causes) -> dict[Point, np.ndarray]:
         """Return the operands and the results of the causes, fetched where they are not stored."""

@@ -71,7 +71,10 @@ class SingleCall:
         if is_small(self.program):
             probe = ValueProbe(self.program, self._bind())
             lowered = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*arrays)
-            compiled = lowered.compile() if is_simplified else _compile_quickly(lowered)
+            # A long scan takes its time where it is not optimized.
+            is_long = any(equation.is_closed for equation in self.program.equations)
+            is_quick = not (is_simplified or is_long)
+            compiled = _compile_quickly(lowered) if is_quick else lowered.compile()
             return Reading(probe, *probe.codes(_records(compiled(*arrays)), arguments))
         probe = Probe(self.program, self._bind(), coarse_values(self.program))
         results, codes = jax.jit(probe)(*arrays)

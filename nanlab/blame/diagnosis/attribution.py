@@ -143,7 +143,8 @@ class CauseFinder:
             infs = bad_elements(array, INF) & ~bad_elements(array, NAN)
             infs = infs if mask is None else infs & mask
             if infs.any():
-                found[point] = infs | found[point] if found.get(point) is not None else infs
+                before = found.get(point)
+                found[point] = infs if before is None else infs | before
         return found
 
     def _entry(self, reading: Reading, outputs: Sequence[Point], read: Event) -> Event:

@@ -15,7 +15,7 @@ from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Equation
 
-MAX_STEPS = 20_000
+MAX_STEPS = 3_000
 """Number of equations through which elements are followed; then arrays are."""
 
 Feeds = dict[Point, Mask | None]

@@ -119,13 +119,15 @@ def _reduced(mask: Mask, shape: tuple[int, ...]) -> Mask:
         return mask
     if not shape:
         return np.asarray(mask.any())
+    if len(shape) != mask.ndim:
+        return np.ones(shape, bool)
     axes = tuple(i for i, n in enumerate(shape) if n == 1)
-    return mask.any(axes, keepdims=True) if len(shape) == mask.ndim else np.ones(shape, bool)
+    return np.asarray(mask.any(axes, keepdims=True))
 
 
 def _unbroadcast(mask: Mask, axes: Sequence[int], shape: tuple[int, ...]) -> Mask:
     new = tuple(axis for axis in range(mask.ndim) if axis not in axes)
-    return _reduced(mask.any(new), shape)
+    return _reduced(np.asarray(mask.any(new)), shape)
 
 
 def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], mask: Mask) -> list[Mask]:

@@ -75,6 +75,9 @@ class InsideScans:
         if event is None:
             return whole
         inside = self._of_event(event, found)
+        late = tuple(note for search in self._searches.values() for note in self._late(search))
+        if inside is None and late:
+            return replace(whole, notes=(*whole.notes, *late))
         if inside is not None:
             verdict = _combined(whole, inside, is_culprit=culprit is not None)
             if not (origin != culprit and origin and inside.origin and _is_read(inside.origin)):
@@ -110,6 +113,16 @@ class InsideScans:
         if earlier is None:
             return inside
         return _with_origin(inside, self._iteration(search, earlier))
+
+    def _late(self, search: ScanSearch) -> list[str]:
+        """Return a note if there was no time to search all of a scan."""
+        length = search.split.length
+        if search.n_run == length:
+            return []
+        return [
+            f"the search of a scan of {length} iterations was stopped after {SEARCH_SECONDS} s, in "
+            f"iteration {search.n_run}"
+        ]
 
     def _search(self, index: int) -> ScanSearch:
         if index not in self._searches:
@@ -150,11 +163,7 @@ class InsideScans:
                 f"iteration {index} of a scan of {search.split.length} is the first with a bad "
                 "value; computed by itself it is finite, as its program rounds differently"
             )
-        if search.n_run < search.split.length:
-            notes.append(
-                f"the scan was searched for {SEARCH_SECONDS} s, up to iteration {search.n_run} of "
-                f"{search.split.length}"
-            )
+        notes += self._late(search)
         return replace(
             verdict,
             origin=_placed(verdict.origin, index),

@@ -81,22 +81,19 @@ def _is_of_long_scan(program: Program, point: Point) -> bool:
 
 
 def first_bad_iteration(reading: Reading) -> Event | None:
-    """Return the first loop of the top level with a bad value, and the iteration of that."""
-    program = reading.probe.program
+    """Return the first loop of the top level whose results go bad, and in which iteration."""
+    program, slots = reading.probe.program, reading.probe.slots
     for equation in map(program.equations.__getitem__, program.frames[0].equations):
         if equation.opened is None or equation.opened.kind not in ("scan", "while"):
             continue
         (body,) = equation.frames
-        order = list(reading.trips(body, ()))
-        if equation.opened.kind == "while":
-            first = int(reading.codes[f"first{body}"])
-            if first >= 0:
-                return Event(equation.index, (first,), "computed", INF)
-            continue
-        bad = (reading.codes[f"codes{body}"] > FINITE).reshape(len(order), -1).any(1)
-        if bad.any():
-            iteration = next(i for i in order if bad[i])
-            return Event(equation.index, (iteration,), "computed", INF)
+        first = int(reading.codes[f"first{body}"]) if equation.opened.kind == "while" else 0
+        columns = [slots[value] for value in program.frames[body].results if value in slots]
+        worst = reading.codes[f"codes{body}"][:, columns].max(1, initial=FINITE)
+        order = reading.trips(body, ()) if equation.opened.kind == "scan" else range(len(worst))
+        row = next((row for row in order if worst[row] > FINITE), None)
+        if row is not None:
+            return Event(equation.index, (first + row,), "computed", INF)
     return None
 
 
