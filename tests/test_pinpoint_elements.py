@@ -135,3 +135,29 @@ def test_a_large_program_is_followed_by_element_where_its_arrays_are_fetched():
     w = np.ones((1024, 1024), np.float32)
     verdict = nanlab.pinpoint(f, ROWS, w)
     assert (verdict.culprit.mechanism, verdict.origin) == ("0/0", verdict.culprit)
+
+
+def test_a_fault_of_a_fused_multiply_add_is_the_compiled_programs_alone():
+    key, other = jax.random.split(jax.random.key(1))
+    weights = jax.random.normal(key, (16, 37), jnp.float32)
+    observation = jax.random.normal(other, (64, 16), jnp.float32)
+
+    def act(weights, observation):
+        logits = np.float32(1e9) * (observation @ weights)
+        return jax.nn.softmax(logits / np.float32(0.07), axis=-1)
+
+    by_itself = act(weights, observation)
+    compiled = jax.jit(act)(weights, observation)
+    verdict = nanlab.pinpoint(act, weights, observation)
+    assert bool(jnp.isfinite(by_itself).all())
+    if jnp.isfinite(compiled).all():
+        pytest.skip("this compiler does not fuse them")
+    assert verdict.status == "compiled-only"
+    assert "operation by operation, every output is finite" in verdict.notes[-1]
+
+
+def test_an_ordinary_cancellation_is_reproduced_by_every_program():
+    def f(x):
+        return jnp.log(x * x - x * x - 1) + (x / np.float32(3) - jnp.max(x / np.float32(3)))
+
+    assert nanlab.pinpoint(f, np.float32([1e8, 3, 7])).status == "reproduced"

@@ -21,7 +21,6 @@ from nanlab.blame.diagnosis.contents import (
     contributing_elements,
     first_bad,
     first_bad_shard,
-    is_elementwise,
 )
 from nanlab.blame.diagnosis.inside_scan import Found, InsideScans, long_scans
 from nanlab.blame.diagnosis.large_programs import (
@@ -29,6 +28,7 @@ from nanlab.blame.diagnosis.large_programs import (
     SEARCH_SECONDS,
     first_bad_iteration,
 )
+from nanlab.blame.diagnosis.op_by_op import ALONE, is_of_fusion
 from nanlab.blame.diagnosis.reading import OutOfTime, Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
 from nanlab.blame.explain.expressions import Expressions
@@ -38,7 +38,7 @@ from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Program, flatten_closed
 from nanlab.blame.program.scan_split import with_closed
-from nanlab.blame.single_call import SingleCall, codes_of
+from nanlab.blame.single_call import SingleCall, codes_of, status_of
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Phase, Status
 
@@ -124,11 +124,12 @@ class _Pinpointing:
         compiled, reading = self._runs.run()
         results = self._program.frames[0].results
         shown = [reading.code(Point(value)) for value in results]
+        is_alone = not any(shown)
         if any(compiled) and compiled != shown and (other := self._runs.simplified()) is not None:
             # XLA's rewriting makes the fault: examine the rewritten program.
             reading, shown = other, [other.code(Point(value)) for value in results]
         reading = replace(reading, deadline=time.monotonic() + SEARCH_SECONDS)
-        status, is_faulty = _status(compiled, shown)
+        status, is_faulty = status_of(compiled, shown)
         outputs = [Point(v) for v, is_bad in zip(results, is_faulty, strict=True) if is_bad]
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
@@ -138,6 +139,9 @@ class _Pinpointing:
         except OutOfTime:
             sites = {"origin": self._first_loop(replace(reading, deadline=math.inf))}
             self._notes.append(OUT_OF_TIME)
+        if status == Status.REPRODUCED and (is_alone or self._is_of_fusion()):
+            status = Status.COMPILED_ONLY
+            self._notes.append(ALONE)
         return Verdict(
             status=status,
             **sites,
@@ -166,6 +170,13 @@ class _Pinpointing:
             "chain": self._chain(reading, [p for path in paths.values() for p in path]),
             "benign": self._benign(reading, outputs),
         }
+
+    def _is_of_fusion(self) -> bool:
+        """Return whether operation by operation no output is bad."""
+        if self.found is None:
+            return False
+        events = [event for event in self.found.causes if event is not None]
+        return is_of_fusion(self.found.reading, events, self._call.arrays)
 
     def _benign(self, reading: Reading, outputs: list[Point]) -> tuple[Site, ...]:
         try:
@@ -212,8 +223,7 @@ class _Pinpointing:
         operands, results = first_bad_shard(self._program, equation, operands, results)
         bad = event.element
         if results and bad is None:
-            later = self._elementwise_on(reading, path, results[0].shape)
-            bad = first_bad(results[0], event.worst, later)
+            bad = first_bad(results[0], event.worst)
         if event.is_computed:
             self._evidence = Evidence(eqn=equation.eqn, operands=operands, worst=event.worst)
             if bad is None and not any_bad(results):
@@ -253,21 +263,6 @@ class _Pinpointing:
             paths[culprit] = causal_path(reading, outputs, culprit)
         return paths
 
-    def _elementwise_on(
-        self, reading: Reading, path: list[Point], shape: tuple[int, ...]
-    ) -> list[np.ndarray]:
-        """Return the arrays along a path, up to where elements no longer correspond."""
-        arrays: list[np.ndarray] = []
-        for point in path[1:]:
-            equation = self._program.computed_by(point.value)
-            if equation is None or not is_elementwise(equation):
-                break
-            array = reading.array(point)
-            if array is None or array.shape != shape:
-                break
-            arrays.append(array)
-        return arrays
-
     def _chain(self, reading: Reading, points: list[Point]) -> tuple[Site, ...]:
         links: list[Site] = []
         known: dict[tuple[int, int], Site] = {}  # a loop's equations recur in every iteration
@@ -301,14 +296,3 @@ class _Pinpointing:
         arrays = [name for name, code in named if code != FINITE]
         numbers = [name for name, x in self._call.numbers.items() if not np.isfinite(x)]
         return (*arrays, *numbers)
-
-
-def _status(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:
-    """Return the verdict's status, and for which outputs to look for causes."""
-    if compiled == shown:
-        is_bad = [code != FINITE for code in shown]
-        return (Status.REPRODUCED if any(is_bad) else Status.CLEAN), is_bad
-    if any(compiled):
-        both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
-        return Status.COMPILED_ONLY, both
-    return Status.REWRITTEN_AWAY, [code != FINITE for code in shown]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.backend.finiteness import code_of
+from nanlab.backend.finiteness import FINITE, code_of
 from nanlab.blame.diagnosis.large_programs import coarse_values, points_to_fetch
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.callbacks import Effects, has_effects
@@ -22,6 +22,7 @@ from nanlab.blame.program.call import Call
 from nanlab.blame.program.interpreter import Bind, bind_equation
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Program
+from nanlab.blame.vocabulary import Status
 
 
 class SingleCall:
@@ -122,3 +123,14 @@ def array_on_host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
+
+
+def status_of(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:
+    """Return the verdict's status, and for which outputs to look for causes."""
+    if compiled == shown:
+        is_bad = [code != FINITE for code in shown]
+        return (Status.REPRODUCED if any(is_bad) else Status.CLEAN), is_bad
+    if any(compiled):
+        both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
+        return Status.COMPILED_ONLY, both
+    return Status.REWRITTEN_AWAY, [code != FINITE for code in shown]
