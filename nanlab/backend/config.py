@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
 import jax
 
 from nanlab.backend.compile_cache import PROGRAMS_BYTES, drop_oldest, programs_folder
@@ -50,3 +53,26 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Witnesses run a hundred small programs, op by op: 2.6 s to compile, 1.2 s to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextmanager
+def without_checks() -> Generator[None]:
+    """Suspend the user's checks, which would interrupt a call that is looked into."""
+    settings = (
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.disable_jit(False),
+        jax.debug_key_reuse(False),  # a call runs more than once, with the same keys
+        jax.transfer_guard("allow"),
+    )
+    with ExitStack() as stack:
+        for setting in settings:
+            stack.enter_context(setting)
+        yield
+
+
+@contextmanager
+def standard_promotion() -> Generator[None]:
+    """Suspend the user's rules for mixed types and ranks, which instrumentation need not follow."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

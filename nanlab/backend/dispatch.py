@@ -23,8 +23,8 @@ from jax import Array
 
 from nanlab.backend.jaxpr import (
     DISPATCH,
+    SOURCES,
     clear_fast_paths,
-    current_name_stack,
     is_traced,
     jaxpr_as_fun,
     require_jax,
@@ -84,7 +84,7 @@ def dispatch_hooked(
 
 def current_scopes() -> str:
     """Return the named scopes and transformations around what runs or is traced now."""
-    return str(current_name_stack())
+    return str(SOURCES.current_name_stack())
 
 
 def trace_closed(

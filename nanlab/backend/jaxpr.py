@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax._src import config as _config
 from jax._src import pjit as _pjit
+from jax._src import source_info_util as _source_info_util
 from jax._src.core import trace_state_clean  # pyright: ignore[reportUnknownVariableType]
 
 # Private: the public convert_element_type makes weak types of the default width only.
@@ -21,7 +23,6 @@ from jax._src.lax.lax import (
 from jax._src.lib import (
     _jax,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 )
-from jax._src.source_info_util import current_name_stack as current_name_stack
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
@@ -32,6 +33,12 @@ Device: TypeAlias = Any  # jax.Device is a variable to a type checker
 
 DISPATCH: Any = _pjit
 """JAX's module that runs programs: `nanlab.backend.dispatch` hooks three of its functions."""
+
+SOURCES: Any = _source_info_util
+"""JAX's module that records where equations come from: `rules_located` hooks two of its names."""
+
+RETRACED: Any = _config.hlo_source_file_canonicalization_regex
+"""A setting, part of the key of every cached trace, on which nothing that is traced depends."""
 
 
 def require_jax(minor: int, what: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
+from nanlab.backend.config import standard_promotion, without_checks
 from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.blame.diagnosis import location
 from nanlab.blame.diagnosis.attribution import CauseFinder, Causes
 from nanlab.blame.diagnosis.causal_walk import Event, benign_events, causal_path
 from nanlab.blame.diagnosis.contents import (
@@ -19,18 +21,26 @@ from nanlab.blame.diagnosis.contents import (
     contributing_elements,
     first_bad,
     first_bad_shard,
-    is_elementwise,
 )
-from nanlab.blame.diagnosis.reading import Reading
+from nanlab.blame.diagnosis.inside_scan import Found, InsideScans, long_scans
+from nanlab.blame.diagnosis.large_programs import (
+    OUT_OF_TIME,
+    SEARCH_SECONDS,
+    first_bad_iteration,
+)
+from nanlab.blame.diagnosis.op_by_op import ALONE, is_of_fusion
+from nanlab.blame.diagnosis.reading import OutOfTime, Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
-from nanlab.blame.single_call import SingleCall, codes_of
+from nanlab.blame.program.program import Program, flatten_closed
+from nanlab.blame.program.scan_split import with_closed
+from nanlab.blame.single_call import SingleCall, codes_of, status_of
 from nanlab.blame.site import Site
-from nanlab.blame.vocabulary import Status
+from nanlab.blame.vocabulary import Phase, Status
 
 
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
@@ -76,62 +86,65 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         >>> verdict.culprit.cure
         'Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or use softmax.'
     """
-    with _without_jax_checks():
-        return _Pinpointing(call_of(function, args, kwargs)).verdict()
+    with without_checks():
+        return pinpoint_call(call_of(function, args, kwargs))
 
 
 def pinpoint_call(call: Call) -> Verdict:
     """Return the verdict of a call that has been traced."""
-    with _without_jax_checks():
-        return _Pinpointing(call).verdict()
+    with without_checks(), standard_promotion():
+        program = flatten_closed(call.closed, call.traced.out_info)
+        return _find(call, program, location.phases_of(program))
 
 
-@contextmanager
-def _without_jax_checks() -> Generator[None]:
-    """Switch off JAX's NaN and inf checks, which would interrupt the call under examination."""
-    with ExitStack() as stack:
-        for setting in (jax.debug_nans, jax.debug_infs, jax.disable_jit):
-            stack.enter_context(setting(False))
-        yield
+def _find(call: Call, program: Program, phases: Mapping[int, Phase]) -> Verdict:
+    """Return the verdict of a call of a program, whose long scans are searched by iteration."""
+    long = long_scans(program)
+    found = _Pinpointing(call, with_closed(program, long), phases)
+    verdict = found.verdict()
+    if not long or found.found is None:
+        return verdict
+    return InsideScans(call, program, phases, _find).verdict(verdict, found.found)
 
 
 class _Pinpointing:
     """The analysis of one call."""
 
-    def __init__(self, call: Call) -> None:
-        self._call, self._runs = call, SingleCall(call)
-        self._program = self._runs.program
-        self._causes = CauseFinder(self._program)
-        self._expressions = Expressions(self._program, call.names)
+    def __init__(self, call: Call, program: Program, phases: Mapping[int, Phase]) -> None:
+        self._call, self._runs = call, SingleCall(call, program)
+        self._program = program
+        self._causes = CauseFinder(program, phases=phases)
+        self._expressions = Expressions(program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None
+        self.found: Found | None = None
 
     def verdict(self) -> Verdict:
         """Run the call and return the verdict."""
         compiled, reading = self._runs.run()
         results = self._program.frames[0].results
         shown = [reading.code(Point(value)) for value in results]
+        is_alone = not any(shown)
         if any(compiled) and compiled != shown and (other := self._runs.simplified()) is not None:
             # XLA's rewriting makes the fault: examine the rewritten program.
             reading, shown = other, [other.code(Point(value)) for value in results]
-        status, is_faulty = _status(compiled, shown)
+        reading = replace(reading, deadline=time.monotonic() + SEARCH_SECONDS)
+        status, is_faulty = status_of(compiled, shown)
         outputs = [Point(v) for v, is_bad in zip(results, is_faulty, strict=True) if is_bad]
-        reading = self._runs.refined(reading, outputs)
-        causes = self._causes.causes(reading, outputs)
-        arrays = self._arrays_at(reading, causes)
-        paths = self._paths(reading, outputs, causes)
-        sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
-        origin, culprit = (event and sites[event] for event in causes)
-        self._note_other_fault(reading, outputs, causes)
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
         faults = {name: code for name, code in named if code != FINITE}
+        try:
+            sites: dict[str, Any] = self._sites(reading, outputs)
+        except OutOfTime:
+            sites = {"origin": self._first_loop(replace(reading, deadline=math.inf))}
+            self._notes.append(OUT_OF_TIME)
+        if status == Status.REPRODUCED and (is_alone or self._is_of_fusion()):
+            status = Status.COMPILED_ONLY
+            self._notes.append(ALONE)
         return Verdict(
             status=status,
-            origin=origin,
-            culprit=culprit,
-            chain=self._chain(reading, [p for path in paths.values() for p in path]),
-            benign=tuple(self._causes.site(reading, e) for e in benign_events(reading, outputs)),
+            **sites,
             input_faults=self._input_faults(),
             output_faults=tuple(faults),
             nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
@@ -139,12 +152,55 @@ class _Pinpointing:
             evidence=self._evidence,
         )
 
+    def _sites(self, reading: Reading, outputs: list[Point]) -> dict[str, Any]:
+        """Return the verdict's sites."""
+        reading = self._runs.refined(reading, outputs)
+        causes = self._causes.causes(reading, outputs)
+        arrays = self._arrays_at(reading, causes)
+        reading = reading.with_arrays(arrays)
+        causes = self._causes.at_elements(reading, causes)
+        self.found = Found(reading, outputs, causes)
+        paths = self._paths(reading, outputs, causes)
+        sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
+        origin, culprit = (event and sites[event] for event in causes)
+        self._note_other_fault(reading, outputs, causes)
+        return {
+            "origin": origin,
+            "culprit": culprit,
+            "chain": self._chain(reading, [p for path in paths.values() for p in path]),
+            "benign": self._benign(reading, outputs),
+        }
+
+    def _is_of_fusion(self) -> bool:
+        """Return whether operation by operation no output is bad."""
+        if self.found is None:
+            return False
+        events = [event for event in self.found.causes if event is not None]
+        return is_of_fusion(self.found.reading, events, self._call.arrays)
+
+    def _benign(self, reading: Reading, outputs: list[Point]) -> tuple[Site, ...]:
+        try:
+            events = benign_events(reading, outputs)
+        except OutOfTime:
+            return ()
+        return tuple(self._causes.site(reading, event) for event in events)
+
+    def _first_loop(self, reading: Reading) -> Site | None:
+        """Return the first loop with a bad value as a site, with the iteration."""
+        first = first_bad_iteration(reading)
+        if first is None:
+            return None
+        site = self._causes.site(reading, first._replace(iterations=()))
+        return replace(site, iterations=first.iterations)
+
     def _arrays_at(self, reading: Reading, causes: Causes) -> dict[Point, np.ndarray]:
         """Return the operands and the results of the causes, fetched where they are not stored."""
         points: dict[Point, None] = {}
         for event in causes:
             if event is not None and event.equation is not None:
                 equation = self._program.equations[event.equation]
+                if equation.is_closed:
+                    continue
                 for value in (*equation.operands, *equation.results):
                     points[self._point(value, event)] = None
         stored = {point: reading.array(point) for point in points}
@@ -159,16 +215,15 @@ class _Pinpointing:
         self, reading: Reading, event: Event, arrays: dict[Point, np.ndarray], path: list[Point]
     ) -> Site:
         """Return the site of an event with the numbers involved, and record its evidence."""
-        if event.equation is None:
+        if event.equation is None or self._program.equations[event.equation].is_closed:
             return self._causes.site(reading, event)
         equation = self._program.equations[event.equation]
         operands = [arrays[self._point(value, event)] for value in equation.operands]
         results = [arrays[self._point(value, event)] for value in equation.results]
         operands, results = first_bad_shard(self._program, equation, operands, results)
-        bad = None
-        if results:
-            later = self._elementwise_on(reading, path, results[0].shape)
-            bad = first_bad(results[0], event.worst, later)
+        bad = event.element
+        if results and bad is None:
+            bad = first_bad(results[0], event.worst)
         if event.is_computed:
             self._evidence = Evidence(eqn=equation.eqn, operands=operands, worst=event.worst)
             if bad is None and not any_bad(results):
@@ -208,21 +263,6 @@ class _Pinpointing:
             paths[culprit] = causal_path(reading, outputs, culprit)
         return paths
 
-    def _elementwise_on(
-        self, reading: Reading, path: list[Point], shape: tuple[int, ...]
-    ) -> list[np.ndarray]:
-        """Return the arrays along a path, up to where elements no longer correspond."""
-        arrays: list[np.ndarray] = []
-        for point in path[1:]:
-            equation = self._program.computed_by(point.value)
-            if equation is None or not is_elementwise(equation):
-                break
-            array = reading.array(point)
-            if array is None or array.shape != shape:
-                break
-            arrays.append(array)
-        return arrays
-
     def _chain(self, reading: Reading, points: list[Point]) -> tuple[Site, ...]:
         links: list[Site] = []
         known: dict[tuple[int, int], Site] = {}  # a loop's equations recur in every iteration
@@ -240,7 +280,8 @@ class _Pinpointing:
         """Add a note if outputs without a NaN hold infs that another fault made."""
         infs = [point for point in outputs if reading.code(point) == INF]
         origin = self._causes.causes(reading, infs).origin if causes.culprit else None
-        if origin is None or origin in causes:
+        known = [(event.equation, event.iterations) for event in causes if event]
+        if origin is None or (origin.equation, origin.iterations) in known:
             return
         site = self._causes.site(reading, origin)
         line = f" at {site.source}" if site.source else ""
@@ -255,14 +296,3 @@ class _Pinpointing:
         arrays = [name for name, code in named if code != FINITE]
         numbers = [name for name, x in self._call.numbers.items() if not np.isfinite(x)]
         return (*arrays, *numbers)
-
-
-def _status(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:
-    """Return the verdict's status, and for which outputs to look for causes."""
-    if compiled == shown:
-        is_bad = [code != FINITE for code in shown]
-        return (Status.REPRODUCED if any(is_bad) else Status.CLEAN), is_bad
-    if any(compiled):
-        both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
-        return Status.COMPILED_ONLY, both
-    return Status.REWRITTEN_AWAY, [code != FINITE for code in shown]

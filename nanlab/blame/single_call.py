@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.backend.finiteness import code_of
+from nanlab.backend.finiteness import FINITE, code_of
 from nanlab.blame.diagnosis.large_programs import coarse_values, points_to_fetch
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.callbacks import Effects, has_effects
@@ -21,7 +21,8 @@ from nanlab.blame.probes.values import ValueProbe, is_small
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.interpreter import Bind, bind_equation
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import flatten_closed
+from nanlab.blame.program.program import Program
+from nanlab.blame.vocabulary import Status
 
 
 class SingleCall:
@@ -29,14 +30,15 @@ class SingleCall:
 
     Args:
         call: the call.
+        program: the program of the call.
 
     Attributes:
         program: the program of the call.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, program: Program) -> None:
         self._call = call
-        self.program = flatten_closed(call.closed, call.traced.out_info)
+        self.program = program
         self._effects = Effects(self.program) if has_effects(self.program) else None
 
     def _bind(self) -> Bind:
@@ -70,7 +72,10 @@ class SingleCall:
         if is_small(self.program):
             probe = ValueProbe(self.program, self._bind())
             lowered = jax.jit(lambda *leaves: probe(*leaves)[1]).lower(*arrays)
-            compiled = lowered.compile() if is_simplified else _compile_quickly(lowered)
+            # A long scan takes its time where it is not optimized.
+            is_long = any(equation.is_closed for equation in self.program.equations)
+            is_quick = not (is_simplified or is_long)
+            compiled = _compile_quickly(lowered) if is_quick else lowered.compile()
             return Reading(probe, *probe.codes(_records(compiled(*arrays)), arguments))
         probe = Probe(self.program, self._bind(), coarse_values(self.program))
         results, codes = jax.jit(probe)(*arrays)
@@ -118,3 +123,14 @@ def array_on_host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
+
+
+def status_of(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:
+    """Return the verdict's status, and for which outputs to look for causes."""
+    if compiled == shown:
+        is_bad = [code != FINITE for code in shown]
+        return (Status.REPRODUCED if any(is_bad) else Status.CLEAN), is_bad
+    if any(compiled):
+        both = [a != FINITE and b != FINITE for a, b in zip(compiled, shown, strict=True)]
+        return Status.COMPILED_ONLY, both
+    return Status.REWRITTEN_AWAY, [code != FINITE for code in shown]

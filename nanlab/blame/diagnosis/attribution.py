@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from nanlab.backend.finiteness import INF, NAN, has_infinity
+import numpy as np
+
+from nanlab.backend.finiteness import INF, NAN, as_numbers, has_infinity
 from nanlab.blame.diagnosis import location, mechanism
-from nanlab.blame.diagnosis.causal_walk import Event, beginnings, causal_path
+from nanlab.blame.diagnosis.causal_walk import Beginnings, Event, beginnings, causal_path
+from nanlab.blame.diagnosis.contents import contributing_elements, first_bad
+from nanlab.blame.diagnosis.elements import (
+    LARGEST_ELEMENTS,
+    Mask,
+    bad_elements,
+    detail_at,
+    feeding,
+    first_of,
+)
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Equation, Program
@@ -48,11 +59,19 @@ class CauseFinder:
     Args:
         program: the program that the readings are of.
         phase: phase of all its equations; None to infer it for each.
+        phases: phases of its equations, where they are known.
     """
 
-    def __init__(self, program: Program, *, phase: Phase | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        phase: Phase | None = None,
+        phases: Mapping[int, Phase] | None = None,
+    ) -> None:
         self._program = program
         self._phase = phase
+        self._known_phases = phases
 
     def blame(self, reading: Reading, outputs: Sequence[int]) -> Blame:
         """Return the sites that made `outputs` bad; outputs are values of the top frame."""
@@ -62,22 +81,71 @@ class CauseFinder:
 
     def causes(self, reading: Reading, outputs: Sequence[Point]) -> Causes:
         """Return the events at which the bad values of `outputs`, top-level points, began."""
-        nans = beginnings(reading, outputs, NAN).events
-        if not nans:
-            infs = beginnings(reading, outputs, INF).events
-            return Causes(origin=infs[0] if infs else None, culprit=None)
-        culprit = nans[0]
+        walk = beginnings(reading, outputs, NAN)
+        if not walk.events:
+            infs = beginnings(reading, outputs, INF)
+            origin = infs.events[0] if infs.events else None
+            return Causes(origin=origin and self._with_element(origin, infs), culprit=None)
+        culprit = walk.events[0]
         if culprit.equation is None or not culprit.is_computed:
-            entry = self._entry(reading, outputs, culprit)
+            entry = self._with_element(self._entry(reading, outputs, culprit), walk)
             return Causes(origin=entry, culprit=entry)
-        operands = self._program.equations[culprit.equation].operands
-        read = [Point(value, culprit.iterations) for value in operands]
-        infs = beginnings(reading, [p for p in read if reading.code(p) == INF], INF).events
-        origin = infs[0] if infs else culprit
+        culprit = self._with_element(culprit, walk)
+        masks = self._infs_read(reading, culprit)
+        infs = beginnings(reading, masks, INF, {p: m for p, m in masks.items() if m is not None})
+        if not infs.events:
+            return Causes(origin=culprit, culprit=culprit)
+        origin = self._with_element(infs.events[0], infs)
         if origin.equation is None:
             # The culprit itself reads an inf from an argument or a constant.
             origin = origin._replace(equation=culprit.equation, iterations=culprit.iterations)
         return Causes(origin=origin, culprit=culprit)
+
+    def at_elements(self, reading: Reading, causes: Causes) -> Causes:
+        """Return the causes where more arrays are known: an inf that is not behind is no origin."""
+        origin, culprit = (event and self._at_bad_element(reading, event) for event in causes)
+        if origin is None or culprit is None or origin == culprit or not culprit.is_computed:
+            return Causes(origin, culprit)
+        return Causes(origin if self._infs_read(reading, culprit) else culprit, culprit)
+
+    def _at_bad_element(self, reading: Reading, event: Event) -> Event:
+        if event.equation is None or event.element is not None:
+            return event
+        equation = self._program.equations[event.equation]
+        if self._program.n_shard_maps(equation.frame) or not equation.results:
+            return event
+        result = reading.array(Point(equation.results[0], event.iterations))
+        return event if result is None else event._replace(element=first_bad(result, event.worst))
+
+    def _with_element(self, event: Event, walk: Beginnings) -> Event:
+        """Add an element through which an event reached where the walk began."""
+        if event.equation is None:
+            return event
+        results = self._program.equations[event.equation].results
+        mask = walk.masks.get(Point(results[0], event.iterations)) if results else None
+        return event if mask is None else event._replace(element=first_of(mask))
+
+    def _infs_read(self, reading: Reading, culprit: Event) -> dict[Point, Mask | None]:
+        """Return the operands with an inf behind the culprit's element; and where, if known."""
+        assert culprit.equation is not None
+        equation = self._program.equations[culprit.equation]
+        points = [Point(value, culprit.iterations) for value in equation.operands]
+        arrays = [reading.array(p) for p in points]
+        known = [x for x in arrays if x is not None and x.size <= LARGEST_ELEMENTS]
+        if culprit.element is None or len(known) < len(arrays):
+            return {p: None for p in points if reading.code(p) == INF}
+        shape = self._program.values[equation.results[0]].shape
+        one = np.zeros(shape, bool)
+        one[culprit.element] = True
+        found: dict[Point, Mask | None] = {}
+        masks = feeding(equation, known, 0, one)
+        for point, array, mask in zip(points, known, masks, strict=True):
+            infs = bad_elements(array, INF) & ~bad_elements(array, NAN)
+            infs = infs if mask is None else infs & mask
+            if infs.any():
+                before = found.get(point)
+                found[point] = infs if before is None else infs | before
+        return found
 
     def _entry(self, reading: Reading, outputs: Sequence[Point], read: Event) -> Event:
         """Return where a NaN that was passed in enters the pass whose outputs are bad."""
@@ -119,24 +187,47 @@ class CauseFinder:
     def _mechanism(self, reading: Reading, event: Event, equation: Equation) -> Mechanism:
         if not event.is_computed:
             return Mechanism(event.source)
-        detail = reading.detail(equation, event.iterations)
+        at_element = self._at_element(reading, event, equation)
+        if at_element is not None:
+            is_nan, operand_inf, detail = at_element
+        else:
+            detail = reading.detail(equation, event.iterations)
 
-        def has(values: Sequence[int], code: int) -> bool:
-            return any(reading.code(Point(v, event.iterations)) == code for v in values)
+            def has(values: Sequence[int], code: int) -> bool:
+                return any(reading.code(Point(v, event.iterations)) == code for v in values)
 
-        if event.worst == NAN or has(equation.results, NAN):
+            is_nan, operand_inf = has(equation.results, NAN), has(equation.operands, INF)
+        if event.worst == NAN or is_nan:
             has_inf = all(has_infinity(self._program.values[v].dtype) for v in equation.results)
-            operand_inf = has(equation.operands, INF)
             return mechanism.nan_mechanism(equation.primitive, operand_inf, detail, has_inf=has_inf)
         return mechanism.inf_mechanism(equation.primitive, detail)
+
+    def _at_element(
+        self, reading: Reading, event: Event, equation: Equation
+    ) -> tuple[bool, bool, int] | None:
+        """Return whether the event's element is NaN, reads an inf, and the detail there."""
+        if event.element is None or self._program.n_shard_maps(equation.frame):
+            return None
+        values = (*equation.operands, equation.results[0])
+        arrays = [reading.array(Point(v, event.iterations)) for v in values]
+        *operands, result = [as_numbers(x) for x in arrays if x is not None]
+        if len(operands) + 1 < len(values):
+            return None
+        elements = contributing_elements(equation, operands, event.element)
+        read = [x for x in elements if x is not None]
+        if len(read) < len(elements):
+            return None
+        there = np.asarray(result[event.element])
+        infs = any(bool(np.isinf(x).any()) for x in read if x.dtype.kind in "fc")
+        return bool(np.isnan(there)), infs, detail_at(equation, read, there)
 
     def phase(self, equation: int) -> Phase:
         """Return the phase of an equation."""
         return self._phase or self._phases[equation]
 
     @cached_property
-    def _phases(self) -> dict[int, Phase]:
-        return location.phases_of(self._program)
+    def _phases(self) -> Mapping[int, Phase]:
+        return self._known_phases or location.phases_of(self._program)
 
 
 def _code(file: str, line: int) -> str:

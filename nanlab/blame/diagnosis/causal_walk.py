@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.blame.diagnosis.element_walk import ElementWalk
+from nanlab.blame.diagnosis.elements import Mask
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 
@@ -26,6 +28,7 @@ class Event(NamedTuple):
         source: "computed" from good operands, or read from an "input" or a "constant".
         worst: what began, INF or NAN.
         value: the argument or constant that was read, or None.
+        element: index of a bad element of the first result; None if it is not known.
     """
 
     equation: int | None
@@ -33,6 +36,7 @@ class Event(NamedTuple):
     source: Literal["computed", "input", "constant"]
     worst: int
     value: int | None = None
+    element: tuple[int, ...] | None = None
 
     @property
     def is_computed(self) -> bool:
@@ -51,13 +55,21 @@ class Beginnings(NamedTuple):
     Attributes:
         events: events in execution order; those before the first equation come last.
         fed_by: for each bad point on the way from there, the bad points that fed it.
+        masks: elements of those points through which bad values reached the outputs; None where
+            they are not known.
     """
 
     events: list[Event]
     fed_by: dict[Point, list[Point]]
+    masks: dict[Point, Mask | None]
 
 
-def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginnings:
+def beginnings(
+    reading: Reading,
+    outputs: Iterable[Point],
+    worst: int,
+    masks: Mapping[Point, Mask] | None = None,
+) -> Beginnings:
     """Return where the bad values that reach `outputs` began; cached in the reading.
 
     Args:
@@ -65,26 +77,27 @@ def beginnings(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
         outputs: points to walk back from.
         worst: NAN follows NaNs only, to the equations that made one from NaN-free operands; INF
             follows all non-finite values, to the equations that made one from finite operands.
+        masks: elements of the outputs to walk back from; all bad ones of an output without.
 
     Returns:
         The events, and the bad points on the way.
     """
     goals = tuple(outputs)
+    if masks:
+        return _walk_back(reading, goals, worst, masks)
     if (goals, worst) not in reading.walks:
-        reading.walks[goals, worst] = _walk_back(reading, goals, worst)
+        reading.walks[goals, worst] = _walk_back(reading, goals, worst, {})
     return reading.walks[goals, worst]
 
 
-def _walk_back(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginnings:
-    program = reading.probe.program
-    stack = [point for point in outputs if reading.code(point) >= worst]
-    fed_by: dict[Point, list[Point]] = {}
-    while stack:
-        point = stack.pop()
-        if point not in fed_by:
-            feeds = reading.feeds(point)
-            fed_by[point] = [feed for feed in feeds if reading.code(feed) >= worst]
-            stack += fed_by[point]
+def _walk_back(
+    reading: Reading, outputs: Iterable[Point], worst: int, masks: Mapping[Point, Mask]
+) -> Beginnings:
+    program, walk = reading.probe.program, ElementWalk(reading, worst)
+    for point in outputs:
+        if reading.code(point) >= worst:
+            walk.reach(point, masks.get(point))
+    fed_by = walk.run()
     events: set[Event] = set()
     unread: list[Event] = []
     readers = _readers(reading, fed_by, worst)
@@ -96,7 +109,7 @@ def _walk_back(reading: Reading, outputs: Iterable[Point], worst: int) -> Beginn
             events.add(readers[point]._replace(source=source, value=point.value))
         else:
             unread.append(Event(None, (), source, worst, point.value))
-    return Beginnings(_in_time(reading, events) + unread, fed_by)
+    return Beginnings(_in_time(reading, events) + unread, fed_by, walk.masks)
 
 
 def _readers(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
-from nanlab.backend.finiteness import INF, NAN
+from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.blame.diagnosis.causal_walk import Event
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Program
@@ -20,6 +21,14 @@ SEARCH_DEPTH = 40
 
 N_REFINED = 4
 """Number of first bad values, NaN and inf each, whose surroundings the second run fetches."""
+
+SEARCH_SECONDS = 60
+"""Longest time for which what lies before a bad output is searched."""
+
+OUT_OF_TIME = (
+    f"the search for what lies before the bad output was stopped after {SEARCH_SECONDS} s; known "
+    "is the first loop that holds a bad value, and its iteration"
+)
 
 FETCH_BUDGET_BYTES = 2**30
 """Most that the second run fetches."""
@@ -61,7 +70,31 @@ def points_to_fetch(reading: Reading, outputs: Iterable[Point]) -> list[Point]:
         firsts = _first_bad(reading, goals, worst)
         for point in sorted(firsts, key=time)[:N_REFINED]:
             found |= dict.fromkeys(firsts[point])
-    return _within_budget(program, list(found))
+    # What a long scan returns is not computed again: its iterations are searched.
+    kept = [p for p in found if not _is_of_long_scan(program, p)]
+    return _within_budget(program, kept)
+
+
+def _is_of_long_scan(program: Program, point: Point) -> bool:
+    equation = program.computed_by(point.value)
+    return equation is not None and equation.is_closed
+
+
+def first_bad_iteration(reading: Reading) -> Event | None:
+    """Return the first loop of the top level whose results go bad, and in which iteration."""
+    program, slots = reading.probe.program, reading.probe.slots
+    for equation in map(program.equations.__getitem__, program.frames[0].equations):
+        if equation.opened is None or equation.opened.kind not in ("scan", "while"):
+            continue
+        (body,) = equation.frames
+        first = int(reading.codes[f"first{body}"]) if equation.opened.kind == "while" else 0
+        columns = [slots[value] for value in program.frames[body].results if value in slots]
+        worst = reading.codes[f"codes{body}"][:, columns].max(1, initial=FINITE)
+        order = reading.trips(body, ()) if equation.opened.kind == "scan" else range(len(worst))
+        row = next((row for row in order if worst[row] > FINITE), None)
+        if row is not None:
+            return Event(equation.index, (first + row,), "computed", INF)
+    return None
 
 
 def _first_bad(reading: Reading, outputs: Iterable[Point], worst: int) -> dict[Point, list[Point]]:
@@ -70,6 +103,7 @@ def _first_bad(reading: Reading, outputs: Iterable[Point], worst: int) -> dict[P
     stack = [point for point in outputs if reading.code(point) >= worst]
     seen = set(stack)
     while stack:
+        reading.keep_time()
         point = stack.pop()
         between, edge = _before(reading, point)
         bad = [feed for feed in edge if reading.code(feed) >= worst]
@@ -87,6 +121,7 @@ def _before(reading: Reading, point: Point) -> tuple[list[Point], list[Point]]:
     edge: dict[Point, None] = {}
     stack = list(reading.feeds(point))
     while stack:
+        reading.keep_time()
         feed = stack.pop()
         value = program.values[feed.value]
         if feed in between or feed in edge or value.is_constant or 0 in value.shape:

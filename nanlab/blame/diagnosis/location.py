@@ -83,7 +83,7 @@ def _is_swept(equation: Equation) -> bool:
 
 
 def _prepared(program: Program) -> set[int]:
-    """Return forward-sweep equations that reach outputs through transposed equations only."""
+    """Return equations that reach outputs through transposed equations only."""
     outputs = set(program.frames[0].results)
     straight = upstream(program, outputs, through=_is_straight, iterated=True)
     for run in _sweeps(program):
@@ -92,7 +92,25 @@ def _prepared(program: Program) -> set[int]:
             outputs.update(_unused(program, run))
     straight = upstream(program, outputs, through=_is_straight, iterated=True)
     runs = [run for run in _sweeps(program) if any(straight & set(s.results) for s in run)]
-    return {s.index for run in runs for s in run if straight.isdisjoint(s.results)}
+    prepared = {s.index for run in runs for s in run if straight.isdisjoint(s.results)}
+    return prepared | _hoisted(program, straight, prepared)
+
+
+def _hoisted(program: Program, straight: set[int], prepared: set[int]) -> set[int]:
+    """Return equations without the scope of a derivative that only its backward pass uses."""
+    # JAX computes what is the same in all iterations of a differentiated scan before it, and
+    # drops the scopes. A cotangent that the user passes counts too.
+    forward = [e for e in program.equations if _is_swept(e) and e.index not in prepared]
+    results = {v for equation in forward for v in equation.results}
+    used = straight | upstream(program, results, through=_is_straight, iterated=True)
+    transposed = {v for e in program.equations if _is_transposed(e) for v in e.operands}
+    passed = upstream(program, transposed, through=_is_straight, iterated=True) - used
+    return {
+        equation.index
+        for equation in program.equations
+        if not (_is_transposed(equation) or _is_swept(equation))
+        and not passed.isdisjoint(equation.results)
+    }
 
 
 def _sweeps(program: Program) -> list[list[Equation]]:
@@ -110,12 +128,7 @@ def _sweeps(program: Program) -> list[list[Equation]]:
 def _unused(program: Program, equations: list[Equation]) -> set[int]:
     used = {value for equation in program.equations for value in equation.operands}
     used.update(value for frame in program.frames for value in frame.results)
-    return {
-        value
-        for equation in equations
-        if used.isdisjoint(equation.results)
-        for value in equation.results
-    }
+    return {value for equation in equations for value in equation.results} - used
 
 
 def _updates(program: Program) -> set[int]:

@@ -6,8 +6,10 @@ loop.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from nanlab.blame.diagnosis.causal_walk import Beginnings
 
 
+class OutOfTime(Exception):
+    """A walk back through a program has taken too long."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """Codes and arrays of one lane, by point.
@@ -34,22 +40,36 @@ class Reading:
         codes: records of the probe, without a lane axis.
         values: arrays of values by number, stacked by iteration as a `ValueProbe` returns them.
         fetched: arrays at single points, as a `Capture` returns them.
+        deadline: time (`time.monotonic`) at which walks stop with `OutOfTime`.
     """
 
     probe: Probe
     codes: Mapping[str, Int[np.ndarray, "*records"]]
     values: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
     fetched: Mapping[Point, np.ndarray] = field(default_factory=dict[Point, np.ndarray])
+    deadline: float = math.inf
 
     @cached_property
     def walks(self) -> dict[tuple[tuple[Point, ...], int], Beginnings]:
         """Cached backward walks, by their end points and the code that they follow."""
         return {}
 
+    def with_arrays(self, arrays: Mapping[Point, np.ndarray]) -> Reading:
+        """Return this reading with more arrays, and what is known of it."""
+        more = replace(self, fetched={**self.fetched, **arrays})
+        more.walks.update(self.walks)
+        return more
+
+    def keep_time(self) -> None:
+        """Raise `OutOfTime` after the deadline."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
     def code(self, point: Point) -> int:
         """Return FINITE, INF or NAN; an unmeasured point is as bad as what feeds it."""
         stack = [point]
         while stack:
+            self.keep_time()
             top = stack[-1]
             if top in self._known:
                 stack.pop()

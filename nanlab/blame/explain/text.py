@@ -105,7 +105,8 @@ def _headline(verdict: Verdict) -> Text:
     kinds = (("a NaN", verdict.nan_outputs), ("an inf", infs))
     text = "There is " + ", and ".join(f"{k} in {_listed(n, most=3)}" for k, n in kinds if n)
     if verdict.status == Status.COMPILED_ONLY:
-        text += ", but the instrumented program does not fail in the same way (compiled-only)"
+        way = "does not fail, or not" if verdict.origin else "does not fail"
+        text += f", but operation by operation it {way} in the same way (compiled-only)"
     return Text(text + ".", style="bold red")
 
 

@@ -19,6 +19,7 @@ from jax.stages import Traced
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program import module_scopes as scopes
+from nanlab.blame.program.rule_lines import rules_located
 
 OUTPUT = "output"
 """Name of a function's return value."""
@@ -109,7 +110,8 @@ def _trace(
         with scopes.modules_named():
             return pure(jax.tree_util.tree_unflatten(tree, filled))
 
-    return jax.jit(of_arrays).trace(*(leaves[index] for index in traced))
+    with rules_located():
+        return jax.jit(of_arrays).trace(*(leaves[index] for index in traced))
 
 
 def _output_name(path: Any, name_of: Callable[[Any], str], *, has_objects: bool) -> str:

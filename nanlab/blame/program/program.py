@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.jaxpr import Jaxpr, JaxprEqn, Literal, Var
+from nanlab.blame.program.rule_lines import rules_located
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +79,11 @@ class Equation:
     def primitive(self) -> str:
         """Name of the primitive, as JAX prints it."""
         return self.eqn.primitive.name
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is a scan that is run whole, to be searched by iteration."""
+        return self.primitive == "scan" and self.opened is None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,7 +151,8 @@ class Program:
 
 def flatten(function: Callable[..., Any], *arguments: Any) -> Program:
     """Trace a function of arguments of these shapes and flatten it; nothing is computed."""
-    return _flatten(*_jax.trace(function, *arguments))
+    with rules_located():
+        return _flatten(*_jax.trace(function, *arguments))
 
 
 def flatten_closed(closed: Any, tree: Any) -> Program:
@@ -161,13 +168,31 @@ def _flatten(jaxpr: Jaxpr, constants: Sequence[Any], tree: Any) -> Program:
     return program
 
 
+def flatten_body(scan: Equation, results: Sequence[int]) -> Program:
+    """Flatten one iteration of a scan; keep what the results with these indices need."""
+    assert scan.opened is not None
+    jaxpr, constants = scan.opened.bodies[0]
+    flattener = _Flattener(list(results))
+    top = flattener.top(jaxpr, constants, scan.scopes, (scan.eqn, *scan.callers))
+    top.results = tuple(top.results[index] for index in results)
+    _drop_unused(flattener.program)
+    return flattener.program
+
+
 class _Flattener:
     def __init__(self, tree: Any) -> None:
         self.program = Program(equations=[], frames=[], values=[], tree=tree)
 
-    def top(self, jaxpr: Jaxpr, constants: Sequence[Any]) -> None:
+    def top(
+        self,
+        jaxpr: Jaxpr,
+        constants: Sequence[Any],
+        scopes: str = "",
+        callers: tuple[JaxprEqn, ...] = (),
+    ) -> Frame:
         frame = self._new_frame(None, "top", jaxpr)
-        frame.results = self._walk(jaxpr, constants, frame.arguments, frame, "", ())
+        frame.results = self._walk(jaxpr, constants, frame.arguments, frame, scopes, callers)
+        return frame
 
     def _value(self, frame: int, aval: Any, **fields: Any) -> int:
         value = Value(frame=frame, shape=aval.shape, dtype=aval.dtype, **fields)
@@ -258,3 +283,12 @@ def _drop_unused(program: Program) -> None:
                 live.update(equation.frames)
                 needed_equations.append(index)
         frame.equations = needed_equations[::-1]
+
+
+def work_of(program: Program, equation: Equation) -> int:
+    """Return how many equations run when this one does, a while loop's body once."""
+    if equation.opened is None:
+        return 1
+    frames = (program.frames[frame].equations for frame in equation.frames)
+    inner = [sum(work_of(program, program.equations[i]) for i in indices) for indices in frames]
+    return equation.eqn.params.get("length", 1) * max(1, *inner)
