@@ -23,11 +23,14 @@ from nanlab.blame.diagnosis.contents import (
 )
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
+from nanlab.blame.explain.advice import Chain, advice
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
+from nanlab.blame.explain.surroundings import Surroundings
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.point import Point
+from nanlab.blame.program.program import Equation
 from nanlab.blame.single_call import SingleCall, codes_of
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
@@ -74,7 +77,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         >>> [f"{site.primitive}: {site.mechanism}" for site in (verdict.origin, verdict.culprit)]
         ['exp: overflow', 'div: inf/inf']
         >>> verdict.culprit.cure
-        'Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or use softmax.'
+        'exp(x) / sum(exp(x)) overflows: use jax.nn.softmax(x), which subtracts the maximum.'
     """
     with _without_jax_checks():
         return _Pinpointing(call_of(function, args, kwargs)).verdict()
@@ -105,6 +108,7 @@ class _Pinpointing:
         self._expressions = Expressions(self._program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None
+        self._behind: Equation | None = None  # its derivative is at fault
 
     def verdict(self) -> Verdict:
         """Run the call and return the verdict."""
@@ -121,7 +125,8 @@ class _Pinpointing:
         arrays = self._arrays_at(reading, causes)
         paths = self._paths(reading, outputs, causes)
         sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
-        origin, culprit = (event and sites[event] for event in causes)
+        cured = self._cured(reading, causes, sites, paths)
+        origin, culprit = (event and cured[event] for event in causes)
         self._note_other_fault(reading, outputs, causes)
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
@@ -131,7 +136,7 @@ class _Pinpointing:
             origin=origin,
             culprit=culprit,
             chain=self._chain(reading, [p for path in paths.values() for p in path]),
-            benign=tuple(self._causes.site(reading, e) for e in benign_events(reading, outputs)),
+            benign=self._benign(reading, outputs),
             input_faults=self._input_faults(),
             output_faults=tuple(faults),
             nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
@@ -208,6 +213,28 @@ class _Pinpointing:
             paths[culprit] = causal_path(reading, outputs, culprit)
         return paths
 
+    def _cured(
+        self,
+        reading: Reading,
+        causes: Causes,
+        sites: dict[Event, Site],
+        paths: dict[Event, list[Point]],
+    ) -> dict[Event, Site]:
+        """Return the sites with advice on the fault, which is about all of its chain."""
+        origin, culprit = causes
+        if origin is None:
+            return sites
+        equations = [self._program.computed_by(p.value) for path in paths.values() for p in path]
+        chain = Chain(
+            origin=origin,
+            culprit=culprit or origin,
+            sites=sites,
+            equations=[equation for equation in equations if equation is not None],
+            phase=self._causes.phase,
+        )
+        sentence, self._behind = advice(chain, Surroundings(reading))
+        return {event: replace(site, cure=sentence) for event, site in sites.items()}
+
     def _elementwise_on(
         self, reading: Reading, path: list[Point], shape: tuple[int, ...]
     ) -> list[np.ndarray]:
@@ -235,6 +262,12 @@ class _Pinpointing:
                     known[key] = self._causes.site(reading, event)
                 links.append(replace(known[key], iterations=point.iterations))
         return tuple(links)
+
+    def _benign(self, reading: Reading, outputs: list[Point]) -> tuple[Site, ...]:
+        # What a masked log(0) makes reaches no output, but its derivative does: it is not harmless.
+        behind = None if self._behind is None else self._behind.index
+        events = [e for e in benign_events(reading, outputs) if e.equation != behind]
+        return tuple(self._causes.site(reading, event) for event in events)
 
     def _note_other_fault(self, reading: Reading, outputs: list[Point], causes: Causes) -> None:
         """Add a note if outputs without a NaN hold infs that another fault made."""

@@ -35,6 +35,8 @@ class Site:
         operands: contents of the operands; empty in a chain and in tables.
         results: contents of the results; empty in a chain and in tables.
         element: index, in the first result, of the element whose numbers are shown.
+        cure: what usually cures the fault, in view of its whole chain; empty in a chain and in
+            tables.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,12 +63,4 @@ class Site:
     operands: tuple[Contents, ...] = ()
     results: tuple[Contents, ...] = ()
     element: tuple[int, ...] | None = None
-
-    @property
-    def cure(self) -> str:
-        """What usually cures this mechanism at this primitive."""
-        from nanlab.blame.explain.remedies import cure
-
-        is_nan = any(result.nans for result in self.results)
-        dtype = self.results[0].dtype if self.results else ""
-        return cure(self.mechanism, self.primitive, self.phase, dtype=dtype, is_nan=is_nan)
+    cure: str = ""

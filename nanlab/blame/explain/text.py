@@ -82,10 +82,6 @@ def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
         yield Text()
         yield Text("What usually cures it:", style="bold green")
         yield Padding(Text(main.cure), (0, 0, 0, 2), expand=False)
-        if origin is not None and origin is not main and origin.cure:
-            yield Padding(
-                Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False
-            )
     if verdict.benign:
         sites = [f"{s.primitive} ({s.mechanism}) at {_line(s)}" for s in verdict.benign]
         yield Text()

@@ -28,8 +28,8 @@ class Verdict:
         origin: first site on the causal chain that makes an inf or a NaN from finite operands.
         culprit: first site on it that makes a NaN from NaN-free operands; None without a NaN.
         chain: sites from the origin to a bad output.
-        benign: sites that make an inf or a NaN that reaches no output; in large programs, only
-            those that were measured.
+        benign: sites that make an inf or a NaN that reaches no output, neither itself nor by its
+            derivative; in large programs, only those that were measured.
         input_faults: names of arguments that contain an inf or a NaN.
         output_faults: names of outputs that contain an inf or a NaN.
         nan_outputs: names of outputs that contain a NaN.
