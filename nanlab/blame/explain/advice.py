@@ -160,9 +160,10 @@ class _Adviser:
 
     def _derivative(self) -> str:
         """Return the advice for a derivative that is infinite, by the function behind it."""
-        behind = self.behind
+        behind, at = self.behind, self._at_origin
         if behind is None:
-            return ""
+            is_transposed = at is not None and "transpose(" in at.scopes
+            return self._say("derivative") if is_transposed and self._is_at_zero() else ""
         name = behind.primitive
         return (
             (name != "div" and self._formula(behind))

@@ -83,9 +83,12 @@ class Surroundings:
             silent = equation.primitive in _SILENT
             return equation.operands[min(index, len(equation.operands) - 1)] if silent else None
         if equation.opened.kind == "cond":
-            # What one branch computes for the backward pass, the others fill with zeros.
+            # What one branch computes for the backward pass, the others fill in.
             results = [self._program.frames[frame].results[index] for frame in equation.frames]
-            computed = [v for v in results if self.constant(v) is None]
+            fillers = ("empty", "empty2")
+            computed = [
+                v for v in results if self.constant(v) is None and not self.made_by(v, *fillers)
+            ]
             return computed[0] if len(computed) == 1 else None
         is_stacked = equation.opened.kind == "scan" and index >= equation.opened.carry
         if is_stacked or equation.opened.kind == "shard_map":
