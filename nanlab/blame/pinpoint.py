@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from nanlab.backend.finiteness import FINITE, INF, NAN
+from nanlab.backend.finiteness import FINITE, INF, NAN, code_of
 from nanlab.blame.diagnosis.attribution import CauseFinder, Causes
 from nanlab.blame.diagnosis.causal_walk import Event, benign_events, causal_path
 from nanlab.blame.diagnosis.contents import (
+    Contents,
     any_bad,
     contents,
     contributing_elements,
@@ -28,10 +29,11 @@ from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
 from nanlab.blame.explain.surroundings import Surroundings
 from nanlab.blame.explain.verdict import Verdict
-from nanlab.blame.program.call import Call, call_of
+from nanlab.blame.misuse import traced_call
+from nanlab.blame.program.call import Call
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Equation
-from nanlab.blame.single_call import SingleCall, codes_of
+from nanlab.blame.single_call import SingleCall, array_on_host
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status
 
@@ -65,6 +67,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         The verdict; `print` it to read it.
 
     Raises:
+        TypeError: it is not a function, or not one of these arguments.
         ValueError: an argument was deleted because an earlier call donated it.
         Exception: whatever tracing the function raises.
 
@@ -80,7 +83,8 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         'exp(x) / sum(exp(x)) overflows: use jax.nn.softmax(x), which subtracts the maximum.'
     """
     with _without_jax_checks():
-        return _Pinpointing(call_of(function, args, kwargs)).verdict()
+        call, notes = traced_call(function, args, kwargs)
+        return _Pinpointing(call, notes).verdict()
 
 
 def pinpoint_call(call: Call) -> Verdict:
@@ -101,12 +105,12 @@ def _without_jax_checks() -> Generator[None]:
 class _Pinpointing:
     """The analysis of one call."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, notes: Sequence[str] = ()) -> None:
         self._call, self._runs = call, SingleCall(call)
         self._program = self._runs.program
         self._causes = CauseFinder(self._program)
         self._expressions = Expressions(self._program, call.names)
-        self._notes: list[str] = []
+        self._notes = [*notes]
         self._evidence: Evidence | None = None
         self._behind: Equation | None = None  # its derivative is at fault
 
@@ -130,6 +134,8 @@ class _Pinpointing:
         self._note_other_fault(reading, outputs, causes)
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         named = zip(self._call.outputs, codes, strict=True)
+        inputs = self._bad_inputs(causes.origin)
+        names, bad = (*self._call.names, *self._call.numbers), {c.expression for c in inputs}
         faults = {name: code for name, code in named if code != FINITE}
         return Verdict(
             status=status,
@@ -137,7 +143,8 @@ class _Pinpointing:
             culprit=culprit,
             chain=self._chain(reading, [p for path in paths.values() for p in path]),
             benign=self._benign(reading, outputs),
-            input_faults=self._input_faults(),
+            input_faults=tuple(name for name in names if name in bad),
+            inputs=tuple(inputs),
             output_faults=tuple(faults),
             nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
             notes=tuple(self._notes),
@@ -282,12 +289,16 @@ class _Pinpointing:
             f"{site.primitive or 'no operation'}, {site.mechanism}, {site.phase}{line}"
         )
 
-    def _input_faults(self) -> tuple[str, ...]:
-        codes = codes_of(self._call.arrays)
-        named = zip(self._call.names, codes, strict=True)
-        arrays = [name for name, code in named if code != FINITE]
-        numbers = [name for name, x in self._call.numbers.items() if not np.isfinite(x)]
-        return (*arrays, *numbers)
+    def _bad_inputs(self, origin: Event | None) -> list[Contents]:
+        """Return the arguments that are not finite, first the one with which the fault began."""
+        arguments = self._program.frames[0].arguments
+        named = zip(self._call.names, map(array_on_host, self._call.arrays), arguments, strict=True)
+        bad = [(name, x, value) for name, x, value in named if code_of(x) != FINITE]
+        numbers = ((name, np.asarray(x), -1) for name, x in self._call.numbers.items())
+        bad += [(name, x, value) for name, x, value in numbers if not np.isfinite(x)]
+        first = None if origin is None or origin.is_computed else origin.value
+        bad.sort(key=lambda argument: argument[2] != first)
+        return [contents(name, x) for name, x, _ in bad]
 
 
 def _status(compiled: list[int], shown: list[int]) -> tuple[Status, list[bool]]:

@@ -29,6 +29,7 @@ class Site:
         file: path of the frame's file, as Python knows it, or "".
         line: line number in that file, or 0.
         code: text of that line; "" if it cannot be read.
+        library_code: text of the library's line; "" if it cannot be read.
         iterations: iterations of the enclosing loops, counted from 0, outermost first.
         lane: lane of the first bad element under `vmap`, a tuple (outermost first) if vmaps are
             nested; None outside a vmap, or if all lanes are bad.
@@ -58,6 +59,7 @@ class Site:
     file: str = ""
     line: int = 0
     code: str = ""
+    library_code: str = ""
     iterations: tuple[int, ...] = ()
     lane: int | tuple[int, ...] | None = None
     operands: tuple[Contents, ...] = ()
