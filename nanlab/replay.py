@@ -65,6 +65,8 @@ def _show(replay: Replay) -> None:
         if site is not None:
             print(f"  {role:8}{blame_sentence(site_columns(role, site), role, line=False)}")
             print(f"          {site.source} in {site.function}")
+            if site.code:
+                print(f"              {site.code}")
     if replay.step < 0:
         print("the initial state itself has the fault:")
     else:

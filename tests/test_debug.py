@@ -93,7 +93,7 @@ def test_a_nan_that_is_handed_in_is_told_as_such(run):
         jax.jit(lambda data: data.sum())(data)
     """)
     assert status == debug.FAULT
-    assert "Arguments that contain an inf or a NaN: data" in output
+    assert "The argument data already holds NaN: 1 of 2 values, first at [1]." in output
 
 
 def test_methods_static_arguments_decorator_forms_and_inner_calls_work(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,16 +31,21 @@ from nanlab.blame.diagnosis.large_programs import (
 from nanlab.blame.diagnosis.op_by_op import ALONE, is_of_fusion
 from nanlab.blame.diagnosis.reading import OutOfTime, Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
+from nanlab.blame.explain.advice import Chain, advice
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.explain.reproducer import Evidence
+from nanlab.blame.explain.surroundings import Surroundings
 from nanlab.blame.explain.verdict import Verdict
-from nanlab.blame.program.call import Call, call_of
+from nanlab.blame.misuse import traced_call
+from nanlab.blame.program.call import Call
 from nanlab.blame.program.point import Point
-from nanlab.blame.program.program import Program, flatten_closed
+from nanlab.blame.program.program import Equation, Program, flatten_closed
 from nanlab.blame.program.scan_split import with_closed
-from nanlab.blame.single_call import SingleCall, codes_of, status_of
+from nanlab.blame.single_call import SingleCall, status_of
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Phase, Status
+
+Paths = dict[Event, list[Point]]
 
 
 def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
@@ -72,6 +77,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         The verdict; `print` it to read it.
 
     Raises:
+        TypeError: it is not a function, or not one of these arguments.
         ValueError: an argument was deleted because an earlier call donated it.
         Exception: whatever tracing the function raises.
 
@@ -84,17 +90,19 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
         >>> [f"{site.primitive}: {site.mechanism}" for site in (verdict.origin, verdict.culprit)]
         ['exp: overflow', 'div: inf/inf']
         >>> verdict.culprit.cure
-        'Both are inf, as in exp(x) / sum(exp(x)): subtract the maximum first, or use softmax.'
+        'exp(x) / sum(exp(x)) overflows: use jax.nn.softmax(x), which subtracts the maximum.'
     """
     with without_checks():
-        return pinpoint_call(call_of(function, args, kwargs))
+        call, notes = traced_call(function, args, kwargs)
+        return pinpoint_call(call, notes)
 
 
-def pinpoint_call(call: Call) -> Verdict:
-    """Return the verdict of a call that has been traced."""
+def pinpoint_call(call: Call, notes: Sequence[str] = ()) -> Verdict:
+    """Return the verdict of a call that has been traced; `notes` come before its own."""
     with without_checks(), standard_promotion():
         program = flatten_closed(call.closed, call.traced.out_info)
-        return _find(call, program, location.phases_of(program))
+        verdict = _find(call, program, location.phases_of(program))
+        return replace(verdict, notes=(*notes, *verdict.notes))
 
 
 def _find(call: Call, program: Program, phases: Mapping[int, Phase]) -> Verdict:
@@ -117,6 +125,7 @@ class _Pinpointing:
         self._expressions = Expressions(program, call.names)
         self._notes: list[str] = []
         self._evidence: Evidence | None = None
+        self._behind: Equation | None = None  # its derivative is at fault
         self.found: Found | None = None
 
     def verdict(self) -> Verdict:
@@ -142,10 +151,14 @@ class _Pinpointing:
         if status == Status.REPRODUCED and (is_alone or self._is_of_fusion()):
             status = Status.COMPILED_ONLY
             self._notes.append(ALONE)
+        began = None if self.found is None else self.found.causes.origin
+        inputs = self._runs.bad_arguments(None if began is None else began.value)
+        names, bad = (*self._call.names, *self._call.numbers), {c.expression for c in inputs}
         return Verdict(
             status=status,
             **sites,
-            input_faults=self._input_faults(),
+            input_faults=tuple(name for name in names if name in bad),
+            inputs=tuple(inputs),
             output_faults=tuple(faults),
             nan_outputs=tuple(name for name, code in faults.items() if code == NAN),
             notes=tuple(self._notes),
@@ -162,7 +175,8 @@ class _Pinpointing:
         self.found = Found(reading, outputs, causes)
         paths = self._paths(reading, outputs, causes)
         sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
-        origin, culprit = (event and sites[event] for event in causes)
+        cured = self._cured(reading, causes, sites, paths)
+        origin, culprit = (event and cured[event] for event in causes)
         self._note_other_fault(reading, outputs, causes)
         return {
             "origin": origin,
@@ -183,7 +197,9 @@ class _Pinpointing:
             events = benign_events(reading, outputs)
         except OutOfTime:
             return ()
-        return tuple(self._causes.site(reading, event) for event in events)
+        # What a masked log(0) makes reaches no output, but its derivative does: it is not harmless.
+        behind = None if self._behind is None else self._behind.index
+        return tuple(self._causes.site(reading, e) for e in events if e.equation != behind)
 
     def _first_loop(self, reading: Reading) -> Site | None:
         """Return the first loop with a bad value as a site, with the iteration."""
@@ -247,12 +263,10 @@ class _Pinpointing:
             ),
         )
 
-    def _paths(
-        self, reading: Reading, outputs: list[Point], causes: Causes
-    ) -> dict[Event, list[Point]]:
+    def _paths(self, reading: Reading, outputs: list[Point], causes: Causes) -> Paths:
         """Return the causal paths from the origin to the culprit, and from there to an output."""
         origin, culprit = causes
-        paths: dict[Event, list[Point]] = {}
+        paths: Paths = {}
         if origin is not None and origin != culprit:
             goals = outputs
             if culprit is not None and culprit.equation is not None:
@@ -262,6 +276,22 @@ class _Pinpointing:
         if culprit is not None:
             paths[culprit] = causal_path(reading, outputs, culprit)
         return paths
+
+    def _cured(
+        self, reading: Reading, causes: Causes, sites: dict[Event, Site], paths: Paths
+    ) -> dict[Event, Site]:
+        """Return the sites with advice on the fault, which is about all of its chain."""
+        origin, culprit = causes
+        if origin is None:
+            return sites
+        equations = [self._program.computed_by(p.value) for path in paths.values() for p in path]
+        known = [equation for equation in equations if equation is not None]
+        chain = Chain(
+            origin=origin, culprit=culprit or origin, sites=sites, equations=known,
+            phase=self._causes.phase,
+        )  # fmt: skip
+        sentence, self._behind = advice(chain, Surroundings(reading))
+        return {event: replace(site, cure=sentence) for event, site in sites.items()}
 
     def _chain(self, reading: Reading, points: list[Point]) -> tuple[Site, ...]:
         links: list[Site] = []
@@ -289,10 +319,3 @@ class _Pinpointing:
             "the inf in outputs without a NaN has another cause: "
             f"{site.primitive or 'no operation'}, {site.mechanism}, {site.phase}{line}"
         )
-
-    def _input_faults(self) -> tuple[str, ...]:
-        codes = codes_of(self._call.arrays)
-        named = zip(self._call.names, codes, strict=True)
-        arrays = [name for name, code in named if code != FINITE]
-        numbers = [name for name, x in self._call.numbers.items() if not np.isfinite(x)]
-        return (*arrays, *numbers)

@@ -12,6 +12,7 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.finiteness import FINITE, code_of
+from nanlab.blame.diagnosis.contents import Contents, contents
 from nanlab.blame.diagnosis.large_programs import coarse_values, points_to_fetch
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.callbacks import Effects, has_effects
@@ -96,6 +97,16 @@ class SingleCall:
         capture = Capture(self.program, points, self._bind())
         arrays = jax.jit(capture)(*self._call.arrays)
         return dict(zip(points, map(array_on_host, arrays), strict=True))
+
+    def bad_arguments(self, first: int | None) -> list[Contents]:
+        """Return the arguments that are not finite, the one of value `first` before the others."""
+        arguments = self.program.frames[0].arguments
+        named = zip(self._call.names, map(array_on_host, self._call.arrays), arguments, strict=True)
+        bad = [(name, x, value) for name, x, value in named if code_of(x) != FINITE]
+        numbers = ((name, np.asarray(x), -1) for name, x in self._call.numbers.items())
+        bad += [(name, x, value) for name, x, value in numbers if not np.isfinite(x)]
+        bad.sort(key=lambda argument: argument[2] != first)
+        return [contents(name, x) for name, x, _ in bad]
 
 
 def _compile_quickly(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -29,12 +29,15 @@ class Site:
         file: path of the frame's file, as Python knows it, or "".
         line: line number in that file, or 0.
         code: text of that line; "" if it cannot be read.
+        library_code: text of the library's line; "" if it cannot be read.
         iterations: iterations of the enclosing loops, counted from 0, outermost first.
         lane: lane of the first bad element under `vmap`, a tuple (outermost first) if vmaps are
             nested; None outside a vmap, or if all lanes are bad.
         operands: contents of the operands; empty in a chain and in tables.
         results: contents of the results; empty in a chain and in tables.
         element: index, in the first result, of the element whose numbers are shown.
+        cure: what usually cures the fault, in view of its whole chain; empty in a chain and in
+            tables.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,17 +59,10 @@ class Site:
     file: str = ""
     line: int = 0
     code: str = ""
+    library_code: str = ""
     iterations: tuple[int, ...] = ()
     lane: int | tuple[int, ...] | None = None
     operands: tuple[Contents, ...] = ()
     results: tuple[Contents, ...] = ()
     element: tuple[int, ...] | None = None
-
-    @property
-    def cure(self) -> str:
-        """What usually cures this mechanism at this primitive."""
-        from nanlab.blame.explain.remedies import cure
-
-        is_nan = any(result.nans for result in self.results)
-        dtype = self.results[0].dtype if self.results else ""
-        return cure(self.mechanism, self.primitive, self.phase, dtype=dtype, is_nan=is_nan)
+    cure: str = ""

@@ -77,3 +77,9 @@ def from_package_root(file: str) -> str:
     while (root / "__init__.py").exists() and root.parent != root:
         root = root.parent
     return path.relative_to(root).as_posix() if root != path.parent else path.name
+
+
+def displayed(file: str) -> str:
+    """Return the path of a file, relative to the current folder if it is inside."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from nanlab.blame.explain.layout import printable
 from nanlab.blame.vocabulary import WitnessAnswer
 from nanlab.grid.outcome import Outcome
 from nanlab.plan.plan import Group
@@ -167,7 +168,7 @@ def show_summary(result: StudyResult, console: Console | None = None) -> None:
     ends = result.runs.select("outcome", *by).collect()
     console.print(_outcomes_table(ends, by))
     if result.blames.height:
-        console.print(_blames_table(result.blames))
+        _show_blames(result.blames, console)
     status = result.manifest["blame_status"]
     failed = sum(status.values())
     if failed:
@@ -207,18 +208,32 @@ def _cell(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _blames_table(blames: pl.DataFrame) -> Table:
+def _show_blames(blames: pl.DataFrame, console: Console) -> None:
+    """Print the blames; a narrow terminal gets the cells of a blame below each other."""
     title = "what made the first inf or NaN, and below it the first NaN"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("runs", justify="right", no_wrap=True)
-    for name in ("what", "where", "line"):
-        table.add_column(name, overflow="fold")
+    rows: list[tuple[str, ...]] = []
     for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
         origin, culprit = blame_cells(row, "origin"), blame_cells(row, "culprit")
-        table.add_row(f"{row['runs']:,}", *origin)
+        rows.append((f"{row['runs']:,}", *map(printable, origin)))
         if culprit != origin:
-            table.add_row("", *culprit)
+            rows.append(("", *map(printable, culprit)))
     left = blames.height - BLAMES_SHOWN
     if left > 0:
-        table.add_row("", f"and {left:,} more", "", "blames.csv")
-    return table
+        rows.append(("", f"and {left:,} more", "", "blames.csv"))
+    header = ("runs", "what", "where", "line")
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    if sum(widths) + 2 * len(widths) <= console.width:
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("runs", justify="right", no_wrap=True)
+        for name in header[1:]:
+            table.add_column(name, no_wrap=True)
+        for cells in rows:
+            table.add_row(*map(Text, cells))
+        console.print(table)
+        return
+    # Neither a path nor a name is broken: at worst a line is longer than the terminal.
+    console.print(title, style="italic")
+    for runs, *cells in rows:
+        for i, cell in enumerate(filter(None, cells)):
+            line = Text(f"{runs if i == 0 else '':>{widths[0]}}  {cell}", no_wrap=True)
+            console.print(line, crop=False, overflow="ignore")

@@ -179,6 +179,7 @@ class CauseFinder:
             line=frame.line if frame else 0,
             code=_code(frame.file, frame.line) if frame else "",
             library=f"{from_package_root(library.file)}:{library.line}" if library else "",
+            library_code=_code(library.file, library.line) if library else "",
             mechanism=self._mechanism(reading, event, equation),
             iterations=event.iterations,
             **contents,

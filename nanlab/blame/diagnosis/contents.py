@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 
 from nanlab.backend.finiteness import FINITE, INF, NAN, as_numbers, code_of
 from nanlab.blame.program.program import Equation, Program
@@ -38,6 +38,9 @@ class Contents:
         first_bad: index of the first element that is not finite, or None.
         there: of a result, its first bad element; of an operand, the elements that contributed to
             that one, the most informative first, at most `SHOWN_ELEMENTS`; empty if unknown.
+        n_there: number of elements from which these were chosen.
+        bad_rows: indices in the first axis at which it is not finite, at most `SHOWN_ELEMENTS`.
+        n_bad_rows: number of all of them.
     """
 
     expression: str
@@ -51,6 +54,9 @@ class Contents:
     zeros: int
     first_bad: Index | None
     there: tuple[Any, ...] = ()
+    n_there: int = 0
+    bad_rows: tuple[int, ...] = ()
+    n_bad_rows: int = 0
 
 
 def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None) -> Contents:
@@ -60,6 +66,7 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
     is_finite = np.isfinite(numbers)
     has_order = numbers.dtype.kind in "fiu" and bool(is_finite.any())
     finite = numbers[is_finite] if has_order else numbers
+    rows = _bad_rows(numbers)
     return Contents(
         expression=expression,
         shape=array.shape,
@@ -72,7 +79,17 @@ def contents(expression: str, array: np.ndarray, there: np.ndarray | None = None
         zeros=int((numbers == 0).sum()),
         first_bad=first_bad(numbers),
         there=shown,
+        n_there=0 if there is None else there.size,
+        bad_rows=tuple(rows[:SHOWN_ELEMENTS].tolist()),
+        n_bad_rows=len(rows),
     )
+
+
+def _bad_rows(numbers: np.ndarray) -> Int[np.ndarray, " rows"]:
+    """Return the indices in the first axis at which an array is not finite."""
+    bad = _bad(numbers, INF)
+    flat = bad.reshape(bad.shape[0], -1) if bad.ndim and bad.size else np.zeros((0, 1), bool)
+    return np.flatnonzero(flat.any(axis=1))
 
 
 def _infs(numbers: np.ndarray, sign: int) -> int:

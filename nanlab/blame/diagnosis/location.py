@@ -171,6 +171,11 @@ def library_frame(equation: Equation) -> CodeFrame | None:
     for frame in stack_of(equation):
         if not is_installed(frame.file):
             return None
-        if not (is_nanlab(frame.file) or _PLUMBING.search(frame.file) or is_standard(frame.file)):
+        if not is_plumbing(frame.file):
             return frame
     return None
+
+
+def is_plumbing(file: str) -> bool:
+    """Return whether a source file is of Python, of nanlab, or of JAX's internals."""
+    return is_nanlab(file) or bool(_PLUMBING.search(file)) or is_standard(file)

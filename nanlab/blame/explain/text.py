@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from nanlab.blame.diagnosis.contents import Contents
+from nanlab.blame.explain.layout import Paragraph, Rows, printable
 from nanlab.blame.program.primitives import SAME_AS
 from nanlab.blame.site import Site
+from nanlab.blame.source_path import displayed
 from nanlab.blame.vocabulary import Mechanism, Status
 
 if TYPE_CHECKING:
@@ -29,9 +28,12 @@ LINKS = 6
 SHORT = 16
 """Longest expression used as a row label; longer ones are labeled a, b, ..."""
 
+ARGUMENTS = 3
+"""Number of bad arguments that are described; of the others only the names are shown."""
+
 
 def verdict_text(verdict: Verdict, width: int = WIDTH) -> str:
-    """Return a verdict as plain text; only source paths may exceed the width."""
+    """Return a verdict as plain text; only source paths and long names may exceed the width."""
     console = Console(width=width, no_color=True, color_system=None, highlight=False)
     with console.capture() as captured:
         show(verdict, console)
@@ -49,57 +51,137 @@ def verdict_html(verdict: Verdict, width: int = 100) -> str:
     )
 
 
+def verdict_line(verdict: Verdict) -> str:
+    """Return a verdict in one line, short enough for a failing assert to show it whole."""
+    if not verdict.fault:
+        return f"{verdict.status}: every output is finite"
+    kind = "NaN" if verdict.nan_outputs else "inf"
+    reached = verdict.nan_outputs or verdict.output_faults
+    text = f"{verdict.status}: {kind} in {_listed([_cut(name) for name in reached], most=1)}"
+    origin = None if verdict.origin is verdict.culprit else verdict.origin
+    for role, site in (("culprit", verdict.culprit), ("origin", origin)):
+        if site is not None:
+            at = f" at {_cut(_line(site))}" if site.file else ""
+            text += f"; {role} {site.primitive or 'none'}, {site.mechanism}, {site.phase}{at}"
+    return printable(text)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:18]}...{name[-18:]}"
+
+
 def show(verdict: Verdict, console: Console) -> None:
     """Print a verdict without breaking paths, so that terminals and editors can link them."""
-    console.print(Group(*_parts(verdict, is_folded=False)), crop=False)
+    console.print(Group(*_Writer(verdict, is_folded=False).parts()), crop=False)
 
 
 def renderable(verdict: Verdict) -> RenderableType:
     """Return a verdict in a form that `rich.print` takes."""
-    return Group(*_parts(verdict, is_folded=True))
+    return Group(*_Writer(verdict, is_folded=True).parts())
 
 
-def _parts(verdict: Verdict, *, is_folded: bool) -> Iterator[RenderableType]:
-    yield _headline(verdict)
-    for note in verdict.notes:
-        yield Text(f"Note: {note}", style="yellow")
-    culprit, origin = verdict.culprit, verdict.origin
-    if verdict.input_faults:
-        yield Text(
-            "Arguments that contain an inf or a NaN: " + _listed(verdict.input_faults), style="bold"
-        )
-    if culprit is not None:
-        yield from _site("The NaN", culprit, is_folded=is_folded)
-    if origin is not None and origin is not culprit:
-        title = "The inf behind it" if culprit else "The inf"
-        yield from _site(title, origin, is_folded=is_folded)
-    if len(verdict.chain) > 1:
-        yield Text()
-        yield Text("How it got out:", style="bold")
-        yield Padding(_chain(verdict), (0, 0, 0, 2), expand=False)
-    main = culprit or origin
-    if main is not None and main.cure:
-        yield Text()
-        yield Text("What usually cures it:", style="bold green")
-        yield Padding(Text(main.cure), (0, 0, 0, 2), expand=False)
-        if origin is not None and origin is not main and origin.cure:
-            yield Padding(
-                Text(f"And where the inf began: {origin.cure}"), (0, 0, 0, 2), expand=False
-            )
-    if verdict.benign:
-        sites = [f"{s.primitive} ({s.mechanism}) at {_line(s)}" for s in verdict.benign]
-        yield Text()
-        yield Text("Harmless, reaching no output: " + _listed(sites, most=4), style="dim")
+class _Writer:
+    def __init__(self, verdict: Verdict, *, is_folded: bool) -> None:
+        self._verdict, self._is_folded = verdict, is_folded
+
+    def _say(
+        self, text: str, style: str = "", indent: int = 0, head: tuple[str, str] = ("", "")
+    ) -> Paragraph:
+        return Paragraph(text, style, indent, self._is_folded, head)
+
+    def parts(self) -> Iterator[RenderableType]:
+        """Yield the verdict from top to bottom."""
+        verdict = self._verdict
+        culprit, origin = verdict.culprit, verdict.origin
+        yield self._say(*_headline(verdict))
+        for note in verdict.notes:
+            yield self._say(f"Note: {note}", "yellow")
+        yield from self._arguments()
+        if culprit is not None:
+            yield from self._site("The NaN", culprit)
+        if origin is not None and origin is not culprit:
+            yield from self._site("The inf behind it" if culprit else "The inf", origin)
+        if len(verdict.chain) > 1:
+            yield self._say("")
+            yield self._say("How it got out:", "bold")
+            yield Rows((), _chain(verdict), 2, self._is_folded)
+            reached = verdict.nan_outputs if culprit else verdict.output_faults
+            yield self._say(f"-> {_listed(reached or verdict.output_faults, most=3)}", indent=2)
+        main = culprit or origin
+        if main is not None and main.cure:
+            yield self._say("")
+            yield self._say("What usually cures it:", "bold green")
+            yield self._say(main.cure, indent=2)
+        if verdict.benign:
+            sites = [f"{s.primitive} ({s.mechanism}) at {_line(s)}" for s in verdict.benign]
+            yield self._say("")
+            yield self._say(f"Harmless, reaching no output: {_listed(sites, most=4)}", "dim")
+
+    def _arguments(self) -> Iterator[RenderableType]:
+        """Yield the arguments that came in bad, first the one that the fault began with."""
+        inputs, names = self._verdict.inputs, self._verdict.input_faults
+        for contents in inputs[:ARGUMENTS]:
+            yield self._say(_argument(contents), "bold")
+        others = names[len(inputs[:ARGUMENTS]) :]
+        if others:
+            more = "More arguments" if inputs else "Arguments"
+            yield self._say(f"{more} that contain an inf or a NaN: {_listed(others)}", "bold")
+
+    def _site(self, title: str, site: Site) -> Iterator[RenderableType]:
+        yield self._say("")
+        is_read = site.mechanism == Mechanism.INPUT
+        name = site.primitive or "no operation"
+        meaning = f"{site.mechanism} ({Mechanism(site.mechanism).meaning})"
+        head = f"{title}{' is first used by' if is_read else ''}: {name}"
+        yield self._say(f", {meaning}", head=(head, "bold red"))
+        yield self._say(_circumstances(site), indent=2)
+        if site.file:
+            place = f"at {displayed(site.file)}:{site.line}"
+            yield self._say(f" in {site.function}", indent=2, head=(place, "cyan"))
+            if site.code:
+                yield self._say(_one_line(site.code), "bold", indent=6)
+        if site.library:
+            yield self._say(f"through {site.library}", "dim", indent=2)
+            if site.library_code:
+                yield self._say(_one_line(site.library_code), "dim", indent=6)
+        if site.operands or site.results:
+            yield from self._numbers(site)
+
+    def _numbers(self, site: Site) -> Iterator[RenderableType]:
+        """Yield the contents of operands and results, under short names."""
+        labels = _labels([c.expression for c in site.operands])
+        for label, c in zip(labels, site.operands, strict=True):
+            if label != c.expression:
+                yield self._say(f"{label} = {c.expression}", indent=2)
+        n_results = len(site.results)
+        results = ["result"] if n_results == 1 else [f"result {i}" for i in range(n_results)]
+        rows = [*zip(labels, site.operands, strict=True), *zip(results, site.results, strict=True)]
+        columns: dict[str, Callable[[Contents], str]] = {
+            "type": lambda c: f"{c.dtype}{list(c.shape)}",
+            "finite values": _range,
+            "zeros": lambda c: str(c.zeros) if c.zeros else "-",
+            "not finite": _bad,
+        }
+        if not any(c.zeros for _, c in rows):
+            del columns["zeros"]
+        if any(c.there for _, c in rows):
+            columns[f"at {list(site.element)}" if site.element else "there"] = _there
+        cells = [[label, *(cell(c) for cell in columns.values())] for label, c in rows]
+        yield Rows(("", *columns), cells, 2, self._is_folded)
+        rows_of = _rows(site.results[0]) if site.results else ""
+        if rows_of:
+            yield self._say(f"The result is not finite in {rows_of}.", indent=2)
 
 
-def _headline(verdict: Verdict) -> Text:
+def _headline(verdict: Verdict) -> tuple[str, str]:
+    """Return the first sentence, and its style."""
     if verdict.status == Status.CLEAN:
-        return Text("Every output is finite.", style="bold green")
+        return "Every output is finite.", "bold green"
     if verdict.status == Status.REWRITTEN_AWAY:
-        return Text(
+        return (
             "Every output is finite as compiled. Op by op there would be a fault, which XLA's "
             "rewriting removes (rewritten-away).",
-            style="bold yellow",
+            "bold yellow",
         )
     infs = [name for name in verdict.output_faults if name not in verdict.nan_outputs]
     kinds = (("a NaN", verdict.nan_outputs), ("an inf", infs))
@@ -107,26 +189,35 @@ def _headline(verdict: Verdict) -> Text:
     if verdict.status == Status.COMPILED_ONLY:
         way = "does not fail, or not" if verdict.origin else "does not fail"
         text += f", but operation by operation it {way} in the same way (compiled-only)"
-    return Text(text + ".", style="bold red")
+    return text + ".", "bold red"
 
 
-def _site(title: str, site: Site, *, is_folded: bool) -> Iterator[RenderableType]:
-    yield Text()
-    head = Text.assemble((f"{title}: ", "bold"), (site.primitive or "no operation", "bold red"))
-    head.append(f", {site.mechanism} ({Mechanism(site.mechanism).meaning})")
-    yield head
-    yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
-    if site.file:
-        line = (f"{_shortened(site.file)}:{site.line}", "cyan")
-        tail = f" in {site.function}"
-        overflow = "fold" if is_folded else "ignore"
-        yield Text.assemble("  at ", line, tail, no_wrap=not is_folded, overflow=overflow)
-        if site.code:
-            yield Padding(Text(site.code, style="bold"), (0, 0, 0, 6), expand=False)
-    if site.library:
-        yield Padding(Text(f"through {site.library}", style="dim"), (0, 0, 0, 2), expand=False)
-    if site.operands or site.results:
-        yield Padding(_numbers(site), (0, 0, 0, 2), expand=False)
+def _argument(c: Contents) -> str:
+    """Return what is bad in an argument: how much, from where on, and in which rows."""
+    counts = [(n, name) for n, name in _counts(c) if n]
+    kinds = " and ".join(name for _, name in counts)
+    if not c.shape:
+        return f"The argument {c.expression} is already {kinds}."
+    numbers = " and ".join(f"{n:,} {name}" if len(counts) > 1 else f"{n:,}" for n, name in counts)
+    text = f"The argument {c.expression} already holds {kinds}: {numbers} of {prod(c.shape):,}"
+    first = "" if c.first_bad is None else f", first at {list(c.first_bad)}"
+    rows = _rows(c) if len(c.shape) > 1 else ""
+    return f"{text} values{first}{f', in {rows}' if rows else ''}."
+
+
+def _counts(c: Contents) -> tuple[tuple[int, str], ...]:
+    return (c.nans, "NaN"), (c.posinfs, "+inf"), (c.neginfs, "-inf")
+
+
+def _rows(c: Contents) -> str:
+    """Return the rows that are not finite, as "rows 3, 17 and 4 more of 64"; "" if all are."""
+    if not c.bad_rows or c.n_bad_rows == c.shape[0]:
+        return ""
+    *names, last = map(str, c.bad_rows)
+    if (more := c.n_bad_rows - len(c.bad_rows)) > 0:
+        names, last = [*names, last], f"{more:,} more"
+    rows = f"rows {', '.join(names)} and {last}" if names else f"row {last}"
+    return f"{rows} of {c.shape[0]:,}"
 
 
 def _circumstances(site: Site) -> str:
@@ -145,37 +236,6 @@ def _circumstances(site: Site) -> str:
     return ", ".join(parts)
 
 
-def _numbers(site: Site) -> RenderableType:
-    """Return a table of the contents of operands and results, under short names."""
-    labels = _labels([c.expression for c in site.operands])
-    meanings = [
-        Text(f"{label} = {c.expression}")
-        for label, c in zip(labels, site.operands, strict=True)
-        if label != c.expression
-    ]
-    n_results = len(site.results)
-    results = ["result"] if n_results == 1 else [f"result {i}" for i in range(n_results)]
-    rows = [*zip(labels, site.operands, strict=True), *zip(results, site.results, strict=True)]
-    columns: dict[str, Callable[[Contents], str]] = {
-        "type": lambda c: f"{c.dtype}{list(c.shape)}",
-        "finite values": _range,
-        "zeros": lambda c: str(c.zeros) if c.zeros else "-",
-        "not finite": _bad,
-    }
-    if not any(c.zeros for _, c in rows):
-        del columns["zeros"]
-    if any(c.there for _, c in rows):
-        columns[f"at {list(site.element)}" if site.element else "there"] = lambda c: " ".join(
-            map(_number, c.there)
-        )
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    for title in ("", *columns):
-        table.add_column(title)
-    for label, c in rows:
-        table.add_row(label, *(cell(c) for cell in columns.values()))
-    return Group(*meanings, table)
-
-
 def _labels(expressions: list[str]) -> list[str]:
     """Return short expressions as they are, and a, b, ... for the others."""
     letters = iter("abcdefghijklmnopqrstuvwxyz" * 9)
@@ -189,41 +249,44 @@ def _range(c: Contents) -> str:
 
 
 def _bad(c: Contents) -> str:
-    counts = ((c.nans, "NaN"), (c.posinfs, "+inf"), (c.neginfs, "-inf"))
-    return ", ".join(f"{count} {name}" for count, name in counts if count) or "-"
+    return ", ".join(f"{count} {name}" for count, name in _counts(c) if count) or "-"
 
 
 def _number(x: object) -> str:
     return f"{x:.6g}" if isinstance(x, float) else str(x)
 
 
-def _shortened(file: str) -> str:
-    """Return the path of a file, relative to the current folder if it is inside."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+def _there(c: Contents) -> str:
+    """Return the elements that are shown, and of how many they are."""
+    shown = " ".join(map(_number, c.there))
+    return f"{shown} ({len(c.there)} of {c.n_there:,})" if c.n_there > len(c.there) else shown
+
+
+def _one_line(code: str) -> str:
+    return code.replace("\t", " ")
 
 
 def _line(site: Site) -> str:
     return f"{site.file.replace(chr(92), '/').rpartition('/')[2]}:{site.line}" if site.file else "?"
 
 
-def _chain(verdict: Verdict) -> RenderableType:
-    lines = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+def _chain(verdict: Verdict) -> list[list[str]]:
+    """Return the rows of a chain."""
     # Primitives that only pass the value on are left out.
     links = [site for site in verdict.chain if site.primitive not in SAME_AS]
     shown: list[Site | None] = list(links)
     if len(links) > 2 * LINKS + 1:
         shown = [*links[:LINKS], None, *links[-LINKS:]]
+    rows: list[list[str]] = []
     for site in shown:
         if site is None:
-            lines.add_row(f"... {len(links) - 2 * LINKS} more", "", "", "")
+            rows.append([f"... {len(links) - 2 * LINKS} more", "", "", ""])
             continue
         loop = f"iteration {', '.join(map(str, site.iterations))}" if site.iterations else ""
-        lines.add_row(site.primitive, site.phase, _line(site), loop or site.module)
-    reached = verdict.nan_outputs if verdict.culprit else verdict.output_faults
-    return Group(lines, Text(f"-> {_listed(reached or verdict.output_faults, most=3)}"))
+        rows.append([site.primitive, site.phase, _line(site), loop or site.module])
+    return rows
 
 
-def _listed(names: tuple[str, ...] | list[str], most: int = 8) -> str:
+def _listed(names: Sequence[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

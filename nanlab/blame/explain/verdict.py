@@ -12,12 +12,16 @@ from nanlab.blame.vocabulary import Status
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from nanlab.blame.diagnosis.contents import Contents
     from nanlab.blame.explain.reproducer import Evidence
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
     """What `nanlab.pinpoint` found. `print` it, or show it in a notebook, to read it.
+
+    It is true if there is a fault: `assert not nanlab.pinpoint(step, state)` fails for one, and
+    `raise_if_fault` raises it.
 
     Attributes:
         status: "clean": every output is finite. "reproduced": the instrumented program fails in
@@ -28,9 +32,10 @@ class Verdict:
         origin: first site on the causal chain that makes an inf or a NaN from finite operands.
         culprit: first site on it that makes a NaN from NaN-free operands; None without a NaN.
         chain: sites from the origin to a bad output.
-        benign: sites that make an inf or a NaN that reaches no output; in large programs, only
-            those that were measured.
+        benign: sites that make an inf or a NaN that reaches no output, neither itself nor by its
+            derivative; in large programs, only those that were measured.
         input_faults: names of arguments that contain an inf or a NaN.
+        inputs: contents of these arguments; the one with which the fault began comes first.
         output_faults: names of outputs that contain an inf or a NaN.
         nan_outputs: names of outputs that contain a NaN.
         notes: remarks on how to read this verdict.
@@ -55,6 +60,7 @@ class Verdict:
     chain: tuple[Site, ...] = ()
     benign: tuple[Site, ...] = ()
     input_faults: tuple[str, ...] = ()
+    inputs: tuple[Contents, ...] = ()
     output_faults: tuple[str, ...] = ()
     nan_outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -64,6 +70,19 @@ class Verdict:
     def fault(self) -> bool:
         """Whether the compiled function has an output that is not finite."""
         return self.status in (Status.REPRODUCED, Status.COMPILED_ONLY)
+
+    def __bool__(self) -> bool:
+        """Return `fault`, for `if nanlab.pinpoint(...):` and `assert not nanlab.pinpoint(...)`."""
+        return self.fault
+
+    def raise_if_fault(self) -> None:
+        """Raise an error whose message is this verdict if there is a fault.
+
+        Raises:
+            FloatingPointError: there is a fault.
+        """
+        if self.fault:
+            raise FloatingPointError(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as dicts, lists, strings and numbers; inf and NaN become strings."""
@@ -88,9 +107,9 @@ class Verdict:
         return save_reproducer(self, Path(folder))
 
     def __repr__(self) -> str:
-        sites = {"origin": self.origin, "culprit": self.culprit}
-        parts = [f"{role}={site.primitive}:{site.line}" for role, site in sites.items() if site]
-        return f"Verdict({', '.join([self.status, *parts])}; print it)"
+        from nanlab.blame.explain.text import verdict_line
+
+        return f"Verdict({verdict_line(self)})"
 
     def __str__(self) -> str:
         from nanlab.blame.explain.text import verdict_text

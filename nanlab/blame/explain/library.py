@@ -1,0 +1,44 @@
+"""Equation -> the library functions around it, such as "optax.cosine_similarity"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from nanlab.blame.diagnosis.location import is_plumbing, stack_of
+from nanlab.blame.program.program import Equation
+from nanlab.blame.source_path import from_package_root, is_installed
+
+
+def functions_around(equation: Equation) -> set[str]:
+    """Return all library functions and classes around an equation: "jax.norm", "flax.LayerNorm"."""
+    return {*_in_stack(equation), *_jitted(equation)}
+
+
+def library_functions(equation: Equation) -> Iterator[str]:
+    """Yield the library functions between an equation and the user's line, innermost first."""
+    for frame in stack_of(equation):
+        if not is_installed(frame.file):
+            return
+        if not is_plumbing(frame.file):
+            yield f"{_package(frame.file)}.{frame.function}"
+
+
+def _in_stack(equation: Equation) -> Iterator[str]:
+    for frame in stack_of(equation):
+        if is_installed(frame.file):
+            package = _package(frame.file)
+            for name in frame.function.split("."):
+                yield f"{package}.{name}"
+
+
+def _jitted(equation: Equation) -> Iterator[str]:
+    for caller in equation.callers:
+        name = caller.params.get("name")
+        if isinstance(name, str):
+            yield f"jax.{name}"
+
+
+@cache
+def _package(file: str) -> str:
+    return from_package_root(file).partition("/")[0]
