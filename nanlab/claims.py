@@ -6,7 +6,6 @@ Exit status: 0 done, 1 a chunk crashed, 2 a claim's file or a flag is wrong, 130
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,7 +17,11 @@ import tyro
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES, run_interruptibly
 from nanlab.grid import Complaint, Grid, GridError, load_grid
+from nanlab.grid.source import read_source
 from nanlab.plan.plan import make_plan
+from nanlab.results.errors import ReportError, StoreError, writing
+from nanlab.results.manifest import MANIFEST
+from nanlab.results.store import CHUNKS
 
 if TYPE_CHECKING:
     from nanlab.ledger.claim import Claim
@@ -66,9 +69,12 @@ def main(argv: list[str] | None = None) -> int:
             return _dry_run(grids)
         status = _run(grids, entries, arguments) if chosen else DONE
         return status or _write_ledger(entries, arguments)
-    except GridError as error:
+    except (GridError, ReportError) as error:
         print(error, file=sys.stderr)
         return WRONG
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return CRASHED
     except KeyboardInterrupt:
         print(f"\nstopped; {RESUMES}", file=sys.stderr)
         return STOPPED
@@ -92,7 +98,7 @@ def read_entries(folder: Path) -> list[LedgerEntry]:
     for claim_id in every_id():
         path = folder / f"{stem_of(claim_id)}.toml"
         if path.is_file():
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", {})
+            table = read_source(str(path), [], []).tree.get("claim", {})
             entries.append(LedgerEntry(path=path, claim=read_claim(str(path), table)))
     return entries
 
@@ -136,7 +142,6 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: A
 
     from nanlab.cli.progress import ProgressBar
     from nanlab.ledger.judge import rules_of
-    from nanlab.results.errors import StoreError
     from nanlab.study.study import Study
 
     plans = {stem: make_plan(grid) for stem, grid in grids.items()}
@@ -155,7 +160,7 @@ def _run(grids: Mapping[str, Grid], entries: Sequence[LedgerEntry], arguments: A
                 )  # fmt: skip
                 with closing(study):
                     if study.is_finished() and not arguments.force:
-                        study.store.remove_chunks()
+                        study.clear_away()
                         progress.started(len(plans[stem]), len(plans[stem]))
                         continue
                     progress.say(f"{progress.about}: {grid.title}")
@@ -176,15 +181,15 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     studies = {
         entry.claim.study_stem: arguments.out / entry.claim.study_stem
         for entry in entries
-        if not entry.claim.reason
-        and (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
+        if not entry.claim.reason and _is_there(arguments.out / entry.claim.study_stem)
     }
     try:
         judged = judge([entry.claim for entry in entries], studies)
     except LedgerError as error:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if judged:
-        write_ledger(arguments.out, judged)
+        with writing(arguments.out):
+            write_ledger(arguments.out, judged)
     by_id = {each.claim.id: each for each in judged}
     for entry in entries:
         each = by_id.get(entry.claim.id)
@@ -194,6 +199,12 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
         if each is not None and each.verdict.condition:
             print(f"{'':17} {each.verdict.condition}")
     return DONE
+
+
+def _is_there(folder: Path) -> bool:
+    """Return whether a study is finished; one that lost its manifest is reported, not left out."""
+    has_tables = (folder / "runs.parquet").exists() and not (folder / CHUNKS).exists()
+    return (folder / MANIFEST).exists() or has_tables
 
 
 if __name__ == "__main__":

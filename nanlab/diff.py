@@ -8,7 +8,6 @@ Exit status: 0 done, 2 there is no such study or the two cannot be matched.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return WRONG
     except OSError as error:
-        print(f"cannot write {arguments.out}: {reason_of(error)}", file=sys.stderr)
+        at = error.filename2 or error.filename or arguments.out
+        print(f"cannot write {at}: {reason_of(error)}", file=sys.stderr)
         return WRONG
     return DONE
 
@@ -133,12 +133,14 @@ def _is_factor(old: pl.Series, new: pl.Series) -> bool:
 
 
 def _study(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
-    import polars as pl
+    from nanlab.results.errors import ReportError
+    from nanlab.results.snapshot import snapshot, when_still
 
-    if not (folder / "manifest.json").is_file():
-        raise DiffError(f"{folder} holds no finished study: there is no manifest.json in it")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return pl.read_parquet(folder / "runs.parquet"), manifest["environment"]
+    try:
+        found = when_still(folder, lambda: snapshot(folder, ["runs.parquet"]))
+        return found.table("runs.parquet"), found.manifest["environment"]
+    except ReportError as error:
+        raise DiffError(str(error)) from error
 
 
 def _outcomes(found: Difference) -> pl.DataFrame:

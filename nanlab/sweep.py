@@ -182,7 +182,7 @@ def _result(
 
 
 def _finished(study: Study) -> StudyResult:
-    study.store.remove_chunks()
+    study.clear_away()
     result = study.finished()
     runs = result.manifest["runs"]
     print(f"{study.folder} is finished, all {runs:,} runs; --force runs them again")

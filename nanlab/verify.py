@@ -9,7 +9,6 @@ reproduce, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from contextlib import closing
@@ -24,8 +23,9 @@ from nanlab.cli.exit_status import DIFFERS, DONE, STOPPED, WRONG
 from nanlab.grid import Grid, GridError
 from nanlab.plan.plan import Plan, plan_subset
 from nanlab.results.compare import RunComparison, compare_runs, failing
-from nanlab.results.provenance import file_hash
-from nanlab.results.read import ReportError, finished_study
+from nanlab.results.errors import ReportError
+from nanlab.results.read import finished_study
+from nanlab.results.snapshot import changed_files
 
 BITS_DEPEND_ON = (
     "jax", "jaxlib", "flax", "optax", "numpy", "system", "processor", "platform", "device_kind",
@@ -114,12 +114,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     """Verify one study; return its status, and what is left to judge with the other studies."""
-    grid, plan = finished_study(folder, sets=["exec.witnesses=0"])  # their answers are not compared
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if changes := _changes(folder, manifest):
+    if changes := changed_files(folder):
         print("\n".join(f"{folder}: {sentence}" for sentence in changes))
         return DIFFERS, Tally()
-    before = pl.read_parquet(folder / "runs.parquet")
+    study = finished_study(folder, sets=["exec.witnesses=0"])  # their answers are not compared
+    grid, plan, before = study.grid, study.plan, study.runs
     absent = set(before.get_column("run_id").to_list()) ^ set(plan.run_ids.tolist())
     if absent:
         raise VerifyError(
@@ -131,7 +130,10 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     repeated = before.filter(pl.col("run_id").is_in(chosen.run_ids.tolist()))
     found = compare_runs(repeated, now, on=["run_id"])
     # Studies whose manifests lack it had a thread for each device.
-    original = {"threads": manifest["environment"].get("devices"), **manifest["environment"]}
+    original = {
+        "threads": study.manifest["environment"].get("devices"),
+        **study.manifest["environment"],
+    }
     differences = [
         f"{k} {original.get(k)} -> {environment.get(k)}"
         for k in BITS_DEPEND_ON
@@ -155,18 +157,6 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     _print_runs(different)
     print("  it does NOT reproduce" if different.height else "  it reproduces")
     return (DIFFERS if different.height else DONE), Tally()
-
-
-def _changes(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Return sentences about the files that do not match the manifest."""
-    changes: list[str] = []
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            changes.append(f"{name} is missing; the manifest lists it")
-        elif file_hash(path) != expected:
-            changes.append(f"{name} was changed after the study: its hash is not the manifest's")
-    return changes
 
 
 def _sample(plan: Plan, runs: pl.DataFrame, n_runs: int) -> Plan:

@@ -22,7 +22,10 @@ from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES, interruptibly
 from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
-from nanlab.results.store import CHUNKS, PLAN
+from nanlab.results.errors import ReportError
+from nanlab.results.manifest import MANIFEST, read_manifest
+from nanlab.results.snapshot import when_still
+from nanlab.results.store import CHUNKS, PLAN, prepared_grid, sealed_grid
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
@@ -52,14 +55,16 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
     arguments = tyro.cli(Arguments, prog="python -m nanlab.worker", args=argv)
     folder = arguments.results
-    path = folder / CHUNKS / PLAN
     try:
         shard = _shard(arguments.shard)
-        if not path.is_file():
+        resolved = when_still(folder, lambda: prepared_grid(folder))
+        if resolved is None:
             return _unprepared(folder)
-        grid = load_grid(path)
+        grid = load_grid(folder / CHUNKS / PLAN)
+        if grid.source.text != sealed_grid(resolved):
+            raise ReportError(f"{folder}: another study has just been prepared; start again")
         return _work(grid, make_plan(grid), folder, shard)
-    except (GridError, ValueError) as error:
+    except (GridError, ReportError, ValueError) as error:
         print(error, file=sys.stderr)
         return WRONG
     except MemoryError as error:
@@ -77,7 +82,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _unprepared(folder: Path) -> int:
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).exists():
+        read_manifest(folder)  # raises ReportError if it is damaged
         print(f"{folder} is finished: there is nothing left to run")
         return DONE
     print(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from resealed import reseal
 
 import nanlab
 from nanlab.reporting.package import data_package
@@ -71,8 +72,7 @@ def searched(folder):
 
 
 def test_the_tables_of_a_search_tell_their_own_meanings(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
-    searched(tmp_path)
+    reseal(searched(tmp_path))
     boundaries = nanlab.load(tmp_path, "boundaries")
     # Of blames it is how many share one; here, what the search took.
     assert boundaries.nanlab.meaning("runs") == BOUNDARIES["runs"].meaning
@@ -90,7 +90,8 @@ def test_the_data_package_tells_the_columns_of_a_search(tmp_path):
     for path in QUICKSTART.iterdir():
         if path.is_file():
             (folder / path.name).write_bytes(path.read_bytes())
-    package = data_package(read_results(searched(folder)))
+    reseal(searched(folder))
+    package = data_package(read_results(folder))
     told = {resource["name"]: resource for resource in package["resources"]}
     fields = told["boundaries-csv"]["schema"]["fields"]
     assert {f["name"]: f["description"] for f in fields} | {"init_scale": ""} == {
@@ -122,8 +123,8 @@ def test_a_mistake_is_answered_with_a_sentence(name):
 
 
 def test_a_damaged_table_is_told_by_its_name(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "runs.parquet").write_text("no Parquet")
+    reseal(tmp_path)
     with pytest.raises(
         nanlab.LoadError, match=re.escape(f"{tmp_path}/runs.parquet: it cannot be read")
     ):

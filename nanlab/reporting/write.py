@@ -15,8 +15,12 @@ from nanlab.reporting.package import citation, data_package, may_replace_citatio
 from nanlab.reporting.page import report_page
 from nanlab.reporting.sheets import latex, markdown, sheets_of
 from nanlab.reporting.text import report_text
+from nanlab.results.errors import ReportError, StoreError, reason_of
 from nanlab.results.files import write_atomically
-from nanlab.results.read import ReportError, read_results
+from nanlab.results.manifest import MANIFEST, read_manifest
+from nanlab.results.ownership import owned
+from nanlab.results.read import read_results, running_grid
+from nanlab.results.snapshot import when_still
 from nanlab.results.text_tables import latex_escape
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv",
@@ -54,12 +58,26 @@ def write_report(folder: Path) -> Report:
     Raises:
         ReportError: there is nothing to report on, or the folder is not writable.
     """
-    analysis = analyze(read_results(folder))
     try:
-        _write_all(folder, analysis)
+        if _is_running(folder):
+            report = _written(folder, _write_all(folder))
+            if _is_running(folder):
+                return report
+        with owned(folder, "report"):  # no sweep may change the tables now
+            return _written(folder, _write_all(folder))
+    except StoreError as error:
+        raise ReportError(str(error)) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ReportError(f"{folder}: the report cannot be written: {reason}") from error
+        reason, at = reason_of(error), error.filename2 or error.filename
+        of = f" ({at})" if at else ""
+        raise ReportError(f"{folder}: the report cannot be written: {reason}{of}") from error
+
+
+def _is_running(folder: Path) -> bool:
+    return when_still(folder, lambda: running_grid(folder)) is not None
+
+
+def _written(folder: Path, analysis: Analysis) -> Report:
     return Report(
         page=folder / "report.html", runs=analysis.runs.height,
         planned=analysis.results.planned, notes=analysis.results.notes,
@@ -67,16 +85,18 @@ def write_report(folder: Path) -> Report:
 
 
 def is_reported(folder: Path) -> bool:
-    """Return whether the folder has a report that is not older than its tables."""
+    """Return whether the folder has a report on these tables that is not older than they are."""
+    page, manifest = folder / "report.html", folder / MANIFEST
     try:
-        return (folder / "report.html").stat().st_mtime >= (
-            folder / "manifest.json"
-        ).stat().st_mtime
-    except OSError:
+        digest = read_manifest(folder)["files"]["runs.parquet"]
+        is_newer = page.stat().st_mtime >= manifest.stat().st_mtime
+        return is_newer and digest in (folder / "REPRODUCE.md").read_text("utf-8", "replace")
+    except (OSError, KeyError, ReportError):
         return False
 
 
-def _write_all(folder: Path, analysis: Analysis) -> None:
+def _write_all(folder: Path) -> Analysis:
+    analysis = analyze(read_results(folder))
     results = analysis.results
     figures = write_figures(folder / "figures", analysis)
     if figures:
@@ -98,6 +118,7 @@ def _write_all(folder: Path, analysis: Analysis) -> None:
     _write(folder / "report.md", report_text(analysis))
     others = [name for name in TABLES if (folder / name).is_file()] + [*REPORT]
     _write(folder / "report.html", report_page(analysis, figures=figures, other_files=others))
+    return analysis
 
 
 def _write(path: Path, content: str) -> None:

@@ -1,16 +1,25 @@
-"""Atomic files: written under a temporary name, flushed to disk, then renamed."""
+"""Files that are whole or absent: written under a temporary name, flushed, then renamed.
+
+JSON files carry a hash of their contents, so that a flipped bit is noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import platform
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+_SEAL = "sha256"
+"""Key of the hash that a JSON file carries."""
 
 _HOST = re.sub(r"[^\w.]", "_", platform.node()) or "here"
 
@@ -51,13 +60,74 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(written.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        remove([partial])
         raise
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_atomically(path, lambda p: p.write_bytes(text.encode()))
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with a hash of its contents, to be written as JSON."""
+    return {**record, _SEAL: _seal(json.loads(json.dumps(record)))}
+
+
+def unsealed(content: bytes) -> dict[str, Any]:
+    """Return the record of a JSON file; one of an earlier version carries no hash.
+
+    Raises:
+        ValueError: it is no JSON object, or does not match its hash; the message says which.
+    """
+    try:
+        record = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"it is not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError("it does not hold a JSON object")
+    if record.pop(_SEAL, None) not in (None, _seal(record)):
+        raise ValueError("its contents do not match its hash")
+    return record
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def remove(paths: Iterable[Path]) -> list[str]:
+    """Delete files and folders that nobody needs any more.
+
+    Args:
+        paths: the paths; one that does not exist is skipped.
+
+    Returns:
+        A sentence about each that could not be deleted.
+    """
+    remarks: list[str] = []
+    for path in paths:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)  # as much as possible
+                shutil.rmtree(path) if path.exists() else None
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            remarks.append(f"{path} could not be deleted ({reason}); it is not needed any more")
+    return remarks
+
+
+def outward_link(folder: Path) -> Path | None:
+    """Return a symbolic link in a folder, at any depth, that leads outside the folder."""
+    home = folder.resolve()
+    entries = (Path(at, name) for at, folders, files in os.walk(folder) for name in folders + files)
+    links = (path for path in entries if path.is_symlink())
+    return next((p for p in links if not Path(os.path.realpath(p)).is_relative_to(home)), None)
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:

@@ -100,9 +100,14 @@ def results_of_runs(runs: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
 
 def read_blames(path: Path) -> pl.DataFrame:
     """Read `blames.csv`; a quoted "" is an empty text, an empty field is null."""
+    return blames_of(path.read_bytes())
+
+
+def blames_of(content: bytes) -> pl.DataFrame:
+    """Return the table of the contents of `blames.csv`."""
     kinds = types_of(BLAMES)
-    names = path.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
-    return pl.read_csv(path, schema={name: kinds.get(name, pl.String) for name in names})
+    names = content.decode().split("\n", 1)[0].split(",")
+    return pl.read_csv(content, schema={name: kinds.get(name, pl.String) for name in names})
 
 
 def parameter_series(values: Sequence[Any]) -> pl.Series:

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Literal
 
 from nanlab.results.errors import FolderError, reason_of
+from nanlab.results.files import outward_link, sealed, unsealed
 
 OWNERS = ".owners"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _ATTEMPTS = 40
 
-Role = Literal["sweep", "worker", "collect"]
+Role = Literal["sweep", "worker", "collect", "report"]
 _TOGETHER = ({"worker"}, {"worker", "collect"})
 
 
@@ -44,8 +45,8 @@ class Owner:
     """A process that writes to a results folder.
 
     Attributes:
-        role: "sweep" owns the folder alone; "worker" shares it with other workers and with one
-            "collect", a sweep that gathers what they have computed.
+        role: "sweep" and "report" own the folder alone; "worker" shares it with other workers and
+            with one "collect", a sweep that gathers what they have computed.
         host: name of the machine.
         process: process id there.
         started: when the process started, in clock ticks since the machine's boot; 0 if unknown.
@@ -60,6 +61,11 @@ class Owner:
     started: int
     since: str
     is_settled: bool
+
+    @property
+    def is_this_process(self) -> bool:
+        """Whether it is this process."""
+        return (self.host, self.process) == (_host(), os.getpid())
 
 
 @contextlib.contextmanager
@@ -78,6 +84,8 @@ def owned(folder: Path, role: Role) -> Generator[None]:
         FolderError: the folder cannot be created or written to.
     """
     owners = folder / OWNERS
+    if (link := outward_link(folder)) is not None:
+        raise FolderError(f"{link}: it is a link that leads out of the results folder; delete it")
     path = owners / f"{_host()}-{os.getpid()}-{threading.get_ident():x}-{time.time_ns():x}.json"
     try:
         _acquire(folder, path, role)
@@ -116,7 +124,13 @@ def _leave(path: Path) -> None:
 
 def live_owner(folder: Path) -> Owner | None:
     """Return a process that writes to `folder` now, if there is one."""
-    return next((owner for _, owner in _others(folder / OWNERS, None)), None)
+    owners = folder / OWNERS
+    if owners.is_symlink() or not owners.is_dir():
+        return None
+    owner = next((owner for _, owner in _others(owners, None)), None)
+    with contextlib.suppress(OSError):
+        os.rmdir(owners)  # the last owner could not, while this process looked
+    return owner
 
 
 def _acquire(folder: Path, path: Path, role: Role) -> None:
@@ -139,17 +153,21 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
         path.unlink(missing_ok=True)
         settled = [owner for owner in others if owner.is_settled]
         if settled:
-            raise BusyError(_sentence(folder, settled[0]))
+            raise BusyError(
+                f"{folder}: {sentence_about(settled[0])}; wait until it ends, stop it, or name "
+                "another folder with --out"
+            )
         time.sleep(random.uniform(0.02, 0.2))
     raise BusyError(f"{folder}: several processes contend for this folder; start one of them again")
 
 
-def _sentence(folder: Path, owner: Owner) -> str:
+def sentence_about(owner: Owner) -> str:
+    """Return what an owner does, and which process it is."""
     here = "" if owner.host == _host() else f" on {owner.host}"
-    what = "a worker" if owner.role == "worker" else "a sweep"
+    what = {"worker": "a worker is writing", "report": "a report is being written"}
     return (
-        f"{folder}: {what} is writing to this folder (process {owner.process}{here}, since "
-        f"{owner.since}); wait until it ends, stop it, or name another folder with --out"
+        f"{what.get(owner.role, 'a sweep is writing')} to this folder (process {owner.process}"
+        f"{here}, since {owner.since})"
     )
 
 
@@ -164,7 +182,7 @@ def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
         if path == mine:
             continue
         try:
-            owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+            owner = Owner(**unsealed(path.read_bytes()))
             age = now - path.stat().st_mtime
         except FileNotFoundError:
             continue  # it has just ended
@@ -221,7 +239,7 @@ def _write(path: Path, owner: Owner) -> None:
     for attempt in range(_ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+            partial.write_text(json.dumps(sealed(asdict(owner))), encoding="utf-8")
             os.replace(partial, path)
             return
         except FileNotFoundError:  # an owner that left has just removed the empty folder

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nanlab.grid import GridError
 from nanlab.plan.plan import Group, Plan
-from nanlab.results.read import ReportError, finished_study
+from nanlab.results.errors import ReportError
+from nanlab.results.read import finished_study
 
 if TYPE_CHECKING:
     from nanlab.engine.group_runner import Attribution, ChunkOutcome, GroupRunner
@@ -136,7 +137,7 @@ def _replay(
 
 def _plan_of(results: Path) -> Plan:
     try:
-        return finished_study(results)[1]
+        return finished_study(results).plan
     except ReportError as error:
         raise ReplayError(str(error)) from error
     except GridError as error:
