@@ -16,6 +16,7 @@ import tyro
 
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES, run_interruptibly
+from nanlab.cli.streams import allow_closed_output
 from nanlab.grid import Complaint, Grid, GridError, load_grid
 from nanlab.grid.source import read_source
 from nanlab.plan.plan import make_plan
@@ -208,4 +209,5 @@ def _is_there(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.cli.streams import allow_closed_output
 from nanlab.results.errors import reason_of
 
 if TYPE_CHECKING:
@@ -243,11 +244,13 @@ def _markdown(frame: pl.DataFrame) -> str:
 
 
 def _write(folder: Path, found: Difference, text: str) -> None:
+    from nanlab.results.files import write_csv
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "diff.md").write_text(text + "\n", encoding="utf-8")
     tables = {"changed": _changed(found), "outcomes": _outcomes(found), "blames": _blames(found)}
     for name, table in tables.items():
-        (folder / f"{name}.csv").write_text(table.write_csv(), encoding="utf-8")
+        write_csv(table, folder / f"{name}.csv")
 
 
 def _draw(folder: Path, found: Difference, studies: tuple[Path, Path]) -> None:
@@ -261,4 +264,5 @@ def _draw(folder: Path, found: Difference, studies: tuple[Path, Path]) -> None:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

@@ -20,6 +20,7 @@ import tyro
 
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES, interruptibly
+from nanlab.cli.streams import allow_closed_output
 from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
 from nanlab.results.errors import ReportError
@@ -88,7 +89,7 @@ def _unprepared(folder: Path) -> int:
         return DONE
     print(
         f"{folder} holds no prepared study: python -m nanlab.sweep prepares one, with "
-        'exec.engine = "files"',
+        f'exec.engine = "files" (there is neither {CHUNKS}/{PLAN} nor {MANIFEST})',
         file=sys.stderr,
     )
     return WRONG
@@ -100,6 +101,7 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     from nanlab.results.environments import DevicesError
     from nanlab.results.errors import FolderError, StoreError
     from nanlab.results.ownership import owned
+    from nanlab.study.chunk_runner import NotRepeatableError
     from nanlab.study.shared_folder import discount_attempts
 
     def stopped() -> str:
@@ -111,7 +113,7 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     try:
         with ProgressBar() as progress, owned(folder, "worker"):
             return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, progress), stopped)
-    except (DevicesError, FolderError, UserCodeError) as error:
+    except (DevicesError, FolderError, NotRepeatableError, UserCodeError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return WRONG
     except StoreError as error:
@@ -166,4 +168,5 @@ def _run_chunks(
 if __name__ == "__main__":
     # Job schedulers send SIGTERM first; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    allow_closed_output()
     sys.exit(main())

@@ -21,6 +21,8 @@ import polars as pl
 _SEAL = "sha256"
 """Key of the hash that a JSON file carries."""
 
+_FORMULA, _NUMBER = r"^['=+\-@\t\r]", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
 _HOST = re.sub(r"[^\w.]", "_", platform.node()) or "here"
 
 
@@ -149,5 +151,31 @@ def write_csv(frame: pl.DataFrame, path: Path) -> None:
 
 
 def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
-    """Return rows as CSV, with an empty text quoted and null as an empty field."""
-    return frame.write_csv(quote_style="necessary", include_header=has_header)
+    """Return rows as CSV, with an empty text quoted and null as an empty field.
+
+    A spreadsheet takes a text that begins with = + - @ for a formula, and runs it. So such a text,
+    unless it is a number, gets an apostrophe in front, and so does one that begins with one;
+    `plain_texts` removes it.
+    """
+    quoted: list[pl.Expr] = []
+    for name in _texts(frame):
+        text = pl.col(name)
+        is_formula = text.str.contains(_FORMULA) & ~text.str.contains(_NUMBER)
+        safe = pl.when(is_formula).then(pl.concat_str(pl.lit("'"), text)).otherwise(text)
+        quoted.append(safe.alias(name))
+    shown = frame.with_columns(quoted)
+    return shown.write_csv(quote_style="necessary", include_header=has_header)
+
+
+def plain_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of a CSV file without the apostrophes of `csv_text`."""
+    plain: list[pl.Expr] = []
+    for name in _texts(frame):
+        is_quoted = pl.col(name).str.contains(f"^'{_FORMULA[1:]}")
+        text = pl.when(is_quoted).then(pl.col(name).str.slice(1)).otherwise(pl.col(name))
+        plain.append(text.alias(name))
+    return frame.with_columns(plain)
+
+
+def _texts(frame: pl.DataFrame) -> list[str]:
+    return [name for name, kind in frame.schema.items() if kind == pl.String]

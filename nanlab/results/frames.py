@@ -13,6 +13,7 @@ import polars as pl
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status, WitnessAnswer
 from nanlab.grid.outcome import Outcome
+from nanlab.results.files import plain_texts
 from nanlab.results.schema import BLAME, BLAMES, RESULT, SITE, types_of
 
 
@@ -107,7 +108,8 @@ def blames_of(content: bytes) -> pl.DataFrame:
     """Return the table of the contents of `blames.csv`."""
     kinds = types_of(BLAMES)
     names = content.decode().split("\n", 1)[0].split(",")
-    return pl.read_csv(content, schema={name: kinds.get(name, pl.String) for name in names})
+    schema = {name: kinds.get(name, pl.String) for name in names}
+    return plain_texts(pl.read_csv(content, schema=schema))
 
 
 def parameter_series(values: Sequence[Any]) -> pl.Series:

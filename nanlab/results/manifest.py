@@ -62,7 +62,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if unknown := manifest.keys() - _FIELDS.keys() - _SOMETIMES.keys():
         raise ReportError(f"{path}: it is damaged: {min(unknown)} is unknown; {REPAIR}")
     for name in manifest["files"]:
-        if name != Path(name).name:
+        if Path(name).name != name or not Path(name).suffix:
             raise ReportError(f"{path}: it lists {name!r}, which is no file of this folder")
     return manifest
 

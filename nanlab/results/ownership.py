@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanlab.results.errors import FolderError, reason_of
-from nanlab.results.files import outward_link, sealed, unsealed
+from nanlab.results.files import outward_link, remove, sealed, unsealed
 
 OWNERS = ".owners"
 HEARTBEAT_S = 10.0
@@ -190,19 +190,18 @@ def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
             with contextlib.suppress(OSError):
                 # A file that is being written, or is left half-written by a full disk.
                 if now - path.stat().st_mtime > STALE_S:
-                    path.unlink(missing_ok=True)
+                    remove([path])
                     continue
             yield path, _unreadable(path)
             continue
         if _is_alive(owner, age):
             yield path, owner
         else:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            remove([path])
 
 
 def _is_alive(owner: Owner, age: float) -> bool:
-    if owner.host != _host():
+    if owner.host != _host() or type(owner.process) is not int:
         return age <= STALE_S
     try:
         os.kill(owner.process, 0)
@@ -230,7 +229,12 @@ def _unreadable(path: Path) -> Owner:
     process = rest.partition("-")[0]
     number = int(process) if process.isdecimal() else 0
     return Owner(
-        role="sweep", host=host, process=number, started=0, since="just now", is_settled=False
+        role="sweep",
+        host=host,
+        process=number,
+        started=0,
+        since=f"an unknown time: {path} is damaged",
+        is_settled=False,
     )
 
 

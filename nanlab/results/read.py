@@ -18,7 +18,7 @@ from nanlab.plan.rounds import finished_plan
 from nanlab.results.chunk_index import ChunkIndex, curves_path
 from nanlab.results.errors import ReportError
 from nanlab.results.frames import blames_frame, with_blame_ids, with_witnesses
-from nanlab.results.manifest import MANIFEST, read_manifest
+from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
 from nanlab.results.snapshot import changes, first_line, snapshot, when_still
@@ -125,6 +125,8 @@ def running_grid(folder: Path) -> str | None:
     if (folder / MANIFEST).exists():
         if resolved is None or _sha256(resolved) == read_manifest(folder)["grid_sha256"]:
             return None
+    elif resolved is None and (folder / CHUNKS).is_dir():
+        raise ReportError(f"{folder / CHUNKS / PLAN} is missing; {REPAIR}")
     elif resolved is None:
         raise ReportError(
             f"{folder}: this is no results folder: it has neither {MANIFEST} nor the chunks of a "

@@ -218,7 +218,7 @@ class Store:
 
     def remove_chunks(self) -> list[str]:
         """Delete the chunks that tables have replaced; return what could not be deleted."""
-        return remove([self.chunks])
+        return remove([*self.chunks.glob("*"), self.chunks])
 
     def forget(self) -> None:
         """Delete the chunks, because all runs are to run again.
@@ -226,7 +226,7 @@ class Store:
         Raises:
             StoreError: a chunk cannot be deleted.
         """
-        if remarks := remove(sorted(self.chunks.iterdir())):
+        if remarks := remove(self.chunks.glob("*")):
             raise StoreError(remarks[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
@@ -17,12 +18,15 @@ from nanlab.backend.jaxpr import Device
 from nanlab.engine.block_width import NARROWEST, launch_runs
 from nanlab.engine.curves import curves_frame
 from nanlab.engine.environment import environment
-from nanlab.engine.group_runner import GroupRunner
+from nanlab.engine.group_runner import ChunkOutcome, GroupRunner
+from nanlab.engine.lanes import Lanes
 from nanlab.engine.memory import Need, available_bytes, is_lack_of_memory, launch_need, way_out
-from nanlab.engine.placement import lanes_of
+from nanlab.engine.placement import lanes_of, take_rows
 from nanlab.engine.witnesses import ask
+from nanlab.grid.parameter_types import USER_CODE
 from nanlab.plan.plan import Plan
-from nanlab.problems.user_code import user_code_hashes
+from nanlab.problems.build import user_specs
+from nanlab.problems.user_code import end_fork_of, user_code_hashes
 from nanlab.results.manifest import Testimony
 from nanlab.results.provenance import fingerprint
 from nanlab.results.store import Store
@@ -52,6 +56,17 @@ def cut_here(
     return cut(plan, pending, chunk_runs=target, unit=unit, cached=cached)
 
 
+class NotRepeatableError(Exception):
+    """User-defined code gives other numbers when it is run again."""
+
+    def __init__(self, specs: Sequence[str], column: str) -> None:
+        super().__init__(
+            f"{', '.join(specs)} is not deterministic: the same runs, run twice, have another "
+            f"{column}. Draw random numbers from the key argument of init and step, and let "
+            "callbacks read no clock, file or global state"
+        )
+
+
 class ChunkRunner:
     """Runs chunks on this process's devices and saves their rows.
 
@@ -68,6 +83,7 @@ class ChunkRunner:
         self._store, self._devices, self._curves = store, list(devices), curves
         self.capacity = RUNNERS_CACHED
         self._runners: OrderedDict[tuple[str, int], GroupRunner] = OrderedDict()
+        self._repeated = set[str]()
         self._broken: dict[str, Exception] = {}
         self._needs: dict[tuple[str, int], Need] = {}
         self._fitted = set[tuple[str, int]]()
@@ -86,18 +102,42 @@ class ChunkRunner:
         began = time.perf_counter()
         plan, count = chunk.plan, len(chunk.run_ids)
         runner: GroupRunner | None = None
+        process = os.getpid()
         try:
             with self._launching(chunk) as runner:
                 lanes = lanes_of(plan, runner.problem, plan.groups[0].runs)
                 outcome = runner.run(lanes, curves=self._curves)
+                self._check_repeats(plan, runner, lanes, outcome)
+        except NotRepeatableError:
+            raise
         except Exception as error:
             _check_memory(error, runner)
             return crash_of(count, error)
+        finally:
+            end_fork_of(process)
         rows = rows_of(plan, runner.problem, lanes, outcome)
         curves = curves_frame(plan.run_ids.tolist(), outcome.observations) if self._curves else None
         name = self._store.save(rows, curves)
         failed = len(outcome.attributions)
         return Done(count, failed, name, time.perf_counter() - began)
+
+    def _check_repeats(
+        self, plan: Plan, runner: GroupRunner, lanes: Lanes, outcome: ChunkOutcome
+    ) -> None:
+        """Run a block of user-defined code a second time, the first time that the code is run.
+
+        Raises:
+            NotRepeatableError: a number has come out differently.
+        """
+        specs = {spec for spec in user_specs(plan) if USER_CODE.match(spec)} - self._repeated
+        if not specs:
+            return
+        self._repeated |= specs
+        rows = np.arange(min(len(lanes.seed), runner.smallest))
+        again = runner.run(take_rows(lanes, rows)).endings
+        for name, first in take_rows(outcome.endings, rows)._asdict().items():
+            if first.tobytes() != np.asarray(getattr(again, name)).tobytes():
+                raise NotRepeatableError(sorted(specs), name)
 
     def cross_check(self, chunk: Chunk) -> list[Testimony]:
         """Return the witnesses' answers about failing runs, in their order."""
