@@ -215,7 +215,7 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
     from nanlab.study.chunk_runner import NotRepeatableError
     from nanlab.study.study import Study
 
-    with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, ProgressBar() as progress:
+    with _scratch() as scratch, ProgressBar() as progress:
         devices = list(jax.devices()[: grid.exec.devices])
         try:
             study = Study(
@@ -228,6 +228,10 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
         except (MemoryError, NotRepeatableError, StoreError, UserCodeError) as error:
             raise VerifyError(f"{grid.path}: {error}") from error
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="nanlab-verify-", ignore_cleanup_errors=True)
 
 
 def _tally(found: RunComparison) -> Tally:

@@ -24,7 +24,7 @@ from nanlab.cli.streams import allow_closed_output
 from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
 from nanlab.results.errors import ReportError
-from nanlab.results.manifest import MANIFEST, read_manifest
+from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.snapshot import when_still
 from nanlab.results.store import CHUNKS, PLAN, prepared_grid, sealed_grid
 
@@ -87,9 +87,12 @@ def _unprepared(folder: Path) -> int:
         read_manifest(folder)  # raises ReportError if it is damaged
         print(f"{folder} is finished: there is nothing left to run")
         return DONE
+    lost = folder / CHUNKS / PLAN if (folder / CHUNKS).is_dir() else folder / MANIFEST
+    if lost.parent != folder or (folder / "runs.parquet").exists():
+        raise ReportError(f"{lost} is missing; {REPAIR}")
     print(
         f"{folder} holds no prepared study: python -m nanlab.sweep prepares one, with "
-        f'exec.engine = "files" (there is neither {CHUNKS}/{PLAN} nor {MANIFEST})',
+        'exec.engine = "files"',
         file=sys.stderr,
     )
     return WRONG

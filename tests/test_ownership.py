@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,19 @@ def test_an_owner_that_was_killed_is_nobody(tmp_path):
     with owned(tmp_path, "sweep"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="Linux says how it is")
+def test_an_owner_that_nobody_has_waited_for_is_nobody_too(tmp_path):
+    process = holder(tmp_path, "sweep")
+    process.kill()
+    while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+        time.sleep(0.01)
+    with owned(tmp_path, "sweep"):
+        pass
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
 
 
 def leave(folder, **about):

@@ -1,6 +1,7 @@
 """Results from a stranger: their code is not run unasked, and their files lead nowhere else."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -215,6 +216,20 @@ def test_a_text_that_a_spreadsheet_would_run_is_quoted_and_read_back_as_it_was()
     assert not [cell for cell in cells if cell and cell[0] in "=+-@\t\r" and cell not in numbers]
     assert plain_texts(pl.read_csv(text.encode(), schema=frame.schema)).equals(frame)
     assert "-1.5" in text and "'-1.5" not in text
+
+
+# ---- nothing is unpickled ----
+
+
+def test_no_file_is_unpickled(repository):
+    found = []
+    for path in (repository / "nanlab").rglob("*.py"):
+        text = path.read_text("utf-8")
+        found += [
+            path for _ in re.findall(r"^\s*(?:import|from) (?:pickle|shelve|dill)", text, re.M)
+        ]
+        found += [path for _ in re.findall(r"allow_pickle\s*=\s*True|\.deserialize\(", text)]
+    assert not found
 
 
 # ---- output that nobody reads ----

@@ -69,7 +69,7 @@ def write_report(folder: Path) -> Report:
         raise ReportError(str(error)) from error
     except OSError as error:
         reason, at = reason_of(error), error.filename2 or error.filename
-        of = f" ({at})" if at else ""
+        of = f" ({at}); move it away, or free it" if at else ""
         raise ReportError(f"{folder}: the report cannot be written: {reason}{of}") from error
 
 

@@ -271,10 +271,12 @@ def _beat(path: Path, stop: threading.Event) -> None:
 
 
 def _started(process: int) -> int:
-    """Return when a process started, in clock ticks since boot (Linux); 0 elsewhere."""
+    """Return when a process started, in clock ticks since boot (Linux); 0 elsewhere, -1 if dead."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(stat.rpartition(")")[2].split()[19])
+        state, *fields = stat.rpartition(")")[2].split()
+        # A zombie has ended, and only its parent has not asked for its status.
+        return -1 if state in "ZX" else int(fields[18])
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -99,7 +99,8 @@ class Store:
         requested = hashlib.sha256(resolved.encode()).hexdigest()
         if manifest.get("grid_sha256") != requested or manifest.get("crashed"):
             return False
-        return self._are_whole(manifest, manifest.get("files", ()))
+        names = [PLAN, *manifest["files"]]
+        return self._are_whole(manifest | {"files": {PLAN: requested, **manifest["files"]}}, names)
 
     def _is_accepted(self, fingerprint: str | None, environment: Environment | None) -> bool:
         """Return whether rows from this environment may be used."""
