@@ -168,7 +168,7 @@ def prepared(folder):
 
 
 def crash(self, chunk):
-    return chunk_runner.crash_of(len(chunk.run_ids), RuntimeError("broken"))
+    return chunk_runner.crash_of(len(chunk.plan), RuntimeError("broken"))
 
 
 def ledger(folder):

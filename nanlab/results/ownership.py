@@ -29,7 +29,10 @@ STALE_S = 60.0
 _ATTEMPTS = 40
 
 Role = Literal["sweep", "worker", "collect", "report"]
-_TOGETHER = ({"worker"}, {"worker", "collect"})
+_TOGETHER = (
+    {"worker"}, {"worker", "collect"}, {"report", "sweep"}, {"report", "worker"},
+    {"report", "collect"},
+)  # fmt: skip
 
 
 _MINE = set[Path]()
@@ -45,8 +48,8 @@ class Owner:
     """A process that writes to a results folder.
 
     Attributes:
-        role: "sweep" and "report" own the folder alone; "worker" shares it with other workers and
-            with one "collect", a sweep that gathers what they have computed.
+        role: "sweep" owns the tables alone; "worker" shares them with other workers and with one
+            "collect", a sweep that gathers what they have computed; "report" owns the report.
         host: name of the machine.
         process: process id there.
         started: when the process started, in clock ticks since the machine's boot; 0 if unknown.
@@ -69,12 +72,13 @@ class Owner:
 
 
 @contextlib.contextmanager
-def owned(folder: Path, role: Role) -> Generator[None]:
+def owned(folder: Path, role: Role, *, wait_s: float = 0.0) -> Generator[None]:
     """Own a results folder for as long as the context is open.
 
     Args:
         folder: the results folder, created if it does not exist.
         role: what this process does there.
+        wait_s: how long to wait for another process that owns it.
 
     Yields:
         Nothing.
@@ -88,7 +92,7 @@ def owned(folder: Path, role: Role) -> Generator[None]:
         raise FolderError(f"{link}: it is a link that leads out of the results folder; delete it")
     path = owners / f"{_host()}-{os.getpid()}-{threading.get_ident():x}-{time.time_ns():x}.json"
     try:
-        _acquire(folder, path, role)
+        _acquire(folder, path, role, time.monotonic() + wait_s)
     except OSError as error:
         _leave(path)
         raise FolderError(
@@ -123,17 +127,18 @@ def _leave(path: Path) -> None:
 
 
 def live_owner(folder: Path) -> Owner | None:
-    """Return a process that writes to `folder` now, if there is one."""
+    """Return a process that writes to the tables of `folder` now, if there is one."""
     owners = folder / OWNERS
     if owners.is_symlink() or not owners.is_dir():
         return None
-    owner = next((owner for _, owner in _others(owners, None)), None)
+    writing = (owner for _, owner in _others(owners, None) if owner.role != "report")
+    owner = next(writing, None)
     with contextlib.suppress(OSError):
         os.rmdir(owners)  # the last owner could not, while this process looked
     return owner
 
 
-def _acquire(folder: Path, path: Path, role: Role) -> None:
+def _acquire(folder: Path, path: Path, role: Role, until: float) -> None:
     """Become an owner.
 
     Each contender first announces itself, then looks for others. Whoever sees nobody settles; two
@@ -142,7 +147,9 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
     Raises:
         BusyError: another process owns the folder.
     """
-    for _ in range(_ATTEMPTS):
+    attempts = 0
+    while attempts < _ATTEMPTS or time.monotonic() < until:
+        attempts += 1
         _write(path, _myself(role, is_settled=False))
         others = [
             owner for _, owner in _others(path.parent, path) if {role, owner.role} not in _TOGETHER
@@ -152,7 +159,7 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
             return
         path.unlink(missing_ok=True)
         settled = [owner for owner in others if owner.is_settled]
-        if settled:
+        if settled and time.monotonic() >= until:
             raise BusyError(
                 f"{folder}: {sentence_about(settled[0])}; wait until it ends, stop it, or name "
                 "another folder with --out"

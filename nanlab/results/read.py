@@ -135,6 +135,23 @@ def running_grid(folder: Path) -> str | None:
     return resolved
 
 
+def current_study(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return what `Results` would have as grid_sha256 and manifest now.
+
+    Raises:
+        ReportError: it is no results folder, or a file is damaged.
+    """
+
+    def read() -> tuple[str, Mapping[str, Any]]:
+        resolved = running_grid(folder)
+        if resolved is not None:
+            return _sha256(resolved), {}
+        manifest = read_manifest(folder)
+        return manifest["grid_sha256"], manifest
+
+    return when_still(folder, read)
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -100,7 +100,7 @@ class ChunkRunner:
     def run(self, chunk: Chunk) -> Done | Crash:
         """Run a chunk and save its rows; if memory is short, the MemoryError says what fits."""
         began = time.perf_counter()
-        plan, count = chunk.plan, len(chunk.run_ids)
+        plan, count = chunk.plan, len(chunk.plan)
         runner: GroupRunner | None = None
         process = os.getpid()
         try:
@@ -143,9 +143,11 @@ class ChunkRunner:
         """Return the witnesses' answers about failing runs, in their order."""
         # A cached program of any width will do: nothing is compiled for a few runs.
         with self._changed:
-            cached = [each for (name, _), each in self._runners.items() if name == chunk.group_id]
+            cached = [
+                each for (name, _), each in self._runners.items() if name == chunk.group.group_id
+            ]
             runner = cached[0] if cached else self._runner(chunk)
-        plan, runs = chunk.plan, chunk.plan.groups[0].runs
+        plan, runs = chunk.plan, chunk.group.runs
         launches = [runs[at : at + runner.lanes] for at in range(0, len(runs), runner.lanes)]
         return [
             testimony
@@ -158,7 +160,7 @@ class ChunkRunner:
         """Yield the chunk's runner once its memory is reserved; several threads may have one."""
         with self._changed:
             runner = self._runner(chunk)
-            reserved = self._await_memory((chunk.group_id, runner.lanes), runner)
+            reserved = self._await_memory((chunk.group.group_id, runner.lanes), runner)
             self._in_use.append(reserved)
         try:
             yield runner
@@ -168,20 +170,21 @@ class ChunkRunner:
                 self._changed.notify_all()
 
     def _runner(self, chunk: Chunk) -> GroupRunner:
+        group_id = chunk.group.group_id
         for (name, _), cached in self._runners.items():
-            if name == chunk.group_id and cached.lanes == cached.lanes_for(chunk.largest):
+            if name == group_id and cached.lanes == cached.lanes_for(chunk.largest):
                 return cached
-        if chunk.group_id in self._broken:
-            raise self._broken[chunk.group_id]
+        if group_id in self._broken:
+            raise self._broken[group_id]
         try:
-            runner = GroupRunner(chunk.statics, runs=chunk.largest, devices=self._devices)
+            runner = GroupRunner(chunk.group.statics, runs=chunk.largest, devices=self._devices)
             need = launch_need(runner.problem, at_once=runner.smallest)
         except MemoryError:
             raise
         except Exception as error:  # every chunk of the group would raise it
-            self._broken[chunk.group_id] = error
+            self._broken[group_id] = error
             raise
-        key = chunk.group_id, runner.lanes
+        key = group_id, runner.lanes
         self._runners[key], self._needs[key] = runner, need
         while len(self._runners) > self.capacity:
             self._runners.popitem(last=False)

@@ -90,7 +90,7 @@ def work(
 
 
 def _run(chunk: Chunk, runner: ChunkRunner, store: Store) -> Done | Crash:
-    run_ids = chunk.run_ids.tolist()
+    run_ids = chunk.plan.run_ids.tolist()
     path = crash_path(store.folder, run_ids)
     if (crash := _crash_at(path)) is not None and crash.is_lost:
         # It would kill this worker too, and the chunks after it would never run.

@@ -279,7 +279,7 @@ class Study:
             except Exception as error:  # the blames are reported without a witness
                 self.listener.cross_check_failed(error)
                 continue
-            for run_id, testimony in zip(chunk.run_ids.tolist(), testimonies, strict=True):
+            for run_id, testimony in zip(chunk.plan.run_ids.tolist(), testimonies, strict=True):
                 said[blame_of[run_id]] = testimony
         self.seconds["witnesses"] = time.perf_counter() - began
         return said
