@@ -185,7 +185,9 @@ def lines_of(folder):
     """The lines of a report, without those that hold a time or a commit."""
     text = re.sub("of_a|of_b|stopped", "x", (folder / "report.md").read_text())
     return [
-        line for line in text.splitlines() if not re.search(r"\d (s|min|ms|seconds)\b|commit", line)
+        line
+        for line in text.splitlines()
+        if not re.search(r"\d (s|min|ms|seconds)\b|commit|Compute", line)
     ]
 
 

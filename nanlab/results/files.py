@@ -126,7 +126,7 @@ def remove(paths: Iterable[Path]) -> list[str]:
 
 def outward_link(folder: Path) -> Path | None:
     """Return a symbolic link in a folder, at any depth, that leads outside the folder."""
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))
     entries = (Path(at, name) for at, folders, files in os.walk(folder) for name in folders + files)
     links = (path for path in entries if path.is_symlink())
     return next((p for p in links if not Path(os.path.realpath(p)).is_relative_to(home)), None)

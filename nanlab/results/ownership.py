@@ -87,10 +87,11 @@ def owned(folder: Path, role: Role, *, wait_s: float = 0.0) -> Generator[None]:
         BusyError: another process owns the folder.
         FolderError: the folder cannot be created or written to.
     """
-    owners = folder / OWNERS
+    owners = Path(os.path.realpath(folder)) / OWNERS
     if (link := outward_link(folder)) is not None:
         raise FolderError(f"{link}: it is a link that leads out of the results folder; delete it")
     path = owners / f"{_host()}-{os.getpid()}-{threading.get_ident():x}-{time.time_ns():x}.json"
+    _MINE.add(path)
     try:
         _acquire(folder, path, role, time.monotonic() + wait_s)
     except OSError as error:
@@ -101,7 +102,6 @@ def owned(folder: Path, role: Role, *, wait_s: float = 0.0) -> Generator[None]:
     except BaseException:
         _leave(path)
         raise
-    _MINE.add(path)
     stop = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
     heart.start()
@@ -128,7 +128,7 @@ def _leave(path: Path) -> None:
 
 def live_owner(folder: Path) -> Owner | None:
     """Return a process that writes to the tables of `folder` now, if there is one."""
-    owners = folder / OWNERS
+    owners = Path(os.path.realpath(folder)) / OWNERS
     if owners.is_symlink() or not owners.is_dir():
         return None
     writing = (owner for _, owner in _others(owners, None) if owner.role != "report")
@@ -201,7 +201,9 @@ def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
                     continue
             yield path, _unreadable(path)
             continue
-        if _is_alive(owner, age):
+        # This process may not have been able to delete its file.
+        is_left = owner.is_this_process and path not in _MINE
+        if _is_alive(owner, age) and not is_left:
             yield path, owner
         else:
             remove([path])
@@ -282,7 +284,7 @@ def _started(process: int) -> int:
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
         state, *fields = stat.rpartition(")")[2].split()
-        # A zombie has ended, and only its parent has not asked for its status.
+        # A zombie has ended; its parent has not collected its status yet.
         return -1 if state in "ZX" else int(fields[18])
     except (OSError, ValueError, IndexError):
         return 0

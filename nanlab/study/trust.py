@@ -1,11 +1,12 @@
 """Results folder -> the code and data that it names and that are not this project's.
 
-To run a study again is to run what its grid names. A folder from elsewhere can name any module, so
-only that of a grid of this project is run without a question.
+Running a study again runs the code that its grid names. A folder from elsewhere can name any
+module, so only code that a grid of this project names is run without a question.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -86,10 +87,9 @@ def _home_of(spec: str) -> Path | None:
 def _lies_here(path: Path | None, folder: Path) -> bool:
     if path is None:
         return False
-    path, here = path.resolve(), Path.cwd().resolve()
+    path, here, theirs = (Path(os.path.realpath(each)) for each in (path, Path.cwd(), folder))
     is_installed = "site-packages" in path.parts
-    is_theirs = path.is_relative_to(folder.resolve())
-    return path.is_relative_to(here) and not is_installed and not is_theirs
+    return path.is_relative_to(here) and not is_installed and not path.is_relative_to(theirs)
 
 
 def _grid_text(manifest: Mapping[str, Any], folder: Path) -> set[str]:
