@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,31 @@ def test_a_sweep_owns_a_folder_alone_and_workers_share_it(tmp_path, first, secon
         process.stdin.close()
     with owned(tmp_path, second):
         assert live_owner(tmp_path).process == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_take_turns_and_leave_the_tables_to_a_sweep(tmp_path):
+    with holder(tmp_path, "report") as process:
+        assert live_owner(tmp_path) is None
+        with owned(tmp_path, "sweep"):
+            pass
+        sentence = rf"a report is being written .*process {process.pid}"
+        with pytest.raises(BusyError, match=sentence), owned(tmp_path, "report", wait_s=0.3):
+            pass
+        threading.Timer(0.3, process.stdin.close).start()
+        with owned(tmp_path, "report", wait_s=30):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_whose_file_could_not_be_deleted_does_not_block_its_own_process(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch, owned(tmp_path, "sweep"):
+        patch.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    assert list((tmp_path / ".owners").iterdir())
+    with owned(tmp_path, "sweep"):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
