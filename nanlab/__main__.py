@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 import nanlab
+from nanlab.cli.streams import allow_closed_output
 
 COMMANDS = {
     "sweep": "train every run of a grid file; attribute every failure",
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The command's exit status; 2 if there is no such command.
     """
+    if argv is None:
+        allow_closed_output()
     given = sys.argv[1:] if argv is None else argv
     if not given or given[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if given else sys.stderr)

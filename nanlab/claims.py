@@ -6,7 +6,6 @@ Exit status: 0 done, 1 a chunk crashed, 2 a claim's file or a flag is wrong, 130
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.cli.exit_status import DONE, STOPPED, WRONG
+from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES
-from nanlab.cli.studies import describe_plans, run_studies
+from nanlab.cli.streams import allow_closed_output
+from nanlab.cli.studies import describe_plans, is_there, run_studies
 from nanlab.grid import Complaint, GridError, load_grid
+from nanlab.grid.source import read_source
+from nanlab.results.errors import ReportError, StoreError, writing
 
 if TYPE_CHECKING:
     from nanlab.ledger.claim import Claim
@@ -69,9 +71,12 @@ def main(argv: list[str] | None = None) -> int:
             rules = _rules(entries, arguments.out)
             status = run_studies(grids, arguments.out, force=arguments.force, rules=rules)
         return status or _write_ledger(entries, arguments)
-    except GridError as error:
+    except (GridError, ReportError) as error:
         print(error, file=sys.stderr)
         return WRONG
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return CRASHED
     except KeyboardInterrupt:
         print(f"\nstopped; {RESUMES}", file=sys.stderr)
         return STOPPED
@@ -95,7 +100,7 @@ def read_entries(folder: Path) -> list[LedgerEntry]:
     for claim_id in every_id():
         path = folder / f"{stem_of(claim_id)}.toml"
         if path.is_file():
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", {})
+            table = read_source(str(path), [], []).tree.get("claim", {})
             entries.append(LedgerEntry(path=path, claim=read_claim(str(path), table)))
     return entries
 
@@ -139,15 +144,15 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     studies = {
         entry.claim.study_stem: arguments.out / entry.claim.study_stem
         for entry in entries
-        if not entry.claim.reason
-        and (arguments.out / entry.claim.study_stem / "manifest.json").is_file()
+        if not entry.claim.reason and is_there(arguments.out / entry.claim.study_stem)
     }
     try:
         judged = judge([entry.claim for entry in entries], studies)
     except LedgerError as error:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if judged:
-        write_ledger(arguments.out, judged)
+        with writing(arguments.out):
+            write_ledger(arguments.out, judged)
     by_id = {each.claim.id: each for each in judged}
     for entry in entries:
         each = by_id.get(entry.claim.id)
@@ -160,4 +165,5 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

@@ -8,7 +8,6 @@ Exit status: 0 done, 2 there is no such study or the two cannot be matched.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.cli.streams import allow_closed_output
 from nanlab.results.errors import reason_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return WRONG
     except OSError as error:
-        print(f"cannot write {arguments.out}: {reason_of(error)}", file=sys.stderr)
+        at = error.filename2 or error.filename or arguments.out
+        print(f"cannot write {at}: {reason_of(error)}", file=sys.stderr)
         return WRONG
     return DONE
 
@@ -133,12 +134,14 @@ def _is_factor(old: pl.Series, new: pl.Series) -> bool:
 
 
 def _study(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
-    import polars as pl
+    from nanlab.results.errors import ReportError
+    from nanlab.results.snapshot import snapshot, when_still
 
-    if not (folder / "manifest.json").is_file():
-        raise DiffError(f"{folder} holds no finished study: there is no manifest.json in it")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return pl.read_parquet(folder / "runs.parquet"), manifest["environment"]
+    try:
+        found = when_still(folder, lambda: snapshot(folder, ["runs.parquet"]))
+        return found.table("runs.parquet"), found.manifest["environment"]
+    except ReportError as error:
+        raise DiffError(str(error)) from error
 
 
 def _outcomes(found: Difference) -> pl.DataFrame:
@@ -241,11 +244,13 @@ def _markdown(frame: pl.DataFrame) -> str:
 
 
 def _write(folder: Path, found: Difference, text: str) -> None:
+    from nanlab.results.files import write_csv
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "diff.md").write_text(text + "\n", encoding="utf-8")
     tables = {"changed": _changed(found), "outcomes": _outcomes(found), "blames": _blames(found)}
     for name, table in tables.items():
-        (folder / f"{name}.csv").write_text(table.write_csv(), encoding="utf-8")
+        write_csv(table, folder / f"{name}.csv")
 
 
 def _draw(folder: Path, found: Difference, studies: tuple[Path, Path]) -> None:
@@ -259,4 +264,5 @@ def _draw(folder: Path, found: Difference, studies: tuple[Path, Path]) -> None:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.cli.streams import allow_closed_output
 from nanlab.results.errors import reason_of
 from nanlab.study.replay import At, Replay, ReplayError, replay_run
+from nanlab.study.trust import ForeignCodeError, is_confirmed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +29,22 @@ class Arguments:
     """the run's id, or its beginning, as in runs.csv and blames.csv"""
     at: At = "fault"
     """the step to replay: the first fault, or the first NaN"""
+    trust: bool = False
+    """run code that the folder names, even if no grid of this project names it"""
     save: Path | None = None
     """write the state before the step, its leaves by name, to this .npz file"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m nanlab.replay", args=argv)
+    arguments = tyro.cli(
+        Arguments, prog="python -m nanlab.replay", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     try:
-        replay = replay_run(arguments.results, arguments.run_id, at=arguments.at)
+        replay = _replayed(arguments)
     except ReplayError as error:
-        print(error, file=sys.stderr)
+        if not isinstance(error.__cause__, ForeignCodeError):
+            print(error, file=sys.stderr)
         return WRONG
     _show(replay)
     if arguments.save is None:
@@ -51,14 +58,26 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
+def _replayed(arguments: Arguments) -> Replay:
+    trust = arguments.trust
+    while True:
+        try:
+            return replay_run(arguments.results, arguments.run_id, at=arguments.at, trust=trust)
+        except ReplayError as error:
+            cause = error.__cause__
+            if not (isinstance(cause, ForeignCodeError) and is_confirmed(cause)):
+                raise
+            trust = True
+
+
 def _show(replay: Replay) -> None:
     import jax
 
-    from nanlab.grid.parameters import PARAMETERS
+    from nanlab.grid.defaults import is_default
     from nanlab.results.blame_text import blame_sentence
     from nanlab.results.frames import site_columns
 
-    parameters = {k: v for k, v in replay.parameters.items() if v != PARAMETERS[k].default}
+    parameters = {k: v for k, v in replay.parameters.items() if not is_default(k, v)}
     print(f"run {replay.run_id}: " + ", ".join(f"{k} = {v}" for k, v in parameters.items()))
     for role in ("origin", "culprit"):
         site = getattr(replay.blame, role)
@@ -106,4 +125,5 @@ def _save(replay: Replay, path: Path) -> None:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

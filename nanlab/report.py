@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.cli.streams import allow_closed_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +46,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

@@ -16,6 +16,7 @@ import tyro
 
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES, run_interruptibly
+from nanlab.cli.streams import allow_closed_output
 
 if TYPE_CHECKING:
     from nanlab.backend.jaxpr import Device
@@ -132,13 +133,14 @@ def _run(
     from nanlab.grid import GridError
     from nanlab.results.environments import DevicesError
     from nanlab.results.errors import FolderError, StoreError
+    from nanlab.study.chunk_runner import NotRepeatableError
     from nanlab.study.ray_cluster import ClusterError
     from nanlab.study.shared_folder import Unfinished
 
     folder = arguments.out or Path("results") / grid.stem
     try:
         result = _result(grid, plan, devices, folder, arguments, given)
-    except (ClusterError, FolderError, GridError) as error:
+    except (ClusterError, FolderError, GridError, NotRepeatableError) as error:
         print(error, file=sys.stderr)
         return WRONG
     except StoreError as error:
@@ -182,7 +184,7 @@ def _result(
 
 
 def _finished(study: Study) -> StudyResult:
-    study.store.remove_chunks()
+    study.clear_away()
     result = study.finished()
     runs = result.manifest["runs"]
     print(f"{study.folder} is finished, all {runs:,} runs; --force runs them again")
@@ -232,4 +234,5 @@ def _report(folder: Path, runs: int) -> None:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

@@ -6,7 +6,6 @@ Exit status: 0 done, 1 a chunk crashed, 2 a law's file or a flag is wrong, 130 s
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nanlab.cli.exit_status import DONE, STOPPED, WRONG
+from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES
-from nanlab.cli.studies import describe_plans, run_studies
+from nanlab.cli.streams import allow_closed_output
+from nanlab.cli.studies import describe_plans, is_there, run_studies
 from nanlab.grid import Complaint, GridError, load_grid
+from nanlab.grid.source import read_source
+from nanlab.results.errors import ReportError, StoreError, writing
 
 if TYPE_CHECKING:
     from nanlab.ledger.laws import Law
@@ -58,9 +60,12 @@ def main(argv: list[str] | None = None) -> int:
         if chosen:
             status = run_studies(grids, arguments.out, force=arguments.force, rules={})
         return status or _write(laws, arguments)
-    except GridError as error:
+    except (GridError, ReportError) as error:
         print(error, file=sys.stderr)
         return WRONG
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return CRASHED
     except KeyboardInterrupt:
         print(f"\nstopped; {RESUMES}", file=sys.stderr)
         return STOPPED
@@ -70,7 +75,7 @@ def _read(folder: Path) -> dict[str, list[Law]]:
     from nanlab.ledger.laws import read_laws
 
     found = {
-        path.stem: read_laws(str(path), tomllib.loads(path.read_text(encoding="utf-8")).get("law"))
+        path.stem: read_laws(str(path), read_source(str(path), [], []).tree.get("law"))
         for path in sorted(folder.glob("*.toml"))
     }
     if not found:
@@ -89,7 +94,7 @@ def _known(arguments: Arguments, laws: Mapping[str, object]) -> list[str]:
 
 def _write(laws: Mapping[str, list[Law]], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
-    from nanlab.ledger.judge import runs_of
+    from nanlab.ledger.judge import RUNS, study_of
     from nanlab.ledger.law_page import write_laws
     from nanlab.ledger.laws import measurements
 
@@ -97,14 +102,16 @@ def _write(laws: Mapping[str, list[Law]], arguments: Arguments) -> int:
         found = [
             each
             for stem, of_file in laws.items()
-            if (arguments.out / stem / "manifest.json").is_file()
+            if is_there(arguments.out / stem)
+            for runs in [study_of(arguments.out / stem).table(RUNS)]
             for law in of_file
-            for each in measurements(stem, law, runs_of(arguments.out / stem))
+            for each in measurements(stem, law, runs)
         ]
     except LedgerError as error:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if found:
-        write_laws(arguments.out, found)
+        with writing(arguments.out):
+            write_laws(arguments.out, found)
     missing = [stem for stem in laws if stem not in {each.stem for each in found}]
     for each in found:
         condition = ", ".join(each.key.values())
@@ -115,4 +122,5 @@ def _write(laws: Mapping[str, list[Law]], arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

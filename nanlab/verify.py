@@ -9,7 +9,6 @@ reproduce, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from contextlib import closing
@@ -21,11 +20,14 @@ import polars as pl
 import tyro
 
 from nanlab.cli.exit_status import DIFFERS, DONE, STOPPED, WRONG
+from nanlab.cli.streams import allow_closed_output
 from nanlab.grid import Grid, GridError
 from nanlab.plan.plan import Plan, plan_subset
 from nanlab.results.compare import RunComparison, compare_runs, failing
-from nanlab.results.provenance import file_hash
-from nanlab.results.read import ReportError, finished_study
+from nanlab.results.errors import ReportError
+from nanlab.results.read import FinishedStudy, finished_study
+from nanlab.results.snapshot import changed_files
+from nanlab.study.trust import ForeignCodeError, check_is_ours, is_confirmed
 
 BITS_DEPEND_ON = (
     "jax", "jaxlib", "flax", "optax", "numpy", "system", "processor", "platform", "device_kind",
@@ -54,6 +56,8 @@ class Arguments:
     """folders of the studies, for example results/quickstart"""
     sample: int | None = None
     """approximate number of runs of each study to repeat, from as few groups as possible"""
+    trust: bool = False
+    """run code that a folder names, even if no grid of this project names it"""
     agree: float = 0.95
     """share of runs whose outcome must be the same, on another processor or other versions"""
     agree_blames: float = 0.5
@@ -87,7 +91,9 @@ class VerifyError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m nanlab.verify", args=argv)
+    arguments = tyro.cli(
+        Arguments, prog="python -m nanlab.verify", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     worst, judged = DONE, Tally()
     if arguments.sample is not None and arguments.sample < 1:
         print(f"--sample {arguments.sample}: must be 1 or more", file=sys.stderr)
@@ -114,12 +120,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     """Verify one study; return its status, and what is left to judge with the other studies."""
-    grid, plan = finished_study(folder, sets=["exec.witnesses=0"])  # their answers are not compared
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if changes := _changes(folder, manifest):
+    if changes := changed_files(folder):
         print("\n".join(f"{folder}: {sentence}" for sentence in changes))
         return DIFFERS, Tally()
-    before = pl.read_parquet(folder / "runs.parquet")
+    study = finished_study(folder, sets=["exec.witnesses=0"])  # their answers are not compared
+    if not (arguments.trust or _is_confirmed(study, folder)):
+        return WRONG, Tally()
+    grid, plan, before = study.grid, study.plan, study.runs
     absent = set(before.get_column("run_id").to_list()) ^ set(plan.run_ids.tolist())
     if absent:
         raise VerifyError(
@@ -131,7 +138,10 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     repeated = before.filter(pl.col("run_id").is_in(chosen.run_ids.tolist()))
     found = compare_runs(repeated, now, on=["run_id"])
     # Studies whose manifests lack it had a thread for each device.
-    original = {"threads": manifest["environment"].get("devices"), **manifest["environment"]}
+    original = {
+        "threads": study.manifest["environment"].get("devices"),
+        **study.manifest["environment"],
+    }
     differences = [
         f"{k} {original.get(k)} -> {environment.get(k)}"
         for k in BITS_DEPEND_ON
@@ -157,16 +167,12 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     return (DIFFERS if different.height else DONE), Tally()
 
 
-def _changes(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Return sentences about the files that do not match the manifest."""
-    changes: list[str] = []
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            changes.append(f"{name} is missing; the manifest lists it")
-        elif file_hash(path) != expected:
-            changes.append(f"{name} was changed after the study: its hash is not the manifest's")
-    return changes
+def _is_confirmed(study: FinishedStudy, folder: Path) -> bool:
+    try:
+        check_is_ours(study, folder)
+    except ForeignCodeError as error:
+        return is_confirmed(error)
+    return True
 
 
 def _sample(plan: Plan, runs: pl.DataFrame, n_runs: int) -> Plan:
@@ -208,22 +214,28 @@ def _run_again(grid: Grid, plan: Plan) -> tuple[pl.DataFrame, dict[str, Any]]:
 
     from nanlab.cli.interrupt import run_interruptibly
     from nanlab.cli.progress import ProgressBar
+    from nanlab.problems.user_code import UserCodeError
+    from nanlab.results.errors import StoreError
+    from nanlab.study.chunk_runner import NotRepeatableError
     from nanlab.study.study import Study
 
-    with tempfile.TemporaryDirectory(prefix="nanlab-verify-") as scratch, ProgressBar() as progress:
+    with _scratch() as scratch, ProgressBar() as progress:
         devices = list(jax.devices()[: grid.exec.devices])
-        study = Study(
-            # The plan already has the runs of all rounds.
-            grid=grid.without_rounds(),
-            plan=plan,
-            folder=Path(scratch) / "study",
-            devices=devices,
-            listener=progress,
-            engine="local",
-        )
-        with closing(study):
-            result = run_interruptibly(study, progress, force=False)
+        try:
+            study = Study(
+                # The plan already has the runs of all rounds.
+                grid=grid.without_rounds(), plan=plan, folder=Path(scratch) / "study",
+                devices=devices, listener=progress, engine="local",
+            )  # fmt: skip
+            with closing(study):
+                result = run_interruptibly(study, progress, force=False)
+        except (MemoryError, NotRepeatableError, StoreError, UserCodeError) as error:
+            raise VerifyError(f"{grid.path}: {error}") from error
         return pl.read_parquet(study.folder / "runs.parquet"), result.manifest["environment"]
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="nanlab-verify-", ignore_cleanup_errors=True)
 
 
 def _tally(found: RunComparison) -> Tally:
@@ -274,4 +286,5 @@ def _print_runs(different: pl.DataFrame) -> None:
 
 
 if __name__ == "__main__":
+    allow_closed_output()
     sys.exit(main())

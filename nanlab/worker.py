@@ -20,9 +20,13 @@ import tyro
 
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES, interruptibly
+from nanlab.cli.streams import allow_closed_output
 from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
-from nanlab.results.store import CHUNKS, PLAN
+from nanlab.results.errors import ReportError
+from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
+from nanlab.results.snapshot import when_still
+from nanlab.results.store import CHUNKS, PLAN, prepared_grid, sealed_grid
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
@@ -52,14 +56,16 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
     arguments = tyro.cli(Arguments, prog="python -m nanlab.worker", args=argv)
     folder = arguments.results
-    path = folder / CHUNKS / PLAN
     try:
         shard = _shard(arguments.shard)
-        if not path.is_file():
+        resolved = when_still(folder, lambda: prepared_grid(folder))
+        if resolved is None:
             return _unprepared(folder)
-        grid = load_grid(path)
+        grid = load_grid(folder / CHUNKS / PLAN)
+        if grid.source.text != sealed_grid(resolved):
+            raise ReportError(f"{folder}: another study has just been prepared; start again")
         return _work(grid, make_plan(grid), folder, shard)
-    except (GridError, ValueError) as error:
+    except (GridError, ReportError, ValueError) as error:
         print(error, file=sys.stderr)
         return WRONG
     except MemoryError as error:
@@ -77,9 +83,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _unprepared(folder: Path) -> int:
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).exists():
+        read_manifest(folder)  # raises ReportError if it is damaged
         print(f"{folder} is finished: there is nothing left to run")
         return DONE
+    lost = folder / CHUNKS / PLAN if (folder / CHUNKS).is_dir() else folder / MANIFEST
+    if lost.parent != folder or (folder / "runs.parquet").exists():
+        raise ReportError(f"{lost} is missing; {REPAIR}")
     print(
         f"{folder} holds no prepared study: python -m nanlab.sweep prepares one, with "
         'exec.engine = "files"',
@@ -94,6 +104,7 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     from nanlab.results.environments import DevicesError
     from nanlab.results.errors import FolderError, StoreError
     from nanlab.results.ownership import owned
+    from nanlab.study.chunk_runner import NotRepeatableError
     from nanlab.study.shared_folder import discount_attempts
 
     def stopped() -> str:
@@ -105,7 +116,7 @@ def _work(grid: Grid, plan: Plan, folder: Path, shard: tuple[int, int]) -> int:
     try:
         with ProgressBar() as progress, owned(folder, "worker"):
             return interruptibly(lambda: _run_chunks(grid, plan, folder, shard, progress), stopped)
-    except (DevicesError, FolderError, UserCodeError) as error:
+    except (DevicesError, FolderError, NotRepeatableError, UserCodeError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return WRONG
     except StoreError as error:
@@ -160,4 +171,5 @@ def _run_chunks(
 if __name__ == "__main__":
     # Job schedulers send SIGTERM first; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    allow_closed_output()
     sys.exit(main())

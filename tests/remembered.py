@@ -11,7 +11,7 @@ class Remembered(GroupRunner):
     made: ClassVar = {}
 
     def __new__(cls, statics, *, runs=None, devices=None):
-        at = (tuple(sorted(statics.items())), runs, tuple(devices))
+        at = (tuple(sorted(statics.items())), runs, tuple(devices or ()))
         return cls.made.setdefault(at, super().__new__(cls))
 
     def __init__(self, statics, *, runs=None, devices=None):

@@ -2,10 +2,14 @@
 
 import math
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import polars as pl
 import pytest
+from resealed import reseal
 
 import nanlab
 from nanlab.reporting.package import data_package
@@ -71,8 +75,7 @@ def searched(folder):
 
 
 def test_the_tables_of_a_search_tell_their_own_meanings(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
-    searched(tmp_path)
+    reseal(searched(tmp_path))
     boundaries = nanlab.load(tmp_path, "boundaries")
     # Of blames it is how many share one; here, what the search took.
     assert boundaries.nanlab.meaning("runs") == BOUNDARIES["runs"].meaning
@@ -90,7 +93,8 @@ def test_the_data_package_tells_the_columns_of_a_search(tmp_path):
     for path in QUICKSTART.iterdir():
         if path.is_file():
             (folder / path.name).write_bytes(path.read_bytes())
-    package = data_package(read_results(searched(folder)))
+    reseal(searched(folder))
+    package = data_package(read_results(folder))
     told = {resource["name"]: resource for resource in package["resources"]}
     fields = told["boundaries-csv"]["schema"]["fields"]
     assert {f["name"]: f["description"] for f in fields} | {"init_scale": ""} == {
@@ -122,9 +126,40 @@ def test_a_mistake_is_answered_with_a_sentence(name):
 
 
 def test_a_damaged_table_is_told_by_its_name(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "runs.parquet").write_text("no Parquet")
+    reseal(tmp_path)
     with pytest.raises(
         nanlab.LoadError, match=re.escape(f"{tmp_path}/runs.parquet: it cannot be read")
     ):
         nanlab.load(tmp_path)
+
+
+def test_a_reader_waits_for_a_sweep_that_is_writing_then_says_who_writes(tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for path in QUICKSTART.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    whole = (folder / "runs.parquet").read_bytes()
+    (folder / "runs.parquet").write_bytes((RESULTS / "deep_relu/runs.parquet").read_bytes())
+    with pytest.raises(nanlab.LoadError, match=r"runs.parquet was changed after the study"):
+        nanlab.load(folder)
+    hold = """
+import pathlib, sys
+from nanlab.results.ownership import owned
+with owned(pathlib.Path(sys.argv[1]), "sweep"):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as sweep:
+        assert sweep.stdout.readline() == b"in\n"
+        threading.Timer(0.3, (folder / "runs.parquet").write_bytes, [whole]).start()
+        assert nanlab.load(folder).height == 720
+        (folder / "runs.parquet").write_bytes(whole[:1000])
+        monkeypatch.setattr("nanlab.results.snapshot.PATIENCE_S", 0.2)
+        with pytest.raises(nanlab.LoadError, match=f"a sweep is writing .*process {sweep.pid}"):
+            nanlab.load(folder)
+        assert nanlab.load(folder, "blames").height == 21
+        sweep.stdin.close()

@@ -1,6 +1,8 @@
 """A user-defined problem in a grid: it runs, or an error sentence says beforehand what is wrong."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -381,3 +383,151 @@ def test_a_run_of_code_that_is_gone_is_told_by_replay(capsys):
     Path("mine.py").rename("theirs.py")
     assert replay.main(["results/grid", run_id]) == 2
     assert "file mine.py not found" in capsys.readouterr().err
+
+
+# ---- code that is not a function of its key ----
+
+UNSEEDED = """\
+import jax
+import jax.numpy as jnp
+import numpy as np
+import nanlab
+
+DRAWN = np.random.default_rng().normal(size=3).astype("float32")
+LATER = []
+
+
+def problem(loss, data=None):
+    def init(knobs, key):
+        return {"x": jnp.float32(1.0)}
+
+    def step(state, knobs, key):
+        return {"x": state["x"] * 1.01}, loss(state["x"])
+
+    return nanlab.Problem(init=init, step=step, knobs={})
+
+
+def at_import():
+    return problem(lambda x: x * jnp.sum(jnp.asarray(DRAWN)))
+
+
+def in_the_factory():
+    drawn = np.random.default_rng().normal(size=3).astype("float32")
+    return problem(lambda x: x * jnp.sum(jnp.asarray(drawn)))
+
+
+def at_first_use():
+    def loss(x):
+        if not LATER:
+            LATER.append(np.random.default_rng().normal(size=3).astype("float32"))
+        return x * jnp.sum(jnp.asarray(LATER[0]))
+
+    return problem(loss)
+
+
+def in_a_trace():
+    return problem(lambda x: x * np.float32(np.random.default_rng().normal()))
+
+
+def in_a_callback():
+    def draw(x):
+        return np.full(np.shape(x), np.random.default_rng().normal(), "float32")
+
+    shape = jax.ShapeDtypeStruct((), "float32")
+    return problem(
+        lambda x: jax.pure_callback(draw, shape, x, vmap_method="expand_dims")
+    )
+
+
+def seeded():
+    drawn = np.random.default_rng(0).normal(size=3).astype("float32")
+    return problem(lambda x: x * jnp.sum(jnp.asarray(drawn)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("at_import", "is not deterministic: built twice, its step holds different numbers"),
+        ("in_the_factory", "is not deterministic: built twice, its step holds different numbers"),
+        ("at_first_use", "is not deterministic: built twice, its step holds different numbers"),
+        ("in_a_trace", "is not pure: two traces give two different programs"),
+        ("in_a_callback", "is not deterministic: the same runs, run twice, have another"),
+    ],
+)
+def test_code_that_draws_outside_its_key_is_refused(name, sentence, capsys):
+    Path("drawn.py").write_text(UNSEEDED)
+    text = f'[run]\nproblem = "drawn.py:{name}"\nsteps = 5\n[axes]\nseed = {{ range = 3 }}\n'
+    Path("drawn.toml").write_text(text)
+    assert main(["drawn.toml", "--no-report"]) == WRONG
+    said = capsys.readouterr().err
+    assert f"drawn.py:{name}" in said and sentence in said
+    assert "Traceback" not in said
+
+
+def test_code_that_seeds_what_it_draws_is_run():
+    Path("drawn.py").write_text(UNSEEDED)
+    text = '[run]\nproblem = "drawn.py:seeded"\nsteps = 5\n[axes]\nseed = { range = 3 }\n'
+    Path("drawn.toml").write_text(text)
+    assert main(["drawn.toml", "--no-report"]) == DONE
+
+
+FORKING = """\
+import os, sys, warnings
+import jax.numpy as jnp
+import nanlab
+
+warnings.simplefilter("ignore")
+
+
+def fork_and_go_on():
+    os.fork()
+
+
+def fork_and_exit():
+    if os.fork() == 0:
+        sys.exit(0)
+
+
+def make(where: str = "factory", how: str = "go_on"):
+    fork = {"go_on": fork_and_go_on, "exit": fork_and_exit}[how]
+    if where == "factory":
+        fork()
+
+    def init(knobs, key):
+        return {"x": jnp.float32(1.0)}
+
+    def step(state, knobs, key):
+        if where == "step":
+            fork()
+        return {"x": state["x"] * 0.5}, nanlab.Metrics(state["x"])
+
+    return nanlab.Problem(init=init, step=step, knobs={})
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        ("step", "go_on"),
+        pytest.param("factory", "go_on", marks=pytest.mark.slow),
+        pytest.param("step", "exit", marks=pytest.mark.slow),
+        pytest.param("factory", "exit", marks=pytest.mark.slow),
+    ],
+)
+def test_a_fork_in_user_code_ends_and_the_sweep_goes_on(where, how):
+    Path("forking.py").write_text(FORKING)
+    Path("forking.toml").write_text(
+        '[run]\nproblem = "forking.py:make"\nsteps = 5\n'
+        f'static.where = "{where}"\nstatic.how = "{how}"\n[axes]\nseed = {{ range = 3 }}\n'
+        "[exec]\nwitnesses = 0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "nanlab.sweep", "forking.toml", "--out", "x", "--no-report"],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("3 runs in x") == 1
+    assert pl.read_parquet("x/runs.parquet").height == 3
+    assert not list(Path("x").glob(".*"))

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,31 @@ def test_a_sweep_owns_a_folder_alone_and_workers_share_it(tmp_path, first, secon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_reports_take_turns_and_leave_the_tables_to_a_sweep(tmp_path):
+    with holder(tmp_path, "report") as process:
+        assert live_owner(tmp_path) is None
+        with owned(tmp_path, "sweep"):
+            pass
+        sentence = rf"a report is being written .*process {process.pid}"
+        with pytest.raises(BusyError, match=sentence), owned(tmp_path, "report", wait_s=0.3):
+            pass
+        threading.Timer(0.3, process.stdin.close).start()
+        with owned(tmp_path, "report", wait_s=30):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_whose_file_could_not_be_deleted_does_not_block_its_own_process(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch, owned(tmp_path, "sweep"):
+        patch.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    assert list((tmp_path / ".owners").iterdir())
+    with owned(tmp_path, "sweep"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_owner_that_was_killed_is_nobody(tmp_path):
     process = holder(tmp_path, "sweep")
     process.kill()
@@ -67,6 +94,19 @@ def test_an_owner_that_was_killed_is_nobody(tmp_path):
     with owned(tmp_path, "sweep"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="Linux says how it is")
+def test_an_owner_that_nobody_has_waited_for_is_nobody_too(tmp_path):
+    process = holder(tmp_path, "sweep")
+    process.kill()
+    while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+        time.sleep(0.01)
+    with owned(tmp_path, "sweep"):
+        pass
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
 
 
 def leave(folder, **about):

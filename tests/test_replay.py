@@ -1,5 +1,6 @@
 """results/X, run -> the state before its failing step: what a person gets is what failed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from resealed import reseal
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
@@ -218,7 +220,7 @@ def wrong_requests(results, runs):
         yield [str(results), run_id, "--at", "nan"], f"run {run_id} had no NaN; --at fault"
     yield (
         ["nowhere", "abc"],
-        "nowhere holds no finished study: manifest.json or grid.resolved.toml is missing",
+        "nowhere: there is no such folder; a sweep creates one",
     )
 
 
@@ -234,10 +236,11 @@ def test_what_cannot_be_replayed_is_a_sentence_and_2(results, runs, capsys):
         assert f"{raised.value}\n" == said.err
 
 
-def test_a_grid_of_another_version_is_a_sentence():
+def test_a_grid_of_another_version_is_a_sentence(results):
     Path("x").mkdir()
     Path("x/grid.resolved.toml").write_text("[run]\nflux = 1\n")
-    Path("x/manifest.json").write_text("{}")
+    shutil.copy(results / "runs.parquet", "x")
+    reseal("x")
     with pytest.raises(ReplayError, match="an incompatible version of nanlab") as raised:
         replay_run("x", "abc")
     assert "run.flux" in str(raised.value)

@@ -421,7 +421,7 @@ def test_a_folder_without_results_is_answered_with_a_sentence(tmp_path):
     with pytest.raises(ReportError, match=r"manifest.json: it cannot be read"):
         read_results(tmp_path)
     (tmp_path / "manifest.json").write_text('{"files": {}}')
-    with pytest.raises(ReportError, match=r"a table cannot be read: "):
+    with pytest.raises(ReportError, match=r"manifest.json: it is damaged: title is missing"):
         read_results(tmp_path)
 
 
@@ -429,7 +429,11 @@ def test_tables_that_somebody_changed_are_told_of(tmp_path):
     for path in (RESULTS / "gradient_descent").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert read_results(tmp_path).notes == ()
+    # The report does not read runs.csv.
+    (tmp_path / "runs.csv").write_text("changed")
+    (note,) = read_results(tmp_path).notes
+    assert note.startswith("runs.csv was changed after the study")
     runs = pl.read_parquet(tmp_path / "runs.parquet")
     runs.head(20).write_parquet(tmp_path / "runs.parquet")
-    (note,) = read_results(tmp_path).notes
-    assert note.startswith("runs.parquet was changed after the study")
+    with pytest.raises(ReportError, match=r"runs.parquet was changed after the study"):
+        read_results(tmp_path)

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from resealed import reseal
 from sampled import sampled
 
 from nanlab.reporting.write import write_report
@@ -123,6 +124,7 @@ def test_a_title_that_looks_like_a_tag_is_shown_and_not_run(tmp_path):
     evil = "</script><script>alert(1)</script>&amp;"
     old = json.loads((folder / "manifest.json").read_text())["title"]
     grid.write_text(grid.read_text().replace(old, evil))
+    reseal(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: {})
         text = write_report(folder).page.read_text()

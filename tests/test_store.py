@@ -1,8 +1,6 @@
 """Results folder <-> finished rows: what is kept, not believed, and cannot be written."""
 
 import errno
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from resealed import reseal
 
 from nanlab.blame.site import Site
 from nanlab.grid import load_grid
@@ -20,7 +19,7 @@ from nanlab.results import frames as tables
 from nanlab.results.chunk_index import curves_path
 from nanlab.results.errors import FolderError, StoreError
 from nanlab.results.files import write_parquet
-from nanlab.results.provenance import file_hash, fingerprint
+from nanlab.results.provenance import fingerprint
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
 from nanlab.results.store import Store
@@ -66,14 +65,8 @@ def finish(folder, outcome="nan"):
     named = tables.with_blame_ids(results)
     blames = tables.with_witnesses(tables.blames_frame(named), {})
     runs = RunsTable(plan).frame(named, blames)
-    files = write_tables(folder, runs.__getitem__, runs.height, blames, csv_runs=10)
-    manifest = {
-        "fingerprint": HERE,
-        "grid_sha256": hashlib.sha256(RESOLVED.encode()).hexdigest(),
-        "crashed": int(outcome == "crashed"),
-        "files": {name: file_hash(folder / name) for name in files},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_tables(folder, runs.__getitem__, runs.height, blames, csv_runs=10)
+    reseal(folder, fingerprint=HERE, crashed=int(outcome == "crashed"))
     return results
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -238,6 +239,41 @@ def test_a_changed_grid_reuses_its_old_points_and_comes_out_as_a_fresh_run(text,
     Path("fresh.toml").write_text(text, encoding="utf-8")
     assert main(["fresh.toml", "--out", "results/fresh", "--no-report"]) == DONE
     assert changed == bytes_of("results/fresh")
+
+
+def leave_chunks(folder):
+    """What a sweep that was killed at its very end has not deleted."""
+    (folder / ".chunks").mkdir()
+    for name in ("grid.resolved.toml", "0123456789abcdef-0-0.parquet", "devices.json"):
+        (folder / ".chunks" / name).write_text("x")
+    (folder / "crashes.log").write_text("x")
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+def test_what_cannot_be_deleted_at_the_end_is_a_remark(name, undisturbed, monkeypatch, capsys):
+    delete, remarks = getattr(os, name), 0
+    for number in range(1, 30):
+        shutil.rmtree("results", ignore_errors=True)
+        shutil.copytree(undisturbed, "results/x")
+        leave_chunks(Path("results/x"))
+        calls = Counter()
+
+        def full(path, *given, calls=calls, number=number, **options):
+            calls["all"] += 1
+            if calls["all"] >= number:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            return delete(path, *given, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            assert sweep() == DONE
+        remarks += "could not be deleted (no space left on device)" in capsys.readouterr().err
+        assert bytes_of("results/x") == bytes_of(undisturbed)
+        if calls["all"] < number:
+            break
+    else:
+        raise AssertionError("each deletion was tried")
+    assert number > 1 and remarks
 
 
 def test_a_damaged_chunk_is_reported_and_repeated(undisturbed, monkeypatch, capsys):

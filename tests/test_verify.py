@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import polars as pl
 import pytest
+from resealed import reseal
 
 from nanlab import diff, sweep, verify
 from nanlab.results.compare import compare_runs
-from nanlab.results.provenance import file_hash
 
 GRID = """
 [run]
@@ -74,10 +74,7 @@ def change(study, environment=(), **values):
         for name, value in values.items()
     )
     runs.write_parquet(study / "runs.parquet")
-    manifest = json.loads((study / "manifest.json").read_text("utf-8"))
-    manifest["files"]["runs.parquet"] = file_hash(study / "runs.parquet")
-    manifest["environment"] |= dict(environment)
-    (study / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    reseal(study, environment)
     return first
 
 
@@ -109,13 +106,14 @@ def test_studies_of_other_numbers_of_devices_are_run_again_in_one_process(tmp_pa
     assert "[exec]\n" in grid
     grid = grid.replace("[exec]\n", "[exec]\ndevices = 1\n")
     (other / "grid.resolved.toml").write_text(grid, encoding="utf-8")
+    reseal(other)
     assert verify.main([str(study), str(other), "--sample", "2"]) == verify.DONE
     assert capsys.readouterr().out.count("it reproduces") == 2
 
 
 def test_a_sample_is_the_same_runs_each_time_and_has_failing_ones(study, capsys):
     runs = pl.read_parquet(study / "runs.parquet")
-    plan = verify.finished_study(study)[1]
+    plan = verify.finished_study(study).plan
     one, two = (verify._sample(plan, runs, 8) for _ in range(2))
     assert one.run_ids.tolist() == two.run_ids.tolist()
     assert len(one) == 8 and len(one.groups) == 1

@@ -11,10 +11,18 @@ from nanlab.cli.exit_status import CRASHED, DONE
 from nanlab.cli.interrupt import run_interruptibly
 from nanlab.grid import Grid
 from nanlab.plan.plan import make_plan
+from nanlab.results.manifest import MANIFEST
+from nanlab.results.store import CHUNKS
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study
+
+
+def is_there(folder: Path) -> bool:
+    """Return whether a study is finished; one that lost its manifest is reported, not left out."""
+    has_tables = (folder / "runs.parquet").exists() and not (folder / CHUNKS).exists()
+    return (folder / MANIFEST).exists() or has_tables
 
 
 def describe_plans(grids: Mapping[str, Grid]) -> str:
@@ -78,7 +86,7 @@ def _run(study: Study, progress: ProgressBar, *, force: bool) -> bool:
     """Run a study that is not finished, or any with `force`; return whether a chunk crashed."""
     with closing(study):
         if study.is_finished() and not force:
-            study.store.remove_chunks()
+            study.clear_away()
             progress.started(len(study.plan), len(study.plan))
             return False
         progress.say(f"{progress.about}: {study.grid.title}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,11 @@ import polars as pl
 from nanlab.ledger.claim import Claim, rule_hash
 from nanlab.ledger.rules import ClaimVerdict, StratumResult, finding, rule, verdict
 from nanlab.ledger.strata import strata_of
+from nanlab.results.manifest import MANIFEST, read_manifest
+from nanlab.results.snapshot import Snapshot, snapshot, when_still
 from nanlab.results.statistics import holm
+
+RUNS = "runs.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class Judged:
 
 def rules_of(claim: Claim, folder: Path) -> list[str]:
     """Return the hash of a claim's rule, and those of earlier rules in the study's manifest."""
-    manifest = manifest_of(folder) if (folder / "manifest.json").is_file() else {}
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     return list(dict.fromkeys([rule_hash(claim), *manifest.get("rules", {}).get(claim.id, [])]))
 
 
@@ -62,12 +65,14 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
 
     Raises:
         LedgerError: a study has no runs for its claim.
+        ReportError: the results of a study are damaged.
     """
+    read = {stem: study_of(folder) for stem, folder in studies.items()}
     settled = [claim for claim in claims if claim.reason or claim.study_stem in studies]
     found = [
         []
         if claim.reason
-        else [finding(claim, f) for f in strata_of(claim, runs_of(studies[claim.study_stem]))]
+        else [finding(claim, f) for f in strata_of(claim, read[claim.study_stem].table(RUNS))]
         for claim in settled
     ]
     tested = [each.p for findings in found for each in findings if each.p is not None]
@@ -75,7 +80,7 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
     judged: list[Judged] = []
     for claim, findings in zip(settled, found, strict=True):
         ps = [None if each.p is None else next(adjusted) for each in findings]
-        manifest = {} if claim.reason else manifest_of(studies[claim.study_stem])
+        manifest = {} if claim.reason else read[claim.study_stem].manifest
         judged.append(
             Judged(
                 claim=claim, verdict=verdict(claim, findings, ps), findings=tuple(findings),
@@ -85,14 +90,13 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
     return judged
 
 
-def manifest_of(folder: Path) -> Mapping[str, Any]:
-    """Return the manifest of a finished study."""
-    return json.loads((folder / "manifest.json").read_text("utf-8"))
+def study_of(folder: Path) -> Snapshot:
+    """Return the manifest and the table of runs of a finished study.
 
-
-def runs_of(folder: Path) -> pl.DataFrame:
-    """Return the table of runs of a finished study."""
-    return pl.read_parquet(folder / "runs.parquet")
+    Raises:
+        ReportError: it is damaged.
+    """
+    return when_still(folder, lambda: snapshot(folder, [RUNS]))
 
 
 def ledger_frame(judged: Sequence[Judged]) -> pl.DataFrame:

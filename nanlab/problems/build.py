@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nanlab.grid.defaults import default_statics
@@ -12,8 +12,14 @@ from nanlab.problems.problem import Problem
 from nanlab.problems.quadratic import make_quadratic
 from nanlab.problems.training import make_training
 from nanlab.problems.user_checks import check_user_problem
-from nanlab.problems.user_code import check_knobs, make_user_problem
-from nanlab.problems.user_parts import check_fit, examples_of, ignored_by_model, is_user_part
+from nanlab.problems.user_code import check_knobs, make_user_problem, reimported
+from nanlab.problems.user_parts import (
+    check_fit,
+    examples_of,
+    ignored_by_model,
+    is_data_file,
+    is_user_part,
+)
 
 PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
     "training": make_training,
@@ -28,30 +34,40 @@ def build_problem(statics: Mapping[str, Any]) -> Problem:
 
 def user_specs(plan: Plan) -> set[str]:
     """Return the names of the user-defined problems, models and data in a plan."""
-    groups = [group.statics for group in plan.groups]
-    problems = {str(statics["problem"]) for statics in groups} - set(PROBLEMS)
-    parts = {str(statics[k]) for statics in groups for k in ("model", "task") if k in statics}
+    return _user_specs(plan.groups)
+
+
+def _user_specs(groups: Iterable[Group]) -> set[str]:
+    chosen = [group.statics for group in groups]
+    problems = {str(statics["problem"]) for statics in chosen} - set(PROBLEMS)
+    parts = {str(statics[k]) for statics in chosen for k in ("model", "task") if k in statics}
     return problems | {spec for spec in parts if is_user_part(spec)}
 
 
 def check_user_groups(plan: Plan) -> None:
     """Check that every group with user-defined code can be run; raises UserCodeError."""
+    imported = set[str]()
     for group in plan.groups:
         spec = str(group.statics["problem"])
+        new = _user_specs([group]) - imported
+        imported |= new
         if spec in PROBLEMS:
-            _check_user_parts(plan, group)
+            _check_user_parts(plan, group, new)
             continue
         problem = make_user_problem(group.statics)
+        with reimported(new):
+            again = make_user_problem(group.statics)
         given = {
             n: plan.columns[n][group.runs].tolist() for n in plan.columns if is_user_defined(n)
         }
         known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
         check_knobs(known, problem, spec)
-        check_user_problem(problem, frozenset(n for n in known if None not in given[n]), spec)
+        set_always = frozenset(n for n in known if None not in given[n])
+        check_user_problem(problem, set_always, spec, again=again)
 
 
-def _check_user_parts(plan: Plan, group: Group) -> None:
-    """Check that a training with a user-defined model or data can be run."""
+def _check_user_parts(plan: Plan, group: Group, new: set[str]) -> None:
+    """Check that a training with a user-defined model or data, some of it new, can be run."""
     statics = {**default_statics("training"), **group.statics}
     model, task = str(statics.get("model")), str(statics.get("task"))
     if statics["problem"] != "training" or not (is_user_part(model) or is_user_part(task)):
@@ -66,4 +82,6 @@ def _check_user_parts(plan: Plan, group: Group) -> None:
             raise error
     problem = make_training(statics, examples)
     spec, key = (model, "run.model") if is_user_part(model) else (task, "run.task")
-    check_user_problem(problem, frozenset(problem.knobs), spec, key=key)
+    with reimported(new):
+        again = make_training(statics, examples if is_data_file(task) else examples_of(statics))
+    check_user_problem(problem, frozenset(problem.knobs), spec, key=key, again=again)

@@ -44,7 +44,7 @@ class UserCodeError(Exception):
 
 @contextmanager
 def user_code(key: str, action: str, *, hint: str = "") -> Generator[None]:
-    """Run user-defined code: turn what it raises into a sentence, and undo its `os.chdir`.
+    """Run user-defined code: what it raises is a sentence, its `os.chdir` and forks do not last.
 
     Args:
         key: the grid's key that names the code.
@@ -55,7 +55,7 @@ def user_code(key: str, action: str, *, hint: str = "") -> Generator[None]:
         UserCodeError: the code raised anything, `SystemExit` included.
         KeyboardInterrupt: the user pressed Ctrl-C.
     """
-    folder = os.getcwd()
+    folder, process = os.getcwd(), os.getpid()
     try:
         yield
     except (UserCodeError, KeyboardInterrupt):
@@ -63,7 +63,14 @@ def user_code(key: str, action: str, *, hint: str = "") -> Generator[None]:
     except BaseException as error:
         raise UserCodeError(key, f"{action} fails: {described(error)}{hint}") from error
     finally:
+        end_fork_of(process)
         os.chdir(folder)
+
+
+def end_fork_of(process: int) -> None:
+    """End this process if it is a fork of `process`: it must not go on with the same study."""
+    if os.getpid() != process:
+        os._exit(0)
 
 
 def user_function(spec: str, *, key: str) -> Callable[..., Any]:
@@ -91,7 +98,7 @@ def _from_file(path: Path, key: str) -> ModuleType:
         raise UserCodeError(
             key, f"file {path} not found; paths are relative to the working directory"
         )
-    name = f"nanlab_own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = _name_of_file(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -108,6 +115,22 @@ def _from_file(path: Path, key: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _name_of_file(path: Path) -> str:
+    return f"nanlab_own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+
+
+@contextmanager
+def reimported(specs: Iterable[str]) -> Generator[None]:
+    """Import the modules of user-defined code again while this is open, as a new process would."""
+    homes = [spec.rpartition(":")[0] for spec in specs if USER_CODE.match(spec)]
+    names = [_name_of_file(Path(h)) if h.endswith(".py") else h for h in homes]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    try:
+        yield
+    finally:
+        sys.modules.update(before)
 
 
 def _from_path(name: str, key: str) -> ModuleType:
@@ -207,8 +230,10 @@ def _named(problem: Problem, spec: str) -> Problem:
         return {n.partition(".")[2]: weak(value, "float64") for n, value in knobs.items()}
 
     def step(state: State, knobs: Knobs, key: Array) -> tuple[State, Metrics]:
+        process = os.getpid()
         # A bare loss is accepted in place of Metrics.
         state, metrics = cast(tuple[State, Any], problem.step(state, plain(knobs), key))
+        end_fork_of(process)
         return _strong(state), metrics if isinstance(metrics, Metrics) else Metrics(metrics)
 
     baseline, batch = problem.baseline_losses, problem.batch

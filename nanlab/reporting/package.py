@@ -21,13 +21,12 @@ AUTHORS = "The authors of this study"
 def data_package(results: Results) -> dict[str, Any]:
     """Return a Frictionless data package: every column with type, unit and meaning."""
     resources: list[dict[str, Any]] = []
-    frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
+    frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves,
+              **results.search}  # fmt: skip
     for name, (said, _) in TABLES.items():
         for ending in ("csv", "parquet"):
             path = results.folder / f"{name}.{ending}"
-            if path.is_file():
-                if name not in frames:
-                    frames[name] = pl.read_parquet(path.with_suffix(".parquet"))
+            if name in frames and path.is_file():
                 resources.append(_resource(path, name, frames[name], said))
     manifest = results.manifest
     created = {"created": manifest["finished"]} if "finished" in manifest else {}
@@ -103,4 +102,4 @@ def citation(results: Results) -> str:
 
 def may_replace_citation(path: Path) -> bool:
     """Return whether the user has not entered names in CITATION.cff."""
-    return not path.is_file() or AUTHORS in path.read_text(encoding="utf-8")
+    return not path.is_file() or AUTHORS in path.read_text("utf-8", "replace")

@@ -15,13 +15,17 @@ from nanlab.reporting.package import citation, data_package, may_replace_citatio
 from nanlab.reporting.page import report_page
 from nanlab.reporting.sheets import latex, markdown, sheets_of
 from nanlab.reporting.text import report_text
+from nanlab.results.errors import ReportError, StoreError, reason_of
 from nanlab.results.files import write_atomically
-from nanlab.results.read import ReportError, read_results
+from nanlab.results.manifest import MANIFEST, read_manifest
+from nanlab.results.ownership import owned
+from nanlab.results.read import Results, current_study, read_results
 from nanlab.results.text_tables import latex_escape
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv",
           "cells.csv", "grid.resolved.toml", "manifest.json")  # fmt: skip
-REPORT = ("figures/", "tables/", "report.md", "REPRODUCE.md", "CITATION.cff", "datapackage.json")
+REPRODUCE = "REPRODUCE.md"
+REPORT = ("figures/", "tables/", "report.md", REPRODUCE, "CITATION.cff", "datapackage.json")
 """What the report consists of, besides the page."""
 
 
@@ -54,30 +58,42 @@ def write_report(folder: Path) -> Report:
     Raises:
         ReportError: there is nothing to report on, or the folder is not writable.
     """
-    analysis = analyze(read_results(folder))
     try:
-        _write_all(folder, analysis)
+        current_study(folder)  # raises ReportError if there is none
+        with owned(folder, "report", wait_s=60.0):
+            while True:
+                results = _write_all(folder)
+                # Again, if a sweep has written other tables meanwhile.
+                if current_study(folder) == (results.grid_sha256, results.manifest):
+                    break
+    except StoreError as error:
+        raise ReportError(str(error)) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ReportError(f"{folder}: the report cannot be written: {reason}") from error
+        reason, at = reason_of(error), error.filename2 or error.filename
+        of = f" ({at}); move it away, or free it" if at else ""
+        raise ReportError(f"{folder}: the report cannot be written: {reason}{of}") from error
     return Report(
-        page=folder / "report.html", runs=analysis.runs.height,
-        planned=analysis.results.planned, notes=analysis.results.notes,
+        page=folder / "report.html", runs=results.runs.height,
+        planned=results.planned, notes=results.notes,
     )  # fmt: skip
 
 
 def is_reported(folder: Path) -> bool:
-    """Return whether the folder has a report that is not older than its tables."""
+    """Return whether the folder has a report on these tables that is not older than they are."""
+    page, manifest = folder / "report.html", folder / MANIFEST
     try:
-        return (folder / "report.html").stat().st_mtime >= (
-            folder / "manifest.json"
-        ).stat().st_mtime
-    except OSError:
+        digest = read_manifest(folder)["files"]["runs.parquet"]
+        is_newer = page.stat().st_mtime >= manifest.stat().st_mtime
+        return is_newer and digest in (folder / REPRODUCE).read_text("utf-8", "replace")
+    except (OSError, KeyError, ReportError):
         return False
 
 
-def _write_all(folder: Path, analysis: Analysis) -> None:
+def _write_all(folder: Path) -> Results:
+    analysis = analyze(read_results(folder))
     results = analysis.results
+    # While it is missing, and it is written last, the report is not complete.
+    (folder / REPRODUCE).unlink(missing_ok=True)
     figures = write_figures(folder / "figures", analysis)
     if figures:
         _write(folder / "figures" / "figures.tex", figures_tex(analysis, figures))
@@ -94,10 +110,11 @@ def _write_all(folder: Path, analysis: Analysis) -> None:
     _write(folder / "datapackage.json", package + "\n")
     if may_replace_citation(folder / "CITATION.cff"):
         _write(folder / "CITATION.cff", citation(results))
-    _write(folder / "REPRODUCE.md", reproduce(analysis))
     _write(folder / "report.md", report_text(analysis))
     others = [name for name in TABLES if (folder / name).is_file()] + [*REPORT]
     _write(folder / "report.html", report_page(analysis, figures=figures, other_files=others))
+    _write(folder / REPRODUCE, reproduce(analysis))
+    return results
 
 
 def _write(path: Path, content: str) -> None:

@@ -10,11 +10,12 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nanlab.results.errors import reason_of, writing
-from nanlab.results.files import partial_of, write_text
+from nanlab.results.files import partial_of, remove, sealed, unsealed, write_text
 from nanlab.results.provenance import IRRELEVANT, fingerprint
 
 Environment = Mapping[str, Any]
@@ -99,11 +100,14 @@ def sign(chunks: Path, environment: Environment) -> None:
 
 def signed(chunks: Path) -> dict[str, dict[str, Any]]:
     """Return the environments that were written by `sign`, by fingerprint."""
-    found = sorted(chunks.glob("devices-*.json"))
-    return {
-        path.stem.removeprefix("devices-"): json.loads(path.read_text(encoding="utf-8"))
-        for path in found
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(chunks.glob("devices-*.json")):
+        name = path.stem.removeprefix("devices-")
+        with suppress(OSError, ValueError, KeyError):  # a damaged one is of no machine
+            environment = unsealed(path.read_bytes())
+            if fingerprint(environment) == name and device_name(environment):
+                found[name] = environment
+    return found
 
 
 def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
@@ -118,7 +122,7 @@ def join(chunks: Path, environment: Environment, *, mixed: bool) -> None:
         DevicesError: this machine may not work on it.
         StoreError: its environment cannot be written.
     """
-    path, text = chunks / FIRST, json.dumps(dict(environment))
+    path, text = chunks / FIRST, json.dumps(sealed(environment))
     until = time.monotonic() + WHOLE_S
     while (first := first_environment(chunks)) is None:
         if _comes_first(path, text):
@@ -145,7 +149,7 @@ def first_environment(chunks: Path) -> dict[str, Any] | None:
     path = chunks / FIRST
     try:
         # A prefix of a JSON object is never valid JSON, so what parses is complete.
-        return json.loads(path.read_text(encoding="utf-8"))
+        return unsealed(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     except OSError as error:
@@ -162,7 +166,7 @@ def _comes_first(path: Path, text: str) -> bool:
         except FileExistsError:
             return False
         finally:
-            partial.unlink(missing_ok=True)
+            remove([partial])
 
 
 def _links(partial: Path, path: Path) -> bool:

@@ -1,10 +1,14 @@
-"""OSError -> StoreError: why a results folder cannot be written, in a sentence."""
+"""Why a results folder cannot be written or read, in a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class ReportError(Exception):
+    """A folder holds no results, or damaged ones; the message is a sentence for the user."""
 
 
 class StoreError(Exception):
@@ -25,8 +29,10 @@ def writing(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        # Of a rename, the file that could not be replaced.
+        at = path if error.filename2 is None else error.filename2
         raise StoreError(
-            f"cannot write {path}: {reason_of(error)}; what is finished is stored, and the same "
+            f"cannot write {at}: {reason_of(error)}; what is finished is stored, and the same "
             f"command resumes from there. --out names another folder"
         ) from error
 

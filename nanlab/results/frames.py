@@ -13,6 +13,7 @@ import polars as pl
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status, WitnessAnswer
 from nanlab.grid.outcome import Outcome
+from nanlab.results.files import plain_texts
 from nanlab.results.schema import BLAME, BLAMES, RESULT, SITE, types_of
 
 
@@ -100,9 +101,15 @@ def results_of_runs(runs: pl.DataFrame, blames: pl.DataFrame) -> pl.DataFrame:
 
 def read_blames(path: Path) -> pl.DataFrame:
     """Read `blames.csv`; a quoted "" is an empty text, an empty field is null."""
+    return blames_of(path.read_bytes())
+
+
+def blames_of(content: bytes) -> pl.DataFrame:
+    """Return the table of the contents of `blames.csv`."""
     kinds = types_of(BLAMES)
-    names = path.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
-    return pl.read_csv(path, schema={name: kinds.get(name, pl.String) for name in names})
+    names = content.decode().split("\n", 1)[0].split(",")
+    schema = {name: kinds.get(name, pl.String) for name in names}
+    return plain_texts(pl.read_csv(content, schema=schema))
 
 
 def parameter_series(values: Sequence[Any]) -> pl.Series:

@@ -32,50 +32,43 @@ def load(folder: str | Path, table: str = "runs") -> pl.DataFrame:
     Raises:
         LoadError: there is no such folder or table, or it cannot be read.
     """
+    from nanlab.results.errors import ReportError
     from nanlab.results.schema import TABLES
-    from nanlab.results.store import CHUNKS
+    from nanlab.results.snapshot import when_still
 
     folder = Path(folder)
     if table not in TABLES:
         raise LoadError(f"{table}: there is no such table; one of {', '.join(TABLES)}")
-    if not folder.is_dir():
-        raise LoadError(f"{folder}: there is no such folder; a sweep creates one, results/<name>")
     if (folder / "claims.csv").is_file():
         raise LoadError(
             f"{folder}: this is a ledger; load one of its studies, such as {_study_in(folder)}, or "
             f"read {folder / 'claims.csv'} with polars.read_csv"
         )
-    if (folder / "manifest.json").is_file() and not (folder / CHUNKS).is_dir():
-        return _of_finished(folder, table)
-    return _of_running(folder, table)
+    try:
+        return when_still(folder, lambda: _table(folder, table))
+    except ReportError as error:
+        raise LoadError(str(error)) from error
 
 
 def _study_in(folder: Path) -> Path:
     return min((path.parent for path in folder.glob("*/manifest.json")), default=folder / "A01")
 
 
-def _of_finished(folder: Path, table: str) -> pl.DataFrame:
-    from nanlab.results.frames import read_blames
+def _table(folder: Path, table: str) -> pl.DataFrame:
+    from nanlab.results.read import read_running, running_grid
     from nanlab.results.schema import TABLES
+    from nanlab.results.snapshot import snapshot
 
-    path = folder / f"{table}.{'csv' if table == 'blames' else 'parquet'}"
-    if not path.is_file():
-        existing = [name for name in TABLES if any(folder.glob(f"{name}.*"))]
+    resolved = running_grid(folder)
+    if resolved is None:
+        name = f"{table}.{'csv' if table == 'blames' else 'parquet'}"
+        found = snapshot(folder, (), optional=[name])
+        if name in found.contents:
+            return found.table(name)
+        stems = {Path(file).stem for file in found.manifest["files"]}
+        existing = [each for each in TABLES if each in stems]
         raise LoadError(f"{folder}: this study has no {table}; it has {', '.join(existing)}")
-    try:
-        return read_blames(path) if table == "blames" else pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise LoadError(f"{path}: it cannot be read: {first}") from error
-
-
-def _of_running(folder: Path, table: str) -> pl.DataFrame:
-    from nanlab.results.read import ReportError, read_results
-
-    try:
-        results = read_results(folder)
-    except ReportError as error:
-        raise LoadError(str(error)) from error
+    results = read_running(folder, resolved)
     frames = {"runs": results.runs, "blames": results.blames, "curves": results.curves}
     if table not in frames or (table == "curves" and not results.curves.height):
         raise LoadError(f"{folder}: the study is still running, and has no {table} yet")
@@ -83,7 +76,7 @@ def _of_running(folder: Path, table: str) -> pl.DataFrame:
         warnings.warn(
             f"{folder}: {results.missing:,} of {results.planned:,} runs are missing, the study is "
             "not finished",
-            stacklevel=3,
+            stacklevel=5,
         )
     return frames[table]
 

@@ -1,4 +1,4 @@
-"""A finished study -> manifest.json: its provenance, a summary, and the hashes of its files."""
+"""A finished study <-> manifest.json: its provenance, a summary, and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,58 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from nanlab.blame.vocabulary import WitnessAnswer
-from nanlab.results.files import write_text
+from nanlab.results.errors import ReportError, reason_of
+from nanlab.results.files import sealed, unsealed, write_text
 from nanlab.results.provenance import file_hash, fingerprint, git_state
+
+MANIFEST = "manifest.json"
+
+REPAIR = "the study's sweep command writes it again"
+"""What to do about a damaged file."""
+
+_FIELDS: Mapping[str, type] = {
+    "title": str, "command": str, "grid_sha256": str, "fingerprint": str, "environment": dict,
+    "git": dict, "runs": int, "groups": int, "outcomes": dict, "crashed": int,
+    "blame_status": dict, "distinct_blames": int, "witnesses": dict, "files": dict, "wall_s": dict,
+    "finished": str,
+}  # fmt: skip
+_SOMETIMES: Mapping[str, type] = {"rules": dict, "environments": dict, "search": dict}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a finished study.
+
+    Args:
+        folder: the results folder.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ReportError: there is no manifest, or it is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = unsealed(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ReportError(
+            f"{folder} holds no finished study: there is no {MANIFEST} in it"
+        ) from error
+    except OSError as error:
+        raise ReportError(f"{path}: it cannot be read: {reason_of(error)}; {REPAIR}") from error
+    except ValueError as error:
+        raise ReportError(f"{path}: it cannot be read: {error}; {REPAIR}") from error
+    for name, kind in {**_FIELDS, **_SOMETIMES}.items():
+        if not isinstance(manifest.get(name), kind) and (name in _FIELDS or name in manifest):
+            raise ReportError(
+                f"{path}: it is damaged: {name} is missing or of another type; {REPAIR}"
+            )
+    if unknown := manifest.keys() - _FIELDS.keys() - _SOMETIMES.keys():
+        raise ReportError(f"{path}: it is damaged: {min(unknown)} is unknown; {REPAIR}")
+    for name in manifest["files"]:
+        if Path(name).name != name or not Path(name).suffix:
+            raise ReportError(f"{path}: it lists {name!r}, which is no file of this folder")
+    return manifest
 
 
 def write_manifest(
@@ -46,7 +96,7 @@ def write_manifest(
         The manifest.
     """
     write_text(folder / "grid.resolved.toml", resolved)
-    manifest = {
+    manifest = sealed({
         "title": about["title"],
         "command": about["command"],
         **({"rules": about["rules"]} if about["rules"] else {}),
@@ -64,8 +114,8 @@ def write_manifest(
         "files": {name: file_hash(folder / name) for name in sorted(files)},
         "wall_s": about["wall_s"],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    })  # fmt: skip
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 

@@ -21,14 +21,18 @@ from pathlib import Path
 from typing import Literal
 
 from nanlab.results.errors import FolderError, reason_of
+from nanlab.results.files import outward_link, remove, sealed, unsealed
 
 OWNERS = ".owners"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _ATTEMPTS = 40
 
-Role = Literal["sweep", "worker", "collect"]
-_TOGETHER = ({"worker"}, {"worker", "collect"})
+Role = Literal["sweep", "worker", "collect", "report"]
+_TOGETHER = (
+    {"worker"}, {"worker", "collect"}, {"report", "sweep"}, {"report", "worker"},
+    {"report", "collect"},
+)  # fmt: skip
 
 
 _MINE = set[Path]()
@@ -44,8 +48,8 @@ class Owner:
     """A process that writes to a results folder.
 
     Attributes:
-        role: "sweep" owns the folder alone; "worker" shares it with other workers and with one
-            "collect", a sweep that gathers what they have computed.
+        role: "sweep" owns the tables alone; "worker" shares them with other workers and with one
+            "collect", a sweep that gathers what they have computed; "report" owns the report.
         host: name of the machine.
         process: process id there.
         started: when the process started, in clock ticks since the machine's boot; 0 if unknown.
@@ -61,14 +65,20 @@ class Owner:
     since: str
     is_settled: bool
 
+    @property
+    def is_this_process(self) -> bool:
+        """Whether it is this process."""
+        return (self.host, self.process) == (_host(), os.getpid())
+
 
 @contextlib.contextmanager
-def owned(folder: Path, role: Role) -> Generator[None]:
+def owned(folder: Path, role: Role, *, wait_s: float = 0.0) -> Generator[None]:
     """Own a results folder for as long as the context is open.
 
     Args:
         folder: the results folder, created if it does not exist.
         role: what this process does there.
+        wait_s: how long to wait for another process that owns it.
 
     Yields:
         Nothing.
@@ -77,10 +87,13 @@ def owned(folder: Path, role: Role) -> Generator[None]:
         BusyError: another process owns the folder.
         FolderError: the folder cannot be created or written to.
     """
-    owners = folder / OWNERS
+    owners = Path(os.path.realpath(folder)) / OWNERS
+    if (link := outward_link(folder)) is not None:
+        raise FolderError(f"{link}: it is a link that leads out of the results folder; delete it")
     path = owners / f"{_host()}-{os.getpid()}-{threading.get_ident():x}-{time.time_ns():x}.json"
+    _MINE.add(path)
     try:
-        _acquire(folder, path, role)
+        _acquire(folder, path, role, time.monotonic() + wait_s)
     except OSError as error:
         _leave(path)
         raise FolderError(
@@ -89,7 +102,6 @@ def owned(folder: Path, role: Role) -> Generator[None]:
     except BaseException:
         _leave(path)
         raise
-    _MINE.add(path)
     stop = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
     heart.start()
@@ -115,11 +127,18 @@ def _leave(path: Path) -> None:
 
 
 def live_owner(folder: Path) -> Owner | None:
-    """Return a process that writes to `folder` now, if there is one."""
-    return next((owner for _, owner in _others(folder / OWNERS, None)), None)
+    """Return a process that writes to the tables of `folder` now, if there is one."""
+    owners = Path(os.path.realpath(folder)) / OWNERS
+    if owners.is_symlink() or not owners.is_dir():
+        return None
+    writing = (owner for _, owner in _others(owners, None) if owner.role != "report")
+    owner = next(writing, None)
+    with contextlib.suppress(OSError):
+        os.rmdir(owners)  # the last owner could not, while this process looked
+    return owner
 
 
-def _acquire(folder: Path, path: Path, role: Role) -> None:
+def _acquire(folder: Path, path: Path, role: Role, until: float) -> None:
     """Become an owner.
 
     Each contender first announces itself, then looks for others. Whoever sees nobody settles; two
@@ -128,7 +147,9 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
     Raises:
         BusyError: another process owns the folder.
     """
-    for _ in range(_ATTEMPTS):
+    attempts = 0
+    while attempts < _ATTEMPTS or time.monotonic() < until:
+        attempts += 1
         _write(path, _myself(role, is_settled=False))
         others = [
             owner for _, owner in _others(path.parent, path) if {role, owner.role} not in _TOGETHER
@@ -138,18 +159,22 @@ def _acquire(folder: Path, path: Path, role: Role) -> None:
             return
         path.unlink(missing_ok=True)
         settled = [owner for owner in others if owner.is_settled]
-        if settled:
-            raise BusyError(_sentence(folder, settled[0]))
+        if settled and time.monotonic() >= until:
+            raise BusyError(
+                f"{folder}: {sentence_about(settled[0])}; wait until it ends, stop it, or name "
+                "another folder with --out"
+            )
         time.sleep(random.uniform(0.02, 0.2))
     raise BusyError(f"{folder}: several processes contend for this folder; start one of them again")
 
 
-def _sentence(folder: Path, owner: Owner) -> str:
+def sentence_about(owner: Owner) -> str:
+    """Return what an owner does, and which process it is."""
     here = "" if owner.host == _host() else f" on {owner.host}"
-    what = "a worker" if owner.role == "worker" else "a sweep"
+    what = {"worker": "a worker is writing", "report": "a report is being written"}
     return (
-        f"{folder}: {what} is writing to this folder (process {owner.process}{here}, since "
-        f"{owner.since}); wait until it ends, stop it, or name another folder with --out"
+        f"{what.get(owner.role, 'a sweep is writing')} to this folder (process {owner.process}"
+        f"{here}, since {owner.since})"
     )
 
 
@@ -164,7 +189,7 @@ def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
         if path == mine:
             continue
         try:
-            owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+            owner = Owner(**unsealed(path.read_bytes()))
             age = now - path.stat().st_mtime
         except FileNotFoundError:
             continue  # it has just ended
@@ -172,19 +197,20 @@ def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
             with contextlib.suppress(OSError):
                 # A file that is being written, or is left half-written by a full disk.
                 if now - path.stat().st_mtime > STALE_S:
-                    path.unlink(missing_ok=True)
+                    remove([path])
                     continue
             yield path, _unreadable(path)
             continue
-        if _is_alive(owner, age):
+        # This process may not have been able to delete its file.
+        is_left = owner.is_this_process and path not in _MINE
+        if _is_alive(owner, age) and not is_left:
             yield path, owner
         else:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            remove([path])
 
 
 def _is_alive(owner: Owner, age: float) -> bool:
-    if owner.host != _host():
+    if owner.host != _host() or type(owner.process) is not int:
         return age <= STALE_S
     try:
         os.kill(owner.process, 0)
@@ -212,7 +238,12 @@ def _unreadable(path: Path) -> Owner:
     process = rest.partition("-")[0]
     number = int(process) if process.isdecimal() else 0
     return Owner(
-        role="sweep", host=host, process=number, started=0, since="just now", is_settled=False
+        role="sweep",
+        host=host,
+        process=number,
+        started=0,
+        since=f"an unknown time: {path} is damaged",
+        is_settled=False,
     )
 
 
@@ -221,7 +252,7 @@ def _write(path: Path, owner: Owner) -> None:
     for attempt in range(_ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+            partial.write_text(json.dumps(sealed(asdict(owner))), encoding="utf-8")
             os.replace(partial, path)
             return
         except FileNotFoundError:  # an owner that left has just removed the empty folder
@@ -249,10 +280,12 @@ def _beat(path: Path, stop: threading.Event) -> None:
 
 
 def _started(process: int) -> int:
-    """Return when a process started, in clock ticks since boot (Linux); 0 elsewhere."""
+    """Return when a process started, in clock ticks since boot (Linux); 0 elsewhere, -1 if dead."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(stat.rpartition(")")[2].split()[19])
+        state, *fields = stat.rpartition(")")[2].split()
+        # A zombie has ended; its parent has not collected its status yet.
+        return -1 if state in "ZX" else int(fields[18])
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from nanlab.grid import Grid, GridError, load_grid
 from nanlab.plan.plan import Plan, make_plan
 from nanlab.plan.rounds import finished_plan
 from nanlab.results.chunk_index import ChunkIndex, curves_path
-from nanlab.results.frames import blames_frame, read_blames, with_blame_ids, with_witnesses
-from nanlab.results.provenance import file_hash
+from nanlab.results.errors import ReportError
+from nanlab.results.frames import blames_frame, with_blame_ids, with_witnesses
+from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
+from nanlab.results.snapshot import changes, first_line, snapshot, when_still
 from nanlab.results.store import (
     CHUNK_FILES,
     CHUNKS,
@@ -28,11 +29,10 @@ from nanlab.results.store import (
     HASHED_FILES,
     PLAN,
     is_intact,
+    prepared_grid,
 )
 
-
-class ReportError(Exception):
-    """A folder holds no results; the message is a sentence for the user."""
+SEARCH_FILES = ("boundaries.parquet", "cells.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class Results:
         curves: rows of CURVES, empty for a study without curves.
         manifest: manifest, empty while the study runs.
         planned: number of runs requested.
+        search: the table of a finished search or refinement, by its name.
         notes: sentences about problems of the folder.
     """
 
@@ -59,6 +60,7 @@ class Results:
     curves: pl.DataFrame
     manifest: Mapping[str, Any]
     planned: int
+    search: Mapping[str, pl.DataFrame] = field(default_factory=dict[str, pl.DataFrame])
     notes: tuple[str, ...] = ()
 
     @property
@@ -105,77 +107,88 @@ def read_results(folder: Path) -> Results:
     Raises:
         ReportError: it is no results folder, no run is finished yet, or a file is damaged.
     """
-    if not folder.is_dir():
-        raise ReportError(f"{folder}: there is no such folder; a sweep creates one, results/<name>")
-    running = _running_grid(folder)
-    manifest = _manifest(folder)
-    if running is not None and not _is_of(manifest, running):
-        return _running(folder, running)
-    if manifest:
-        return _finished(folder, manifest)
-    raise ReportError(
-        f"{folder}: this is no results folder: it has neither manifest.json nor the chunks of a "
-        "running study"
-    )
+
+    def read() -> Results:
+        resolved = running_grid(folder)
+        return _finished(folder) if resolved is None else read_running(folder, resolved)
+
+    return when_still(folder, read)
 
 
-def _running_grid(folder: Path) -> str | None:
-    """Return the resolved grid of a running or stopped study as TOML; None if there is none."""
-    try:
-        return (folder / CHUNKS / PLAN).read_text(encoding="utf-8")
-    except OSError:
-        return None  # it may just have finished, and removed its chunks
+def running_grid(folder: Path) -> str | None:
+    """Return the grid of a study that runs or was stopped, as TOML; None if it is finished.
+
+    Raises:
+        ReportError: it is no results folder, or a file is damaged.
+    """
+    resolved = prepared_grid(folder)
+    if (folder / MANIFEST).exists():
+        if resolved is None or _sha256(resolved) == read_manifest(folder)["grid_sha256"]:
+            return None
+    elif resolved is None and (folder / CHUNKS).is_dir():
+        raise ReportError(f"{folder / CHUNKS / PLAN} is missing; {REPAIR}")
+    elif resolved is None:
+        raise ReportError(
+            f"{folder}: this is no results folder: it has neither {MANIFEST} nor the chunks of a "
+            "running study"
+        )
+    return resolved
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: it cannot be read: {error}") from error
-    if not isinstance(manifest, dict):
-        raise ReportError(f"{path}: it does not hold a JSON object")
-    return manifest
+def current_study(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return what `Results` would have as grid_sha256 and manifest now.
+
+    Raises:
+        ReportError: it is no results folder, or a file is damaged.
+    """
+
+    def read() -> tuple[str, Mapping[str, Any]]:
+        resolved = running_grid(folder)
+        if resolved is not None:
+            return _sha256(resolved), {}
+        manifest = read_manifest(folder)
+        return manifest["grid_sha256"], manifest
+
+    return when_still(folder, read)
 
 
-def _is_of(manifest: Mapping[str, Any], resolved: str) -> bool:
-    return manifest.get("grid_sha256") == hashlib.sha256(resolved.encode()).hexdigest()
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _finished(folder: Path, manifest: Mapping[str, Any]) -> Results:
-    try:
-        runs = pl.read_parquet(folder / "runs.parquet")
-        blames = read_blames(folder / "blames.csv")
-        text = (folder / "grid.resolved.toml").read_text(encoding="utf-8")
-        asked = tomllib.loads(text)
-        curves = pl.DataFrame(schema=CURVES)
-        if (folder / CURVES_FILE).is_file():
-            curves = pl.read_parquet(folder / CURVES_FILE)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise ReportError(f"{folder}: a table cannot be read: {first}") from error
-    hashes = manifest.get("files", {})
-    changed = [name for name in HASHED_FILES if file_hash(folder / name) != hashes.get(name)]
-    notes = tuple(
-        f"{name} was changed after the study: its hash is not that in manifest.json."
-        for name in changed
-    )
+def _finished(folder: Path) -> Results:
+    found = snapshot(folder, (*HASHED_FILES, PLAN), optional=(CURVES_FILE, *SEARCH_FILES))
+    manifest, runs = found.manifest, found.table("runs.parquet")
+    has_curves = CURVES_FILE in found.contents
+    curves = found.table(CURVES_FILE) if has_curves else pl.DataFrame(schema=CURVES)
+    others = {k: v for k, v in manifest["files"].items() if k not in found.contents}
     return Results(
         folder=folder,
-        asked=asked,
-        grid_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        asked=tomllib.loads(found.contents[PLAN].decode()),
+        grid_sha256=manifest["grid_sha256"],
         runs=runs,
-        blames=blames,
+        blames=found.table("blames.csv"),
         curves=curves,
         manifest=manifest,
         planned=runs.height,
-        notes=notes,
+        search={Path(n).stem: found.table(n) for n in SEARCH_FILES if n in found.contents},
+        notes=tuple(f"{sentence}." for sentence in changes(folder, others)),
     )
 
 
-def _running(folder: Path, resolved: str) -> Results:
+def read_running(folder: Path, resolved: str) -> Results:
+    """Read the finished runs of a study that runs or was stopped.
+
+    Args:
+        folder: the results folder.
+        resolved: grid of the study, as TOML.
+
+    Returns:
+        The tables of the runs that are finished.
+
+    Raises:
+        ReportError: no run is finished yet, or the chunks cannot be read.
+    """
     try:
         grid = load_grid(folder / CHUNKS / PLAN)
         plan = make_plan(grid)
@@ -184,9 +197,9 @@ def _running(folder: Path, resolved: str) -> Results:
         rows = with_blame_ids(index.rows(np.flatnonzero(index.done)))
         curves = [pl.read_parquet(p) for p in map(curves_path, paths) if p.is_file()]
     except (GridError, OSError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0]
         raise ReportError(
-            f"{folder}: the chunks of the running study cannot be read: {first}; try again"
+            f"{folder}: the chunks of the running study cannot be read: {first_line(error)}; try "
+            "again"
         ) from error
     if not rows.height:
         raise ReportError(
@@ -198,7 +211,7 @@ def _running(folder: Path, resolved: str) -> Results:
     return Results(
         folder=folder,
         asked=tomllib.loads(resolved),
-        grid_sha256=hashlib.sha256(resolved.encode()).hexdigest(),
+        grid_sha256=_sha256(resolved),
         runs=runs,
         blames=blames,
         curves=pl.concat([pl.DataFrame(schema=CURVES), *curves]),
@@ -217,23 +230,44 @@ def _chunks(folder: Path, *, mixed: bool) -> list[Path]:
     return [path for path in chunks if path.name.startswith(f"{fingerprint}-")]
 
 
-def finished_study(folder: Path, *, sets: Sequence[str] = ()) -> tuple[Grid, Plan]:
-    """Read the grid of a finished study and rebuild its plan, with the rounds of its search.
+@dataclass(frozen=True, kw_only=True)
+class FinishedStudy:
+    """A finished study, ready to be run again.
+
+    Attributes:
+        grid: resolved grid.
+        plan: plan of all runs, with those of a search's rounds.
+        manifest: manifest.
+        runs: table of runs.
+    """
+
+    grid: Grid
+    plan: Plan
+    manifest: Mapping[str, Any]
+    runs: pl.DataFrame
+
+
+def finished_study(folder: Path, *, sets: Sequence[str] = ()) -> FinishedStudy:
+    """Read a finished study and rebuild its plan.
 
     Args:
         folder: the results folder.
         sets: overrides of the grid, as `--set` takes them.
 
     Returns:
-        The grid and the plan.
+        The study.
 
     Raises:
         GridError: the grid is not valid for this version of nanlab.
-        ReportError: the folder holds no finished study.
+        ReportError: the folder holds no finished study, or a damaged one.
     """
-    if not (folder / "manifest.json").is_file() or not (folder / PLAN).is_file():
-        raise ReportError(f"{folder} holds no finished study: manifest.json or {PLAN} is missing")
-    grid = load_grid(folder / PLAN, sets=sets)
-    if grid.document.refinement is None:
-        return grid, make_plan(grid)
-    return grid, finished_plan(grid, pl.read_parquet(folder / "runs.parquet"))
+
+    def read() -> FinishedStudy:
+        found = snapshot(folder, ("runs.parquet", PLAN))
+        grid, runs = load_grid(folder / PLAN, sets=sets), found.table("runs.parquet")
+        if _sha256(grid.source.text) != found.manifest["grid_sha256"]:
+            raise ReportError(f"{folder / PLAN} has just been changed; try again")
+        plan = make_plan(grid) if grid.document.refinement is None else finished_plan(grid, runs)
+        return FinishedStudy(grid=grid, plan=plan, manifest=found.manifest, runs=runs)
+
+    return when_still(folder, read)

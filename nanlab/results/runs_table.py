@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from nanlab.grid.defaults import is_default
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.parts.listing import BESIDE_OPTION, readers
 from nanlab.plan.plan import Plan
@@ -76,10 +77,9 @@ def _values(column: Shaped[np.ndarray, " runs"]) -> list[Any]:
 
 def _has_column(name: str, values: dict[str, list[Any]]) -> bool:
     """Return whether some run reads a parameter, or sets it to something but the default."""
-    parameter = PARAMETERS[name]
-    if any(value not in (None, parameter.default) for value in values[name]):
+    if any(value is not None and not is_default(name, value) for value in values[name]):
         return True
-    if parameter.role == "option":
+    if PARAMETERS[name].role == "option":
         return False
     if name in BESIDE_OPTION:
         return _has_column(BESIDE_OPTION[name], values)

@@ -159,6 +159,6 @@ def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> lis
             if table in frames:
                 write_atomically(folder / name, lambda p, t=table, w=write: w(frames[t], p))
                 written.append(name)
-            else:
-                (folder / name).unlink(missing_ok=True)
+            elif (folder / name).exists():
+                (folder / name).unlink()
     return written

@@ -8,8 +8,6 @@ When a study is finished, its tables replace the chunks.
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,16 @@ from jaxtyping import Shaped
 
 from nanlab.results.chunk_index import ChunkIndex, as_bytes, curves_path
 from nanlab.results.environments import Environment, device_name, is_same_software, sign, signed
-from nanlab.results.errors import FolderError, reason_of, writing
-from nanlab.results.files import is_left_behind, parquet_bytes, partial_of, write_atomically
+from nanlab.results.errors import FolderError, ReportError, StoreError, reason_of, writing
+from nanlab.results.files import (
+    is_left_behind,
+    parquet_bytes,
+    partial_of,
+    remove,
+    write_atomically,
+)
 from nanlab.results.frames import read_blames, results_of_runs
+from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.provenance import file_hash
 from nanlab.results.streaming import CURVES_SLICE, SLICE, in_slices
 
@@ -39,6 +44,8 @@ HASHED_FILES = ("runs.parquet", "blames.csv")
 PLAN = "grid.resolved.toml"
 """Name of the resolved grid among the chunks, for workers and the report."""
 
+_SEAL = "# sha256 "
+
 RunIds = Shaped[np.ndarray, " runs"]
 
 
@@ -54,6 +61,7 @@ class Store:
         folder: the results folder.
         chunks: the folder of the chunks of an unfinished study.
         damaged: names of the chunks set aside because they do not match their hash.
+        unused: names of the files of a finished study that are not used because they are damaged.
 
     Raises:
         FolderError: the folder cannot be created or written to.
@@ -62,6 +70,7 @@ class Store:
     def __init__(self, folder: Path, fingerprint: str, *, mixed: Environment | None = None) -> None:
         self.folder, self.chunks = folder, folder / CHUNKS
         self.damaged: list[str] = []
+        self.unused = dict[str, None]()
         self._intact = set[str]()
         self._fingerprint, self._mixed = fingerprint, mixed
         try:
@@ -70,7 +79,7 @@ class Store:
             probe.write_bytes(b"")
             for partial in (probe, *self.chunks.glob("*.partial"), *folder.glob("*.partial")):
                 if is_left_behind(partial):
-                    partial.unlink(missing_ok=True)
+                    remove([partial])
         except OSError as error:
             sentence = f"cannot write {folder}: {reason_of(error)}; --out names another folder"
             raise FolderError(sentence) from error
@@ -78,10 +87,9 @@ class Store:
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of the finished study, or {} if there is none that can be read."""
         try:
-            manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_manifest(self.folder)
+        except ReportError:
             return {}
-        return manifest if isinstance(manifest, dict) else {}
 
     def is_finished(self, resolved: str) -> bool:
         """Return whether the tables are whole and answer this grid in this environment."""
@@ -91,7 +99,8 @@ class Store:
         requested = hashlib.sha256(resolved.encode()).hexdigest()
         if manifest.get("grid_sha256") != requested or manifest.get("crashed"):
             return False
-        return self._are_whole(manifest, manifest.get("files", ()))
+        names = [PLAN, *manifest["files"]]
+        return self._are_whole(manifest | {"files": {PLAN: requested, **manifest["files"]}}, names)
 
     def _is_accepted(self, fingerprint: str | None, environment: Environment | None) -> bool:
         """Return whether rows from this environment may be used."""
@@ -150,7 +159,12 @@ class Store:
         """Save those of these runs as chunks that the tables of a finished study hold."""
         manifest = self.manifest()
         sources = (*HASHED_FILES, CURVES_FILE) if curves else HASHED_FILES
-        if not self._are_whole(manifest, sources):
+        if not manifest and (self.folder / MANIFEST).exists():
+            self.unused[MANIFEST] = None
+        if damaged := [name for name in sources if not self._are_whole(manifest, [name])]:
+            self.unused |= dict.fromkeys(
+                name for name in damaged if name in manifest.get("files", ())
+            )
             return
         environments: dict[str, Environment] = manifest.get("environments") or {
             manifest.get("fingerprint", ""): manifest.get("environment", {})
@@ -203,15 +217,44 @@ class Store:
                 write_atomically(target, lambda p, content=content: p.write_bytes(content))
         return path.name
 
-    def remove_chunks(self, *, folder: bool = True) -> None:
-        """Delete the chunks: the tables replace them, or everything is to run again."""
-        for path in self.chunks.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        if folder:
-            self.chunks.rmdir()
+    def remove_chunks(self) -> list[str]:
+        """Delete the chunks that tables have replaced; return what could not be deleted."""
+        return remove([*self.chunks.glob("*"), self.chunks])
+
+    def forget(self) -> None:
+        """Delete the chunks, because all runs are to run again.
+
+        Raises:
+            StoreError: a chunk cannot be deleted.
+        """
+        if remarks := remove(self.chunks.glob("*")):
+            raise StoreError(remarks[0])
+
+
+def sealed_grid(resolved: str) -> str:
+    """Return a resolved grid with a comment that holds its hash, for the folder of the chunks."""
+    return f"{resolved}{_SEAL}{hashlib.sha256(resolved.encode()).hexdigest()}\n"
+
+
+def prepared_grid(folder: Path) -> str | None:
+    """Return the resolved grid of a running, prepared or stopped study; None if there is none.
+
+    Raises:
+        ReportError: its file is damaged.
+    """
+    path = folder / CHUNKS / PLAN
+    reason = "its contents do not match its hash"
+    try:
+        text = path.read_bytes().decode()
+        if text == sealed_grid(resolved := text.rpartition(_SEAL)[0]):
+            return resolved
+    except FileNotFoundError:
+        return None  # the study may just have finished
+    except OSError as error:
+        reason = reason_of(error)
+    except ValueError:
+        reason = "it is not text"
+    raise ReportError(f"{path} is damaged: {reason}; {REPAIR}")
 
 
 def chunk_name(run_ids: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from nanlab.results.files import csv_text, write_atomically, write_parquet, write_text
+from nanlab.results.files import csv_text, remove, write_atomically, write_parquet, write_text
 
 SLICE = 16_384
 """Rows of `runs` in memory at a time."""
@@ -63,8 +63,7 @@ def write_parts(
             write_parquet(frame_of(rows), written[-1])
         _join(written, path, row_group)
     finally:
-        for part in written:
-            part.unlink(missing_ok=True)
+        remove(written)
 
 
 def _join(written: list[Path], path: Path, row_group: int) -> None:

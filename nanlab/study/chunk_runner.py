@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
@@ -17,12 +18,15 @@ from nanlab.backend.jaxpr import Device
 from nanlab.engine.block_width import NARROWEST, launch_runs
 from nanlab.engine.curves import curves_frame
 from nanlab.engine.environment import environment
-from nanlab.engine.group_runner import GroupRunner
+from nanlab.engine.group_runner import ChunkOutcome, GroupRunner
+from nanlab.engine.lanes import Lanes
 from nanlab.engine.memory import Need, available_bytes, is_lack_of_memory, launch_need, way_out
-from nanlab.engine.placement import lanes_of
+from nanlab.engine.placement import lanes_of, take_rows
 from nanlab.engine.witnesses import ask
+from nanlab.grid.parameter_types import USER_CODE
 from nanlab.plan.plan import Plan
-from nanlab.problems.user_code import user_code_hashes
+from nanlab.problems.build import user_specs
+from nanlab.problems.user_code import end_fork_of, user_code_hashes
 from nanlab.results.manifest import Testimony
 from nanlab.results.provenance import fingerprint
 from nanlab.results.store import Store
@@ -52,6 +56,17 @@ def cut_here(
     return cut(plan, pending, chunk_runs=target, unit=unit, cached=cached)
 
 
+class NotRepeatableError(Exception):
+    """User-defined code gives other numbers when it is run again."""
+
+    def __init__(self, specs: Sequence[str], column: str) -> None:
+        super().__init__(
+            f"{', '.join(specs)} is not deterministic: the same runs, run twice, have another "
+            f"{column}. Draw random numbers from the key argument of init and step, and let "
+            "callbacks read no clock, file or global state"
+        )
+
+
 class ChunkRunner:
     """Runs chunks on this process's devices and saves their rows.
 
@@ -68,6 +83,7 @@ class ChunkRunner:
         self._store, self._devices, self._curves = store, list(devices), curves
         self.capacity = RUNNERS_CACHED
         self._runners: OrderedDict[tuple[str, int], GroupRunner] = OrderedDict()
+        self._repeated = set[str]()
         self._broken: dict[str, Exception] = {}
         self._needs: dict[tuple[str, int], Need] = {}
         self._fitted = set[tuple[str, int]]()
@@ -84,28 +100,54 @@ class ChunkRunner:
     def run(self, chunk: Chunk) -> Done | Crash:
         """Run a chunk and save its rows; if memory is short, the MemoryError says what fits."""
         began = time.perf_counter()
-        plan, count = chunk.plan, len(chunk.run_ids)
+        plan, count = chunk.plan, len(chunk.plan)
         runner: GroupRunner | None = None
+        process = os.getpid()
         try:
             with self._launching(chunk) as runner:
                 lanes = lanes_of(plan, runner.problem, plan.groups[0].runs)
                 outcome = runner.run(lanes, curves=self._curves)
+                self._check_repeats(plan, runner, lanes, outcome)
+        except NotRepeatableError:
+            raise
         except Exception as error:
             _check_memory(error, runner)
             return crash_of(count, error)
+        finally:
+            end_fork_of(process)
         rows = rows_of(plan, runner.problem, lanes, outcome)
         curves = curves_frame(plan.run_ids.tolist(), outcome.observations) if self._curves else None
         name = self._store.save(rows, curves)
         failed = len(outcome.attributions)
         return Done(count, failed, name, time.perf_counter() - began)
 
+    def _check_repeats(
+        self, plan: Plan, runner: GroupRunner, lanes: Lanes, outcome: ChunkOutcome
+    ) -> None:
+        """Run a block of user-defined code a second time, the first time that the code is run.
+
+        Raises:
+            NotRepeatableError: a number has come out differently.
+        """
+        specs = {spec for spec in user_specs(plan) if USER_CODE.match(spec)} - self._repeated
+        if not specs:
+            return
+        self._repeated |= specs
+        rows = np.arange(min(len(lanes.seed), runner.smallest))
+        again = runner.run(take_rows(lanes, rows)).endings
+        for name, first in take_rows(outcome.endings, rows)._asdict().items():
+            if first.tobytes() != np.asarray(getattr(again, name)).tobytes():
+                raise NotRepeatableError(sorted(specs), name)
+
     def cross_check(self, chunk: Chunk) -> list[Testimony]:
         """Return the witnesses' answers about failing runs, in their order."""
         # A cached program of any width will do: nothing is compiled for a few runs.
         with self._changed:
-            cached = [each for (name, _), each in self._runners.items() if name == chunk.group_id]
+            cached = [
+                each for (name, _), each in self._runners.items() if name == chunk.group.group_id
+            ]
             runner = cached[0] if cached else self._runner(chunk)
-        plan, runs = chunk.plan, chunk.plan.groups[0].runs
+        plan, runs = chunk.plan, chunk.group.runs
         launches = [runs[at : at + runner.lanes] for at in range(0, len(runs), runner.lanes)]
         return [
             testimony
@@ -118,7 +160,7 @@ class ChunkRunner:
         """Yield the chunk's runner once its memory is reserved; several threads may have one."""
         with self._changed:
             runner = self._runner(chunk)
-            reserved = self._await_memory((chunk.group_id, runner.lanes), runner)
+            reserved = self._await_memory((chunk.group.group_id, runner.lanes), runner)
             self._in_use.append(reserved)
         try:
             yield runner
@@ -128,20 +170,21 @@ class ChunkRunner:
                 self._changed.notify_all()
 
     def _runner(self, chunk: Chunk) -> GroupRunner:
+        group_id = chunk.group.group_id
         for (name, _), cached in self._runners.items():
-            if name == chunk.group_id and cached.lanes == cached.lanes_for(chunk.largest):
+            if name == group_id and cached.lanes == cached.lanes_for(chunk.largest):
                 return cached
-        if chunk.group_id in self._broken:
-            raise self._broken[chunk.group_id]
+        if group_id in self._broken:
+            raise self._broken[group_id]
         try:
-            runner = GroupRunner(chunk.statics, runs=chunk.largest, devices=self._devices)
+            runner = GroupRunner(chunk.group.statics, runs=chunk.largest, devices=self._devices)
             need = launch_need(runner.problem, at_once=runner.smallest)
         except MemoryError:
             raise
         except Exception as error:  # every chunk of the group would raise it
-            self._broken[chunk.group_id] = error
+            self._broken[group_id] = error
             raise
-        key = chunk.group_id, runner.lanes
+        key = group_id, runner.lanes
         self._runners[key], self._needs[key] = runner, need
         while len(self._runners) > self.capacity:
             self._runners.popitem(last=False)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from nanlab.grid.parameter_types import ParameterValue
 from nanlab.plan import plan as plans
 from nanlab.plan.plan import Group, Plan
 
@@ -40,49 +39,37 @@ class Piece(NamedTuple):
     largest: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Chunk:
-    """Runs of one group with their parameters; small, so that it can be sent to a worker.
+class Chunk(NamedTuple):
+    """Runs of one group.
 
     Attributes:
-        group_id: id of the group.
-        statics: static parameters of the group.
-        run_ids: ids of the runs.
-        columns: parameters as in a plan, of length 1 where all runs share the value.
+        plan: plan of these runs alone.
         largest: as in `Piece`.
     """
 
-    group_id: str
-    statics: Mapping[str, ParameterValue]
-    run_ids: Shaped[np.ndarray, " runs"]
-    columns: Mapping[str, Shaped[np.ndarray, " _"]]
+    plan: Plan
     largest: int
 
     @property
-    def plan(self) -> Plan:
-        """The runs as a plan of one group."""
-        count = len(self.run_ids)
-        group = Group(group_id=self.group_id, statics=self.statics, runs=np.arange(count))
-        columns = {name: np.broadcast_to(column, count) if len(column) == 1 else column
-                   for name, column in self.columns.items()}  # fmt: skip
-        return Plan(columns=columns, run_ids=self.run_ids, groups=(group,))
+    def group(self) -> Group:
+        """The group of the runs."""
+        return self.plan.groups[0]
 
 
 def chunk_of(
     plan: Plan, group: Group, runs: Int[np.ndarray, " runs"], largest: int | None = None
 ) -> Chunk:
     """Return some runs of a group as a chunk."""
+    count = len(runs)
 
-    def rows(column: Shaped[np.ndarray, " _"]) -> Shaped[np.ndarray, " _"]:
-        return column[runs] if any(column.strides) else column[:1].copy()
+    def rows(column: Shaped[np.ndarray, " _"]) -> Shaped[np.ndarray, " runs"]:
+        is_constant = not any(column.strides)  # and stays so, which takes no memory
+        return np.broadcast_to(column[:1], count) if is_constant else column[runs]
 
-    return Chunk(
-        group_id=group.group_id,
-        statics=group.statics,
-        run_ids=plan.run_ids[runs],
-        columns={name: rows(column) for name, column in plan.columns.items()},
-        largest=len(runs) if largest is None else largest,
-    )
+    columns = {name: rows(column) for name, column in plan.columns.items()}
+    alone = replace(group, runs=np.arange(count))
+    part = Plan(columns=columns, run_ids=plan.run_ids[runs], groups=(alone,))
+    return Chunk(part, count if largest is None else largest)
 
 
 def cut(

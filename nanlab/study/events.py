@@ -29,6 +29,9 @@ class StudyCallbacks(Protocol):
     def damaged(self, chunk: str) -> None:
         """Receive the name of a damaged chunk, whose runs are repeated."""
 
+    def say(self, sentence: str) -> None:
+        """Receive a remark for the user."""
+
     def cross_checking(self, blames: int) -> None:
         """Receive the number of distinct blames that the witnesses check next."""
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nanlab.grid import GridError
 from nanlab.plan.plan import Group, Plan
-from nanlab.results.read import ReportError, finished_study
+from nanlab.results.errors import ReportError
+from nanlab.results.read import finished_study
+from nanlab.study.trust import ForeignCodeError, check_is_ours
 
 if TYPE_CHECKING:
     from nanlab.engine.group_runner import Attribution, ChunkOutcome, GroupRunner
@@ -49,7 +51,9 @@ class Replay:
     blame: Attribution
 
 
-def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
+def replay_run(
+    results: str | Path, run_id: str, *, at: At = "fault", trust: bool = False
+) -> Replay:
     """Reconstruct the state of a failed run before its failing step.
 
     The run is computed again from its start, to the same bits as in the sweep on the same device
@@ -59,14 +63,16 @@ def replay_run(results: str | Path, run_id: str, *, at: At = "fault") -> Replay:
         results: the folder of a finished study, `results/X`.
         run_id: the run's id, or its beginning.
         at: "fault" for the state before the first fault, "nan" for that before the first NaN.
+        trust: whether to run code that the folder names and no grid of the current project does.
 
     Returns:
         The run at that state.
 
     Raises:
-        ReplayError: no such study or run; the run did not fail, or had no NaN.
+        ReplayError: no such study or run; the run did not fail, or had no NaN; or the folder names
+            code from elsewhere.
     """
-    plan = _plan_of(Path(results))
+    plan = _plan_of(Path(results), trust=trust)
     number = _number_of(plan, run_id, Path(results))
     group = next(group for group in plan.groups if number in group.runs)
     from nanlab.backend.config import configure_lab
@@ -134,15 +140,18 @@ def _replay(
     )
 
 
-def _plan_of(results: Path) -> Plan:
+def _plan_of(results: Path, *, trust: bool) -> Plan:
     try:
-        return finished_study(results)[1]
-    except ReportError as error:
+        study = finished_study(results)
+        if not trust:
+            check_is_ours(study, results)
+    except (ForeignCodeError, ReportError) as error:
         raise ReplayError(str(error)) from error
     except GridError as error:
         raise ReplayError(
             f"{results} was written by an incompatible version of nanlab:\n{error}"
         ) from error
+    return study.plan
 
 
 def _number_of(plan: Plan, run_id: str, results: Path) -> int:

@@ -18,9 +18,10 @@ from jaxtyping import Bool
 
 from nanlab.plan.plan import Plan
 from nanlab.results.environments import FIRST, check_alike, first_environment
-from nanlab.results.files import write_text
+from nanlab.results.errors import ReportError, writing
+from nanlab.results.files import remove, sealed, unsealed, write_text
 from nanlab.results.manifest import Testimony
-from nanlab.results.store import CHUNKS, PLAN, Store, chunk_name, writing
+from nanlab.results.store import CHUNKS, PLAN, Store, chunk_name, prepared_grid, sealed_grid
 from nanlab.study.chunk_runner import ChunkRunner
 from nanlab.study.chunks import Chunk, Crash, Done, Piece, chunk_of, cut
 
@@ -35,12 +36,13 @@ class Unfinished(Exception):
 def prepare(folder: Path, resolved: str) -> bool:
     """Write the resolved grid for workers; return whether it is new or has changed."""
     path = folder / CHUNKS / PLAN
-    if path.is_file() and path.read_text(encoding="utf-8") == resolved:
-        return False
+    with suppress(ReportError):
+        if prepared_grid(folder) == resolved:
+            return False
     with writing(path):
         # The next machine to join determines the kind of device again.
         (folder / CHUNKS / FIRST).unlink(missing_ok=True)
-        write_text(path, resolved)
+        write_text(path, sealed_grid(resolved))
     return True
 
 
@@ -88,7 +90,7 @@ def work(
 
 
 def _run(chunk: Chunk, runner: ChunkRunner, store: Store) -> Done | Crash:
-    run_ids = chunk.run_ids.tolist()
+    run_ids = chunk.plan.run_ids.tolist()
     path = crash_path(store.folder, run_ids)
     if (crash := _crash_at(path)) is not None and crash.is_lost:
         # It would kill this worker too, and the chunks after it would never run.
@@ -104,11 +106,10 @@ def _run(chunk: Chunk, runner: ChunkRunner, store: Store) -> Done | Crash:
         report = _lost(len(run_ids), path)
     with writing(path):
         if isinstance(report, Crash):
-            write_text(path, json.dumps({"run_ids": run_ids, **report._asdict()}))
+            write_text(path, json.dumps(sealed({"run_ids": run_ids, **report._asdict()})))
         else:
-            path.unlink(missing_ok=True)
-        for marker in markers:
-            marker.unlink(missing_ok=True)
+            markers.append(path)
+    remove(markers)  # one that stays does no harm
     return report
 
 
@@ -123,12 +124,12 @@ def _lost(runs: int, path: Path) -> Crash:
 
 
 def _crash_at(path: Path) -> Crash | None:
-    """Read the report of a crash, if there is one."""
+    """Read the report of a crash; None if there is none that can be read: the chunk is repeated."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        report = unsealed(path.read_bytes())
+        return Crash(report["runs"], report["error"], report["trace"], report["is_lost"])
+    except (OSError, ValueError, KeyError):
         return None
-    return Crash(report["runs"], report["error"], report["trace"], report["is_lost"])
 
 
 _MARKERS = set[Path]()

@@ -17,11 +17,13 @@ from nanlab.plan.plan import Plan
 from nanlab.plan.rounds import Rounds
 from nanlab.results import frames
 from nanlab.results.chunk_index import ChunkIndex
-from nanlab.results.manifest import Testimony, command_line, write_manifest
+from nanlab.results.errors import ReportError, writing
+from nanlab.results.files import remove
+from nanlab.results.manifest import MANIFEST, Testimony, command_line, write_manifest
 from nanlab.results.ownership import owned
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.search_tables import write_search_tables
-from nanlab.results.store import CHUNKS, CURVES_FILE, DEVICE, PLAN, writing
+from nanlab.results.store import CURVES_FILE, DEVICE, prepared_grid
 from nanlab.results.streaming import SLICE, indices, slices, write_curves, write_tables
 from nanlab.study.chunks import Crash, Piece, chunk_of
 from nanlab.study.events import StudyCallbacks
@@ -95,9 +97,8 @@ class Study:
             self._executor.close()
 
     def _is_prepared(self) -> bool:
-        with suppress(OSError):
-            path = self.folder / CHUNKS / PLAN
-            return path.read_text(encoding="utf-8") == self.grid.resolved_toml()
+        with suppress(ReportError):
+            return prepared_grid(self.folder) == self.grid.resolved_toml()
         return False
 
     def is_finished(self) -> bool:
@@ -114,6 +115,11 @@ class Study:
             manifest=self.store.manifest(),
         )
 
+    def clear_away(self) -> None:
+        """Delete what a finished study does not need; what cannot be deleted is a remark."""
+        for remark in [*self.store.remove_chunks(), *remove([self.folder / CRASHES])]:
+            self.listener.say(remark)
+
     def prepare(self, *, force: bool = False) -> bool:
         """Prepare the folder for workers; return whether there is something new to run."""
         with writing(self.folder):
@@ -121,8 +127,8 @@ class Study:
                 if self._shares:
                     self._owning.close()
                     self._owning.enter_context(owned(self.folder, "sweep"))
-                self.store.remove_chunks(folder=False)
-                (self.folder / "manifest.json").unlink(missing_ok=True)
+                self.store.forget()
+                (self.folder / MANIFEST).unlink(missing_ok=True)
         return prepare(self.folder, self.grid.resolved_toml())
 
     def run(self, *, force: bool = False) -> StudyResult:
@@ -172,8 +178,7 @@ class Study:
                 files=files,
             )
         if not manifest["crashed"]:
-            self.store.remove_chunks()
-            (self.folder / CRASHES).unlink(missing_ok=True)
+            self.clear_away()
         return StudyResult(
             folder=self.folder, plan=plan, runs=runs, blames=blames, manifest=manifest
         )
@@ -181,7 +186,7 @@ class Study:
     def _run_rounds(self, rounds: Rounds, *, force: bool) -> tuple[Plan, ChunkIndex]:
         """Run the grid's plan, then the rounds of its search; return all runs and their index."""
         if force:
-            self.store.remove_chunks(folder=False)
+            self.store.forget()
         index = self._run_missing(self.plan, rounds, force=force)
         if self.grid.document.refinement is None:
             return self.plan, index
@@ -208,6 +213,8 @@ class Study:
             self.listener.started(n_runs, reused)
         while self.store.damaged:
             self.listener.damaged(self.store.damaged.pop())
+        for name in () if rounds.number else self.store.unused:
+            self.listener.say(f"{self.folder / name} is damaged or missing: its runs are repeated")
         began, entered = time.perf_counter(), set[int]()
 
         def begin(piece: Piece) -> None:
@@ -229,7 +236,8 @@ class Study:
 
     def _crashed(self, crash: Crash) -> None:
         self.listener.crashed(crash.runs, crash.error)
-        with writing(self.folder), (self.folder / CRASHES).open("a", encoding="utf-8") as log:
+        path = self.folder / CRASHES
+        with writing(path), path.open("a", encoding="utf-8") as log:
             log.write(crash.trace + "\n")
 
     def _write_tables(self, plan: Plan, index: ChunkIndex, blames: pl.DataFrame) -> list[str]:
@@ -271,7 +279,7 @@ class Study:
             except Exception as error:  # the blames are reported without a witness
                 self.listener.cross_check_failed(error)
                 continue
-            for run_id, testimony in zip(chunk.run_ids.tolist(), testimonies, strict=True):
+            for run_id, testimony in zip(chunk.plan.run_ids.tolist(), testimonies, strict=True):
                 said[blame_of[run_id]] = testimony
         self.seconds["witnesses"] = time.perf_counter() - began
         return said
