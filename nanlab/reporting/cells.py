@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from nanlab.reporting.layout import Layout, ReportAxis
 
 MAX_CELLS = 9000
 """Of more cells neighbors are merged, by powers of two."""
-WIDEST = 1.3
-"""Half a cell is at most this multiple of half the median gap of its row."""
 
 Box = tuple[float, float, float, float]
 """Left, right, bottom and top, in positions of the axes."""
@@ -125,13 +123,14 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     grouped = frame.group_by(where).agg(
         *("run_id", "outcome", "blame_id"), pl.col("fault_step").median()
     ).sort(where)  # fmt: skip
-    # Between the values of a refined axis the outcome is that of the neighbors: no gap.
-    widest = math.inf if x.name in layout.finer else WIDEST
+    lines = [(key, line["column"].sort().to_list())
+             for key, line in grouped.group_by("panel", "row")]  # fmt: skip
+    rasters = {tuple(columns) for _, columns in lines} if x.name not in layout.finer else set()
     across: dict[tuple[int, ...], tuple[float, float]] = {}
-    for (panel, row), line in grouped.group_by("panel", "row"):
-        columns = line["column"].sort().to_list()
-        edges = _edges([_position(x, column, merged[0]) for column in columns], widest)
-        across |= {(panel, row, c): ends for c, ends in zip(columns, edges, strict=True)}
+    for (panel, row), columns in lines:
+        ends = [_position(x, column, merged[0]) for column in _with_gaps(columns, rasters)]
+        edges = dict(zip(_with_gaps(columns, rasters), _edges(ends), strict=True))
+        across |= {(panel, row, c): edges[c] for c in columns}
     rows = grouped["row"].unique().sort().to_list()
     up = dict(zip(rows, _edges([_position(y, row, merged[1]) for row in rows]), strict=True))
     cells: list[MapCell] = []
@@ -173,14 +172,21 @@ def _position(axis: ReportAxis, index: int, merged: int) -> float:
     return float(np.mean([axis.position(value) for value in values]))
 
 
-def _edges(positions: Sequence[float], widest: float = WIDEST) -> list[tuple[float, float]]:
-    """Return (left, right): neighbors meet halfway; cells at gaps have the usual width."""
+def _with_gaps(columns: Sequence[int], others: Iterable[Sequence[int]]) -> list[int]:
+    """Return a row's columns, and those between two of them that a row with both has as well."""
+    between: set[int] = set()
+    for other in others:
+        common = sorted({*columns} & {*other})
+        between |= {c for a, b in pairwise(common) for c in other if a < c < b}
+    return sorted({*columns, *between})
+
+
+def _edges(positions: Sequence[float]) -> list[tuple[float, float]]:
+    """Return (left, right): neighbors meet halfway; the first and the last have the usual width."""
     if len(positions) == 1:
         return [(positions[0] - 0.5, positions[0] + 0.5)]
     halves = np.diff(np.asarray(positions)) / 2
     usual = float(np.median(halves))
-    capped = np.minimum(halves, widest * usual)
-    left = np.concatenate([[min(capped[0], usual)], capped])
-    right = np.concatenate([capped, [min(capped[-1], usual)]])
-    edges = zip(positions, left.tolist(), right.tolist(), strict=True)
-    return [(position - a, position + b) for position, a, b in edges]
+    left = [min(halves[0], usual), *halves.tolist()]
+    right = [*halves.tolist(), min(halves[-1], usual)]
+    return [(p - a, p + b) for p, a, b in zip(positions, left, right, strict=True)]

@@ -16,8 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from nanlab.blame.vocabulary import Phase
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.captions import critical_name
+from nanlab.reporting.captions import critical_name, theories_of
 from nanlab.reporting.causes import ROLES, SITE_NAMES, SiteRole
+from nanlab.reporting.curves import Panels
 from nanlab.reporting.layout import AxisScale, ReportAxis
 from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number
 
@@ -29,6 +30,10 @@ THEORY_DASHES = (0, (3, 1.5))
 MAX_CAUSES = 8
 MAX_WITH_BARS = 8
 """A chart of more series has no error bars; its table has them."""
+FRAME = 100.0
+"""The frame of the losses ends at this multiple of the largest median of a first loss."""
+MAX_MARKED = 40
+"""A curve with more points has no markers."""
 LETTERS_PER_INCH = 15
 
 
@@ -105,14 +110,18 @@ def _style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
     color = LINES[i % len(LINES)]
     return {
         "color": color, "mfc": color, "mew": 0.7, "ms": 3, "marker": MARKERS[i % len(MARKERS)],
-        "ls": DASHES[i % len(DASHES)] if line else "none", "lw": 0.8, "label": label or None,
+        "ls": DASHES[i % len(DASHES)] if line else "none", "lw": 0.8,
+        # Matplotlib leaves labels that begin with "_" out of a legend.
+        "label": f" {label}" if label.startswith("_") else label or None,
     }  # fmt: skip
 
 
-def _add_legend(figure: Figure, axes: Axes, title: str = "") -> None:
-    """Put the legend above a chart, theory last, and make the figure as much higher."""
-    handles, labels = axes.get_legend_handles_labels()
-    entries = {label: handle for handle, label in zip(handles, labels, strict=True)}
+def _add_legend(figure: Figure, charts: Axes | Sequence[Axes], title: str = "") -> None:
+    """Put the legend above the charts, theory last, and make the figure as much higher."""
+    entries: dict[str, Any] = {}
+    for axes in [charts] if isinstance(charts, Axes) else charts:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= zip(labels, handles, strict=True)
     labels = sorted(entries, key=lambda label: label == "theory")
     if not labels or labels == ["all runs"]:
         return
@@ -130,14 +139,16 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
     x, y = layout.x, layout.y
     axes = _axes(figure, name_of(y.name), critical_name(analysis))
     span = max(y.position(y.values[-1]) - y.position(y.values[0]), 1e-9)
-    panels = sorted({c.panel for c in criticals})
+    panels, (marked, _) = sorted({c.panel for c in criticals}), theories_of(analysis, "critical")
     for i, panel in enumerate(panels):
         # Maps are drawn side by side, so that their error bars do not overlap.
         shift = min(0.012, 0.05 / len(panels)) * span * (i - (len(panels) - 1) / 2)
         rows = [(y.position(c.row) + shift, c) for c in criticals if c.panel == panel]
         label = layout.panel_label(layout.panels[panel]) or "all runs"
+        ends = x.values[0], x.values[-1]
         points = np.array(
-            [(at, *map(x.position, (c.value, c.low, c.high)))
+            [(at, *(x.position(end if v is None else v)
+                    for v, end in zip((c.value, c.low, c.high), (None, *ends), strict=True)))
              for at, c in rows if c.value is not None]
         ).reshape(-1, 4)  # fmt: skip
         bars = np.stack([points[:, 1] - points[:, 2], points[:, 3] - points[:, 1]])
@@ -147,7 +158,7 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
         for side, marker in (("above", "^"), ("below", "v")):
             beyond = [(at, x.position(c.bound)) for at, c in rows if c.side == side]
             axes.plot(*_columns(beyond), marker, color=style["color"], mfc="none", mew=0.7, ms=3)
-        theory = [(at, x.position(c.theory.value)) for at, c in rows if c.theory]
+        theory = [(at, x.position(c.theory.value)) for at, c in rows if c.theory in marked]
         if theory:
             axes.plot(*_columns(theory), "_", color="black", ms=11, mew=0.7, label="theory")
     low, high = axes.get_ylim()
@@ -164,17 +175,64 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 def draw_growth(figure: Figure, analysis: Analysis) -> None:
     """Draw the growth of gradients per layer, and where theory has none."""
-    x, y = analysis.layout.x, analysis.layout.y
+    layout, (marked, _) = analysis.layout, theories_of(analysis, "growth")
+    x, y = layout.x, layout.y
     axes = _axes(figure, name_of(x.name), "growth of gradients per layer, ln")
     axes.axhline(0.0, color="black", lw=0.5)
-    for i, growth in enumerate(analysis.growths):
-        label = "all runs" if growth.row is None else y.labels[y.values.index(growth.row)]
+    for i, growth in enumerate(analysis.growth):
+        own = "" if growth.row is None else y.labels[y.values.index(growth.row)]
+        labels = layout.panel_label(layout.panels[growth.panel]), own
         bars = np.stack([growth.rates - growth.low, growth.high - growth.rates])
-        style = _style(i, label=label)
-        axes.errorbar(growth.values, growth.rates, bars, elinewidth=0.7, capsize=1.5, **style)
-        if growth.theory:
-            axes.axvline(growth.theory.value, color=style["color"], ls=THEORY_DASHES, lw=0.8)
+        style = _style(i, label=", ".join(filter(None, labels)) or "all runs")
+        positions = [x.position(value) for value in growth.values]
+        axes.errorbar(positions, growth.rates, bars, elinewidth=0.7, capsize=1.5, **style)
+        if growth.theory in marked and growth.theory:
+            at = x.position(growth.theory.value)
+            axes.axvline(at, color=style["color"], ls=THEORY_DASHES, lw=0.8)
     _add_legend(figure, axes, name_of(y.name) if y.name else "")
+    set_ticks(axes, "x", ticks(x, _most_x(figure)))
+
+
+def _draw_panels(figure: Figure, panels: Panels, x: str, y: str) -> None:
+    """Draw small multiples: a median line and a band for each curve, over a logarithmic axis."""
+    across = min(len(panels), 3 if is_wide(figure) else 2)
+    down = -(-len(panels) // across)
+    figure.set_figheight((1.7 if across > 1 else 2.2) * down + 0.5)
+    grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    labels = list(dict.fromkeys(curve.label for _, curves in panels for curve in curves))
+    for i, axes in enumerate(grid.flat):
+        if i >= len(panels):
+            axes.remove()
+            continue
+        for curve in panels[i][1]:
+            style = _style(labels.index(curve.label), label=curve.label or "all runs")
+            style["marker"] = style["marker"] if len(curve.at) < MAX_MARKED else ""
+            axes.plot(curve.at, curve.median, **style)
+            axes.fill_between(curve.at, curve.low, curve.high, color=style["color"], alpha=0.15,
+                              lw=0)  # fmt: skip
+        axes.set_title(panels[i][0])
+        _make_log(axes, "y")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.label_outer()
+        axes.tick_params(labelbottom=i + across >= len(panels))
+    figure.supxlabel(x, fontsize=7)
+    figure.supylabel(y, fontsize=7)
+    _add_legend(figure, figure.axes)
+
+
+def draw_losses(figure: Figure, analysis: Analysis) -> None:
+    """Draw the loss over steps, for each map and row."""
+    _draw_panels(figure, analysis.losses, "step", "loss")
+    curves = [curve for _, panel in analysis.losses for curve in panel]
+    # A loss that overflows would flatten all others.
+    highest = FRAME * max(curve.median[0] for curve in curves)
+    for axes in figure.axes:
+        axes.set(ylim=(None, min(highest, axes.get_ylim()[1])))
+
+
+def draw_gradients(figure: Figure, analysis: Analysis) -> None:
+    """Draw the gradients' norm over layers, for each map and row."""
+    _draw_panels(figure, analysis.gradients, "layer", "gradient norm at step 0")
 
 
 def draw_layers(figure: Figure, analysis: Analysis) -> None:
@@ -186,7 +244,9 @@ def draw_layers(figure: Figure, analysis: Analysis) -> None:
                 color=LINES[0], lw=2.2)  # fmt: skip
     style = _style(0, line=False, label="median and range")
     axes.plot([layer.median for layer in layers], rows, **style)
-    theory = [(la.theory.value, float(i)) for i, la in enumerate(layers) if la.theory]
+    marked, _ = theories_of(analysis, "layers")
+    theory = [(la.theory.value, float(i)) for i, la in enumerate(layers)
+              if la.theory and la.theory in marked]  # fmt: skip
     if theory:
         axes.plot(*_columns(theory), "s", color="black", mfc="none", mew=0.7, ms=6, label="theory")
     axes.grid(axis="y", lw=0.3, color="#cccccc")
@@ -208,8 +268,9 @@ def draw_steps(figure: Figure, analysis: Analysis) -> None:
                 style |= {"label": f"{group}first {word}"}
                 axes.plot(positions, values + 1, **style)
             style["mfc"] = "none"
-        if steps.theory:
-            theory = [(x.position(value), step + 1) for value, step in steps.theory]
+        highest = np.nanmax([steps.fault, steps.nan])
+        theory = [(x.position(value), at + 1) for value, at in steps.theory if at <= highest]
+        if theory:
             axes.plot(*_columns(theory), color="black", lw=0.8, label="theory")
     _make_log(axes, "y")
     _add_legend(figure, axes)
@@ -219,7 +280,7 @@ def draw_steps(figure: Figure, analysis: Analysis) -> None:
 def draw_survival(figure: Figure, analysis: Analysis) -> None:
     """Draw the share of runs without a fault after a number of steps, with its interval."""
     axes = _axes(figure, "steps taken", "share of runs without a fault")
-    for i, curve in enumerate(analysis.survivals):
+    for i, curve in enumerate(analysis.survival):
         # The curve goes on to the last step of a run.
         steps = np.array([1, *curve.steps, curve.followed], float)
         share, low, high = (
@@ -233,7 +294,7 @@ def draw_survival(figure: Figure, analysis: Analysis) -> None:
         axes.step(steps, share, where="post", **style)
         axes.fill_between(steps, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
     _make_log(axes, "x", _most_x(figure))
-    last = max(2, *(curve.followed for curve in analysis.survivals))
+    last = max(2, *(curve.followed for curve in analysis.survival))
     axes.set(xlim=(last**-0.03, last), ylim=(0.0, 1.02))
     _add_legend(figure, axes)
 
@@ -270,7 +331,9 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
 
 CHARTS: Mapping[str, Callable[[Figure, Analysis], None]] = {
     "critical": draw_critical,
+    "losses": draw_losses,
     "growth": draw_growth,
+    "gradients": draw_gradients,
     "layers": draw_layers,
     "steps": draw_steps,
     "survival": draw_survival,

@@ -86,7 +86,7 @@ def map_elements(analysis: Analysis, panel: int) -> dict[str, Any]:
     slanted = LETTER * (sum(letters) + 2 * len(letters)) > plane.right - plane.left
     below = 16 + 0.574 * LETTER * max(letters) if slanted else 18.0
     cells = analysis.maps.of_panel(panel)
-    outlined = cells if len(cells) <= MAX_OUTLINED else []
+    outlined = cells if len(cells) <= MAX_OUTLINED and not layout.finer else []
     fills = analysis.maps.boxes(panel).items()
     most = int((MAX_LEFT - 12) / LETTER)
     return {

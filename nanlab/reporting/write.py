@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nanlab.reporting.analysis import Analysis, analyze
 from nanlab.reporting.captions import caption
 from nanlab.reporting.figures import WIDTHS, write_figures
-from nanlab.reporting.methods import reproduce
-from nanlab.reporting.package import citation, data_package, may_replace_citation
+from nanlab.reporting.package import data_package, may_replace_citation
 from nanlab.reporting.page import report_page
-from nanlab.reporting.sheets import latex, markdown, sheets_of
-from nanlab.reporting.text import report_text
-from nanlab.results.files import write_atomically
+from nanlab.reporting.rendering import rendered
+from nanlab.reporting.sheets import latex
+from nanlab.reporting.templates import context_of
+from nanlab.results.files import write_text
 from nanlab.results.read import ReportError, read_results
-from nanlab.results.text_tables import latex_escape
+from nanlab.results.text_tables import latex_escape, latex_name
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv",
           "cells.csv", "grid.resolved.toml", "manifest.json")  # fmt: skip
@@ -31,12 +32,14 @@ class Report:
 
     Attributes:
         page: path of report.html.
+        answer: the answer, a sentence.
         runs: number of runs that are there.
         planned: number of runs of the grid.
         notes: sentences on what is amiss with the folder.
     """
 
     page: Path
+    answer: str
     runs: int
     planned: int
     notes: tuple[str, ...]
@@ -56,12 +59,13 @@ def write_report(folder: Path) -> Report:
     """
     analysis = analyze(read_results(folder))
     try:
-        _write_all(folder, analysis)
+        context = context_of(analysis)
+        _write_all(folder, analysis, context)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ReportError(f"{folder}: the report cannot be written: {reason}") from error
     return Report(
-        page=folder / "report.html", runs=analysis.runs.height,
+        page=folder / "report.html", answer=context["answer"].sentence, runs=analysis.runs.height,
         planned=analysis.results.planned, notes=analysis.results.notes,
     )  # fmt: skip
 
@@ -76,37 +80,33 @@ def is_reported(folder: Path) -> bool:
         return False
 
 
-def _write_all(folder: Path, analysis: Analysis) -> None:
-    results = analysis.results
+def _write_all(folder: Path, analysis: Analysis, context: Mapping[str, Any]) -> None:
+    results, sheets = analysis.results, context["sheets"]
     figures = write_figures(folder / "figures", analysis)
     if figures:
-        _write(folder / "figures" / "figures.tex", figures_tex(analysis, figures))
-    sheets = sheets_of(analysis)
+        write_text(folder / "figures" / "figures.tex", figures_tex(analysis, figures))
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, sheet in sheets.items():
-        _write(tables / f"{name}.md", markdown(sheet))
-        _write(tables / f"{name}.tex", latex(sheet, results.study_id))
+        write_text(tables / f"{name}.md", rendered("table.md", sheet=sheet))
+        write_text(tables / f"{name}.tex", latex(sheet, results.study_id))
     for path in [*tables.glob("*.md"), *tables.glob("*.tex")]:
         if path.stem not in sheets:
             path.unlink()  # of an earlier report with more tables
-    package = json.dumps(data_package(results), indent=1, ensure_ascii=False)
-    _write(folder / "datapackage.json", package + "\n")
+    package = json.dumps(data_package(folder, results), indent=1, ensure_ascii=False)
+    write_text(folder / "datapackage.json", package + "\n")
     if may_replace_citation(folder / "CITATION.cff"):
-        _write(folder / "CITATION.cff", citation(results))
-    _write(folder / "REPRODUCE.md", reproduce(analysis))
-    _write(folder / "report.md", report_text(analysis))
+        write_text(folder / "CITATION.cff", rendered("CITATION.cff", **context))
+    for name in ("REPRODUCE.md", "report.md"):
+        write_text(folder / name, rendered(name, **context))
     others = [name for name in TABLES if (folder / name).is_file()] + [*REPORT]
-    _write(folder / "report.html", report_page(analysis, figures=figures, other_files=others))
-
-
-def _write(path: Path, content: str) -> None:
-    write_atomically(path, lambda p: p.write_text(content, encoding="utf-8"))
+    page = report_page(analysis, context, figures=figures, other_files=others)
+    write_text(folder / "report.html", page)
 
 
 def figures_tex(analysis: Analysis, figures: Iterable[str]) -> str:
     r"""Return the figures with their captions, for \input in a paper."""
-    study = analysis.results.study_id
+    study = latex_name(analysis.results.study_id)
     lines = ["% Package: graphicx. figure for one column, figure* for two."]
     for name in figures:
         for columns in WIDTHS:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import numpy as np
 import polars as pl
 
 from nanlab.grid import Grid, GridError, load_grid
+from nanlab.plan.bisection import AxisSearch
 from nanlab.plan.plan import Plan, make_plan
-from nanlab.plan.rounds import finished_plan
+from nanlab.plan.rounds import Rounds, finished_plan
 from nanlab.results.chunk_index import ChunkIndex, curves_path
 from nanlab.results.frames import blames_frame, read_blames, with_blame_ids, with_witnesses
 from nanlab.results.provenance import file_hash
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
+from nanlab.results.search_tables import search_frames
 from nanlab.results.store import (
     CHUNK_FILES,
     CHUNKS,
@@ -29,6 +31,8 @@ from nanlab.results.store import (
     PLAN,
     is_intact,
 )
+
+SEARCH_FILES = ("boundaries.parquet", "cells.parquet")
 
 
 class ReportError(Exception):
@@ -47,7 +51,8 @@ class Results:
         blames: distinct blames of these runs.
         curves: rows of CURVES, empty for a study without curves.
         manifest: manifest, empty while the study runs.
-        planned: number of runs requested.
+        planned: number of runs requested; of a running search, by its rounds so far.
+        search: the table of a search or refinement, by its name; of a running search, so far.
         notes: sentences about problems of the folder.
     """
 
@@ -59,6 +64,7 @@ class Results:
     curves: pl.DataFrame
     manifest: Mapping[str, Any]
     planned: int
+    search: Mapping[str, pl.DataFrame] = field(default_factory=dict[str, pl.DataFrame])
     notes: tuple[str, ...] = ()
 
     @property
@@ -153,6 +159,11 @@ def _finished(folder: Path, manifest: Mapping[str, Any]) -> Results:
         curves = pl.DataFrame(schema=CURVES)
         if (folder / CURVES_FILE).is_file():
             curves = pl.read_parquet(folder / CURVES_FILE)
+        search = {
+            Path(name).stem: pl.read_parquet(folder / name)
+            for name in SEARCH_FILES
+            if (folder / name).is_file()
+        }
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ReportError(f"{folder}: a table cannot be read: {first}") from error
@@ -171,6 +182,7 @@ def _finished(folder: Path, manifest: Mapping[str, Any]) -> Results:
         curves=curves,
         manifest=manifest,
         planned=runs.height,
+        search=search,
         notes=notes,
     )
 
@@ -180,8 +192,15 @@ def _running(folder: Path, resolved: str) -> Results:
         grid = load_grid(folder / CHUNKS / PLAN)
         plan = make_plan(grid)
         paths = _chunks(folder, mixed=grid.exec.mixed_devices)
-        index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
-        rows = with_blame_ids(index.rows(np.flatnonzero(index.done)))
+        rounds, more = Rounds(grid, plan), True
+        while more:  # the chunks of a search belong to several rounds
+            plan = rounds.plan() if rounds.number else plan
+            index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
+            rows = index.rows(np.flatnonzero(index.done))
+            more = rows.height == len(plan) and rounds.after(rows) is not None
+        # The cells of a refinement need the outcomes of the round that is running.
+        begun = rounds.number and isinstance(rounds.search, AxisSearch)
+        rows, search = with_blame_ids(rows), search_frames(rounds, rows) if begun else {}
         curves = [pl.read_parquet(p) for p in map(curves_path, paths) if p.is_file()]
     except (GridError, OSError, pl.exceptions.PolarsError) as error:
         first = (str(error).splitlines() or [""])[0]
@@ -204,6 +223,7 @@ def _running(folder: Path, resolved: str) -> Results:
         curves=pl.concat([pl.DataFrame(schema=CURVES), *curves]),
         manifest={},
         planned=len(plan),
+        search=search,
     )
 
 
