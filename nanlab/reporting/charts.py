@@ -18,7 +18,6 @@ from nanlab.blame.vocabulary import Phase
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import critical_name, theories_of
 from nanlab.reporting.causes import ROLES, SITE_NAMES, SiteRole
-from nanlab.reporting.curves import Panels
 from nanlab.reporting.layout import AxisScale, ReportAxis
 from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number
 
@@ -30,10 +29,6 @@ THEORY_DASHES = (0, (3, 1.5))
 MAX_CAUSES = 8
 MAX_WITH_BARS = 8
 """A chart of more series has no error bars; its table has them."""
-FRAME = 100.0
-"""The frame of the losses ends at this multiple of the largest median of a first loss."""
-MAX_MARKED = 40
-"""A curve with more points has no markers."""
 LETTERS_PER_INCH = 15
 
 
@@ -94,7 +89,8 @@ def _axes(figure: Figure, x: str, y: str, *, height: float = 0.0) -> Axes:
     return axes
 
 
-def _make_log(axes: Axes, direction: Literal["x", "y"], most: int = 6) -> None:
+def make_log(axes: Axes, direction: Literal["x", "y"], most: int = 6) -> None:
+    """Make an axis logarithmic, with labels in plain letters."""
     axes.set(**{f"{direction}scale": "log"})
     axis = axes.xaxis if direction == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(numticks=most))
@@ -106,7 +102,8 @@ def _most_x(figure: Figure) -> int:
     return 9 if is_wide(figure) else 6
 
 
-def _style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
+def line_style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
+    """Return color, marker and dashes of the i-th line of a chart."""
     color = LINES[i % len(LINES)]
     return {
         "color": color, "mfc": color, "mew": 0.7, "ms": 3, "marker": MARKERS[i % len(MARKERS)],
@@ -116,7 +113,7 @@ def _style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _add_legend(figure: Figure, charts: Axes | Sequence[Axes], title: str = "") -> None:
+def add_legend(figure: Figure, charts: Axes | Sequence[Axes], title: str = "") -> None:
     """Put the legend above the charts, theory last, and make the figure as much higher."""
     entries: dict[str, Any] = {}
     for axes in [charts] if isinstance(charts, Axes) else charts:
@@ -152,7 +149,7 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
              for at, c in rows if c.value is not None]
         ).reshape(-1, 4)  # fmt: skip
         bars = np.stack([points[:, 1] - points[:, 2], points[:, 3] - points[:, 1]])
-        style = _style(i, line=y.is_number, label=label)
+        style = line_style(i, line=y.is_number, label=label)
         axes.errorbar(points[:, 0], points[:, 1], bars if len(panels) <= MAX_WITH_BARS else None,
                       elinewidth=0.7, capsize=1.5, **style)  # fmt: skip
         for side, marker in (("above", "^"), ("below", "v")):
@@ -165,7 +162,7 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
     most_y = ticks(x, 6) if x.scale == "ordinal" else ticks_between(low, high, x.scale, 6)
     set_ticks(axes, "y", most_y)
     axes.margins(x=0.06)
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
     set_ticks(axes, "x", ticks(y, _most_x(figure)))
 
 
@@ -183,56 +180,14 @@ def draw_growth(figure: Figure, analysis: Analysis) -> None:
         own = "" if growth.row is None else y.labels[y.values.index(growth.row)]
         labels = layout.panel_label(layout.panels[growth.panel]), own
         bars = np.stack([growth.rates - growth.low, growth.high - growth.rates])
-        style = _style(i, label=", ".join(filter(None, labels)) or "all runs")
+        style = line_style(i, label=", ".join(filter(None, labels)) or "all runs")
         positions = [x.position(value) for value in growth.values]
         axes.errorbar(positions, growth.rates, bars, elinewidth=0.7, capsize=1.5, **style)
         if growth.theory in marked and growth.theory:
             at = x.position(growth.theory.value)
             axes.axvline(at, color=style["color"], ls=THEORY_DASHES, lw=0.8)
-    _add_legend(figure, axes, name_of(y.name) if y.name else "")
+    add_legend(figure, axes, name_of(y.name) if y.name else "")
     set_ticks(axes, "x", ticks(x, _most_x(figure)))
-
-
-def _draw_panels(figure: Figure, panels: Panels, x: str, y: str) -> None:
-    """Draw small multiples: a median line and a band for each curve, over a logarithmic axis."""
-    across = min(len(panels), 3 if is_wide(figure) else 2)
-    down = -(-len(panels) // across)
-    figure.set_figheight((1.7 if across > 1 else 2.2) * down + 0.5)
-    grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    labels = list(dict.fromkeys(curve.label for _, curves in panels for curve in curves))
-    for i, axes in enumerate(grid.flat):
-        if i >= len(panels):
-            axes.remove()
-            continue
-        for curve in panels[i][1]:
-            style = _style(labels.index(curve.label), label=curve.label or "all runs")
-            style["marker"] = style["marker"] if len(curve.at) < MAX_MARKED else ""
-            axes.plot(curve.at, curve.median, **style)
-            axes.fill_between(curve.at, curve.low, curve.high, color=style["color"], alpha=0.15,
-                              lw=0)  # fmt: skip
-        axes.set_title(panels[i][0])
-        _make_log(axes, "y")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.label_outer()
-        axes.tick_params(labelbottom=i + across >= len(panels))
-    figure.supxlabel(x, fontsize=7)
-    figure.supylabel(y, fontsize=7)
-    _add_legend(figure, figure.axes)
-
-
-def draw_losses(figure: Figure, analysis: Analysis) -> None:
-    """Draw the loss over steps, for each map and row."""
-    _draw_panels(figure, analysis.losses, "step", "loss")
-    curves = [curve for _, panel in analysis.losses for curve in panel]
-    # A loss that overflows would flatten all others.
-    highest = FRAME * max(curve.median[0] for curve in curves)
-    for axes in figure.axes:
-        axes.set(ylim=(None, min(highest, axes.get_ylim()[1])))
-
-
-def draw_gradients(figure: Figure, analysis: Analysis) -> None:
-    """Draw the gradients' norm over layers, for each map and row."""
-    _draw_panels(figure, analysis.gradients, "layer", "gradient norm at step 0")
 
 
 def draw_layers(figure: Figure, analysis: Analysis) -> None:
@@ -242,7 +197,7 @@ def draw_layers(figure: Figure, analysis: Analysis) -> None:
     rows = np.arange(len(layers))
     axes.hlines(rows, [la.lowest for la in layers], [la.highest for la in layers],
                 color=LINES[0], lw=2.2)  # fmt: skip
-    style = _style(0, line=False, label="median and range")
+    style = line_style(0, line=False, label="median and range")
     axes.plot([layer.median for layer in layers], rows, **style)
     marked, _ = theories_of(analysis, "layers")
     theory = [(la.theory.value, float(i)) for i, la in enumerate(layers)
@@ -252,7 +207,7 @@ def draw_layers(figure: Figure, analysis: Analysis) -> None:
     axes.grid(axis="y", lw=0.3, color="#cccccc")
     axes.set(xlim=(0.0, None), ylim=(len(layers) - 0.5, -0.5))
     set_ticks(axes, "y", [(float(i), layer.label) for i, layer in enumerate(layers)])
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
 
 
 def draw_steps(figure: Figure, analysis: Analysis) -> None:
@@ -262,7 +217,7 @@ def draw_steps(figure: Figure, analysis: Analysis) -> None:
     for i, steps in enumerate(analysis.steps):
         positions = [x.position(value) for value in steps.values]
         group = f"{steps.label}: " if len(analysis.steps) > 1 else ""
-        style = _style(i, line=False)
+        style = line_style(i, line=False)
         for values, word in ((steps.fault, "fault"), (steps.nan, "NaN")):
             if not np.isnan(values).all():
                 style |= {"label": f"{group}first {word}"}
@@ -272,8 +227,8 @@ def draw_steps(figure: Figure, analysis: Analysis) -> None:
         theory = [(x.position(value), at + 1) for value, at in steps.theory if at <= highest]
         if theory:
             axes.plot(*_columns(theory), color="black", lw=0.8, label="theory")
-    _make_log(axes, "y")
-    _add_legend(figure, axes)
+    make_log(axes, "y")
+    add_legend(figure, axes)
     set_ticks(axes, "x", ticks(x, _most_x(figure)))
 
 
@@ -290,13 +245,13 @@ def draw_survival(figure: Figure, analysis: Analysis) -> None:
         )
         share[0], low[0], high[0] = 1.0, np.nan, np.nan
         label = f"{curve.label or 'all runs'} ({curve.faults:,} of {curve.runs:,})"
-        style: Any = _style(i, label=label) | {"marker": "", "lw": 1.1}
+        style: Any = line_style(i, label=label) | {"marker": "", "lw": 1.1}
         axes.step(steps, share, where="post", **style)
         axes.fill_between(steps, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
-    _make_log(axes, "x", _most_x(figure))
+    make_log(axes, "x", _most_x(figure))
     last = max(2, *(curve.followed for curve in analysis.survival))
     axes.set(xlim=(last**-0.03, last), ylim=(0.0, 1.02))
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
 
 
 def draw_causes(figure: Figure, analysis: Analysis) -> None:
@@ -331,9 +286,7 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
 
 CHARTS: Mapping[str, Callable[[Figure, Analysis], None]] = {
     "critical": draw_critical,
-    "losses": draw_losses,
     "growth": draw_growth,
-    "gradients": draw_gradients,
     "layers": draw_layers,
     "steps": draw_steps,
     "survival": draw_survival,

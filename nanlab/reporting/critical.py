@@ -136,14 +136,9 @@ def _ends(
     ends: list[tuple[float | None, float | None, bool]] = []
     for _, path in divided(ordered, paths):
         stable = path["outcome"].is_in(STABLE).to_numpy()
-        values = path[name].cast(pl.Float64).to_list()
-        unstable = np.flatnonzero(~stable)
-        if not len(unstable):
-            ends.append((values[-1], None, False))
-            continue
-        first = int(unstable[0])
-        last = values[first - 1] if first else None
-        ends.append((last, values[first], bool(stable[first:].any())))
+        values = [None, *path[name].cast(pl.Float64), None]
+        first = len(stable) if stable.all() else int(stable.argmin())
+        ends.append((values[first], values[first + 1], bool(stable[first:].any())))
     return ends
 
 

@@ -16,6 +16,7 @@ from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import caption, figures_of, headings_of
 from nanlab.reporting.charts import CHARTS
 from nanlab.reporting.map_figure import draw_outcomes
+from nanlab.reporting.panel_charts import draw_gradients, draw_losses
 from nanlab.reporting.words import LINES, PHASE_COLORS
 from nanlab.results.files import write_atomically
 
@@ -24,6 +25,8 @@ WIDTHS = {"1col": 3.35, "2col": 6.9}
 
 PAGE_COLORS = sorted({c[1:] for c in (*LINES, *PHASE_COLORS.values())} - {"000000"})
 """Colors of lines and bars that page.css has as variables."""
+
+DRAWN = {**CHARTS, "outcomes": draw_outcomes, "losses": draw_losses, "gradients": draw_gradients}
 
 STYLE: dict[Any, Any] = {
     # DejaVu Sans comes with Matplotlib, so every machine has it.
@@ -52,11 +55,11 @@ def write_figures(folder: Path, analysis: Analysis) -> dict[str, str]:
             with rc_context(STYLE), catch_warnings():
                 filterwarnings("ignore", "Glyph .* missing")  # of a name: it is shown as a box
                 figure = Figure(figsize=(width, 0.62 * width), dpi=72, layout="constrained")
-                CHARTS.get(name, draw_outcomes)(figure, analysis)
+                DRAWN[name](figure, analysis)
                 fix_layout(figure)
                 save_figure(figure, folder / f"{name}-{columns}", title, caption(analysis, name))
                 if columns == "1col":
-                    elements[name] = svg_element(figure, name) if name in CHARTS else ""
+                    elements[name] = svg_element(figure, name) if name != "outcomes" else ""
     for path in folder.glob("*-?col.*"):
         if path.stem.rpartition("-")[0] not in elements:
             path.unlink()

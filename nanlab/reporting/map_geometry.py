@@ -25,13 +25,8 @@ MAX_LEFT = 200.0
 class Plane:
     """Linear mapping from positions of two axes to units of an SVG.
 
-    Attributes:
-        x: (low, high) positions, left to right.
-        y: (low, high) positions, bottom to top.
-        left: left edge of the frame, in units like the other edges.
-        top: upper edge of the frame.
-        right: right edge of the frame.
-        bottom: lower edge of the frame.
+    `x` and `y` are (low, high) positions, left to right and bottom to top; the others are the
+    frame's edges.
     """
 
     x: tuple[float, float]

@@ -39,33 +39,21 @@ def data_package(folder: Path, results: Results) -> dict[str, Any]:
     }
 
 
-def _file(path: Path, name: str, description: str) -> dict[str, Any]:
-    """Return the description of a file, with a hash to check it."""
-    ending = path.suffix.removeprefix(".")
-    return {
-        "name": f"{name}-{ending}",
-        "path": path.name,
-        "description": description,
-        "format": ending,
-        "bytes": path.stat().st_size,
-        "hash": f"sha256:{file_hash(path)}",
-        "type": "file",
-        "mediatype": "text/csv" if ending == "csv" else "application/vnd.apache.parquet",
-    }
-
-
 def _resource(path: Path, name: str, frame: pl.DataFrame, description: str) -> dict[str, Any]:
+    """Return the description of a file and its columns, with a hash to check it."""
+    ending = path.suffix.removeprefix(".")
     fields = [field_of(column, kind, name) for column, kind in frame.schema.items()]
-    resource = _file(path, name, description)
-    if path.suffix == ".parquet":
-        return {**resource, "columns": fields}
-    return {
-        **resource,
-        "type": "table",
-        "encoding": "utf-8",
-        # An empty string is quoted in the CSV files; Frictionless takes it as missing too.
-        "schema": {"fields": fields, "missingValues": [""], **KEYS.get(name, {})},
+    resource = {
+        "name": f"{name}-{ending}", "path": path.name, "description": description,
+        "format": ending, "bytes": path.stat().st_size, "hash": f"sha256:{file_hash(path)}",
+        "type": "file", "mediatype": "application/vnd.apache.parquet",
     }  # fmt: skip
+    if ending == "parquet":
+        return {**resource, "columns": fields}
+    # An empty string is quoted in the CSV files; Frictionless takes it as missing too.
+    schema = {"fields": fields, "missingValues": [""], **KEYS.get(name, {})}
+    csv = {"type": "table", "mediatype": "text/csv", "encoding": "utf-8", "schema": schema}
+    return {**resource, **csv}
 
 
 def may_replace_citation(path: Path) -> bool:

@@ -11,22 +11,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
-from nanlab.reporting.words import count, listed
-from nanlab.results.text_tables import markdown_escape
+from nanlab.reporting.words import count, listed, number, percent, setting
+from nanlab.results.text_tables import latex_escape, markdown_escape
 
 
-def _as_markdown(value: Any) -> Any:
-    return value if hasattr(value, "__html__") else Markup(markdown_escape(str(value)))
-
-
-def _as_yaml(value: Any) -> Any:
-    return value if hasattr(value, "__html__") else Markup(json.dumps(value, ensure_ascii=False))
+def _escaped(escape: Callable[[Any], str]) -> Callable[[Any], Any]:
+    return lambda value: value if hasattr(value, "__html__") else Markup(escape(value))
 
 
 FORMATS: Mapping[str, Callable[[Any], Any] | None] = {
     ".html": None,  # Jinja's own
-    ".md": _as_markdown,
-    ".cff": _as_yaml,
+    ".md": _escaped(lambda value: markdown_escape(str(value))),
+    ".cff": _escaped(lambda value: json.dumps(value, ensure_ascii=False)),
+    ".tex": _escaped(lambda value: latex_escape(str(value))),
     ".txt": None,
 }
 """How values are escaped, by the ending of a file; what a template marks as safe is not."""
@@ -34,12 +31,18 @@ FORMATS: Mapping[str, Callable[[Any], Any] | None] = {
 
 @cache
 def _environment(ending: str) -> Environment:
+    # LaTeX has braces of its own.
+    own: Any = {"block_start_string": "<%", "block_end_string": "%>", "comment_start_string": "<#",
+                "variable_start_string": "<<", "variable_end_string": ">>"}  # fmt: skip
     environment = Environment(
         loader=PackageLoader("nanlab.reporting", "."), autoescape=ending != ".txt",
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=FORMATS[ending],
-        undefined=StrictUndefined if ending == ".html" else Undefined,
+        trim_blocks=ending != ".txt", lstrip_blocks=True, keep_trailing_newline=True,
+        finalize=FORMATS[ending], undefined=StrictUndefined if ending == ".html" else Undefined,
+        extensions=["jinja2.ext.do"], **(own if ending == ".tex" else {}),
     )  # fmt: skip
-    environment.globals |= {"count": count, "listed": listed}
+    environment.globals |= {
+        "count": count, "listed": listed, "number": number, "percent": percent, "setting": setting,
+    }  # fmt: skip
     return environment
 
 

@@ -86,4 +86,4 @@ def areas_of(results: Results, layout: Layout) -> list[tuple[str, dict[str, floa
         sums = dict(frame.group_by("_kind").agg(pl.col("_area").sum()).rows())
         whole = sum(sums.values())
         areas.append((layout.panel_label(key), {k: sums.get(k, 0.0) / whole for k in KINDS}))
-    return areas
+    return sorted(areas, key=lambda area: area[1]["trains"])

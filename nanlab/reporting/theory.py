@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from scipy.optimize import brentq
 
 Fixed = Mapping[str, Any]
@@ -164,17 +163,13 @@ def critical_variance(bias_variance: float) -> float:
     return 1.0 / _moments(float(root))[1]
 
 
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(100)
+
+
 def _moments(q: float) -> tuple[float, float]:
     """Return E[tanh(sqrt(q) z)^2] and E[tanh'(sqrt(q) z)^2] for normal z."""
-    nodes, weights = _hermite()
-    squares = np.tanh(math.sqrt(q) * nodes) ** 2
+    squares, weights = np.tanh(math.sqrt(q) * _NODES) ** 2, _WEIGHTS / _WEIGHTS.sum()
     return float(weights @ squares), float(weights @ (1.0 - squares) ** 2)
-
-
-@lru_cache(maxsize=1)
-def _hermite() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
-    return nodes, weights / weights.sum()
 
 
 def predicted_fault_step(fixed: Fixed) -> float | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanlab.reporting.analysis import Analysis, analyze
-from nanlab.reporting.captions import caption
 from nanlab.reporting.figures import WIDTHS, write_figures
 from nanlab.reporting.package import data_package, may_replace_citation
 from nanlab.reporting.page import report_page
@@ -18,7 +17,7 @@ from nanlab.reporting.sheets import latex
 from nanlab.reporting.templates import context_of
 from nanlab.results.files import write_text
 from nanlab.results.read import ReportError, read_results
-from nanlab.results.text_tables import latex_escape, latex_name
+from nanlab.results.text_tables import latex_name
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv",
           "cells.csv", "grid.resolved.toml", "manifest.json")  # fmt: skip
@@ -84,7 +83,10 @@ def _write_all(folder: Path, analysis: Analysis, context: Mapping[str, Any]) -> 
     results, sheets = analysis.results, context["sheets"]
     figures = write_figures(folder / "figures", analysis)
     if figures:
-        write_text(folder / "figures" / "figures.tex", figures_tex(analysis, figures))
+        text = rendered(
+            "figures.tex", **context, columns=WIDTHS, label=latex_name(results.study_id)
+        )
+        write_text(folder / "figures" / "figures.tex", text)
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, sheet in sheets.items():
@@ -102,22 +104,3 @@ def _write_all(folder: Path, analysis: Analysis, context: Mapping[str, Any]) -> 
     others = [name for name in TABLES if (folder / name).is_file()] + [*REPORT]
     page = report_page(analysis, context, figures=figures, other_files=others)
     write_text(folder / "report.html", page)
-
-
-def figures_tex(analysis: Analysis, figures: Iterable[str]) -> str:
-    r"""Return the figures with their captions, for \input in a paper."""
-    study = latex_name(analysis.results.study_id)
-    lines = ["% Package: graphicx. figure for one column, figure* for two."]
-    for name in figures:
-        for columns in WIDTHS:
-            star = "*" if columns == "2col" else ""
-            width = r"\textwidth" if star else r"\columnwidth"
-            label = f"fig:{study}-{name}{'-wide' if star else ''}"
-            lines += [
-                rf"\begin{{figure{star}}}",
-                r"  \centering",
-                rf"  \includegraphics[width={width}]{{{name}-{columns}.pdf}}",
-                rf"  \caption{{{latex_escape(caption(analysis, name))}}}\label{{{label}}}",
-                rf"\end{{figure{star}}}",
-            ]
-    return "\n".join(lines) + "\n"

@@ -133,4 +133,4 @@ def _latex_character(character: str) -> str:
 def markdown_escape(text: str) -> str:
     """Escape every character that Markdown would interpret, in a paragraph or in a table."""
     special = r"([\\`*\[\]<>|$~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|^[#+-](?=\s))"
-    return re.sub(special, r"\\\1", " ".join(text.split()))
+    return re.sub(special, r"\\\1", re.sub(r"\s", " ", text))
