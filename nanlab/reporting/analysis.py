@@ -8,7 +8,7 @@ import polars as pl
 
 from nanlab.grid.outcome import Outcome
 from nanlab.reporting.causes import ROLES, Cause, SiteRole, causes_of
-from nanlab.reporting.cells import Maps, maps_of
+from nanlab.reporting.cells import Maps, maps_of, tiles_of
 from nanlab.reporting.critical import Critical, criticals_of
 from nanlab.reporting.curves import Panels, gradients_of, losses_of
 from nanlab.reporting.depth import Growth, Layer, growths_of, layers_of
@@ -64,14 +64,14 @@ def analyze(results: Results) -> Analysis:
     """Compute everything that the report of a study shows."""
     results = replace(results, **{name: visible(getattr(results, name)) for name in WRITTEN})
     runs = results.runs
-    layout = layout_of(runs, results.finer)
+    layout, tiles = layout_of(runs, results.finer), results.search.get("cells")
     criticals = criticals_of(runs, layout) or found_of(results, layout)
     if all(c.value is None for c in criticals):
         criticals = []  # every path is stable or unstable throughout
     return Analysis(
         results=results,
         layout=layout,
-        maps=maps_of(runs, layout),
+        maps=maps_of(runs, layout) if tiles is None else tiles_of(runs, tiles, layout),
         boundaries=boundaries_of(runs, layout),
         survival=survivals_of(runs, layout) if not results.finer else [],
         steps=steps_of(runs, layout),

@@ -91,10 +91,11 @@ class Maps:
             for outcome, n in cell.counts.items():
                 left, right = right, right + n * width
                 own = boxes.setdefault(outcome, [])
-                if own and own[-1][2] == cell.bottom and abs(own[-1][1] - left) < 1e-9:
-                    own.append((own.pop()[0], right, cell.bottom, cell.top))
+                row = cell.bottom, cell.top
+                if own and own[-1][2:] == row and abs(own[-1][1] - left) < 1e-9:
+                    own.append((own.pop()[0], right, *row))
                 else:
-                    own.append((left, right, cell.bottom, cell.top))
+                    own.append((left, right, *row))
         return boxes
 
     @property
@@ -134,18 +135,45 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     rows = grouped["row"].unique().sort().to_list()
     up = dict(zip(rows, _edges([_position(y, row, merged[1]) for row in rows]), strict=True))
     cells: list[MapCell] = []
-    for panel, row, column, run_ids, outcomes, blame_ids, fault_step in grouped.rows():
-        blames = Counter(blame_id for blame_id in blame_ids if blame_id is not None)
-        ordered = sorted(blames.items(), key=lambda pair: (-pair[1], pair[0]))
-        (left, right), (bottom, top) = across[panel, row, column], up[row]
-        cells.append(
-            MapCell(
-                panel=panel, column=column, row=row, left=left, right=right, bottom=bottom,
-                top=top, run_ids=run_ids, outcomes=outcomes, blames=ordered, fault_step=fault_step,
-                example=run_ids[blame_ids.index(ordered[0][0]) if ordered else 0],
-            )
-        )  # fmt: skip
+    for panel, row, column, *found in grouped.rows():
+        box = (*across[panel, row, column], *up[row])
+        cells.append(_cell((panel, row, column), box, *found))
     return Maps(layout=layout, cells=cells, merged=merged)
+
+
+def tiles_of(runs: pl.DataFrame, cells: pl.DataFrame, layout: Layout) -> Maps:
+    """Return the cells of a refined plane, each with the run at its lower corner, of one seed."""
+    x, y = layout.x, layout.y
+    names = [n for n in (*layout.pooled, "seed") if n in cells.columns]
+    first = cells.filter(*(pl.col(n).eq_missing(pl.col(n).first()) for n in names))
+    columns = ("run_id", "outcome", "blame_id", "fault_step")
+    joined = first.join(runs.select(columns), left_on="corner_run", right_on="run_id")
+    tiles: list[MapCell] = []
+    for row in joined.iter_rows(named=True):
+        where = (
+            layout.panels.index(tuple(row[n] for n in layout.facets)),
+            y.values.index(row[f"{y.name}_lower"]),
+            x.values.index(row[f"{x.name}_lower"]),
+        )
+        box = [axis.position(row[f"{axis.name}_{end}"]) for axis in (x, y)
+               for end in ("lower", "upper")]  # fmt: skip
+        lists = ([row[name]] for name in ("corner_run", "outcome", "blame_id"))
+        tiles.append(_cell(where, (box[0], box[1], box[2], box[3]), *lists, row["fault_step"]))
+    tiles.sort(key=lambda tile: (tile.panel, tile.row, tile.column))
+    return Maps(layout=layout, cells=tiles, merged=(1, 1))
+
+
+def _cell(
+    where: tuple[int, int, int], box: Box, run_ids: list[str], outcomes: list[str],
+    blame_ids: list[str | None], fault_step: float | None,
+) -> MapCell:  # fmt: skip
+    blames = Counter(blame_id for blame_id in blame_ids if blame_id is not None)
+    ordered = sorted(blames.items(), key=lambda pair: (-pair[1], pair[0]))
+    return MapCell(
+        panel=where[0], row=where[1], column=where[2], left=box[0], right=box[1], bottom=box[2],
+        top=box[3], run_ids=run_ids, outcomes=outcomes, blames=ordered, fault_step=fault_step,
+        example=run_ids[blame_ids.index(ordered[0][0]) if ordered else 0],
+    )  # fmt: skip
 
 
 def _merged(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from nanlab.reporting.groups import divided, rows_of
 from nanlab.reporting.layout import Layout
-from nanlab.reporting.theory import Prediction, stability
+from nanlab.reporting.theory import Prediction, predicted
 from nanlab.reporting.words import number
 from nanlab.results.statistics import interval
 
@@ -93,7 +93,7 @@ def _critical(frame: pl.DataFrame, layout: Layout, panel: int, row: Any) -> Crit
     x = layout.x
     paths = [*(["seed"] if "seed" in frame.columns else []), *layout.pooled]
     ends = _ends(frame.sort(*paths, x.name), paths, x.name)
-    theory = stability(x.name, frame.row(0, named=True))
+    theory = predicted(x.name, frame.row(0, named=True))
     if theory and theory.at_start and frame["fault_step"].max() not in (None, -1, 0):
         theory = None  # these runs fail in training, of which the rule says nothing
     never = sum(first is None for _, first, _ in ends)

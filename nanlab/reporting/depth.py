@@ -90,8 +90,9 @@ class Growth:
             the output, mean over seeds.
         low: smallest rate of a seed.
         high: largest rate of a seed.
-        crossings: for each seed whose rate is 0 once, where, interpolated between the neighbors;
-            in order.
+        crossing: where the mean is 0, interpolated between the neighbors; None unless it is 0
+            once, and so are half of the seeds or more.
+        crossings: for each seed whose rate is 0 once, where; in order.
         seeds: number of seeds.
         theory: where it is 0 in theory.
     """
@@ -102,15 +103,10 @@ class Growth:
     rates: Float[np.ndarray, " values"]
     low: Float[np.ndarray, " values"]
     high: Float[np.ndarray, " values"]
+    crossing: float | None
     crossings: tuple[float, ...]
     seeds: int
     theory: Prediction | None
-
-    @property
-    def crossing(self) -> float | None:
-        """The median over seeds; None unless half of them or more cross 0 once."""
-        enough = 2 * len(self.crossings) >= max(self.seeds, 1)
-        return float(np.median(self.crossings)) if enough else None
 
 
 def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list[Growth]:
@@ -130,11 +126,13 @@ def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list
         values, means, low, high = (column.to_numpy() for column in by_value)
         seeds = [_zeros(path[x.name].to_numpy(), path["_rate"].to_numpy())
                  for _, path in divided(frame, paths)]  # fmt: skip
+        once, zeros = sorted(z[0] for z in seeds if len(z) == 1), _zeros(values, means)
         growths.append(
             Growth(
                 panel=panel, row=row, values=values, rates=means, low=low, high=high,
-                crossings=tuple(sorted(zeros[0] for zeros in seeds if len(zeros) == 1)),
-                seeds=len(seeds), theory=critical_weights(x.name, frame.row(0, named=True)),
+                crossing=zeros[0] if len(zeros) == 1 and 2 * len(once) >= len(seeds) else None,
+                crossings=tuple(once), seeds=len(seeds),
+                theory=critical_weights(x.name, frame.row(0, named=True)),
             )
         )  # fmt: skip
     return growths

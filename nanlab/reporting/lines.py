@@ -16,8 +16,8 @@ from nanlab.reporting.theory import (
     Fixed,
     Prediction,
     critical_weights,
+    predicted,
     predicted_fault_step,
-    stability,
 )
 
 CURVE_POINTS = 80
@@ -62,7 +62,7 @@ def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
         found = [
             (position, prediction)
             for position, fixed in (_rows(frame, y) if rows else _curve(frame, y))
-            for prediction in (stability(x.name, fixed), critical_weights(x.name, fixed))
+            for prediction in (predicted(x.name, fixed), critical_weights(x.name, fixed))
             if prediction and x.values[0] <= prediction.value <= x.values[-1]
         ]
         if found:

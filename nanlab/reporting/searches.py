@@ -12,7 +12,7 @@ from nanlab.grid.search import FINDS
 from nanlab.reporting.critical import Critical, Side
 from nanlab.reporting.groups import divided, rows_of
 from nanlab.reporting.layout import Layout
-from nanlab.reporting.theory import stability
+from nanlab.reporting.theory import predicted
 from nanlab.results.read import Results
 
 KINDS = ("trains", "fails", "boundary")
@@ -42,7 +42,7 @@ def found_of(results: Results, layout: Layout) -> list[Critical]:
                 low=None if None in lows or value is None else min(lows),
                 high=None if None in highs or value is None else max(highs),
                 mixed=int((frame["seen"] > 1).sum()),
-                theory=stability(layout.x.name, premises) if is_stability else None,
+                theory=predicted(layout.x.name, premises) if is_stability else None,
             )
         )  # fmt: skip
     return criticals

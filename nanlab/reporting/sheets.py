@@ -11,6 +11,7 @@ from nanlab.reporting.causes import ROLES, SITE_NAMES
 from nanlab.reporting.critical import critical_text
 from nanlab.reporting.groups import choices_of, divided
 from nanlab.reporting.layout import parameters_of
+from nanlab.reporting.rendering import rendered
 from nanlab.reporting.source_lines import SourceLines
 from nanlab.reporting.words import exact, number, percent
 from nanlab.results.text_tables import latex_floats
@@ -158,6 +159,11 @@ CONTENTS: Mapping[str, Callable[[Analysis], Content]] = {
     "outcomes": _outcomes, "critical": _critical, "causes": _causes, "blames": _blames,
     "instructive": _instructive, "parameters": _parameters,
 }  # fmt: skip
+
+
+def markdown(sheet: Sheet) -> str:
+    """Return a table in Markdown, its caption below it."""
+    return rendered("table.md", sheet=sheet)
 
 
 def latex(sheet: Sheet, study: str) -> str:

@@ -46,7 +46,7 @@ class Prediction:
     at_start: bool = False
 
 
-def stability(name: str, fixed: Fixed) -> Prediction | None:
+def predicted(name: str, fixed: Fixed) -> Prediction | None:
     """Return the largest stable value of parameter `name`, all else as in `fixed`, or None."""
     return _largest_stable_rate(name, fixed) or _relu_overflow(name, fixed)
 

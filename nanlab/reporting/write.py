@@ -13,7 +13,7 @@ from nanlab.reporting.figures import WIDTHS, write_figures
 from nanlab.reporting.package import data_package, may_replace_citation
 from nanlab.reporting.page import report_page
 from nanlab.reporting.rendering import rendered
-from nanlab.reporting.sheets import latex
+from nanlab.reporting.sheets import latex, markdown
 from nanlab.reporting.templates import context_of
 from nanlab.results.files import write_text
 from nanlab.results.read import ReportError, read_results
@@ -90,7 +90,7 @@ def _write_all(folder: Path, analysis: Analysis, context: Mapping[str, Any]) -> 
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, sheet in sheets.items():
-        write_text(tables / f"{name}.md", rendered("table.md", sheet=sheet))
+        write_text(tables / f"{name}.md", markdown(sheet))
         write_text(tables / f"{name}.tex", latex(sheet, results.study_id))
     for path in [*tables.glob("*.md"), *tables.glob("*.tex")]:
         if path.stem not in sheets:

@@ -79,5 +79,14 @@ def write_csv(frame: pl.DataFrame, path: Path) -> None:
 
 
 def csv_text(frame: pl.DataFrame, *, has_header: bool = True) -> str:
-    """Return rows as CSV, with an empty text quoted and null as an empty field."""
-    return frame.write_csv(quote_style="necessary", include_header=has_header)
+    """Return rows as CSV, with an empty text quoted and null as an empty field.
+
+    A text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
+    safe = frame.with_columns(pl.col(pl.String).str.replace(r"^('*[=+@\t\r-])", "'$1"))
+    return safe.write_csv(quote_style="necessary", include_header=has_header)
+
+
+def without_apostrophes(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of a CSV file with the texts that `csv_text` was given."""
+    return frame.with_columns(pl.col(pl.String).str.replace(r"^'('*[=+@\t\r-])", "$1"))

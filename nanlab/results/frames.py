@@ -13,6 +13,7 @@ import polars as pl
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Status, WitnessAnswer
 from nanlab.grid.outcome import Outcome
+from nanlab.results.files import without_apostrophes
 from nanlab.results.schema import BLAME, BLAMES, RESULT, SITE, types_of
 
 
@@ -102,7 +103,8 @@ def read_blames(path: Path) -> pl.DataFrame:
     """Read `blames.csv`; a quoted "" is an empty text, an empty field is null."""
     kinds = types_of(BLAMES)
     names = path.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
-    return pl.read_csv(path, schema={name: kinds.get(name, pl.String) for name in names})
+    schema = {name: kinds.get(name, pl.String) for name in names}
+    return without_apostrophes(pl.read_csv(path, schema=schema))
 
 
 def parameter_series(values: Sequence[Any]) -> pl.Series:
