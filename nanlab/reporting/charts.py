@@ -19,7 +19,7 @@ from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import critical_name, theories_of
 from nanlab.reporting.causes import ROLES, SITE_NAMES, SiteRole
 from nanlab.reporting.layout import AxisScale, ReportAxis
-from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number
+from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number, shortened
 
 WIDE = 5.0
 """Width in inches from which a figure spans both columns of a page."""
@@ -68,7 +68,7 @@ def is_wide(figure: Figure) -> bool:
 
 def set_ticks(axes: Axes, direction: Literal["x", "y"], found: Sequence[tuple[float, str]]) -> None:
     """Set ticks along "x" or "y"; labels of x that would not fit side by side are slanted."""
-    positions, labels = [position for position, _ in found], [label for _, label in found]
+    positions, labels = [place for place, _ in found], [shortened(label) for _, label in found]
     if direction == "y":
         axes.set_yticks(positions, labels)
         return
@@ -119,6 +119,7 @@ def add_legend(figure: Figure, charts: Axes | Sequence[Axes], title: str = "") -
     for axes in [charts] if isinstance(charts, Axes) else charts:
         handles, labels = axes.get_legend_handles_labels()
         entries |= zip(labels, handles, strict=True)
+    entries = {shortened(label): handle for label, handle in entries.items()}
     labels = sorted(entries, key=lambda label: label == "theory")
     if not labels or labels == ["all runs"]:
         return
@@ -275,7 +276,7 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
             phases |= set(cause.phases)
             axes.annotate(f"{cause.runs:,}", (left, row), (2, 0), va="center", fontsize=6,
                           textcoords="offset points")  # fmt: skip
-        axes.set_yticks(range(len(causes)), [cause.what for cause in causes])
+        axes.set_yticks(range(len(causes)), [shortened(cause.what) for cause in causes])
         axes.set(title=SITE_NAMES[role], xlabel="runs")
         axes.invert_yaxis()
         axes.margins(x=0.14)

@@ -10,7 +10,7 @@ from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.cells import MapCell
 from nanlab.reporting.charts import ticks
 from nanlab.reporting.map_figure import MAX_OUTLINED
-from nanlab.reporting.words import COLORS, name_of
+from nanlab.reporting.words import COLORS, name_of, shortened
 
 WIDTH = 360.0
 """Width of a map in units, which are pixels on a small phone."""
@@ -99,7 +99,7 @@ def map_elements(analysis: Analysis, panel: int) -> dict[str, Any]:
         "x_ticks": [(plane.at(position, plane.y[0])[0], label) for position, label in x_ticks],
         "slanted": slanted,
         "y_ticks": [(plane.at(plane.x[0], position)[1],
-                     label if len(label) <= most else label[: most - 1] + "…")
+                     shortened(label, most))
                     for position, label in y_ticks],
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.charts import add_legend, is_wide, line_style, make_log
 from nanlab.reporting.curves import Panels
+from nanlab.reporting.words import shortened
 
 FRAME = 1000.0
 """The frame of the losses ends at this multiple of the median of the first losses."""
@@ -52,7 +53,7 @@ def _draw_panels(figure: Figure, panels: Panels, x: str, y: str) -> None:
             axes.fill_between(
                 curve.at, curve.low, curve.high, color=style["color"], alpha=0.15, lw=0
             )
-        axes.set_title(panels[i][0])
+        axes.set_title(shortened(panels[i][0]))
         make_log(axes, "y")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.label_outer()

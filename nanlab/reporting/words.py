@@ -86,6 +86,11 @@ def exact(value: Any) -> str:
     return number(value)
 
 
+def shortened(text: str, most: int = 32) -> str:
+    """Return a text of at most `most` letters, with its beginning and its end."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - 1) // 2 :]}"
+
+
 def percent(part: int, whole: int) -> str:
     """Return `26 %`; 0 % only of nothing and 100 % only of all."""
     if not whole:
