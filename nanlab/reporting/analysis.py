@@ -65,9 +65,10 @@ def analyze(results: Results) -> Analysis:
     results = replace(results, **{name: visible(getattr(results, name)) for name in WRITTEN})
     runs = results.runs
     layout, tiles = layout_of(runs, results.finer), results.search.get("cells")
-    criticals = criticals_of(runs, layout) or found_of(results, layout)
+    criticals = criticals_of(runs, layout)
     if all(c.value is None for c in criticals):
-        criticals = []  # every path is stable or unstable throughout
+        # Every path is stable or unstable throughout, which is an answer of a search.
+        criticals = found_of(results, layout)
     return Analysis(
         results=results,
         layout=layout,
