@@ -29,10 +29,7 @@ class MapCell:
         panel: index of the map.
         column: index along the horizontal axis.
         row: index along the vertical axis.
-        left: left edge, in positions of the axes like the other edges.
-        right: right edge.
-        bottom: lower edge.
-        top: upper edge.
+        left, right, bottom, top: edges, in positions of the axes.
         run_ids: the runs.
         outcomes: their outcomes.
         blames: (blame_id, runs), most frequent first.
@@ -135,9 +132,9 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     rows = grouped["row"].unique().sort().to_list()
     up = dict(zip(rows, _edges([_position(y, row, merged[1]) for row in rows]), strict=True))
     cells: list[MapCell] = []
-    for panel, row, column, *found in grouped.rows():
+    for panel, row, column, run_ids, outcomes, blame_ids, fault_step in grouped.rows():
         box = (*across[panel, row, column], *up[row])
-        cells.append(_cell((panel, row, column), box, *found))
+        cells.append(_cell((panel, row, column), box, run_ids, outcomes, blame_ids, fault_step))
     return Maps(layout=layout, cells=cells, merged=merged)
 
 
@@ -157,8 +154,9 @@ def tiles_of(runs: pl.DataFrame, cells: pl.DataFrame, layout: Layout) -> Maps:
         )
         box = [axis.position(row[f"{axis.name}_{end}"]) for axis in (x, y)
                for end in ("lower", "upper")]  # fmt: skip
-        lists = ([row[name]] for name in ("corner_run", "outcome", "blame_id"))
-        tiles.append(_cell(where, (box[0], box[1], box[2], box[3]), *lists, row["fault_step"]))
+        run, outcome, blame = ([row[name]] for name in ("corner_run", "outcome", "blame_id"))
+        tiles.append(_cell(where, (box[0], box[1], box[2], box[3]), run, outcome, blame,
+                           row["fault_step"]))  # fmt: skip
     tiles.sort(key=lambda tile: (tile.panel, tile.row, tile.column))
     return Maps(layout=layout, cells=tiles, merged=(1, 1))
 

@@ -37,7 +37,7 @@ def write_changes(
         figure = Figure(figsize=(width, 0.8 * width), dpi=72, layout="constrained")
         axes = figure.subplots()
         off = np.ma.masked_where(np.eye(len(counts), dtype=bool) | (counts == 0), counts)
-        share = np.log1p(off) / max(np.log1p(off.max(initial=0)), 1e-9)
+        share = np.log1p(off) / max(float(np.log1p(off.filled(0)).max()), 1e-9)
         axes.imshow(np.where(np.diag(np.diag(counts)) > 0, 1.0, np.nan), cmap=SAME)
         axes.imshow(share, cmap=OTHER, vmin=0.0, vmax=1.0)
         labels = list(outcomes)

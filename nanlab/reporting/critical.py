@@ -31,8 +31,7 @@ class Critical:
     """The value along the horizontal axis at which runs stop being stable.
 
     Attributes:
-        panel: index of the map.
-        label: label of the map.
+        panel, label: index and label of the map.
         row: value of the vertical axis; None where there is no such axis.
         value: mean over seeds (geometric on a logarithmic axis) of the midpoint between the last
             stable value and the first unstable one; None where most seeds never change. Of a

@@ -28,8 +28,7 @@ class Curve:
         label: value of the maps' horizontal axis; "" where there is none.
         at: steps or layers.
         median: median over the runs that are finite there, like the others.
-        low: smallest value.
-        high: largest value.
+        low, high: smallest and largest value.
     """
 
     label: str

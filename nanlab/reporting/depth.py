@@ -24,9 +24,7 @@ class Layer:
 
     Attributes:
         label: settings of the group.
-        median: median over the runs.
-        lowest: smallest layer of a run.
-        highest: largest layer of a run.
+        median, lowest, highest: of the runs' layers.
         runs: number of runs whose blame names a layer.
         theory: the predicted layer.
     """
@@ -88,8 +86,7 @@ class Growth:
         values: values of the horizontal axis.
         rates: ln of the factor by which the norm of the biases' gradient grows per layer towards
             the output, mean over seeds.
-        low: smallest rate of a seed.
-        high: largest rate of a seed.
+        low, high: smallest and largest rate of a seed.
         crossing: where the mean is 0, interpolated between the neighbors; None unless it is 0
             once, and so are half of the seeds or more.
         crossings: for each seed whose rate is 0 once, where; in order.

@@ -100,8 +100,7 @@ class Steps:
     Attributes:
         label: label of the group.
         values: values of the axis at which runs have a fault.
-        fault: median fault step over seeds.
-        nan: median NaN step over seeds; NaN where there is none.
+        fault, nan: median fault step and NaN step over seeds; NaN where there is none.
         theory: (value, predicted step) where theory has one.
     """
 

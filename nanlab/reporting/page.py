@@ -32,14 +32,7 @@ def report_page(
     analysis: Analysis, context: Mapping[str, Any], *, figures: Mapping[str, str],
     other_files: Sequence[str],
 ) -> str:  # fmt: skip
-    """Return the whole report as HTML.
-
-    Args:
-        analysis: the study.
-        context: what `context_of` returned.
-        figures: SVG elements of the figures, by name.
-        other_files: names of the folder's other files.
-    """
+    """Return the report as HTML, from `context_of` it and the SVG elements of its figures."""
     package, layout = files("nanlab.reporting"), analysis.layout
     style, script = (package.joinpath(f"page.{e}").read_text(encoding="utf-8") for e in EMBEDDED)
     shown = {

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
-from nanlab.reporting.words import count, listed, number, percent, setting
+from nanlab.reporting.words import count, exact, listed, number, percent, setting
 from nanlab.results.text_tables import latex_escape, markdown_escape
 
 
@@ -40,9 +40,9 @@ def _environment(ending: str) -> Environment:
         finalize=FORMATS[ending], undefined=StrictUndefined if ending == ".html" else Undefined,
         extensions=["jinja2.ext.do"], **(own if ending == ".tex" else {}),
     )  # fmt: skip
-    environment.globals |= {
-        "count": count, "listed": listed, "number": number, "percent": percent, "setting": setting,
-    }  # fmt: skip
+    environment.globals.update(
+        count=count, exact=exact, listed=listed, number=number, percent=percent, setting=setting
+    )
     return environment
 
 

@@ -33,25 +33,20 @@ def found_of(results: Results, layout: Layout) -> list[Critical]:
             for low, value in zip(lows, values, strict=True)
         ]
         value, side = _median(ranks, geometric=layout.x.scale == "log")
-        bounds = {"above": layout.x.values[-1], "below": layout.x.values[0], "between": value}
-        premises = results.runs.row(by_predicate=_same(frame, results.runs), named=True)
+        bound = value if value is not None else layout.x.values[-1 if side == "above" else 0]
+        end = frame.select(pl.coalesce("lower_run", "upper_run")).item(0, 0)
+        fixed = results.runs.filter(pl.col("run_id") == end).to_dicts() if is_stability else []
         criticals.append(
             Critical(
                 panel=panel, label=layout.panel_label(layout.panels[panel]), row=row,
-                value=value, side=side, bound=bounds[side], seeds=frame.height,
+                value=value, side=side, bound=bound, seeds=frame.height,
                 low=None if None in lows or value is None else min(lows),
                 high=None if None in highs or value is None else max(highs),
                 mixed=int((frame["seen"] > 1).sum()),
-                theory=predicted(layout.x.name, premises) if is_stability else None,
+                theory=predicted(layout.x.name, fixed[0]) if fixed else None,
             )
         )  # fmt: skip
     return criticals
-
-
-def _same(frame: pl.DataFrame, runs: pl.DataFrame) -> pl.Expr:
-    """Return the condition for the run at one end of the first bracket."""
-    first = frame.select(pl.coalesce("lower_run", "upper_run")).item(0, 0)
-    return pl.col("run_id") == (first or runs["run_id"][0])
 
 
 def _median(ranks: list[float], *, geometric: bool) -> tuple[float | None, Side]:

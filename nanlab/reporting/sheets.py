@@ -32,8 +32,7 @@ class Sheet:
     Attributes:
         name: stem of its files.
         caption: its content, with the study's id, runs and seeds.
-        head: column names.
-        rows: cells as text, row by row.
+        head, rows: column names, and cells as text.
         numbers: indices of the columns of numbers, which are aligned right.
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ class SourceLines:
     """
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
-        self._environment = manifest.get("environment", {})
+        environment = manifest.get("environment", {})
+        self._is_nanlab = environment.get("code_sha256") == code_hash()
+        self._own: Mapping[str, str] = environment.get("own_code_sha256", {})
 
     def code(self, source: str) -> str:
         """Return the code at `file:line`; "" if the file is missing or has changed since."""
@@ -39,18 +40,8 @@ class SourceLines:
     def _path(self, name: str) -> Path:
         if name.startswith("nanlab/"):
             return _ROOT / name
-        specs = (spec.rpartition(":")[0] for spec in self._own)
-        return next(
-            (Path(spec) for spec in specs if Path(spec).name == Path(name).name), Path(name)
-        )
-
-    @property
-    def _own(self) -> Mapping[str, str]:
-        return self._environment.get("own_code_sha256", {})
-
-    @cached_property
-    def _is_nanlab(self) -> bool:
-        return self._environment.get("code_sha256") == code_hash()
+        own = (Path(spec.rpartition(":")[0]) for spec in self._own)
+        return next((path for path in own if path.name == Path(name).name), Path(name))
 
     def _is_unchanged(self, name: str) -> bool:
         if name.startswith("nanlab/"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from nanlab.reporting.answer import answer_of
 from nanlab.reporting.captions import caption, figures_of, headings_of
 from nanlab.reporting.layout import parameters_of
 from nanlab.reporting.sheets import sheets_of
-from nanlab.reporting.words import exact, percent
 
 AUTHORS = "The authors of this study"
 """Placeholder in CITATION.cff until the user enters names."""
@@ -39,35 +37,17 @@ def context_of(analysis: Analysis) -> dict[str, Any]:
         "headings": headings_of(analysis),
         "figures": figures,
         "captions": {name: caption(analysis, name) for name in figures},
-        "outcomes": outcome_rows(analysis),
+        "outcomes": [(o, n, Outcome(o).meaning) for o, n in analysis.outcomes().items()],
         "sheets": sheets_of(analysis),
         "authors": AUTHORS,
         "folder": portable_path(results.folder),
         "libraries": [name for name in LIBRARIES if name in environment],
-        "versions": [*_versions(environment)],
         "varied": [n for n in parameters_of(runs) if runs[n].n_unique() > 1],
         "own": [str(v) for n in ("task", "model", "problem") if n in runs.columns
                 for v in runs[n].drop_nulls().unique(maintain_order=True)
                 if ":" in str(v) or "." in str(v)],
         "mechanisms": list(Mechanism),
     }  # fmt: skip
-
-
-def _versions(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in environment.items():
-        # A user's own files have one hash per file.
-        for file, item in (value if isinstance(value, dict) else {"": value}).items():
-            if item != "":
-                yield f"{name} of {file}" if file else name, exact(item)
-
-
-def outcome_rows(analysis: Analysis) -> list[tuple[str, str, str]]:
-    """Return each outcome, its number of runs, its share in a plain grid, and its meaning."""
-    total, is_grid = analysis.runs.height, not analysis.results.finer
-    return [
-        (outcome, f"{n:,}{f' ({percent(n, total)})' if is_grid else ''}", Outcome(outcome).meaning)
-        for outcome, n in analysis.outcomes().items()
-    ]
 
 
 def portable_path(folder: Path) -> str:

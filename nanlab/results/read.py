@@ -192,12 +192,11 @@ def _running(folder: Path, resolved: str) -> Results:
         grid = load_grid(folder / CHUNKS / PLAN)
         plan = make_plan(grid)
         paths = _chunks(folder, mixed=grid.exec.mixed_devices)
-        rounds, more = Rounds(grid, plan), True
-        while more:  # the chunks of a search belong to several rounds
-            plan = rounds.plan() if rounds.number else plan
-            index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
-            rows = index.rows(np.flatnonzero(index.done))
-            more = rows.height == len(plan) and rounds.after(rows) is not None
+        rounds, rows = Rounds(grid, plan), _rows(plan, paths)
+        # The chunks of a search belong to several rounds.
+        while rows.height == len(plan) and rounds.after(rows) is not None:
+            plan = rounds.plan()
+            rows = _rows(plan, paths)
         # The cells of a refinement need the outcomes of the round that is running.
         begun = rounds.number and isinstance(rounds.search, AxisSearch)
         rows, search = with_blame_ids(rows), search_frames(rounds, rows) if begun else {}
@@ -225,6 +224,11 @@ def _running(folder: Path, resolved: str) -> Results:
         planned=len(plan),
         search=search,
     )
+
+
+def _rows(plan: Plan, paths: Sequence[Path]) -> pl.DataFrame:
+    index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
+    return index.rows(np.flatnonzero(index.done))
 
 
 def _chunks(folder: Path, *, mixed: bool) -> list[Path]:
