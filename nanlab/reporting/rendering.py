@@ -28,6 +28,9 @@ FORMATS: Mapping[str, Callable[[Any], Any] | None] = {
 }
 """How values are escaped, by the ending of a file; what a template marks as safe is not."""
 
+FUNCTIONS = (count, exact, listed, number, percent, setting)
+"""What templates may call."""
+
 
 @cache
 def _environment(ending: str) -> Environment:
@@ -40,9 +43,8 @@ def _environment(ending: str) -> Environment:
         finalize=FORMATS[ending], undefined=StrictUndefined if ending == ".html" else Undefined,
         extensions=["jinja2.ext.do"], **(own if ending == ".tex" else {}),
     )  # fmt: skip
-    environment.globals.update(
-        count=count, exact=exact, listed=listed, number=number, percent=percent, setting=setting
-    )
+    functions: Any = {function.__name__: function for function in FUNCTIONS}
+    environment.globals.update(functions)
     return environment
 
 
