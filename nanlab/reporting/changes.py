@@ -36,10 +36,10 @@ def write_changes(
         width = WIDTHS["1col"]
         figure = Figure(figsize=(width, 0.8 * width), dpi=72, layout="constrained")
         axes = figure.subplots()
-        off = np.ma.masked_where(np.eye(len(counts), dtype=bool) | (counts == 0), counts)
-        share = np.log1p(off) / max(float(np.log1p(off.filled(0)).max()), 1e-9)
+        share = np.log1p(np.where(np.eye(len(counts), dtype=bool), 0, counts))
+        share = share / max(float(share.max()), 1e-9)
         axes.imshow(np.where(np.diag(np.diag(counts)) > 0, 1.0, np.nan), cmap=SAME)
-        axes.imshow(share, cmap=OTHER, vmin=0.0, vmax=1.0)
+        axes.imshow(np.where(share > 0, share, np.nan), cmap=OTHER, vmin=0.0, vmax=1.0)
         labels = list(outcomes)
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(labels)), labels)
@@ -48,7 +48,7 @@ def write_changes(
         axes.spines[:].set_visible(False)
         for (row, column), n in np.ndenumerate(counts):
             if n:
-                color = "white" if share.filled(0.0)[row, column] > 0.5 else "black"
+                color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{n:,}", ha="center", va="center", color=color)
         fix_layout(figure)
         changed = int(counts.sum() - np.trace(counts))

@@ -35,7 +35,11 @@ def found_of(results: Results, layout: Layout) -> list[Critical]:
         value, side = _median(ranks, geometric=layout.x.scale == "log")
         bound = value if value is not None else layout.x.values[-1 if side == "above" else 0]
         end = frame.select(pl.coalesce("lower_run", "upper_run")).item(0, 0)
-        fixed = results.runs.filter(pl.col("run_id") == end).to_dicts() if is_stability else []
+        fixed = (
+            results.runs.filter(pl.col("run_id").eq_missing(pl.lit(end))).to_dicts()
+            if is_stability
+            else []
+        )
         criticals.append(
             Critical(
                 panel=panel, label=layout.panel_label(layout.panels[panel]), row=row,
