@@ -35,11 +35,8 @@ def found_of(results: Results, layout: Layout) -> list[Critical]:
         value, side = _median(ranks, geometric=layout.x.scale == "log")
         bound = value if value is not None else layout.x.values[-1 if side == "above" else 0]
         end = frame.select(pl.coalesce("lower_run", "upper_run")).item(0, 0)
-        fixed = (
-            results.runs.filter(pl.col("run_id").eq_missing(pl.lit(end))).to_dicts()
-            if is_stability
-            else []
-        )
+        same = results.runs.filter(pl.col("run_id").eq_missing(pl.lit(end)))
+        fixed = same.to_dicts() if is_stability else []
         criticals.append(
             Critical(
                 panel=panel, label=layout.panel_label(layout.panels[panel]), row=row,
@@ -63,12 +60,9 @@ def _median(ranks: list[float], *, geometric: bool) -> tuple[float | None, Side]
 
 
 def areas_of(results: Results, layout: Layout) -> list[tuple[str, dict[str, float]]]:
-    """Return the shares of a refined plane by what its cells are, for each map.
+    """Return each map's label and its shares of KINDS, means over seeds and pooled parameters.
 
     Areas are measured on the axes' own scales, so they do not depend on where runs were added.
-
-    Returns:
-        The map's label, and its shares of KINDS, means over seeds and pooled parameters.
     """
     cells = results.search.get("cells")
     if cells is None:
