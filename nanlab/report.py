@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         print(note, file=sys.stderr)
     missing = report.planned - report.runs
     incomplete = f"{report.runs:,} of {report.planned:,} runs, {missing:,} are missing"
+    print(report.answer)
     print(f"{incomplete if missing else f'{report.runs:,} runs'}: {report.page}")
     return DONE
 

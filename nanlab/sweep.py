@@ -129,7 +129,7 @@ def _dry_run(grid: Grid, plan: Plan, devices: list[Device]) -> int:
 def _run(
     grid: Grid, plan: Plan, devices: list[Device], arguments: Arguments, given: list[str]
 ) -> int:
-    from nanlab.cli.progress import show_summary
+    from nanlab.cli.summary import show_summary
     from nanlab.grid import GridError
     from nanlab.results.environments import DevicesError
     from nanlab.results.errors import FolderError, StoreError

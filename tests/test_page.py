@@ -9,7 +9,8 @@ import pytest
 
 from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import analyze
-from nanlab.reporting.page import cell_labels, notes_of, report_page
+from nanlab.reporting.page import cell_labels, report_page
+from nanlab.reporting.templates import context_of
 from nanlab.results.read import read_results
 
 pytestmark = pytest.mark.smoke
@@ -23,7 +24,9 @@ def results():
 
 def page_of(results, **changes):
     analysis = analyze(dataclasses.replace(results, **changes))
-    return analysis, report_page(analysis, figures={}, other_files=["runs.csv", "<other>"])
+    return analysis, report_page(
+        analysis, context_of(analysis), figures={}, other_files=["runs.csv", "<other>"]
+    )
 
 
 def data_of(page):
@@ -70,6 +73,6 @@ def test_rows_and_columns_are_called_by_their_values(results):
 def test_a_study_that_is_running_says_what_is_missing(results):
     half = results.runs.head(360)
     analysis, page = page_of(results, runs=half)
-    sentence = notes_of(analysis)[0]
+    sentence = context_of(analysis)["notes"][0]
     assert sentence.startswith("The study is not finished: 360 runs of 720 ")
     assert sentence in page

@@ -11,6 +11,8 @@ import pytest
 from resealed import reseal
 from sampled import sampled
 
+from nanlab import reporting
+from nanlab.reporting.figures import PAGE_COLORS
 from nanlab.reporting.write import write_report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -308,6 +310,66 @@ def test_all_of_it_can_be_had_by_keys_and_is_said_to_screen_readers(pages, brows
     assert button.is_displayed()
     button.send_keys(Keys.ENTER)
     assert "init_scale = 100" in shown(browser, "blame")
+
+
+# The lowest contrast (WCAG 2.1) of each piece of text with what is painted behind it.
+CONTRAST = """
+const channels = (c) => { const m = c.match(/[\\d.]+/g).map(Number);
+  return [m[0], m[1], m[2], m.length > 3 ? m[3] : 1]; };
+const light = ([r, g, b]) => { const f = [r, g, b].map((v) => { v /= 255;
+  return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+const behind = (e) => { for (; e; e = e.parentElement) {
+  const c = channels(getComputedStyle(e).backgroundColor); if (c[3] > 0.99) return c; }
+  return channels(getComputedStyle(document.body).backgroundColor); };
+document.querySelectorAll("details").forEach((d) => { d.open = true; });
+const found = [];
+for (const e of document.querySelectorAll("body *")) {
+  const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !e.getClientRects().length || ["SCRIPT", "STYLE"].includes(e.tagName)) continue;
+  const style = getComputedStyle(e);
+  const ink = light(channels(e instanceof SVGElement ? style.fill : style.color));
+  const paper = light(behind(e));
+  const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  found.push([ratio, `${e.tagName} ${e.textContent.trim().slice(0, 30)}`]);
+}
+return found;
+"""
+
+
+@in_a_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["quickstart", "tanh_critical_line"])
+def test_every_text_has_a_contrast_of_4_5_in_light_and_in_dark(name, scheme, pages, browser):
+    opened(browser, pages[name], DESKTOP)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": features})
+    x, y = at_cell(browser, 0)
+    click(browser, x, y)  # the panel of a cell's blames, too
+    found = browser.execute_script(CONTRAST)
+    assert len(found) > 100 and {"text", "BUTTON", "TD", "P"} <= {t.split()[0] for _, t in found}
+    assert [text for ratio, text in found if ratio < 4.5] == []
+
+
+def test_lines_and_bars_have_colors_of_their_own_for_light_and_for_dark():
+    css = (Path(reporting.__file__).parent / "page.css").read_text()
+    light, dark = css.split("prefers-color-scheme: dark", 1)
+    for part, paper in ((light, "#ffffff"), (dark, "#17181a")):
+        colors = dict(re.findall(r"--c([0-9a-f]{6}): (#[0-9a-f]{3,6});", part))
+        assert set(colors) == set(PAGE_COLORS)
+        for name, color in colors.items():
+            assert contrast(color, paper) >= 3, (name, color, paper)
+
+
+def contrast(a, b):
+    def light(color):
+        digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    low, high = sorted((light(a), light(b)))
+    return (high + 0.05) / (low + 0.05)
 
 
 @in_a_browser

@@ -7,6 +7,7 @@ What the command does is run here in this process, so that a group is compiled o
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -29,11 +31,14 @@ from sampled import sampled
 
 from nanlab.blame.site import Site
 from nanlab.cli import progress as terminal
+from nanlab.cli import summary
 from nanlab.engine import memory
 from nanlab.engine.group_runner import GroupRunner
 from nanlab.grid import load_grid
 from nanlab.plan.plan import make_plan
+from nanlab.reporting.source_lines import SourceLines
 from nanlab.results import frames as tables
+from nanlab.results.provenance import code_hash
 from nanlab.results.runs_table import RunsTable
 from nanlab.study import chunk_runner as chunks_bench
 from nanlab.study import local as chunks_local
@@ -623,7 +628,7 @@ def shown(text, outcome_of, tmp_path, *, width=100, folder="results/x", blames_o
         },
     )
     console = Console(record=True, file=io.StringIO(), width=width, color_system=None)
-    terminal.show_summary(result, console)
+    summary.show_summary(result, console)
     return console.export_text()
 
 
@@ -665,7 +670,7 @@ def test_an_axis_of_one_problem_is_shown_beside_another_problem(tmp_path):
 
 def test_the_most_frequent_blames_are_shown_and_the_others_counted(tmp_path):
     text = "[axes]\nseed = { range = 200 }\n"
-    many = terminal.BLAMES_SHOWN + 3
+    many = summary.BLAMES_SHOWN + 3
 
     def blame_of(number):
         # Seed 0 is blamed on line 1, seeds 1 and 2 on line 2, and so on.
@@ -678,7 +683,7 @@ def test_the_most_frequent_blames_are_shown_and_the_others_counted(tmp_path):
     assert "and 3 more" in text
     counts = [int(n) for n in re.findall(r"^\s*(\d+)\s+inf-inf in sub", text, re.MULTILINE)]
     assert counts == sorted(counts, reverse=True)
-    assert len(counts) == terminal.BLAMES_SHOWN
+    assert len(counts) == summary.BLAMES_SHOWN
     assert "200 failed runs, of which 200 reproduced" in " ".join(text.split())
 
 
@@ -693,6 +698,49 @@ def test_the_path_of_the_results_can_be_copied_from_the_last_line(folder, width,
 def test_a_narrow_terminal_gets_no_line_that_is_too_wide(tmp_path):
     text = shown(LOOK, lambda point: "nan", tmp_path, width=40, blames_of=lambda _: SUB)
     assert max(map(len, text.splitlines())) <= 40
+
+
+@pytest.mark.parametrize("width", [30, 50, 80])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  41  overflow in convert_element_type, forward, Outer/Inner_0/Dense_12",
+        "          nanlab/parts/activations.py:88 return jnp.where(x > 0, x, slope * x)",
+        "        nothing float32[1024,1024],bfloat16[8] a-b-c-d-e-f-g-h-i-j-k-l-m-n-o-p-q-r-s-t-u",
+    ],
+)
+def test_lines_wrap_between_words_alone(line, width):
+    pieces = summary.wrapped(line, width).splitlines()
+    assert " ".join(pieces).split() == line.split()
+    longest = max(len(word) for word in line.split()) + 12
+    assert all(len(piece) <= max(width, longest) for piece in pieces)
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_a_blame_shows_its_line_whole_and_the_code_there(width, tmp_path):
+    text = shown(LOOK, lambda _: "nan", tmp_path, width=width, blames_of=lambda _: SUB)
+    assert "nanlab/problems/training.py:1" in text.split()
+    assert '"""' not in text, "the code is that of the run's version, which no manifest names here"
+    sources = SourceLines({"environment": {"code_sha256": code_hash()}})
+    first = Path(study.__file__).parents[1] / "problems/training.py"
+    assert sources.code("nanlab/problems/training.py:1") == first.read_text().splitlines()[0]
+    assert SourceLines({}).code("nanlab/problems/training.py:1") == ""
+
+
+def test_the_code_of_an_own_file_is_shown_while_it_is_unchanged(tmp_path):
+    Path("own.py").write_text("def step():\n    return 1 / 0\n")
+    hashes = {"own.py:step": hashlib.sha256(Path("own.py").read_bytes()).hexdigest()}
+    manifest = {"environment": {"own_code_sha256": hashes}}
+    assert SourceLines(manifest).code("own.py:2") == "return 1 / 0"
+    assert SourceLines(manifest).code("other.py:2") == ""
+    Path("own.py").write_text("def step():\n    return 2 / 0\n")
+    assert SourceLines(manifest).code("own.py:2") == ""
+
+
+def test_a_narrow_terminal_gets_outcomes_line_by_line(tmp_path):
+    text = shown(LOOK, lambda point: "nan" if point["lr"] > 0.1 else "stalled", tmp_path, width=40)
+    assert "…" not in text
+    assert "  true, relu: 1 stalled, 2 nan" in text.splitlines()
 
 
 def watched(events, *, is_terminal=False, width=80):
@@ -732,7 +780,45 @@ def test_the_rate_does_not_count_runs_that_were_there_already(monkeypatch):
         watcher.advanced(500, 0)
 
     (_, line) = watched(events).splitlines()
-    assert line == "9,500 of 10,000 runs, 0 failed, 5 runs/s, about 100 s left"
+    assert line == "9,500 of 10,000 runs, 0 failed, 5 runs/s"
+
+
+def test_the_time_left_is_shown_once_the_last_group_is_compiled(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    group = SimpleNamespace(runs=range(500))
+
+    def events(watcher):
+        watcher.started(1_000, 0)
+        # Seconds, group that is entered before, runs: compiling takes 60 s, a chunk of 100 10 s.
+        for seconds, number, runs in ((70, 0, 100), (10, None, 400), (70, 1, 100), (10, None, 100),
+                                      (10, None, 100), (10, None, 200)):  # fmt: skip
+            if number is not None:
+                watcher.entered(group, number, 2)
+            now[0] += seconds
+            watcher.advanced(runs, 0)
+
+    lines = [line.partition(" runs/s")[2] for line in watched(events).splitlines()
+             if "runs/s" in line]  # fmt: skip
+    assert lines == ["", "", "", ", about 30 s left", ", about 20 s left", ""]
+
+
+@pytest.mark.parametrize("searching", [True, False])
+def test_a_search_or_several_studies_have_no_time_left(searching, monkeypatch):
+    monkeypatch.setattr(terminal.time, "monotonic", itertools.count(step=10).__next__)
+
+    def events(watcher):
+        watcher.started(10, 0)
+        if searching:
+            watcher.searching(1, 2, 10, 0)
+        watcher.entered(SimpleNamespace(runs=range(10)), 0, 1)
+        for _ in range(5):
+            watcher.advanced(1, 0)
+
+    file = io.StringIO()
+    with terminal.ProgressBar(Console(file=file), total=None if searching else 50) as watcher:
+        events(watcher)
+    assert "runs/s" in file.getvalue() and "left" not in file.getvalue()
 
 
 def test_a_line_of_progress_is_one_line_however_narrow_the_log(monkeypatch):

@@ -108,9 +108,7 @@ def test_the_oracles_steps_stand_in_the_table(first):
 def test_progress_is_plain_lines_on_standard_error_where_there_is_no_terminal(first):
     _, done = first
     assert done.stderr.splitlines()[0] == "group 1 of 2: 5 runs"
-    assert re.search(
-        r"^10 of 10 runs, 4 failed, [\d,]+ runs/s, about 0 s left$", done.stderr, re.MULTILINE
-    )
+    assert re.search(r"^10 of 10 runs, 4 failed, [\d,]+ runs/s$", done.stderr, re.MULTILINE)
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stderr
 

@@ -1,10 +1,9 @@
-"""The progress bar of a study, or plain lines without a terminal, and its summary."""
+"""The progress bar of a study, or plain lines without a terminal."""
 
 from __future__ import annotations
 
 import time
 
-import polars as pl
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,20 +13,12 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
-from nanlab.blame.explain.layout import printable
-from nanlab.blame.vocabulary import WitnessAnswer
-from nanlab.grid.outcome import Outcome
 from nanlab.plan.plan import Group
-from nanlab.results.blame_text import blame_cells
-from nanlab.results.runs_table import categorical_columns
-from nanlab.study.study import StudyResult
+from nanlab.reporting.words import visible
 
-BLAMES_SHOWN = 12
 PLAIN_EVERY_S = 5.0
 """Minimum time between two lines of progress without a terminal."""
 
@@ -57,15 +48,17 @@ class ProgressBar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]} failed"),
             _Rate(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             transient=True,
         )
-        self._task = self._bar.add_task("starting", total=None, failed=0)
+        self._task = self._bar.add_task("starting", total=None, failed=0, left="")
         self.about = ""
         self._expected = total
         self._total, self._done, self._reused, self._failed = total or 0, 0, 0, 0
         self._round = ""
+        self._measured: tuple[float, int] | None = None
+        self._is_compiled = False
         self._began = self._printed = time.monotonic()
 
     def __enter__(self) -> ProgressBar:
@@ -100,6 +93,7 @@ class ProgressBar:
 
     def searching(self, number: int, openings: int, runs: int, reused: int) -> None:
         """Show a search's next round: its number, open crossings or cells, and runs."""
+        self._is_compiled = False  # how many rounds follow is not known
         self._round = f"round {number}, "
         self._total, self._done = self._total + runs, self._done + reused
         self._reused += reused
@@ -110,6 +104,7 @@ class ProgressBar:
 
     def entered(self, group: Group, number: int, groups: int) -> None:
         """Show the next group, before its programs are compiled."""
+        self._is_compiled = number + 1 == groups and not (self._round or self._expected)
         self._describe(f"{self._round}group {number + 1}/{groups}")
         if not self._console.is_terminal and not self._round:
             self._plain(f"group {number + 1} of {groups}: {len(group.runs):,} runs", always=True)
@@ -117,15 +112,26 @@ class ProgressBar:
     def advanced(self, runs: int, failed: int) -> None:
         """Count the runs and the failures of a stored chunk."""
         self._done, self._failed = self._done + runs, self._failed + failed
-        self._bar.update(self._task, completed=self._done, failed=f"{self._failed:,}")
+        left = self._time_left()
+        self._bar.update(self._task, completed=self._done, failed=f"{self._failed:,}", left=left)
         if not self._console.is_terminal:
             rate = (self._done - self._reused) / max(time.monotonic() - self._began, 1e-9)
-            left = (self._total - self._done) / max(rate, 1e-9)
-            self._plain(
-                f"{self._done:,} of {self._total:,} runs, {self._failed:,} failed, "
-                f"{rate:,.0f} runs/s, about {left:,.0f} s left",
-                always=self._done == self._total,
-            )
+            line = f"{self._done:,} of {self._total:,} runs, {self._failed:,} failed"
+            parts = filter(None, (line, f"{rate:,.0f} runs/s", left))
+            self._plain(", ".join(parts), always=self._done == self._total)
+
+    def _time_left(self) -> str:
+        """Return `about 12 s left`, once the rate is that of the last group's compiled program."""
+        now = time.monotonic()
+        if not self._is_compiled or self._done >= self._total:
+            self._measured = None
+            return ""
+        if self._measured is None:  # this chunk's time includes the compilation
+            self._measured = now, self._done
+            return ""
+        began, done = self._measured
+        left = (self._total - self._done) * (now - began) / max(self._done - done, 1)
+        return f"about {left:,.0f} s left"
 
     def crashed(self, runs: int, error: str) -> None:
         """Show an error in a chunk, whose runs are recorded as crashed."""
@@ -153,87 +159,9 @@ class ProgressBar:
 
     def say(self, sentence: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def _plain(self, sentence: str, *, always: bool) -> None:
         if always or time.monotonic() - self._printed >= PLAIN_EVERY_S:
             self._printed = time.monotonic()
             self.say(sentence)
-
-
-def show_summary(result: StudyResult, console: Console | None = None) -> None:
-    """Print outcomes by the study's categorical axes, the blames, and the results folder."""
-    console = console or Console()
-    by = list(categorical_columns(result.plan))
-    ends = result.runs.select("outcome", *by).collect()
-    console.print(_outcomes_table(ends, by))
-    if result.blames.height:
-        _show_blames(result.blames, console)
-    status = result.manifest["blame_status"]
-    failed = sum(status.values())
-    if failed:
-        answers = dict(result.manifest["witnesses"]["said"])
-        answers.pop(WitnessAnswer.NOT_ASKED, None)
-        console.print(
-            f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced; "
-            f"jax.debug_nans and jax.debug_infs on {sum(answers.values()):,} distinct blames: "
-            + ", ".join(f"{n} {word}" for word, n in answers.items()),
-            highlight=False,
-        )
-    # Neither wrapped nor parsed as markup, so that the path can be copied.
-    line = Text(f"{ends.height:,} runs in ").append(str(result.folder), style="bold")
-    console.print(line, soft_wrap=True)
-
-
-def _outcomes_table(runs: pl.DataFrame, by: list[str]) -> Table:
-    table = Table(title="outcomes", title_justify="left", box=None, pad_edge=False)
-    present = [o for o in Outcome if o in set(runs.get_column("outcome"))]
-    for name in by:
-        table.add_column(name, no_wrap=False)
-    for outcome in (*present, "runs"):
-        table.add_column(outcome, justify="right")
-    keys = by or [pl.lit("").alias("_")]
-    counted = runs.group_by(keys, maintain_order=True).agg(
-        *((pl.col("outcome") == o).sum().alias(f"n_{o}") for o in present), pl.len().alias("n")
-    )
-    for row in counted.iter_rows(named=True):
-        cells = [_cell(row[name]) for name in by]
-        table.add_row(*cells, *(f"{row[f'n_{o}']:,}" for o in present), f"{row['n']:,}")
-    return table
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _show_blames(blames: pl.DataFrame, console: Console) -> None:
-    """Print the blames; a narrow terminal gets the cells of a blame below each other."""
-    title = "what made the first inf or NaN, and below it the first NaN"
-    rows: list[tuple[str, ...]] = []
-    for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
-        origin, culprit = blame_cells(row, "origin"), blame_cells(row, "culprit")
-        rows.append((f"{row['runs']:,}", *map(printable, origin)))
-        if culprit != origin:
-            rows.append(("", *map(printable, culprit)))
-    left = blames.height - BLAMES_SHOWN
-    if left > 0:
-        rows.append(("", f"and {left:,} more", "", "blames.csv"))
-    header = ("runs", "what", "where", "line")
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    if sum(widths) + 2 * len(widths) <= console.width:
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        table.add_column("runs", justify="right", no_wrap=True)
-        for name in header[1:]:
-            table.add_column(name, no_wrap=True)
-        for cells in rows:
-            table.add_row(*map(Text, cells))
-        console.print(table)
-        return
-    # Neither a path nor a name is broken: at worst a line is longer than the terminal.
-    console.print(title, style="italic")
-    for runs, *cells in rows:
-        for i, cell in enumerate(filter(None, cells)):
-            line = Text(f"{runs if i == 0 else '':>{widths[0]}}  {cell}", no_wrap=True)
-            console.print(line, crop=False, overflow="ignore")

@@ -2,111 +2,83 @@
 
 from __future__ import annotations
 
+from nanlab.grid.search import FINDS
 from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.critical import MAX_ROWS, is_thinned
+from nanlab.reporting.curves import MAX_LINES, MAX_PANELS
 from nanlab.reporting.layout import is_learning_rate
-from nanlab.reporting.words import count, listed
+from nanlab.reporting.rendering import rendered
+from nanlab.reporting.theory import Prediction
+from nanlab.reporting.words import number
 
 HEADINGS = {
-    "outcomes": "Outcomes",
-    "critical": "Stability boundary",
-    "growth": "Gradient growth with depth",
-    "layers": "Layer of the first inf or NaN",
-    "steps": "Fault steps",
-    "survival": "Survival",
-    "causes": "Causes of the first inf and the first NaN",
-    "instructive": "Instructive runs",
-    "blames": "Most frequent blames",
-    "parameters": "Parameters",
-}
+    "outcomes": "Outcomes", "critical": "Stability boundary", "losses": "Loss",
+    "growth": "Gradient growth with depth", "gradients": "Gradients by layer",
+    "layers": "Layer of the first inf or NaN", "steps": "Fault steps", "survival": "Survival",
+    "causes": "Causes of the first inf and the first NaN", "instructive": "Instructive runs",
+    "blames": "Most frequent blames", "parameters": "Parameters",
+}  # fmt: skip
 """Headings of the figures, in the report's order, then of the tables below them."""
+FIGURES = tuple(HEADINGS)[:9]
 
-CAPTIONS = {
-    "outcomes": "Each cell is divided from left to right by the outcomes of its runs.",
-    "critical": "Midpoint between the last value at which a run stays finite without diverging and "
-    "the first at which it does not; intervals from the last stable to the first unstable value, "
-    "so that they include the grid's spacing.",
-    "growth": "Growth of the norm of the biases' gradient per layer towards the output, at "
-    "initialization: ln of the factor, mean and range over seeds. Above 0 gradients vanish towards "
-    "the input, below 0 they explode. Dashed: where theory has 0 (Poole et al. 2016; Schoenholz et "
-    "al. 2017).",
-    "layers": "Hidden layer, counted from 0, of the first inf or NaN: median and range over runs. "
-    "Squares: theory, ln(largest number)/ln(gain).",
-    "steps": "Step of the first fault (filled) and of the first NaN (open), counted from 1. Line, "
-    "if any: theory, the overflow of the loss in gradient descent.",
-    "survival": "Share of runs without a fault after a number of steps: Kaplan-Meier estimates, "
-    "censored at a run's last step, with 95 % log-log intervals. They describe the runs of this "
-    "grid, not other learning rates or weights.",
-    "causes": "Mechanism and primitive of the first inf or NaN and of the first NaN of each "
-    "failed run.",
-    "instructive": "At most ten runs, each with the reason for its choice.",
-    "blames": "Distinct blames, most frequent first.",
-    "parameters": "Parameters that vary, and those that all runs share.",
-}
-ONLY_FIGURES = {
-    "critical": "Triangles: beyond the values that were run. Black, if any: theory.",
-    "causes": "Colors: phases.",
-}
-"""What the caption of a figure says in addition to that of the table."""
+
+def headings_of(analysis: Analysis) -> dict[str, str]:
+    """Return HEADINGS; that of the critical values is what a search finds."""
+    name = critical_name(analysis)
+    is_search = "search" in analysis.results.asked
+    return HEADINGS | ({"critical": name[0].upper() + name[1:]} if is_search else {})
 
 
 def figures_of(analysis: Analysis) -> list[str]:
     """Return the names of the figures that this study has data for."""
-    has_data = {
-        "outcomes": True,
-        "critical": bool(analysis.criticals) and bool(analysis.layout.y.name),
-        "growth": bool(analysis.growths),
-        "layers": bool(analysis.layers),
-        "steps": bool(analysis.steps),
-        "survival": bool(analysis.survivals),
-        "causes": any(analysis.causes.values()),
-    }
-    return [name for name, has in has_data.items() if has]
-
-
-def study_line(analysis: Analysis) -> str:
-    """Return the line `Study quickstart-72d6ed54: 720 runs, 4 seeds.`."""
-    results = analysis.results
-    missing = f" of {results.planned:,}, the others are missing" if results.missing else ""
-    runs = count(results.runs.height, "run")
-    return f"Study {results.study_id}: {runs}{missing}, {count(results.seeds, 'seed')}."
-
-
-def caption(analysis: Analysis, name: str, *, table: bool = False) -> str:
-    """Return the caption of a figure, or of the table of that name."""
-    sentences = [CAPTIONS[name]]
-    if name == "outcomes":
-        sentences = ["Number of runs by outcome."] if table else [*sentences, *_of_maps(analysis)]
-    elif name == "critical":
-        if any(c.seeds > 1 for c in analysis.criticals):
-            sentences.append("Means over seeds, with 95 % bootstrap intervals.")
-        if is_thinned(analysis.layout):
-            n = len(analysis.layout.y.values)
-            sentences.append(f"{MAX_ROWS} of the {n:,} rows, evenly spaced.")
-    elif name == "blames":
-        sentences.append(f"{analysis.results.blames.height:,} in all.")
-    if name in ONLY_FIGURES and not table:
-        sentences.append(ONLY_FIGURES[name])
-    return " ".join((*sentences, study_line(analysis)))
+    has_data = {"outcomes": True, "critical": analysis.criticals and analysis.layout.y.name,
+                "causes": any(analysis.causes.values())}  # fmt: skip
+    return [name for name in FIGURES if has_data.get(name, getattr(analysis, name, None))]
 
 
 def critical_name(analysis: Analysis) -> str:
-    """Return `largest stable learning rate`, or that of another horizontal axis."""
-    name = analysis.layout.x.name
-    return "largest stable " + ("learning rate" if is_learning_rate(name) else name)
+    """Return `largest stable learning rate`, or what a search finds."""
+    x, asked = analysis.layout.x.name, analysis.results.asked
+    name = "learning rate" if is_learning_rate(x) else x
+    if "search" not in asked:
+        return f"largest stable {name}"
+    end, _, what = asked["search"].get("finds", FINDS[0]).partition(" ")
+    return f"{end} {name} {what}"
 
 
-def _of_maps(analysis: Analysis) -> list[str]:
-    layout, notes = analysis.layout, list[str]()
-    pooled = [*(["seed"] if analysis.results.seeds > 1 else []), *layout.pooled]
-    if pooled:
-        notes.append(f"The runs of a cell differ in {listed(pooled)}.")
-    x, y = analysis.maps.merged
-    if (x, y) != (1, 1):
-        notes.append(f"A cell covers {x} x {y} neighboring values.")
-    if layout.x.name in layout.finer:
-        notes.append("Cells meet halfway between the values that were run.")
+def theories_of(analysis: Analysis, name: str) -> tuple[list[Prediction], list[Prediction]]:
+    """Return the predictions that a figure marks, and those beyond the range of its data."""
+    known: list[tuple[Prediction | None, float, float]] = []
+    if name == "growth":
+        known = [(g.theory, g.values[0], g.values[-1]) for g in analysis.growth]
+    elif name == "layers" and analysis.layers:
+        deepest = max(layer.highest for layer in analysis.layers)
+        known = [(layer.theory, 0, 2 * deepest + 1) for layer in analysis.layers]
+    elif name == "critical":
+        x = analysis.layout.x.values
+        known = [(c.theory, x[0], x[-1]) for c in analysis.criticals]
+    predictions = [(p, low <= p.value <= high) for p, low, high in known if p]
+    marked, beyond = ([p for p, inside in predictions if inside == wanted] for wanted in (1, 0))
+    return marked, beyond
+
+
+def caption(analysis: Analysis, what: str, *, table: bool = False) -> str:
+    """Return the caption of a figure, of the table of that name, or another sentence.
+
+    The other sentences of captions.txt.j2 are `study`, `definition`, `placed` and `missing`.
+    """
+    layout, results = analysis.layout, analysis.results
+    marked, beyond = theories_of(analysis, what)
     theory = {f"{p.label} ({p.source})": 0 for b in analysis.boundaries for p in b.predictions}
-    if theory:
-        notes.append(f"Dashed: theory, {listed(list(theory))}.")
-    return notes
+    axes = results.manifest.get("search", {}).get("axes", [])
+    text = rendered(
+        "captions.txt", a=analysis, what=what, is_table=table, sought=critical_name(analysis),
+        is_log=axes[0]["scale"] == "log" if axes else layout.x.scale == "log",
+        pooled=[*(["seed"] if results.seeds > 1 else []), *layout.pooled],
+        boundaries=list(theory), thinned=is_thinned(layout), max_rows=MAX_ROWS,
+        open_ended=any(c.side != "between" for c in analysis.criticals),
+        marked=list(dict.fromkeys(p.source for p in marked)),
+        beyond=[number(value, 4) for value in sorted({p.value for p in beyond})],
+        max_lines=MAX_LINES, max_panels=MAX_PANELS,
+    )  # fmt: skip
+    return " ".join(text.split())

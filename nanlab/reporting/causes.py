@@ -22,7 +22,6 @@ class Cause:
     """Runs whose first inf or NaN, or first NaN, has the same mechanism and primitive.
 
     Attributes:
-        role: `origin` or `culprit`.
         mechanism: the arithmetic.
         primitive: the operation.
         phases: number of runs by phase.
@@ -30,7 +29,6 @@ class Cause:
         runs: number of runs.
     """
 
-    role: SiteRole
     mechanism: str
     primitive: str
     phases: dict[str, int]
@@ -52,7 +50,7 @@ def causes_of(runs: pl.DataFrame, role: SiteRole) -> list[Cause]:
         phases = dict(_counts(frame, f"{role}_phase"))
         causes.append(
             Cause(
-                role=role, mechanism=str(mechanism), primitive=str(primitive or ""),
+                mechanism=str(mechanism), primitive=str(primitive or ""),
                 phases={p: phases[p] for p in (*Phase, "") if p in phases},
                 module=_counts(frame, f"{role}_module")[0][0], runs=frame.height,
             )

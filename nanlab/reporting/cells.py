@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from nanlab.reporting.layout import Layout, ReportAxis
 
 MAX_CELLS = 9000
 """Of more cells neighbors are merged, by powers of two."""
-WIDEST = 1.3
-"""Half a cell is at most this multiple of half the median gap of its row."""
 
 Box = tuple[float, float, float, float]
 """Left, right, bottom and top, in positions of the axes."""
@@ -31,10 +29,7 @@ class MapCell:
         panel: index of the map.
         column: index along the horizontal axis.
         row: index along the vertical axis.
-        left: left edge, in positions of the axes like the other edges.
-        right: right edge.
-        bottom: lower edge.
-        top: upper edge.
+        left, right, bottom, top: edges, in positions of the axes.
         run_ids: the runs.
         outcomes: their outcomes.
         blames: (blame_id, runs), most frequent first.
@@ -93,10 +88,11 @@ class Maps:
             for outcome, n in cell.counts.items():
                 left, right = right, right + n * width
                 own = boxes.setdefault(outcome, [])
-                if own and own[-1][2] == cell.bottom and abs(own[-1][1] - left) < 1e-9:
-                    own.append((own.pop()[0], right, cell.bottom, cell.top))
+                row = cell.bottom, cell.top
+                if own and own[-1][2:] == row and abs(own[-1][1] - left) < 1e-9:
+                    own.append((own.pop()[0], right, *row))
                 else:
-                    own.append((left, right, cell.bottom, cell.top))
+                    own.append((left, right, *row))
         return boxes
 
     @property
@@ -125,28 +121,57 @@ def maps_of(runs: pl.DataFrame, layout: Layout) -> Maps:
     grouped = frame.group_by(where).agg(
         *("run_id", "outcome", "blame_id"), pl.col("fault_step").median()
     ).sort(where)  # fmt: skip
-    # Between the values of a refined axis the outcome is that of the neighbors: no gap.
-    widest = math.inf if x.name in layout.finer else WIDEST
+    lines = [(key, line["column"].sort().to_list())
+             for key, line in grouped.group_by("panel", "row")]  # fmt: skip
+    rasters = {tuple(columns) for _, columns in lines} if x.name not in layout.finer else set()
     across: dict[tuple[int, ...], tuple[float, float]] = {}
-    for (panel, row), line in grouped.group_by("panel", "row"):
-        columns = line["column"].sort().to_list()
-        edges = _edges([_position(x, column, merged[0]) for column in columns], widest)
-        across |= {(panel, row, c): ends for c, ends in zip(columns, edges, strict=True)}
+    for (panel, row), columns in lines:
+        ends = [_position(x, column, merged[0]) for column in _with_gaps(columns, rasters)]
+        edges = dict(zip(_with_gaps(columns, rasters), _edges(ends), strict=True))
+        across |= {(panel, row, c): edges[c] for c in columns}
     rows = grouped["row"].unique().sort().to_list()
     up = dict(zip(rows, _edges([_position(y, row, merged[1]) for row in rows]), strict=True))
     cells: list[MapCell] = []
     for panel, row, column, run_ids, outcomes, blame_ids, fault_step in grouped.rows():
-        blames = Counter(blame_id for blame_id in blame_ids if blame_id is not None)
-        ordered = sorted(blames.items(), key=lambda pair: (-pair[1], pair[0]))
-        (left, right), (bottom, top) = across[panel, row, column], up[row]
-        cells.append(
-            MapCell(
-                panel=panel, column=column, row=row, left=left, right=right, bottom=bottom,
-                top=top, run_ids=run_ids, outcomes=outcomes, blames=ordered, fault_step=fault_step,
-                example=run_ids[blame_ids.index(ordered[0][0]) if ordered else 0],
-            )
-        )  # fmt: skip
+        box = (*across[panel, row, column], *up[row])
+        cells.append(_cell((panel, row, column), box, run_ids, outcomes, blame_ids, fault_step))
     return Maps(layout=layout, cells=cells, merged=merged)
+
+
+def tiles_of(runs: pl.DataFrame, cells: pl.DataFrame, layout: Layout) -> Maps:
+    """Return the cells of a refined plane, each with the run at its lower corner, of one seed."""
+    x, y = layout.x, layout.y
+    names = [n for n in (*layout.pooled, "seed") if n in cells.columns]
+    first = cells.filter(*(pl.col(n).eq_missing(pl.col(n).first()) for n in names))
+    columns = ("run_id", "outcome", "blame_id", "fault_step")
+    joined = first.join(runs.select(columns), left_on="corner_run", right_on="run_id")
+    tiles: list[MapCell] = []
+    for row in joined.iter_rows(named=True):
+        where = (
+            layout.panels.index(tuple(row[n] for n in layout.facets)),
+            y.values.index(row[f"{y.name}_lower"]),
+            x.values.index(row[f"{x.name}_lower"]),
+        )
+        box = [axis.position(row[f"{axis.name}_{end}"]) for axis in (x, y)
+               for end in ("lower", "upper")]  # fmt: skip
+        run, outcome, blame = ([row[name]] for name in ("corner_run", "outcome", "blame_id"))
+        tiles.append(_cell(where, (box[0], box[1], box[2], box[3]), run, outcome, blame,
+                           row["fault_step"]))  # fmt: skip
+    tiles.sort(key=lambda tile: (tile.panel, tile.row, tile.column))
+    return Maps(layout=layout, cells=tiles, merged=(1, 1))
+
+
+def _cell(
+    where: tuple[int, int, int], box: Box, run_ids: list[str], outcomes: list[str],
+    blame_ids: list[str | None], fault_step: float | None,
+) -> MapCell:  # fmt: skip
+    blames = Counter(blame_id for blame_id in blame_ids if blame_id is not None)
+    ordered = sorted(blames.items(), key=lambda pair: (-pair[1], pair[0]))
+    return MapCell(
+        panel=where[0], row=where[1], column=where[2], left=box[0], right=box[1], bottom=box[2],
+        top=box[3], run_ids=run_ids, outcomes=outcomes, blames=ordered, fault_step=fault_step,
+        example=run_ids[blame_ids.index(ordered[0][0]) if ordered else 0],
+    )  # fmt: skip
 
 
 def _merged(runs: pl.DataFrame, layout: Layout) -> tuple[int, int]:
@@ -173,14 +198,21 @@ def _position(axis: ReportAxis, index: int, merged: int) -> float:
     return float(np.mean([axis.position(value) for value in values]))
 
 
-def _edges(positions: Sequence[float], widest: float = WIDEST) -> list[tuple[float, float]]:
-    """Return (left, right): neighbors meet halfway; cells at gaps have the usual width."""
+def _with_gaps(columns: Sequence[int], others: Iterable[Sequence[int]]) -> list[int]:
+    """Return a row's columns, and those between two of them that a row with both has as well."""
+    between: set[int] = set()
+    for other in others:
+        common = sorted({*columns} & {*other})
+        between |= {c for a, b in pairwise(common) for c in other if a < c < b}
+    return sorted({*columns, *between})
+
+
+def _edges(positions: Sequence[float]) -> list[tuple[float, float]]:
+    """Return (left, right): neighbors meet halfway; the first and the last have the usual width."""
     if len(positions) == 1:
         return [(positions[0] - 0.5, positions[0] + 0.5)]
     halves = np.diff(np.asarray(positions)) / 2
     usual = float(np.median(halves))
-    capped = np.minimum(halves, widest * usual)
-    left = np.concatenate([[min(capped[0], usual)], capped])
-    right = np.concatenate([capped, [min(capped[-1], usual)]])
-    edges = zip(positions, left.tolist(), right.tolist(), strict=True)
-    return [(position - a, position + b) for position, a, b in edges]
+    left = [min(halves[0], usual), *halves.tolist()]
+    right = [*halves.tolist(), min(halves[-1], usual)]
+    return [(p - a, p + b) for p, a, b in zip(positions, left, right, strict=True)]

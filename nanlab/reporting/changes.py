@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from matplotlib import rc_context
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 
 from nanlab.reporting.figures import STYLE, WIDTHS, fix_layout, save_figure
 
-SAME, OTHER = "#d9d9d9", "#b2182b"
-"""Colors of no change, and of the most frequent change."""
+SAME = ListedColormap(["#d9d9d9"])
+OTHER = LinearSegmentedColormap.from_list("changes", ["#ffffff", "#b2182b"])
+"""Colors of no change, and from no run to the most frequent change."""
 
 
 def write_changes(
@@ -35,8 +36,10 @@ def write_changes(
         width = WIDTHS["1col"]
         figure = Figure(figsize=(width, 0.8 * width), dpi=72, layout="constrained")
         axes = figure.subplots()
-        share = _share(counts)
-        axes.imshow(_colors(counts, share))
+        share = np.log1p(np.where(np.eye(len(counts), dtype=bool), 0, counts))
+        share = share / max(float(share.max()), 1e-9)
+        axes.imshow(np.where(np.diag(np.diag(counts)) > 0, 1.0, np.nan), cmap=SAME)
+        axes.imshow(np.where(share > 0, share, np.nan), cmap=OTHER, vmin=0.0, vmax=1.0)
         labels = list(outcomes)
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(labels)), labels)
@@ -45,24 +48,9 @@ def write_changes(
         axes.spines[:].set_visible(False)
         for (row, column), n in np.ndenumerate(counts):
             if n:
-                color = "white" if row != column and share[row, column] > 0.5 else "black"
+                color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{n:,}", ha="center", va="center", color=color)
         fix_layout(figure)
         changed = int(counts.sum() - np.trace(counts))
         description = f"{changed:,} of {int(counts.sum()):,} runs have another outcome."
         save_figure(figure, folder / "outcomes-1col", f"{names[0]} and {names[1]}", description)
-
-
-def _share(counts: Int[np.ndarray, "outcomes outcomes"]) -> Float[np.ndarray, "outcomes outcomes"]:
-    """Return the logarithm of each count relative to the largest count off the diagonal."""
-    off = counts * (1 - np.eye(len(counts)))
-    return np.log1p(off) / max(np.log1p(off.max()), 1e-9)
-
-
-def _colors(
-    counts: Int[np.ndarray, "outcomes outcomes"], share: Float[np.ndarray, "outcomes outcomes"]
-) -> Float[np.ndarray, "outcomes outcomes 3"]:
-    colors = 1 - share[..., None] * (1 - np.array(to_rgb(OTHER)))
-    same = np.eye(len(counts), dtype=bool)
-    colors[same] = np.where(np.diag(counts)[:, None] > 0, np.array(to_rgb(SAME)), 1.0)
-    return colors

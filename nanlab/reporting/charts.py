@@ -16,10 +16,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from nanlab.blame.vocabulary import Phase
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.captions import critical_name
+from nanlab.reporting.captions import critical_name, theories_of
 from nanlab.reporting.causes import ROLES, SITE_NAMES, SiteRole
 from nanlab.reporting.layout import AxisScale, ReportAxis
-from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number
+from nanlab.reporting.words import LINES, PHASE_COLORS, name_of, number, shortened
 
 WIDE = 5.0
 """Width in inches from which a figure spans both columns of a page."""
@@ -68,7 +68,7 @@ def is_wide(figure: Figure) -> bool:
 
 def set_ticks(axes: Axes, direction: Literal["x", "y"], found: Sequence[tuple[float, str]]) -> None:
     """Set ticks along "x" or "y"; labels of x that would not fit side by side are slanted."""
-    positions, labels = [position for position, _ in found], [label for _, label in found]
+    positions, labels = [place for place, _ in found], [shortened(label) for _, label in found]
     if direction == "y":
         axes.set_yticks(positions, labels)
         return
@@ -89,7 +89,8 @@ def _axes(figure: Figure, x: str, y: str, *, height: float = 0.0) -> Axes:
     return axes
 
 
-def _make_log(axes: Axes, direction: Literal["x", "y"], most: int = 6) -> None:
+def make_log(axes: Axes, direction: Literal["x", "y"], most: int = 6) -> None:
+    """Make an axis logarithmic, with labels in plain letters."""
     axes.set(**{f"{direction}scale": "log"})
     axis = axes.xaxis if direction == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(numticks=most))
@@ -101,18 +102,24 @@ def _most_x(figure: Figure) -> int:
     return 9 if is_wide(figure) else 6
 
 
-def _style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
+def line_style(i: int, *, line: bool = True, label: str = "") -> dict[str, Any]:
+    """Return color, marker and dashes of the i-th line of a chart."""
     color = LINES[i % len(LINES)]
     return {
         "color": color, "mfc": color, "mew": 0.7, "ms": 3, "marker": MARKERS[i % len(MARKERS)],
-        "ls": DASHES[i % len(DASHES)] if line else "none", "lw": 0.8, "label": label or None,
+        "ls": DASHES[i % len(DASHES)] if line else "none", "lw": 0.8,
+        # Matplotlib leaves labels that begin with "_" out of a legend.
+        "label": f" {label}" if label.startswith("_") else label or None,
     }  # fmt: skip
 
 
-def _add_legend(figure: Figure, axes: Axes, title: str = "") -> None:
-    """Put the legend above a chart, theory last, and make the figure as much higher."""
-    handles, labels = axes.get_legend_handles_labels()
-    entries = {label: handle for handle, label in zip(handles, labels, strict=True)}
+def add_legend(figure: Figure, charts: Axes | Sequence[Axes], title: str = "") -> None:
+    """Put the legend above the charts, theory last, and make the figure as much higher."""
+    entries: dict[str, Any] = {}
+    for axes in [charts] if isinstance(charts, Axes) else charts:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= zip(labels, handles, strict=True)
+    entries = {shortened(label): handle for label, handle in entries.items()}
     labels = sorted(entries, key=lambda label: label == "theory")
     if not labels or labels == ["all runs"]:
         return
@@ -130,31 +137,33 @@ def draw_critical(figure: Figure, analysis: Analysis) -> None:
     x, y = layout.x, layout.y
     axes = _axes(figure, name_of(y.name), critical_name(analysis))
     span = max(y.position(y.values[-1]) - y.position(y.values[0]), 1e-9)
-    panels = sorted({c.panel for c in criticals})
+    panels, (marked, _) = sorted({c.panel for c in criticals}), theories_of(analysis, "critical")
     for i, panel in enumerate(panels):
         # Maps are drawn side by side, so that their error bars do not overlap.
         shift = min(0.012, 0.05 / len(panels)) * span * (i - (len(panels) - 1) / 2)
         rows = [(y.position(c.row) + shift, c) for c in criticals if c.panel == panel]
         label = layout.panel_label(layout.panels[panel]) or "all runs"
+        ends = x.values[0], x.values[-1]
         points = np.array(
-            [(at, *map(x.position, (c.value, c.low, c.high)))
+            [(at, *(x.position(end if v is None else v)
+                    for v, end in zip((c.value, c.low, c.high), (None, *ends), strict=True)))
              for at, c in rows if c.value is not None]
         ).reshape(-1, 4)  # fmt: skip
         bars = np.stack([points[:, 1] - points[:, 2], points[:, 3] - points[:, 1]])
-        style = _style(i, line=y.is_number, label=label)
+        style = line_style(i, line=y.is_number, label=label)
         axes.errorbar(points[:, 0], points[:, 1], bars if len(panels) <= MAX_WITH_BARS else None,
                       elinewidth=0.7, capsize=1.5, **style)  # fmt: skip
         for side, marker in (("above", "^"), ("below", "v")):
             beyond = [(at, x.position(c.bound)) for at, c in rows if c.side == side]
             axes.plot(*_columns(beyond), marker, color=style["color"], mfc="none", mew=0.7, ms=3)
-        theory = [(at, x.position(c.theory.value)) for at, c in rows if c.theory]
+        theory = [(at, x.position(c.theory.value)) for at, c in rows if c.theory in marked]
         if theory:
             axes.plot(*_columns(theory), "_", color="black", ms=11, mew=0.7, label="theory")
     low, high = axes.get_ylim()
     most_y = ticks(x, 6) if x.scale == "ordinal" else ticks_between(low, high, x.scale, 6)
     set_ticks(axes, "y", most_y)
     axes.margins(x=0.06)
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
     set_ticks(axes, "x", ticks(y, _most_x(figure)))
 
 
@@ -164,17 +173,22 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 def draw_growth(figure: Figure, analysis: Analysis) -> None:
     """Draw the growth of gradients per layer, and where theory has none."""
-    x, y = analysis.layout.x, analysis.layout.y
+    layout, (marked, _) = analysis.layout, theories_of(analysis, "growth")
+    x, y = layout.x, layout.y
     axes = _axes(figure, name_of(x.name), "growth of gradients per layer, ln")
     axes.axhline(0.0, color="black", lw=0.5)
-    for i, growth in enumerate(analysis.growths):
-        label = "all runs" if growth.row is None else y.labels[y.values.index(growth.row)]
+    for i, growth in enumerate(analysis.growth):
+        own = "" if growth.row is None else y.labels[y.values.index(growth.row)]
+        labels = layout.panel_label(layout.panels[growth.panel]), own
         bars = np.stack([growth.rates - growth.low, growth.high - growth.rates])
-        style = _style(i, label=label)
-        axes.errorbar(growth.values, growth.rates, bars, elinewidth=0.7, capsize=1.5, **style)
-        if growth.theory:
-            axes.axvline(growth.theory.value, color=style["color"], ls=THEORY_DASHES, lw=0.8)
-    _add_legend(figure, axes, name_of(y.name) if y.name else "")
+        style = line_style(i, label=", ".join(filter(None, labels)) or "all runs")
+        positions = [x.position(value) for value in growth.values]
+        axes.errorbar(positions, growth.rates, bars, elinewidth=0.7, capsize=1.5, **style)
+        if growth.theory in marked and growth.theory:
+            at = x.position(growth.theory.value)
+            axes.axvline(at, color=style["color"], ls=THEORY_DASHES, lw=0.8)
+    add_legend(figure, axes, name_of(y.name) if y.name else "")
+    set_ticks(axes, "x", ticks(x, _most_x(figure)))
 
 
 def draw_layers(figure: Figure, analysis: Analysis) -> None:
@@ -184,15 +198,17 @@ def draw_layers(figure: Figure, analysis: Analysis) -> None:
     rows = np.arange(len(layers))
     axes.hlines(rows, [la.lowest for la in layers], [la.highest for la in layers],
                 color=LINES[0], lw=2.2)  # fmt: skip
-    style = _style(0, line=False, label="median and range")
+    style = line_style(0, line=False, label="median and range")
     axes.plot([layer.median for layer in layers], rows, **style)
-    theory = [(la.theory.value, float(i)) for i, la in enumerate(layers) if la.theory]
+    marked, _ = theories_of(analysis, "layers")
+    theory = [(la.theory.value, float(i)) for i, la in enumerate(layers)
+              if la.theory and la.theory in marked]  # fmt: skip
     if theory:
         axes.plot(*_columns(theory), "s", color="black", mfc="none", mew=0.7, ms=6, label="theory")
     axes.grid(axis="y", lw=0.3, color="#cccccc")
     axes.set(xlim=(0.0, None), ylim=(len(layers) - 0.5, -0.5))
     set_ticks(axes, "y", [(float(i), layer.label) for i, layer in enumerate(layers)])
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
 
 
 def draw_steps(figure: Figure, analysis: Analysis) -> None:
@@ -202,24 +218,25 @@ def draw_steps(figure: Figure, analysis: Analysis) -> None:
     for i, steps in enumerate(analysis.steps):
         positions = [x.position(value) for value in steps.values]
         group = f"{steps.label}: " if len(analysis.steps) > 1 else ""
-        style = _style(i, line=False)
+        style = line_style(i, line=False)
         for values, word in ((steps.fault, "fault"), (steps.nan, "NaN")):
             if not np.isnan(values).all():
                 style |= {"label": f"{group}first {word}"}
                 axes.plot(positions, values + 1, **style)
             style["mfc"] = "none"
-        if steps.theory:
-            theory = [(x.position(value), step + 1) for value, step in steps.theory]
+        highest = np.nanmax([steps.fault, steps.nan])
+        theory = [(x.position(value), at + 1) for value, at in steps.theory if at <= highest]
+        if theory:
             axes.plot(*_columns(theory), color="black", lw=0.8, label="theory")
-    _make_log(axes, "y")
-    _add_legend(figure, axes)
+    make_log(axes, "y")
+    add_legend(figure, axes)
     set_ticks(axes, "x", ticks(x, _most_x(figure)))
 
 
 def draw_survival(figure: Figure, analysis: Analysis) -> None:
     """Draw the share of runs without a fault after a number of steps, with its interval."""
     axes = _axes(figure, "steps taken", "share of runs without a fault")
-    for i, curve in enumerate(analysis.survivals):
+    for i, curve in enumerate(analysis.survival):
         # The curve goes on to the last step of a run.
         steps = np.array([1, *curve.steps, curve.followed], float)
         share, low, high = (
@@ -229,13 +246,13 @@ def draw_survival(figure: Figure, analysis: Analysis) -> None:
         )
         share[0], low[0], high[0] = 1.0, np.nan, np.nan
         label = f"{curve.label or 'all runs'} ({curve.faults:,} of {curve.runs:,})"
-        style: Any = _style(i, label=label) | {"marker": "", "lw": 1.1}
+        style: Any = line_style(i, label=label) | {"marker": "", "lw": 1.1}
         axes.step(steps, share, where="post", **style)
         axes.fill_between(steps, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
-    _make_log(axes, "x", _most_x(figure))
-    last = max(2, *(curve.followed for curve in analysis.survivals))
+    make_log(axes, "x", _most_x(figure))
+    last = max(2, *(curve.followed for curve in analysis.survival))
     axes.set(xlim=(last**-0.03, last), ylim=(0.0, 1.02))
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
 
 
 def draw_causes(figure: Figure, analysis: Analysis) -> None:
@@ -259,7 +276,7 @@ def draw_causes(figure: Figure, analysis: Analysis) -> None:
             phases |= set(cause.phases)
             axes.annotate(f"{cause.runs:,}", (left, row), (2, 0), va="center", fontsize=6,
                           textcoords="offset points")  # fmt: skip
-        axes.set_yticks(range(len(causes)), [cause.what for cause in causes])
+        axes.set_yticks(range(len(causes)), [shortened(cause.what) for cause in causes])
         axes.set(title=SITE_NAMES[role], xlabel="runs")
         axes.invert_yaxis()
         axes.margins(x=0.14)

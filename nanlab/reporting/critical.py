@@ -31,14 +31,15 @@ class Critical:
     """The value along the horizontal axis at which runs stop being stable.
 
     Attributes:
-        panel: index of the map.
-        label: label of the map.
+        panel, label: index and label of the map.
         row: value of the vertical axis; None where there is no such axis.
         value: mean over seeds (geometric on a logarithmic axis) of the midpoint between the last
-            stable value and the first unstable one; None where most seeds never change.
+            stable value and the first unstable one; None where most seeds never change. Of a
+            search, the median of its answers.
         low: lower end of the 95 % interval: that of a bootstrap over seeds of the mean last stable
             value, so that the interval includes the grid's spacing. Of one seed, the value.
-        high: upper end, the same for the first unstable value.
+        high: upper end, the same for the first unstable value. Of a search, `low` and `high` are
+            the range over seeds.
         side: `above` where most seeds are stable everywhere, `below` where they are nowhere.
         bound: the last value of the axis if `above`, the first if `below`, otherwise `value`.
         seeds: number of paths along the axis.
@@ -62,7 +63,8 @@ class Critical:
 def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
     """Return a critical value for each map and row, none unless the axis has three numbers.
 
-    A path goes along the horizontal axis with a fixed seed and fixed pooled parameters.
+    A path goes along the horizontal axis with a fixed seed and fixed pooled parameters. A search
+    has its own answers.
 
     Args:
         runs: the table of runs.
@@ -72,7 +74,7 @@ def criticals_of(runs: pl.DataFrame, layout: Layout) -> list[Critical]:
         Critical values by map and row; of more than MAX_ROWS rows a map has MAX_ROWS.
     """
     x, y = layout.x, layout.y
-    if not x.name or not x.is_number or len(x.values) < 3:
+    if not x.name or not x.is_number or len(x.values) < 3 or layout.finer:
         return []
     ran = runs.filter(pl.col("outcome") != "crashed")
     if is_thinned(layout):
@@ -90,6 +92,9 @@ def _critical(frame: pl.DataFrame, layout: Layout, panel: int, row: Any) -> Crit
     x = layout.x
     paths = [*(["seed"] if "seed" in frame.columns else []), *layout.pooled]
     ends = _ends(frame.sort(*paths, x.name), paths, x.name)
+    theory = predicted(x.name, frame.row(0, named=True))
+    if theory and theory.at_start and frame["fault_step"].max() not in (None, -1, 0):
+        theory = None  # these runs fail in training, of which the rule says nothing
     never = sum(first is None for _, first, _ in ends)
     at_once = sum(last is None for last, _, _ in ends)
     smallest, largest = float(frame[x.name].min()), float(frame[x.name].max())  # type: ignore[arg-type]
@@ -108,8 +113,7 @@ def _critical(frame: pl.DataFrame, layout: Layout, panel: int, row: Any) -> Crit
     return Critical(
         panel=panel, label=layout.panel_label(layout.panels[panel]), row=row,
         value=value, low=low, high=high, side=side, bound=bound, seeds=len(ends),
-        mixed=sum(again for _, _, again in ends),
-        theory=predicted(x.name, frame.row(0, named=True)),
+        mixed=sum(again for _, _, again in ends), theory=theory,
     )  # fmt: skip
 
 
@@ -131,14 +135,9 @@ def _ends(
     ends: list[tuple[float | None, float | None, bool]] = []
     for _, path in divided(ordered, paths):
         stable = path["outcome"].is_in(STABLE).to_numpy()
-        values = path[name].cast(pl.Float64).to_list()
-        unstable = np.flatnonzero(~stable)
-        if not len(unstable):
-            ends.append((values[-1], None, False))
-            continue
-        first = int(unstable[0])
-        last = values[first - 1] if first else None
-        ends.append((last, values[first], bool(stable[first:].any())))
+        values = [None, *path[name].cast(pl.Float64), None]
+        first = len(stable) if stable.all() else int(stable.argmin())
+        ends.append((values[first], values[first + 1], bool(stable[first:].any())))
     return ends
 
 

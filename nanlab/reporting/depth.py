@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from nanlab.reporting.groups import rows_of
+from nanlab.reporting.curves import bias_gradients
+from nanlab.reporting.groups import divided, rows_of
 from nanlab.reporting.layout import Layout, ReportAxis
-from nanlab.reporting.theory import DEEP, Prediction, overflow_layer, predicted
+from nanlab.reporting.theory import DEEP, Prediction, critical_weights, overflow_layer
 
 SETTLED = 4
 """Earlier layers are left out: there the activations converge to their fixed point."""
@@ -23,9 +24,7 @@ class Layer:
 
     Attributes:
         label: settings of the group.
-        median: median over the runs.
-        lowest: smallest layer of a run.
-        highest: largest layer of a run.
+        median, lowest, highest: of the runs' layers.
         runs: number of runs whose blame names a layer.
         theory: the predicted layer.
     """
@@ -39,12 +38,17 @@ class Layer:
 
 
 def layers_of(runs: pl.DataFrame, layout: Layout) -> list[Layer]:
-    """Return the layers for each point of the maps, none if most networks are not DEEP."""
+    """Return the layers for each point of the maps, none if most networks are not DEEP.
+
+    Of the runs that fail in the forward pass of their first step, as theory's networks do.
+    """
     if "depth" not in runs.columns or "origin_module" not in runs.columns:
         return []
     number = pl.col("origin_module").str.extract(r"Dense_(\d+)$").cast(pl.Int64)
-    known = runs.with_columns(number.alias("_layer")).filter(pl.col("_layer").is_not_null())
-    known = known.filter(pl.col("depth") >= DEEP)
+    known = runs.with_columns(number.alias("_layer")).filter(
+        pl.col("_layer").is_not_null(), pl.col("depth") >= DEEP,
+        pl.col("fault_step") <= 0, pl.col("origin_phase") == "forward",
+    )  # fmt: skip
     if not known.height or 2 * known.height < runs["origin_module"].drop_nulls().len():
         return []
     axes = [axis for axis in (layout.y, layout.x) if axis.name]
@@ -82,9 +86,11 @@ class Growth:
         values: values of the horizontal axis.
         rates: ln of the factor by which the norm of the biases' gradient grows per layer towards
             the output, mean over seeds.
-        low: smallest rate of a seed.
-        high: largest rate of a seed.
-        crossing: where the rate is 0, by a straight-line fit; None if outside the values.
+        low, high: smallest and largest rate of a seed.
+        crossing: where the mean is 0, interpolated between the neighbors; None unless it is 0
+            once, and so are half of the seeds or more.
+        crossings: for each seed whose rate is 0 once, where; in order.
+        seeds: number of seeds.
         theory: where it is 0 in theory.
     """
 
@@ -95,6 +101,8 @@ class Growth:
     low: Float[np.ndarray, " values"]
     high: Float[np.ndarray, " values"]
     crossing: float | None
+    crossings: tuple[float, ...]
+    seeds: int
     theory: Prediction | None
 
 
@@ -104,7 +112,8 @@ def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list
     x = layout.x
     if not rates.height or not x.is_number or len(x.values) < 3:
         return []
-    known = runs.join(rates, on="run_id", how="inner")
+    known = runs.join(rates, on="run_id", how="inner").sort(x.name)
+    paths = [*(["seed"] if "seed" in runs.columns else []), *layout.pooled]
     growths: list[Growth] = []
     for panel, row, frame in rows_of(known, layout):
         rate = pl.col("_rate")
@@ -112,11 +121,15 @@ def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list
             rate.mean().alias("mean"), rate.min().alias("low"), rate.max().alias("high")
         ).sort(x.name)  # fmt: skip
         values, means, low, high = (column.to_numpy() for column in by_value)
+        seeds = [_zeros(path[x.name].to_numpy(), path["_rate"].to_numpy())
+                 for _, path in divided(frame, paths)]  # fmt: skip
+        once, zeros = sorted(z[0] for z in seeds if len(z) == 1), _zeros(values, means)
         growths.append(
             Growth(
                 panel=panel, row=row, values=values, rates=means, low=low, high=high,
-                crossing=_crossing(values, means),
-                theory=predicted(x.name, frame.row(0, named=True)),
+                crossing=zeros[0] if len(zeros) == 1 and 2 * len(once) >= len(seeds) else None,
+                crossings=tuple(once), seeds=len(seeds),
+                theory=critical_weights(x.name, frame.row(0, named=True)),
             )
         )  # fmt: skip
     return growths
@@ -124,23 +137,24 @@ def growths_of(runs: pl.DataFrame, curves: pl.DataFrame, layout: Layout) -> list
 
 def _rates(curves: pl.DataFrame) -> pl.DataFrame:
     """Return run_id and the slope of ln(gradient norm) over the layers of DEEP networks."""
-    number = pl.col("layer").str.extract(r"^Dense_(\d+)/bias$").cast(pl.Int64)
-    norms = curves.filter((pl.col("step") == 0) & (pl.col("observable") == "gradient_norm"))
-    norms = norms.with_columns(number.alias("at")).filter(
-        (pl.col("at") >= SETTLED) & (pl.col("value") > 0)
-    )
-    if not norms.height or norms["at"].n_unique() < DEEP:
-        return pl.DataFrame(schema={"run_id": pl.String, "_rate": pl.Float64})
-    # The last layer is the output, which has a different width.
-    norms = norms.filter(pl.col("at") < pl.col("at").max().over("run_id"))
+    norms, last = bias_gradients(curves), pl.col("at").max().over("run_id")
+    # The last layer is the output, which has a different width. A norm that is 0 or not finite has
+    # no logarithm, and the rest of its network no slope.
+    norms = norms.filter(last >= DEEP, pl.col("at") >= SETTLED, pl.col("at") < last)
+    norms = norms.filter((pl.col("value") > 0).fill_null(value=False).all().over("run_id"))
     # Least squares: slope = covariance / variance.
     slope = pl.cov("at", pl.col("value").log()) / pl.col("at").var()
-    return norms.group_by("run_id").agg(slope.alias("_rate"))
+    return norms.group_by("run_id", maintain_order=True).agg(slope.alias("_rate"))
 
 
-def _crossing(
+def _zeros(
     values: Float[np.ndarray, " values"], rates: Float[np.ndarray, " values"]
-) -> float | None:
-    if rates.min() > 0 or rates.max() < 0:
-        return None
-    return float(np.polyval(np.polyfit(rates, values, 1), 0.0))
+) -> list[float]:
+    """Return where a polygon is 0; on axes of positive values it is drawn over ln(value)."""
+    is_log = bool((values > 0).all())
+    at = np.log(values) if is_log else values
+    zeros = [float(at[i]) for i in np.flatnonzero(rates == 0)]
+    for i in np.flatnonzero(rates[:-1] * rates[1:] < 0):
+        part = rates[i] / (rates[i] - rates[i + 1])
+        zeros.append(float(at[i] + part * (at[i + 1] - at[i])))
+    return [float(np.exp(zero)) for zero in zeros] if is_log else zeros

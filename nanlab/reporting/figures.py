@@ -7,18 +7,26 @@ import re
 from functools import partial
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.captions import HEADINGS, caption, figures_of
+from nanlab.reporting.captions import caption, figures_of, headings_of
 from nanlab.reporting.charts import CHARTS
 from nanlab.reporting.map_figure import draw_outcomes
+from nanlab.reporting.panel_charts import draw_gradients, draw_losses
+from nanlab.reporting.words import LINES, PHASE_COLORS
 from nanlab.results.files import write_atomically
 
 WIDTHS = {"1col": 3.35, "2col": 6.9}
 """Inches: one column and both columns of a page in most journals and proceedings."""
+
+PAGE_COLORS = sorted({c[1:] for c in (*LINES, *PHASE_COLORS.values())} - {"000000"})
+"""Colors of lines and bars that page.css has as variables."""
+
+DRAWN = {**CHARTS, "outcomes": draw_outcomes, "losses": draw_losses, "gradients": draw_gradients}
 
 STYLE: dict[Any, Any] = {
     # DejaVu Sans comes with Matplotlib, so every machine has it.
@@ -28,7 +36,7 @@ STYLE: dict[Any, Any] = {
     "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.1,
     "patch.linewidth": 0.0, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "svg.hashsalt": "nanlab", "svg.fonttype": "path", "pdf.fonttype": 42,
-    "path.simplify": False,
+    "path.simplify": False, "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -40,17 +48,18 @@ def write_figures(folder: Path, analysis: Analysis) -> dict[str, str]:
         outcomes have none, since the page has an interactive map.
     """
     folder.mkdir(exist_ok=True)
-    elements: dict[str, str] = {}
+    elements, headings = dict[str, str](), headings_of(analysis)
     for name in figures_of(analysis):
-        title = f"{analysis.results.title} {HEADINGS[name]}."
+        title = f"{analysis.results.title} {headings[name]}."
         for columns, width in WIDTHS.items():
-            with rc_context(STYLE):
+            with rc_context(STYLE), catch_warnings():
+                filterwarnings("ignore", "Glyph .* missing")  # of a name: it is shown as a box
                 figure = Figure(figsize=(width, 0.62 * width), dpi=72, layout="constrained")
-                CHARTS.get(name, draw_outcomes)(figure, analysis)
+                DRAWN[name](figure, analysis)
                 fix_layout(figure)
                 save_figure(figure, folder / f"{name}-{columns}", title, caption(analysis, name))
                 if columns == "1col":
-                    elements[name] = svg_element(figure, name) if name in CHARTS else ""
+                    elements[name] = svg_element(figure, name) if name != "outcomes" else ""
     for path in folder.glob("*-?col.*"):
         if path.stem.rpartition("-")[0] not in elements:
             path.unlink()
@@ -87,4 +96,6 @@ def svg_element(figure: Figure, name: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", body, flags=re.S)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     body = body.replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    # The page has two palettes, for light and for dark.
+    body = re.sub("#(" + "|".join(PAGE_COLORS) + ")", r"var(--c\1)", body)
     return f'<svg {view_box[0]} aria-hidden="true">{body}'.strip()

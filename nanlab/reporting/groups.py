@@ -19,21 +19,10 @@ def choices_of(layout: Layout) -> list[str]:
     return [*layout.facets, *(a.name for a in axes if a.name and not a.is_number)]
 
 
-def groups_of(
-    runs: pl.DataFrame, layout: Layout, *, most: int = MAX_GROUPS
-) -> list[tuple[str, pl.DataFrame]]:
-    """Return (label, runs) for at most `most` combinations of the most informative choices.
-
-    Args:
-        runs: the table of runs.
-        layout: the maps of the study.
-        most: the largest number of groups.
-
-    Returns:
-        One group with the label "" where there is nothing to compare.
-    """
+def groups_of(runs: pl.DataFrame, layout: Layout) -> list[tuple[str, pl.DataFrame]]:
+    """Return (label, runs) for at most MAX_GROUPS combinations of the most informative choices."""
     names = choices_of(layout)
-    while names and runs.select(names).n_unique() > most:
+    while names and runs.select(names).n_unique() > MAX_GROUPS:
         names.remove(min(names, key=lambda name: (information(runs, name), name)))
     if not names:
         return [("", runs)]

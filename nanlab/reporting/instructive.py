@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -19,14 +18,8 @@ MAX_RUNS = 10
 MAX_BLAMES = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Instructive:
-    """A run and why it is worth a look.
-
-    Attributes:
-        row: its row of the table of runs.
-        why: the reason, a sentence.
-    """
+class Instructive(NamedTuple):
+    """A run's row of the table of runs, and why it is worth a look."""
 
     row: dict[str, Any]
     why: str

@@ -93,36 +93,35 @@ def parameters_of(runs: pl.DataFrame) -> list[str]:
 def layout_of(runs: pl.DataFrame, finer: Collection[str] = ()) -> Layout:
     """Choose the main axes, the maps and the pooled parameters.
 
-    The horizontal axis is a learning rate if one varies; the vertical axis is the next number with
-    three values or more, otherwise a choice. The others span the maps; of too many the least
-    informative are pooled.
+    The horizontal axis is a refined one, or else a learning rate or another number with three
+    values or more; the vertical axis is the next of them, or else a choice. The others span the
+    maps; of too many the least informative are pooled.
 
     Args:
         runs: the table of runs.
-        finer: axes that were refined where the outcome changes; they come first, and are drawn to
-            scale however close some of their values are.
+        finer: axes that were refined where the outcome changes; they are drawn to scale however
+            close some of their values are.
 
     Returns:
         The layout.
     """
     varying = [c for c in parameters_of(runs) if c != "seed" and runs[c].n_unique() > 1]
     tied = _tied(runs, varying)
-    varying = [name for name in varying if name not in tied]
-    numbers = [name for name in varying if _is_number(runs, name)]
-    numbers.sort(
-        key=lambda name: (name in finer, runs[name].n_unique() >= 3, is_learning_rate(name),
-                          name == "init_scale", runs[name].n_unique()),
-        reverse=True,
-    )  # fmt: skip
-    choices = [name for name in varying if name not in numbers]
-    choices.sort(key=lambda name: -runs[name].n_unique())
-    long = [name for name in numbers if runs[name].n_unique() >= 3]
-    preferred = [*long[:2], *choices[:1]] if choices or len(long) >= 2 else []
-    main = list(dict.fromkeys([*preferred, *numbers, *choices]))[:2]
-    if main and main[0] in choices and main[-1] in numbers:
-        main.reverse()
+
+    def rank(name: str) -> tuple[bool | int, ...]:
+        values, is_number = runs[name].n_unique(), _is_number(runs, name)
+        axis = is_number and values > 2
+        return (name in finer, axis, axis and is_learning_rate(name),
+                axis and name == "init_scale", not is_number, values)  # fmt: skip
+
+    ranked = sorted((name for name in varying if name not in tied), key=rank, reverse=True)
+    main = sorted(ranked[:2], key=lambda name: not _is_number(runs, name))
     x, y = (*main, "", "")[:2]
-    facets, pooled = _few(runs, [name for name in varying if name not in main])
+    facets = [name for name in varying if name in ranked[2:]]
+    pooled: list[str] = []
+    while facets and runs.select(facets).n_unique() > MAX_PANELS:
+        pooled.append(min(facets, key=lambda name: (information(runs, name), name)))
+        facets.remove(pooled[-1])
     panels = runs.select(facets).unique(maintain_order=True).rows() if facets else [()]
     return Layout(
         x=_axis(runs, x, [*facets, *filter(None, [y])], tied, even=x not in finer),
@@ -145,37 +144,23 @@ def _is_number(runs: pl.DataFrame, name: str) -> bool:
 def _tied(runs: pl.DataFrame, names: Sequence[str]) -> dict[str, str]:
     """Return parameters that another one determines, and that one.
 
-    Their values correspond one to one, or two values of a number follow from another number.
-
-    Args:
-        runs: the table of runs.
-        names: the varying parameters.
-
-    Returns:
-        The determining parameter by the name of the tied one.
+    Their values correspond one to one, or two values of a number follow from another number. The
+    first of several choices determines the others.
     """
     tied: dict[str, str] = {}
-    for name in sorted(names, key=lambda n: (not _is_number(runs, n), is_learning_rate(n))):
+    for name in sorted(names[::-1], key=lambda n: (not _is_number(runs, n), is_learning_rate(n))):
+        mine, is_number = runs[name].n_unique(), _is_number(runs, name)
         for other in sorted(names, key=lambda n: runs[n].n_unique()):
-            if other == name or other in tied or is_learning_rate(name):
+            its = runs[other].n_unique()
+            may_follow = (mine == its and (mine == 2 or not is_number)) or (
+                mine == 2 < its and is_number and _is_number(runs, other)
+            )
+            if other == name or other in tied or is_learning_rate(name) or not may_follow:
                 continue
-            mine, its = runs[name].n_unique(), runs[other].n_unique()
-            follows = runs.select(name, other).unique().height == its
-            accompanies = mine == 2 < its and _is_number(runs, name) and _is_number(runs, other)
-            larger_determines = mine == its and not (_is_number(runs, name) and mine > 2)
-            if follows and (larger_determines or accompanies):
+            if runs.select(name, other).unique().height == its:
                 tied[name] = other
                 break
     return tied
-
-
-def _few(runs: pl.DataFrame, facets: list[str]) -> tuple[list[str], list[str]]:
-    """Return facets with at most MAX_PANELS combinations, and the pooled parameters."""
-    facets, pooled = list(facets), list[str]()
-    while facets and runs.select(facets).n_unique() > MAX_PANELS:
-        pooled.append(min(facets, key=lambda name: (information(runs, name), name)))
-        facets.remove(pooled[-1])
-    return facets, pooled
 
 
 def information(runs: pl.DataFrame, name: str) -> float:

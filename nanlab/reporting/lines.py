@@ -12,7 +12,13 @@ from jaxtyping import Float
 
 from nanlab.reporting.groups import groups_of
 from nanlab.reporting.layout import Layout, ReportAxis
-from nanlab.reporting.theory import Fixed, Prediction, predicted, predicted_fault_step
+from nanlab.reporting.theory import (
+    Fixed,
+    Prediction,
+    critical_weights,
+    predicted,
+    predicted_fault_step,
+)
 
 CURVE_POINTS = 80
 MIN_VALUES = 5
@@ -56,8 +62,8 @@ def boundaries_of(runs: pl.DataFrame, layout: Layout) -> list[Boundary]:
         found = [
             (position, prediction)
             for position, fixed in (_rows(frame, y) if rows else _curve(frame, y))
-            if (prediction := predicted(x.name, fixed))
-            and x.values[0] <= prediction.value <= x.values[-1]
+            for prediction in (predicted(x.name, fixed), critical_weights(x.name, fixed))
+            if prediction and x.values[0] <= prediction.value <= x.values[-1]
         ]
         if found:
             distinct = {(p.label, p.source): p for _, p in reversed(found)}
@@ -94,8 +100,7 @@ class Steps:
     Attributes:
         label: label of the group.
         values: values of the axis at which runs have a fault.
-        fault: median fault step over seeds.
-        nan: median NaN step over seeds; NaN where there is none.
+        fault, nan: median fault step and NaN step over seeds; NaN where there is none.
         theory: (value, predicted step) where theory has one.
     """
 

@@ -58,7 +58,7 @@ def _draw_map(axes: Axes, analysis: Analysis, panel: int) -> None:
         color, corners = COLORS[outcome], [_corners(*box) for box in boxes]
         axes.add_collection(PolyCollection(corners, facecolors=color, edgecolors=color, lw=0.1))
     cells = analysis.maps.of_panel(panel)
-    if len(cells) <= MAX_OUTLINED:
+    if len(cells) <= MAX_OUTLINED and not analysis.layout.finer:
         outlines = [_corners(c.left, c.right, c.bottom, c.top) for c in cells]
         axes.add_collection(PolyCollection(outlines, facecolors="none", edgecolors="white", lw=0.4))
     for boundary in analysis.boundaries:

@@ -10,7 +10,7 @@ from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.cells import MapCell
 from nanlab.reporting.charts import ticks
 from nanlab.reporting.map_figure import MAX_OUTLINED
-from nanlab.reporting.words import COLORS, name_of
+from nanlab.reporting.words import COLORS, name_of, shortened
 
 WIDTH = 360.0
 """Width of a map in units, which are pixels on a small phone."""
@@ -25,13 +25,8 @@ MAX_LEFT = 200.0
 class Plane:
     """Linear mapping from positions of two axes to units of an SVG.
 
-    Attributes:
-        x: (low, high) positions, left to right.
-        y: (low, high) positions, bottom to top.
-        left: left edge of the frame, in units like the other edges.
-        top: upper edge of the frame.
-        right: right edge of the frame.
-        bottom: lower edge of the frame.
+    `x` and `y` are (low, high) positions, left to right and bottom to top; the others are the
+    frame's edges.
     """
 
     x: tuple[float, float]
@@ -86,7 +81,7 @@ def map_elements(analysis: Analysis, panel: int) -> dict[str, Any]:
     slanted = LETTER * (sum(letters) + 2 * len(letters)) > plane.right - plane.left
     below = 16 + 0.574 * LETTER * max(letters) if slanted else 18.0
     cells = analysis.maps.of_panel(panel)
-    outlined = cells if len(cells) <= MAX_OUTLINED else []
+    outlined = cells if len(cells) <= MAX_OUTLINED and not layout.finer else []
     fills = analysis.maps.boxes(panel).items()
     most = int((MAX_LEFT - 12) / LETTER)
     return {
@@ -104,7 +99,7 @@ def map_elements(analysis: Analysis, panel: int) -> dict[str, Any]:
         "x_ticks": [(plane.at(position, plane.y[0])[0], label) for position, label in x_ticks],
         "slanted": slanted,
         "y_ticks": [(plane.at(plane.x[0], position)[1],
-                     label if len(label) <= most else label[: most - 1] + "…")
+                     shortened(label, most))
                     for position, label in y_ticks],
     }  # fmt: skip
 

@@ -138,6 +138,7 @@
       else return;
       event.preventDefault();
     });
+    svg.addEventListener("focus", () => frame(svg, current.get(svg)));
     svg.addEventListener("blur", () => { tip.hidden = true; frame(svg, null); });
   });
   document.querySelectorAll("button[data-cell]").forEach((button) => {

@@ -7,21 +7,19 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import Analysis
-from nanlab.reporting.answer import answer_of
-from nanlab.reporting.captions import HEADINGS, caption, study_line
 from nanlab.reporting.causes import ROLES
 from nanlab.reporting.cells import MapCell
 from nanlab.reporting.map_geometry import cell_box, map_elements, map_plane
-from nanlab.reporting.methods import DEFINITIONS, checklist, methods_paragraph, portable_path
-from nanlab.reporting.sheets import sheets_of
-from nanlab.reporting.words import COLORS, count, listed, number, percent
-from nanlab.results.blame_text import blame_sentence
+from nanlab.reporting.rendering import rendered
+from nanlab.reporting.source_lines import SourceLines
+from nanlab.reporting.templates import portable_path
+from nanlab.reporting.words import COLORS, listed, number
 
+EMBEDDED = ("css", "js")
 MAX_IN_TABLES = 5000
 """Of more cells the maps have no tables; runs.csv and runs.parquet have them."""
 MAX_LISTED = 25_000
@@ -31,65 +29,25 @@ WIDE_CELL = 30
 
 
 def report_page(
-    analysis: Analysis, *, figures: Mapping[str, str], other_files: Sequence[str]
-) -> str:
-    """Return the whole report as HTML.
-
-    Args:
-        analysis: the study.
-        figures: SVG elements of the figures, by name.
-        other_files: names of the folder's other files.
-    """
-    package = files("nanlab.reporting")
-    loader = PackageLoader("nanlab.reporting", ".")
-    jinja = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    results, layout = analysis.results, analysis.layout
-    return jinja.get_template("page.html.j2").render(
-        style=Markup(package.joinpath("page.css").read_text(encoding="utf-8")),
-        script=Markup(package.joinpath("page.js").read_text(encoding="utf-8")),
-        data=Markup(_data(analysis)),
-        title=results.title,
-        study=study_line(analysis),
-        notes=notes_of(analysis),
-        answer=answer_of(analysis),
-        headings=HEADINGS,
-        captions={name: caption(analysis, name) for name in ("outcomes", *figures)},
-        outcomes=outcome_rows(analysis),
-        colors=COLORS,
-        has_theory=bool(analysis.boundaries),
-        maps=[_map(analysis, panel) for panel in range(len(layout.panels))],
-        corner=" \\ ".join(filter(None, (layout.y.name, layout.x.name))),
-        figures={name: Markup(svg) for name, svg in figures.items() if svg},
-        sheets=sheets_of(analysis),
-        wide_cell=WIDE_CELL,
-        methods=methods_paragraph(analysis),
-        checklist=checklist(analysis),
-        definitions=DEFINITIONS,
-        other_files=listed(other_files),
-    )
-
-
-def notes_of(analysis: Analysis) -> list[str]:
-    """Return what the reader has to know first: missing runs, and what is amiss with the folder."""
-    results = analysis.results
-    missing = (
-        f"The study is not finished: {count(results.runs.height, 'run')} of {results.planned:,} "
-        f"are there and {results.missing:,} are missing. This report covers the runs that are "
-        "there."
-    )
-    return [*([missing] if results.missing else []), *results.notes]
-
-
-def outcome_rows(analysis: Analysis) -> list[tuple[str, str, str]]:
-    """Return each outcome, its number and share of runs, and its meaning."""
-    total = analysis.runs.height
-    return [
-        (outcome, f"{n:,} ({percent(n, total)})", Outcome(outcome).meaning)
-        for outcome, n in analysis.outcomes().items()
-    ]
+    analysis: Analysis, context: Mapping[str, Any], *, figures: Mapping[str, str],
+    other_files: Sequence[str],
+) -> str:  # fmt: skip
+    """Return the report as HTML, from `context_of` it and the SVG elements of its figures."""
+    package, layout = files("nanlab.reporting"), analysis.layout
+    style, script = (package.joinpath(f"page.{e}").read_text(encoding="utf-8") for e in EMBEDDED)
+    shown = {
+        "style": Markup(style),
+        "script": Markup(script),
+        "data": Markup(_data(analysis)),
+        "colors": COLORS,
+        "has_theory": bool(analysis.boundaries),
+        "maps": [_map(analysis, panel) for panel in range(len(layout.panels))],
+        "corner": " \\ ".join(filter(None, (layout.y.name, layout.x.name))),
+        "figures": {name: Markup(svg) for name, svg in figures.items() if svg},
+        "wide_cell": WIDE_CELL,
+        "other_files": listed(other_files),
+    }
+    return rendered("page.html", **{**context, **shown})
 
 
 def _map(analysis: Analysis, panel: int) -> dict[str, Any]:
@@ -126,7 +84,7 @@ def _data(analysis: Analysis) -> str:
     """Return the JSON that the script reads."""
     layout, plane = analysis.layout, map_plane(analysis)
     x, y = cell_labels(analysis)
-    blames = analysis.results.blames
+    blames, sources = analysis.results.blames, SourceLines(analysis.results.manifest)
     blame_index = {blame_id: i for i, blame_id in enumerate(blames["blame_id"])}
     outcome_index = {outcome.value: i for i, outcome in enumerate(Outcome)}
     listed_runs = analysis.runs.height <= MAX_LISTED
@@ -145,7 +103,7 @@ def _data(analysis: Analysis) -> str:
             {
                 "id": row["blame_id"],
                 "runs": row["runs"],
-                **{role: blame_sentence(row, role) for role in ROLES},
+                **{role: sources.blame_sentence(row, role) for role in ROLES},
                 "witness": "" if row["witness"] == "not-asked" else row["witness"],
             }
             for row in blames.iter_rows(named=True)

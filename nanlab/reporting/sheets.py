@@ -9,17 +9,20 @@ from nanlab.reporting.analysis import Analysis
 from nanlab.reporting.captions import caption, critical_name
 from nanlab.reporting.causes import ROLES, SITE_NAMES
 from nanlab.reporting.critical import critical_text
-from nanlab.reporting.groups import groups_of
+from nanlab.reporting.groups import choices_of, divided
 from nanlab.reporting.layout import parameters_of
+from nanlab.reporting.rendering import rendered
+from nanlab.reporting.source_lines import SourceLines
 from nanlab.reporting.words import exact, number, percent
-from nanlab.results.blame_text import blame_sentence
-from nanlab.results.text_tables import latex_table, markdown_table
+from nanlab.results.text_tables import latex_floats
 
 MAX_BLAMES = 12
 MAX_CAUSES = 12
 MAX_GROUPS = 24
 WIDE_COLUMN = 28
 """Columns with longer text are paragraphs in LaTeX, and share the rest of the page."""
+ONE_COLUMN = 48
+"""Letters of a row that fit into one column of a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,7 @@ class Sheet:
     Attributes:
         name: stem of its files.
         caption: its content, with the study's id, runs and seeds.
-        head: column names.
-        rows: cells as text, row by row.
+        head, rows: column names, and cells as text.
         numbers: indices of the columns of numbers, which are aligned right.
     """
 
@@ -58,36 +60,46 @@ def sheets_of(analysis: Analysis) -> dict[str, Sheet]:
 
 
 def _outcomes(analysis: Analysis) -> Content:
-    outcomes = list(analysis.outcomes())
-    groups = groups_of(analysis.runs, analysis.layout, most=MAX_GROUPS)
+    runs, outcomes = analysis.runs, list(analysis.outcomes())
+    tied = analysis.layout.tied
+    names = choices_of(analysis.layout)
+    names += [name for name, by in tied.items() if by in names]
+    if not names or runs.select(names).n_unique() > MAX_GROUPS:
+        names = []
     rows: list[list[str]] = []
-    for label, frame in [*groups, ("", analysis.runs)] if len(groups) > 1 else groups:
+    groups = [*divided(runs, names)] if names else []
+    for values, frame in [*groups, (("all", *[""] * (len(names) - 1)), runs)]:
         counts = [int((frame["outcome"] == outcome).sum()) for outcome in outcomes]
         faults = frame.height - frame["fault_step"].null_count()
         cells = [f"{n:,}" for n in (*counts, frame.height)]
-        rows.append([label or "all", *cells, percent(faults, frame.height)])
-    head = ["runs with", *outcomes, "runs", "with a fault"]
-    return head, rows, range(1, len(head))
+        share = f"{faults:,}" if analysis.results.finer else percent(faults, frame.height)
+        rows.append([*map(exact, values), *cells, share])
+    head = [*(names or ["runs with"]), *outcomes, "runs", "with a fault"]
+    return head, rows, range(len(names) or 1, len(head))
 
 
 def _critical(analysis: Analysis) -> Content:
     layout, criticals = analysis.layout, analysis.criticals
-    columns = {
-        "runs with": [c.label for c in criticals] if layout.facets else [],
+    facets = {name: [exact(layout.panels[c.panel][i]) for c in criticals]
+              for i, name in enumerate(layout.facets)}  # fmt: skip
+    between = "95 % interval" if analysis.results.seeds > 1 else "between"
+    columns = facets | {
         layout.y.name: [exact(c.row) for c in criticals] if layout.y.name else [],
         critical_name(analysis): [critical_text(c) for c in criticals],
-        "95 % interval" if analysis.results.seeds > 1 else "between": [
-            f"{number(c.low)} to {number(c.high)}" if c.value is not None else "" for c in criticals
+        "range over seeds" if analysis.results.finer else between: [
+            f"{number(c.low)} to {number(c.high)}" if c.low is not None and c.high is not None
+            else "" for c in criticals
         ],
         "paths": [f"{c.seeds:,}" for c in criticals],
-        "stable again above": [f"{c.mixed:,}" for c in criticals]
-        if any(c.mixed for c in criticals)
-        else [],
+        "not simple" if analysis.results.finer else "stable again above": [
+            f"{c.mixed:,}" for c in criticals
+        ] if any(c.mixed for c in criticals) else [],
         "theory": [number(c.theory.value, 4) if c.theory else "" for c in criticals],
-    }
+    }  # fmt: skip
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     rows = list(zip(*columns.values(), strict=True))
-    return list(columns), rows, range(1 if layout.facets else 0, len(columns))
+    choices = len(facets) + bool(layout.y.name and not layout.y.is_number)
+    return list(columns), rows, range(choices, len(columns))
 
 
 def _causes(analysis: Analysis) -> Content:
@@ -103,8 +115,9 @@ def _causes(analysis: Analysis) -> Content:
 
 def _blames(analysis: Analysis) -> Content:
     rows: list[list[str]] = []
+    sources = SourceLines(analysis.results.manifest)
     for row in analysis.results.blames.head(MAX_BLAMES).iter_rows(named=True):
-        origin, culprit = (blame_sentence(row, role) for role in ROLES)
+        origin, culprit = (sources.blame_sentence(row, role) for role in ROLES)
         culprit = "the same" if origin == culprit else culprit
         rows.append([row["blame_id"], f"{row['runs']:,}", origin, culprit, row["witness"] or "",
                      row["example_run"]])  # fmt: skip
@@ -149,21 +162,21 @@ CONTENTS: Mapping[str, Callable[[Analysis], Content]] = {
 
 def markdown(sheet: Sheet) -> str:
     """Return a table in Markdown, its caption below it."""
-    return f"{markdown_table(sheet.head, sheet.rows, numbers=sheet.numbers)}\n\n{sheet.caption}\n"
+    return rendered("table.md", sheet=sheet)
 
 
 def latex(sheet: Sheet, study: str) -> str:
-    """Return a table in LaTeX, labeled `tab:STUDY-NAME`."""
-    longest = [max([len(row[i]) for row in sheet.rows], default=0) for i in range(len(sheet.head))]
+    """Return a table in LaTeX, labeled `tab:STUDY-NAME`, for papers of one or two columns."""
+    cells = [[row[i] for row in [sheet.head, *sheet.rows]] for i in range(len(sheet.head))]
+    longest = [max(map(len, column)) for column in cells]
     wide = {i for i, letters in enumerate(longest) if letters > WIDE_COLUMN}
-    paragraph = f"p{{{0.62 / len(wide):.2f}\\linewidth}}" if wide else ""
+    paragraph = f">{{\\raggedright\\arraybackslash}}p{{{0.62 / max(len(wide), 1):.2f}\\linewidth}}"
     columns = "".join(
         paragraph if i in wide else "r" if i in sheet.numbers else "l" for i in range(len(longest))
     )
-    table = latex_table(
+    fits = not wide and sum(longest) + 2 * len(longest) <= ONE_COLUMN
+    table = latex_floats(
         sheet.head, sheet.rows, columns=f"@{{}}{columns}@{{}}", caption=sheet.caption,
-        label=f"tab:{study}-{sheet.name}",
+        label=f"tab:{study}-{sheet.name}", environment="table" if fits else "table*",
     )  # fmt: skip
-    return (
-        f"% Packages: booktabs, longtable.\n{{\\small\\setlength{{\\tabcolsep}}{{4pt}}\n{table}}}\n"
-    )
+    return f"% Packages: booktabs, array. table for one column, table* for both.\n{table}\n"

@@ -26,10 +26,8 @@ class Survival:
         label: label of the group; "" for the only one.
         steps: numbers of steps at which the curve drops, ascending.
         share: share of runs without a fault after these steps.
-        low: lower end of the 95 % interval, by the log-log transform of Greenwood's variance.
-        high: upper end of the interval.
-        runs: number of runs.
-        faults: number of runs with a fault.
+        low, high: 95 % interval, by the log-log transform of Greenwood's variance.
+        runs, faults: number of runs, and of those with a fault.
         followed: largest number of steps of a run.
     """
 

@@ -6,13 +6,12 @@ A rule returns None where its premises do not hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from scipy.optimize import brentq
 
 Fixed = Mapping[str, Any]
@@ -38,16 +37,18 @@ class Prediction:
         value: the predicted value.
         label: what happens there, in a few words.
         source: author and year.
+        at_start: whether it is about the initial state, not about training.
     """
 
     value: float
     label: str
     source: str
+    at_start: bool = False
 
 
 def predicted(name: str, fixed: Fixed) -> Prediction | None:
-    """Return the critical value of parameter `name`, everything else as in `fixed`, or None."""
-    return next(filter(None, (rule(name, fixed) for rule in _RULES)), None)
+    """Return the largest stable value of parameter `name`, all else as in `fixed`, or None."""
+    return _largest_stable_rate(name, fixed) or _relu_overflow(name, fixed)
 
 
 def _has(fixed: Fixed, **premises: Any) -> bool:
@@ -102,32 +103,36 @@ def _relu_overflow(name: str, fixed: Fixed) -> Prediction | None:
     label, source = "a ReLU network overflows at initialization", "He et al. 2015"
     if name == "depth":
         layer = overflow_layer(fixed)
-        return None if layer is None else Prediction(layer.value, label, source)
+        return None if layer is None else Prediction(layer.value, label, source, at_start=True)
     unit, largest = _relu_gain(fixed), LARGEST.get(str(fixed.get("precision")))
     if name != "init_scale" or unit is None or largest is None:
         return None
-    return Prediction(math.exp(math.log(largest) / float(fixed["depth"])) / unit, label, source)
+    value = math.exp(math.log(largest) / float(fixed["depth"])) / unit
+    return Prediction(value, label, source, at_start=True)
 
 
 DEEP = 8
 """Number of layers from which mean-field theory is applied."""
 
 
-def _critical_weights(name: str, fixed: Fixed) -> Prediction | None:
-    """Return the weights at which gradients of a tanh network neither vanish nor explode."""
-    if name != "init_scale" or int(fixed.get("depth") or 0) < DEEP:
-        return None
-    if (fixed.get("model"), fixed.get("activation")) != ("mlp", "tanh"):
+def critical_weights(name: str, fixed: Fixed) -> Prediction | None:
+    """Return the weights at which gradients neither vanish nor explode with depth, or None."""
+    if name != "init_scale" or int(fixed.get("depth") or 0) < DEEP or fixed.get("model") != "mlp":
         return None
     squared = GAIN_SQUARED.get(str(fixed.get("initializer")))
     drawn = {"zeros": 0.0, "normal": 1.0}.get(str(fixed.get("bias_initializer", "zeros")))
-    if squared is None or drawn is None or not _has(fixed, norm="none", residual=False):
+    plain = _has(fixed, norm="none", residual=False, dropout=0.0)
+    if squared is None or drawn is None or not plain:
         return None
-    critical = critical_variance(drawn * float(fixed.get("bias_scale") or 0.0) ** 2)
-    return Prediction(
-        math.sqrt(critical / squared), "gradients neither vanish nor explode with depth",
-        "Poole et al. 2016; Schoenholz et al. 2017",
-    )  # fmt: skip
+    label = "gradients neither vanish nor explode with depth"
+    if fixed.get("activation") == "tanh":
+        critical = critical_variance(drawn * float(fixed.get("bias_scale") or 0.0) ** 2)
+        source = "Poole et al. 2016; Schoenholz et al. 2017"
+    elif fixed.get("activation") == "relu":
+        critical, source = 2.0, "He et al. 2015"  # half of the units pass a gradient on
+    else:
+        return None
+    return Prediction(math.sqrt(critical / squared), label, source)
 
 
 @lru_cache(maxsize=4096)
@@ -158,24 +163,13 @@ def critical_variance(bias_variance: float) -> float:
     return 1.0 / _moments(float(root))[1]
 
 
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(100)
+
+
 def _moments(q: float) -> tuple[float, float]:
     """Return E[tanh(sqrt(q) z)^2] and E[tanh'(sqrt(q) z)^2] for normal z."""
-    nodes, weights = _hermite()
-    squares = np.tanh(math.sqrt(q) * nodes) ** 2
+    squares, weights = np.tanh(math.sqrt(q) * _NODES) ** 2, _WEIGHTS / _WEIGHTS.sum()
     return float(weights @ squares), float(weights @ (1.0 - squares) ** 2)
-
-
-@lru_cache(maxsize=1)
-def _hermite() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
-    return nodes, weights / weights.sum()
-
-
-_RULES: tuple[Callable[[str, Fixed], Prediction | None], ...] = (
-    _largest_stable_rate,
-    _relu_overflow,
-    _critical_weights,
-)
 
 
 def predicted_fault_step(fixed: Fixed) -> float | None:

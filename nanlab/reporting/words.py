@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 COLORS = {
     "trained": "#56b4e9", "stalled": "#dcdcdc", "diverged": "#f0c000", "recovered": "#009e73",
@@ -24,6 +27,29 @@ NICE_NAMES = {
     "lr": "learning rate", "init_scale": "initial weights' scale", "batch_size": "batch size",
     "bias_scale": "initial biases' scale", "input_scale": "inputs' scale",
 }  # fmt: skip
+
+_INVISIBLE = {
+    # Characters that a terminal, a page or XML would act on, or cannot hold.
+    **{code: "\ufffd" for first, last in ((0x80, 0x9F), (0x200B, 0x200F), (0x2028, 0x202E),
+                                          (0x2060, 0x2069), (0xFEFF, 0xFEFF), (0xFFFE, 0xFFFF))
+       for code in range(first, last + 1)},
+    **{code: chr(0x2400 + code) for code in range(0x20)}, 0x7F: "\u2421",
+}  # fmt: skip
+
+
+def visible(value: Any) -> Any:
+    """Return text with visible signs for control characters; of tables and mappings, all text."""
+    if isinstance(value, str):
+        return value.translate(_INVISIBLE)
+    if isinstance(value, Path):
+        return Path(visible(str(value)))
+    if isinstance(value, pl.DataFrame):
+        signs = {chr(code): sign for code, sign in _INVISIBLE.items()}
+        text = pl.col(pl.String).str.replace_many(list(signs), list(signs.values()))
+        return value.with_columns(text).rename(visible)
+    if isinstance(value, Mapping):
+        return {visible(key): visible(item) for key, item in value.items()}
+    return type(value)(map(visible, value)) if isinstance(value, list | tuple) else value
 
 
 def name_of(parameter: str) -> str:
@@ -58,6 +84,11 @@ def exact(value: Any) -> str:
         short = f"{value:.6g}"
         return number(value, 6) if float(short) == value else number(value, 4)
     return number(value)
+
+
+def shortened(text: str, most: int = 32) -> str:
+    """Return a text of at most `most` letters, with its beginning and its end."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - 1) // 2 :]}"
 
 
 def percent(part: int, whole: int) -> str:

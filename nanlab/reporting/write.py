@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nanlab.reporting.analysis import Analysis, analyze
-from nanlab.reporting.captions import caption
 from nanlab.reporting.figures import WIDTHS, write_figures
-from nanlab.reporting.methods import reproduce
-from nanlab.reporting.package import citation, data_package, may_replace_citation
+from nanlab.reporting.package import data_package, may_replace_citation
 from nanlab.reporting.page import report_page
-from nanlab.reporting.sheets import latex, markdown, sheets_of
-from nanlab.reporting.text import report_text
+from nanlab.reporting.rendering import rendered
+from nanlab.reporting.sheets import latex, markdown
+from nanlab.reporting.templates import context_of
 from nanlab.results.errors import ReportError, StoreError, reason_of
-from nanlab.results.files import write_atomically
+from nanlab.results.files import write_text
 from nanlab.results.manifest import MANIFEST, read_manifest
 from nanlab.results.ownership import owned
-from nanlab.results.read import Results, current_study, read_results
-from nanlab.results.text_tables import latex_escape
+from nanlab.results.read import current_study, read_results
+from nanlab.results.text_tables import latex_name
 
 TABLES = ("runs.parquet", "runs.csv", "blames.csv", "curves.parquet", "boundaries.csv",
           "cells.csv", "grid.resolved.toml", "manifest.json")  # fmt: skip
@@ -35,12 +35,14 @@ class Report:
 
     Attributes:
         page: path of report.html.
+        answer: the answer, a sentence.
         runs: number of runs that are there.
         planned: number of runs of the grid.
         notes: sentences on what is amiss with the folder.
     """
 
     page: Path
+    answer: str
     runs: int
     planned: int
     notes: tuple[str, ...]
@@ -62,7 +64,9 @@ def write_report(folder: Path) -> Report:
         current_study(folder)  # raises ReportError if there is none
         with owned(folder, "report", wait_s=60.0):
             while True:
-                results = _write_all(folder)
+                analysis = analyze(read_results(folder))
+                results, context = analysis.results, context_of(analysis)
+                _write_all(folder, analysis, context)
                 # Again, if a sweep has written other tables meanwhile.
                 if current_study(folder) == (results.grid_sha256, results.manifest):
                     break
@@ -73,7 +77,7 @@ def write_report(folder: Path) -> Report:
         of = f" ({at}); move it away, or free it" if at else ""
         raise ReportError(f"{folder}: the report cannot be written: {reason}{of}") from error
     return Report(
-        page=folder / "report.html", runs=results.runs.height,
+        page=folder / "report.html", answer=context["answer"].sentence, runs=results.runs.height,
         planned=results.planned, notes=results.notes,
     )  # fmt: skip
 
@@ -89,52 +93,30 @@ def is_reported(folder: Path) -> bool:
         return False
 
 
-def _write_all(folder: Path) -> Results:
-    analysis = analyze(read_results(folder))
-    results = analysis.results
+def _write_all(folder: Path, analysis: Analysis, context: Mapping[str, Any]) -> None:
+    results, sheets = analysis.results, context["sheets"]
     # While it is missing, and it is written last, the report is not complete.
     (folder / REPRODUCE).unlink(missing_ok=True)
     figures = write_figures(folder / "figures", analysis)
     if figures:
-        _write(folder / "figures" / "figures.tex", figures_tex(analysis, figures))
-    sheets = sheets_of(analysis)
+        text = rendered(
+            "figures.tex", **context, columns=WIDTHS, label=latex_name(results.study_id)
+        )
+        write_text(folder / "figures" / "figures.tex", text)
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, sheet in sheets.items():
-        _write(tables / f"{name}.md", markdown(sheet))
-        _write(tables / f"{name}.tex", latex(sheet, results.study_id))
+        write_text(tables / f"{name}.md", markdown(sheet))
+        write_text(tables / f"{name}.tex", latex(sheet, results.study_id))
     for path in [*tables.glob("*.md"), *tables.glob("*.tex")]:
         if path.stem not in sheets:
             path.unlink()  # of an earlier report with more tables
-    package = json.dumps(data_package(results), indent=1, ensure_ascii=False)
-    _write(folder / "datapackage.json", package + "\n")
+    package = json.dumps(data_package(folder, results), indent=1, ensure_ascii=False)
+    write_text(folder / "datapackage.json", package + "\n")
     if may_replace_citation(folder / "CITATION.cff"):
-        _write(folder / "CITATION.cff", citation(results))
-    _write(folder / "report.md", report_text(analysis))
+        write_text(folder / "CITATION.cff", rendered("CITATION.cff", **context))
+    write_text(folder / "report.md", rendered("report.md", **context))
     others = [name for name in TABLES if (folder / name).is_file()] + [*REPORT]
-    _write(folder / "report.html", report_page(analysis, figures=figures, other_files=others))
-    _write(folder / REPRODUCE, reproduce(analysis))
-    return results
-
-
-def _write(path: Path, content: str) -> None:
-    write_atomically(path, lambda p: p.write_text(content, encoding="utf-8"))
-
-
-def figures_tex(analysis: Analysis, figures: Iterable[str]) -> str:
-    r"""Return the figures with their captions, for \input in a paper."""
-    study = analysis.results.study_id
-    lines = ["% Package: graphicx. figure for one column, figure* for two."]
-    for name in figures:
-        for columns in WIDTHS:
-            star = "*" if columns == "2col" else ""
-            width = r"\textwidth" if star else r"\columnwidth"
-            label = f"fig:{study}-{name}{'-wide' if star else ''}"
-            lines += [
-                rf"\begin{{figure{star}}}",
-                r"  \centering",
-                rf"  \includegraphics[width={width}]{{{name}-{columns}.pdf}}",
-                rf"  \caption{{{latex_escape(caption(analysis, name))}}}\label{{{label}}}",
-                rf"\end{{figure{star}}}",
-            ]
-    return "\n".join(lines) + "\n"
+    page = report_page(analysis, context, figures=figures, other_files=others)
+    write_text(folder / "report.html", page)
+    write_text(folder / REPRODUCE, rendered(REPRODUCE, **context))

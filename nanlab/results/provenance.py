@@ -32,7 +32,8 @@ def code_hash() -> str:
 
 def git_state() -> dict[str, Any]:
     """Return the commit of nanlab's checkout and whether it has changes; nulls outside one."""
-    commit = _git("rev-parse", "HEAD")
+    # An installed nanlab may lie in the checkout of something else.
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", "nanlab/__init__.py") else None
     if commit is None:
         return {"commit": None, "dirty": None}
     changed = _git("status", "--porcelain", "--", "nanlab", "sweeps", "constraints.txt")

@@ -13,14 +13,16 @@ import numpy as np
 import polars as pl
 
 from nanlab.grid import Grid, GridError, load_grid
+from nanlab.plan.bisection import AxisSearch
 from nanlab.plan.plan import Plan, make_plan
-from nanlab.plan.rounds import finished_plan
+from nanlab.plan.rounds import Rounds, finished_plan
 from nanlab.results.chunk_index import ChunkIndex, curves_path
 from nanlab.results.errors import ReportError
 from nanlab.results.frames import blames_frame, with_blame_ids, with_witnesses
 from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.runs_table import RunsTable
 from nanlab.results.schema import CURVES
+from nanlab.results.search_tables import search_frames
 from nanlab.results.snapshot import changes, first_line, snapshot, when_still
 from nanlab.results.store import (
     CHUNK_FILES,
@@ -47,8 +49,8 @@ class Results:
         blames: distinct blames of these runs.
         curves: rows of CURVES, empty for a study without curves.
         manifest: manifest, empty while the study runs.
-        planned: number of runs requested.
-        search: the table of a finished search or refinement, by its name.
+        planned: number of runs requested; of a running search, by its rounds so far.
+        search: the table of a search or refinement, by its name; of a running search, so far.
         notes: sentences about problems of the folder.
     """
 
@@ -193,8 +195,14 @@ def read_running(folder: Path, resolved: str) -> Results:
         grid = load_grid(folder / CHUNKS / PLAN)
         plan = make_plan(grid)
         paths = _chunks(folder, mixed=grid.exec.mixed_devices)
-        index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
-        rows = with_blame_ids(index.rows(np.flatnonzero(index.done)))
+        rounds, rows = Rounds(grid, plan), _rows(plan, paths)
+        # The chunks of a search belong to several rounds.
+        while rows.height == len(plan) and rounds.after(rows) is not None:
+            plan = rounds.plan()
+            rows = _rows(plan, paths)
+        # The cells of a refinement need the outcomes of the round that is running.
+        begun = rounds.number and isinstance(rounds.search, AxisSearch)
+        rows, search = with_blame_ids(rows), search_frames(rounds, rows) if begun else {}
         curves = [pl.read_parquet(p) for p in map(curves_path, paths) if p.is_file()]
     except (GridError, OSError, pl.exceptions.PolarsError) as error:
         raise ReportError(
@@ -217,7 +225,13 @@ def read_running(folder: Path, resolved: str) -> Results:
         curves=pl.concat([pl.DataFrame(schema=CURVES), *curves]),
         manifest={},
         planned=len(plan),
+        search=search,
     )
+
+
+def _rows(plan: Plan, paths: Sequence[Path]) -> pl.DataFrame:
+    index = ChunkIndex(plan.run_ids, paths, [None] * len(paths))
+    return index.rows(np.flatnonzero(index.done))
 
 
 def _chunks(folder: Path, *, mixed: bool) -> list[Path]:

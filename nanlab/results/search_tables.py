@@ -134,6 +134,22 @@ def _others(lattice: Lattice, points: list[int]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
+def search_frames(rounds: Rounds, runs: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return `boundaries` or `cells` by name, after the rounds so far; {} for a plain grid.
+
+    Args:
+        rounds: the rounds of a search, or of a finished refinement.
+        runs: run_id and outcome of all runs of these rounds.
+    """
+    lattice, search = rounds.lattice, rounds.search
+    if lattice is not None and isinstance(search, AxisSearch):
+        outcomes = rounds.outcomes(runs)
+        return {"boundaries": boundaries_frame(lattice, search, outcomes, rounds.run_ids)}
+    if lattice is not None and isinstance(search, PlaneRefinement):
+        return {"cells": cells_frame(lattice, search, rounds.run_ids)}
+    return {}
+
+
 def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> list[str]:
     """Write `boundaries` or `cells` as Parquet and CSV, and remove the other table.
 
@@ -145,13 +161,7 @@ def write_search_tables(rounds: Rounds, folder: Path, runs: pl.DataFrame) -> lis
     Returns:
         The names of the files written.
     """
-    lattice, search = rounds.lattice, rounds.search
-    frames: dict[str, pl.DataFrame] = {}
-    if lattice is not None and isinstance(search, AxisSearch):
-        outcomes = rounds.outcomes(runs)
-        frames["boundaries"] = boundaries_frame(lattice, search, outcomes, rounds.run_ids)
-    if lattice is not None and isinstance(search, PlaneRefinement):
-        frames["cells"] = cells_frame(lattice, search, rounds.run_ids)
+    frames = search_frames(rounds, runs)
     written: list[str] = []
     for table in ("boundaries", "cells"):
         names = f"{table}.parquet", f"{table}.csv"
