@@ -410,7 +410,8 @@ def test_a_sample_of_damages(folders):
 @pytest.mark.slow
 def test_every_file_every_damage_every_command(folders):
     words = measured(folders, cases(folders), seed=int(os.environ.get("SEED", "1")))
-    kinds = list(dict.fromkeys(kind for kind, _ in words))
+    order = list(FOLDERS)
+    kinds = sorted({k for k, _ in words}, key=lambda k: (order.index(k.partition(":")[0]), k))
     rows = [
         [kind, *(", ".join(sorted(words.get((kind, command), {"-"}))) for command in COMMANDS)]
         for kind in kinds
