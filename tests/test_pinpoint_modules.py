@@ -140,3 +140,42 @@ def test_an_equinox_module_is_named():
     bad = jax.tree.map(lambda x: abs(x) * 1e200 if eqx.is_array(x) else x, model)
     origin = nanlab.pinpoint(lambda m, x: m(x), bad, np.ones(2, F32)).origin
     assert "layers_1" in origin.module.split("/")
+
+
+def test_scopes_of_libraries_are_no_modules():
+    def attend(x):
+        with jax.named_scope("attention"):
+            return jnp.log(jnp.einsum("ij,jk->ik", x, x) - jnp.einsum("ij,kj->ik", x, x) - 1)
+
+    x = np.ones((2, 2), np.float32)
+    assert nanlab.pinpoint(attend, x).culprit.module == "attention"
+    huge = nanlab.pinpoint(lambda x: jnp.einsum("ij,jk->ik", x, x), x * np.float32(1e30))
+    assert huge.origin.module == ""
+
+
+def test_a_librarys_helper_objects_are_no_modules():
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        head: eqx.nn.Linear
+
+        def loss(self, x):
+            return jnp.log(self.head(x)).sum()
+
+    net = Net(eqx.nn.Linear(2, 1, key=jax.random.key(0)))
+    method = eqx.filter_jit(net.loss)
+    assert nanlab.pinpoint(method, -1e9 * jnp.ones(2, jnp.float32)).culprit.module == ""
+    assert nanlab.pinpoint(lambda n, x: n.head(x) * 1e30, net, jnp.full(2, 1e20, jnp.float32))
+
+
+def test_a_field_of_a_users_module_is_named_whoever_wrote_its_class():
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        gate: eqx.nn.Lambda
+
+        def __call__(self, x):
+            return self.gate(x)
+
+    verdict = nanlab.pinpoint(Net(eqx.nn.Lambda(jnp.log)), -jnp.ones(2, jnp.float32))
+    assert verdict.culprit.module == "Net/gate"

@@ -58,7 +58,10 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
     Limits:
 
     - A kernel (linear algebra, Pallas, a foreign call) is blamed as a whole, as "opaque".
-    - Data flow is followed by array. If two bad values meet in one, the earlier is named.
+    - Data flow is followed by element where the arrays are recorded, by array in while loops.
+    - A scan at the top level that runs more than 200,000 operations runs in parts until it is known
+      in which iteration a bad value began; that iteration alone is recorded. Walks back through
+      the program stop after 60 s, and the verdict says so.
     - Of a while loop, 64 iterations from the first bad value on are recorded one by one; a later
       fault is found too, but the path to it shows only the first iteration of each step.
     - In a large program (values of more than 32 MiB), matrix products and the like are measured
