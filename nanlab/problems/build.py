@@ -13,7 +13,13 @@ from nanlab.problems.quadratic import make_quadratic
 from nanlab.problems.training import make_training
 from nanlab.problems.user_checks import check_user_problem
 from nanlab.problems.user_code import check_knobs, make_user_problem
-from nanlab.problems.user_parts import check_fit, examples_of, ignored_by_model, is_user_part
+from nanlab.problems.user_parts import (
+    check_fit,
+    examples_of,
+    ignored_by_model,
+    is_user_part,
+    remarks_on_data,
+)
 
 PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
     "training": make_training,
@@ -34,12 +40,20 @@ def user_specs(plan: Plan) -> set[str]:
     return problems | {spec for spec in parts if is_user_part(spec)}
 
 
-def check_user_groups(plan: Plan) -> None:
-    """Check that every group with user-defined code can be run; raises UserCodeError."""
+def check_user_groups(plan: Plan) -> list[str]:
+    """Check that every group with user-defined code can be run.
+
+    Returns:
+        Remarks on the users' data, for people.
+
+    Raises:
+        UserCodeError: one cannot be run.
+    """
+    remarks: dict[str, None] = {}
     for group in plan.groups:
         spec = str(group.statics["problem"])
         if spec in PROBLEMS:
-            _check_user_parts(plan, group)
+            remarks |= dict.fromkeys(_check_user_parts(plan, group))
             continue
         problem = make_user_problem(group.statics)
         given = {
@@ -48,14 +62,15 @@ def check_user_groups(plan: Plan) -> None:
         known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
         check_knobs(known, problem, spec)
         check_user_problem(problem, frozenset(n for n in known if None not in given[n]), spec)
+    return list(remarks)
 
 
-def _check_user_parts(plan: Plan, group: Group) -> None:
-    """Check that a training with a user-defined model or data can be run."""
+def _check_user_parts(plan: Plan, group: Group) -> list[str]:
+    """Check that a training with a user-defined model or data can be run; return remarks."""
     statics = {**default_statics("training"), **group.statics}
     model, task = str(statics.get("model")), str(statics.get("task"))
     if statics["problem"] != "training" or not (is_user_part(model) or is_user_part(task)):
-        return
+        return []
     examples = examples_of(statics)
     if is_user_part(task):
         check_fit(statics, examples)
@@ -67,3 +82,4 @@ def _check_user_parts(plan: Plan, group: Group) -> None:
     problem = make_training(statics, examples)
     spec, key = (model, "run.model") if is_user_part(model) else (task, "run.task")
     check_user_problem(problem, frozenset(problem.knobs), spec, key=key)
+    return remarks_on_data(statics, examples) if is_user_part(task) else []
