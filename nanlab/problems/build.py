@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nanlab.grid.defaults import default_statics
@@ -61,7 +62,8 @@ def check_user_groups(plan: Plan) -> list[str]:
         }
         known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
         check_knobs(known, problem, spec)
-        check_user_problem(problem, frozenset(n for n in known if None not in given[n]), spec)
+        first = {name: given[name][0] for name in known if None not in given[name]}
+        check_user_problem(problem, first, spec)
     return list(remarks)
 
 
@@ -81,5 +83,6 @@ def _check_user_parts(plan: Plan, group: Group) -> list[str]:
             raise error
     problem = make_training(statics, examples)
     spec, key = (model, "run.model") if is_user_part(model) else (task, "run.task")
-    check_user_problem(problem, frozenset(problem.knobs), spec, key=key)
+    ours = replace(problem, batch=None, observe=None, baseline_losses=None)
+    check_user_problem(ours, dict.fromkeys(problem.knobs, 1.0), spec, key=key)
     return remarks_on_data(statics, examples) if is_user_part(task) else []
