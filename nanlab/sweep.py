@@ -105,7 +105,8 @@ def _user_code_error(grid: Grid, plan: Plan) -> GridError | None:
     from nanlab.problems.user_code import UserCodeError
 
     try:
-        check_user_groups(plan)
+        for remark in check_user_groups(plan):
+            print(remark, file=sys.stderr)
     except UserCodeError as error:
         return GridError(grid.path, [grid.complaint(error.key, error.sentence)])
     return None

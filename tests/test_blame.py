@@ -13,6 +13,7 @@ from corpus import op_by_op, steps
 from corpus.case import marked_lines
 from corpus.planted import PLANTED
 from jax import lax
+from sampled import sampled
 
 from nanlab.backend.finiteness import INF, NAN
 from nanlab.blame import source_path
@@ -27,6 +28,7 @@ from nanlab.blame.program.program import flatten
 
 F32 = np.float32
 each_planted = pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+each_second = pytest.mark.parametrize("planted", sampled(PLANTED.values(), 2), ids=PLANTED)
 
 
 @cache
@@ -78,7 +80,7 @@ def test_its_harmless_twin_is_not_blamed(planted):
     assert blamed(planted.function, *planted.harmless) == Blame(origin=None, culprit=None)
 
 
-@each_planted
+@each_second
 def test_what_is_found_is_what_happens_op_by_op(planted):
     account = op_by_op.run(planted.function, *planted.faulty)
     blame = blamed(planted.function, *planted.faulty)
@@ -100,7 +102,7 @@ def test_what_is_found_is_what_happens_op_by_op(planted):
     assert not harmless.bads
 
 
-@each_planted
+@each_second
 def test_looking_changes_nothing(planted):
     for arguments in (planted.faulty, planted.harmless):
         _, outputs = run_alone(planted.function, *arguments)
@@ -124,10 +126,7 @@ def block_probe(planted, devices):
     return BlockProbe(planted.function, arguments, block=4, devices=jax.devices()[:devices])
 
 
-@pytest.mark.parametrize("planted", [
-    pytest.param(planted, id=name, marks=[pytest.mark.slow] * (number % 2))
-    for number, (name, planted) in enumerate(PLANTED.items())
-])  # fmt: skip
+@each_second
 def test_in_a_block_each_lane_gets_the_verdict_that_it_gets_alone(planted):
     # Nine lanes in two launches of 2 devices x 4 lanes: the last launch is padded.
     readings, which = block_probe(planted, devices=2).read(*lanes_of(planted))

@@ -56,6 +56,7 @@ def test_hidden_units_are_told_dead_where_their_biases_are_negative_enough():
     assert walked(problem, 1)[1][0] < 0.1
 
 
+@pytest.mark.slow
 def test_biases_saturate_the_hidden_units_and_no_others():
     problem = of("watched:watched")(told="gradient", activation="tanh", task="breast_cancer")
     (state, after), _ = walked(problem, 1, hidden_bias=30.0)

@@ -63,6 +63,7 @@ def test_a_fault_of_the_compiled_program_alone_is_found_or_there_is_none(reposit
         assert output.count("True") == 6
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_jitted_loss_is_what_it_is_unwatched(repository, own_folder):
     status, output, verdict = debugged(repository, own_folder, "jit_of_grad_of_jitted")
     script = repository / "tests/debugged/jit_of_grad_of_jitted.py"

@@ -178,6 +178,78 @@ def no_message():
     raise NoMessage
 
 
+def watching(**functions):
+    problem = with_step(lambda s, k, key: (s, s["x"] * k["alpha"]))
+    return nanlab.Problem(
+        init=problem.init, step=problem.step, knobs={"alpha": 0.5}, **functions
+    )
+
+
+def all_that_is_optional():
+    def baseline(knobs):
+        return knobs["alpha"] * 0 + 0.75
+
+    def batch(state, knobs, key):
+        return state["x"] * knobs["alpha"]
+
+    def observe(state, knobs, key):
+        return {("loss", ""): state["x"] * knobs["alpha"], ("accuracy", "x"): 1}
+
+    return watching(baseline_losses=baseline, batch=batch, observe=observe)
+
+
+def baseline_of_one():
+    return watching(baseline_losses=lambda knobs: 1.0)
+
+
+def baseline_with_an_if():
+    return watching(baseline_losses=lambda knobs: knobs["alpha"] if knobs["alpha"] > 1 else 1.0)
+
+
+def baseline_of_another_knob():
+    return watching(baseline_losses=lambda knobs: knobs["beta"])
+
+
+def baseline_of_text():
+    return watching(baseline_losses=lambda knobs: ["a"] * len(knobs["alpha"]))
+
+
+def batch_with_an_if():
+    return watching(batch=lambda s, k, key: s["x"] if k["alpha"] > 1 else 0)
+
+
+def batch_of_another_state():
+    return watching(batch=lambda s, k, key: s["y"])
+
+
+def batch_of_text():
+    return watching(batch=lambda s, k, key: "text")
+
+
+def random_batch():
+    return watching(batch=lambda s, k, key: s["x"] * np.random.rand())
+
+
+def observe_a_number():
+    return watching(observe=lambda s, k, key: s["x"])
+
+
+def observe_without_a_layer():
+    return watching(observe=lambda s, k, key: {"loss": s["x"]})
+
+
+def observe_the_unknown():
+    return watching(observe=lambda s, k, key: {("los", ""): s["x"]})
+
+
+def observe_an_array():
+    return watching(observe=lambda s, k, key: {("loss", ""): jnp.ones(3)})
+
+
+def observe_of_two_arguments():
+    return watching(observe=lambda s, k: {})
+
+
 def number():
     return 3
 
@@ -531,3 +603,37 @@ def test_a_fork_in_user_code_ends_and_the_sweep_goes_on(where, how):
     assert done.stdout.count("3 runs in x") == 1
     assert pl.read_parquet("x/runs.parquet").height == 3
     assert not list(Path("x").glob(".*"))
+
+
+OPTIONAL = {
+    "baseline_of_one": "baseline_losses must return one loss for each run, for 2 runs float64[2]",
+    "baseline_with_an_if": "baseline_losses fails: ValueError: The truth value of an array",
+    "baseline_of_another_knob": "baseline_losses fails: KeyError: 'beta' (mine.py:",
+    "baseline_of_text": "baseline_losses must return one loss for each run",
+    "batch_with_an_if": "batch fails: TracerBoolConversionError",
+    "batch_of_another_state": "batch fails: KeyError: 'y' (mine.py:",
+    "batch_of_text": "batch fails: TypeError",
+    "random_batch": "batch is not pure: two traces give two different programs",
+    "observe_a_number": "observe must return {(observable, layer): scalar}, got",
+    "observe_without_a_layer": "observe must return {(observable, layer): scalar}, got 'loss'; the",
+    "observe_the_unknown": 'observe has no observable "los"; did you mean "loss"?',
+    "observe_an_array": "observe must return {(observable, layer): scalar}, got float64[3]",
+    "observe_of_two_arguments": "observe fails: TypeError",
+}
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_mistake_in_an_optional_function_is_told_before_anything_runs(name, capsys):
+    assert sweep(grid(name), "--dry-run") == WRONG
+    said = capsys.readouterr().err
+    assert f"run.problem (line 2): mine.py:{name}'s {OPTIONAL[name]}" in said
+    assert "Traceback" not in said
+
+
+def test_optional_functions_have_the_knobs_by_their_own_names():
+    text = grid("all_that_is_optional").replace("steps = 40", "steps = 4\nknobs.alpha = 0.5")
+    assert sweep(text + "\n[exec]\ncurves = true\n") == DONE
+    curves = pl.read_parquet("results/grid/curves.parquet")
+    assert set(curves.select("observable", "layer").rows()) == {("loss", ""), ("accuracy", "x")}
+    assert set(curves.filter(pl.col("observable") == "loss")["value"]) == {0.5}
+    assert set(pl.read_csv("results/grid/runs.csv")["outcome"]) == {"trained"}

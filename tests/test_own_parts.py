@@ -208,7 +208,7 @@ WRONG_PARTS = {
     ),
     "no such file": ('task = "there.npz"', "there.npz: not found"),
     "a file without targets": ('task = "no_target.parquet"', "it has a, b"),
-    "a file that is none": ('task = "broken.npz"', "broken.npz: cannot be read"),
+    "a file that is none": ('task = "broken.npz"', "broken.npz: is not a NumPy archive"),
     "a name of neither": ('task = "digit"', 'did you mean "digits"?'),
     "too many outputs for a neuron": (
         'task = "mine.py:blobs"\nmodel = "neuron"', "model 'neuron' has one output",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.datasets
+from sampled import sampled
 from sklearn.preprocessing import StandardScaler
 
 from nanlab.backend import keys
@@ -156,7 +157,7 @@ def faults(option, fraction, seeds=(0, 1), steps=(0, 1), statics=FULL, **knobs):
     return [~((d == c) | (np.isnan(d) & np.isnan(c))) for d, c in zip(dirty, clean, strict=True)]
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize("fraction", sampled([0.7, 0.0, 0.1, 1.0], 2))
 @pytest.mark.parametrize("option", ["outlier_fraction", "nan_fraction"])
 def test_a_share_of_entries_is_hit_the_same_at_every_step_and_others_by_another_seed(
     option, fraction
@@ -187,7 +188,7 @@ def test_a_share_of_features_is_1_in_every_example():
     assert (is_one[0] != is_one[1]).any()
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("fraction", sampled([0.3, 0.0, 1.0], 3))
 def test_a_share_of_examples_has_another_class(fraction):
     changed = faults("label_noise", fraction)[1].any(axis=-1)
     assert changed.mean() == pytest.approx(fraction, abs=0.03)
@@ -222,7 +223,7 @@ def test_an_example_has_the_same_fault_in_every_batch_that_it_is_in():
     assert len(known) > 100
 
 
-@pytest.mark.parametrize("imbalance", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("imbalance", sampled([0.5, 0.0, 0.9], 3))
 def test_class_k_comes_as_often_as_the_imbalance_says(imbalance):
     statics = {"task": "iris", "batch_size": 2000, "imbalance": True}
     targets = batches(statics, steps=range(3), imbalance=imbalance)[1]

@@ -260,7 +260,7 @@ NUMBER_CASES = [
 ROUGH = {name: 0.05 for name in LOSSES if "epsilon" in name or "clipped" in name}
 
 
-@pytest.mark.parametrize(("name", "targets"), CLASS_CASES + NUMBER_CASES)
+@pytest.mark.parametrize(("name", "targets"), sampled(CLASS_CASES + NUMBER_CASES, 3))
 def test_the_best_constant_is_what_a_search_finds(name, targets):
     best = LOSSES[name].best_constant(targets, KNOBS, 16)
     near = ROUGH.get(name, 1e-4)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sampled import sampled
 
 from nanlab.backend.jaxpr import weak
 from nanlab.parts.initializers import BIAS_INITIALIZERS, INITIALIZERS
@@ -45,7 +46,7 @@ SPREADS = {
 }
 
 
-@pytest.mark.parametrize("name", INITIALIZERS)
+@pytest.mark.parametrize("name", sampled(INITIALIZERS, 2))
 def test_an_initializer_has_the_variance_of_its_name(name):
     weights = INITIALIZERS[name].draw(jax.random.key(1), (FAN_IN, FAN_OUT))
     variance, bound = SPREADS[name]
@@ -282,7 +283,7 @@ def built(**statics):
     return build_update({**STATICS, **statics}, traced())
 
 
-@pytest.mark.parametrize("size", [0.01, 3.0])
+@pytest.mark.parametrize("size", sampled([3.0, 0.01], 2))
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_clipped_gradient_is_numpys(name, size):
     gradients = list(size * draws().standard_normal((4, 3)))
@@ -338,10 +339,10 @@ def optax_schedule(name, warmup, decay, floor, drop_every, drop):
     }[name]
 
 
-SETTINGS = [(5, 20, 0.1, 7, 0.5), (1, 1, 0.0, 1, 0.1), (12, 8, 1.0, 30, 1.0)]
+SETTINGS = [[5, 20, 0.1, 7, 0.5], [1, 1, 0.0, 1, 0.1], [12, 8, 1.0, 30, 1.0]]
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("setting", sampled(SETTINGS, 3), ids=str)
 @pytest.mark.parametrize("name", [name for name, each in SCHEDULES.items() if each.factor])
 def test_a_schedule_is_optaxs_of_its_name(name, setting):
     names = ["warmup_steps", "decay_steps", "decay_floor", "drop_every", "drop_factor"]

@@ -127,14 +127,16 @@ def test_the_second_time_it_says_that_it_is_finished(first, monkeypatch, capsys)
     assert bytes_of("results/overflow") == before
 
 
-def test_one_device_more_flags_and_a_narrow_screen_give_the_same_bytes(first, monkeypatch, capsys):
+def test_one_device_more_flags_and_a_narrow_screen_give_the_same_bytes(first):
     folder, _ = first
-    monkeypatch.setenv("COLUMNS", "40")
-    flags = ["--exec.devices=1", "--set", "exec.witnesses=20", "--run.steps", "300", "--no-report"]
-    assert main([write(GRID), "--out", "here", *flags]) == 0
+    done = sweep(
+        write(GRID), "--out", "here", "--exec.devices=1", "--set", "exec.witnesses=20",
+        "--run.steps", "300", COLUMNS="40",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert bytes_of("here") == bytes_of(folder / "results/overflow")
     assert json.loads(Path("here/manifest.json").read_text())["environment"]["devices"] == 1
-    table, _, _ = capsys.readouterr().out.partition("10 runs in")
+    table, _, _ = done.stdout.partition("10 runs in")
     assert max(map(len, table.splitlines())) <= 40
 
 

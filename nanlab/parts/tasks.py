@@ -5,6 +5,7 @@ A task's data are the same for every run; `train_examples` draws a subset for ea
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -181,5 +182,8 @@ def standardized(examples: Examples) -> Examples:
     inputs = examples.inputs
     axes = (0, 1) if inputs.ndim == 3 else (0,)
     finite = np.where(np.isfinite(inputs), inputs, np.nan)
-    mean, deviation = np.nanmean(finite, axis=axes), np.nanstd(finite, axis=axes)
+    with warnings.catch_warnings():
+        # A feature without a finite entry stays what it is.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean, deviation = np.nanmean(finite, axis=axes), np.nanstd(finite, axis=axes)
     return examples._replace(inputs=(inputs - mean) / np.where(deviation > 0, deviation, 1.0))

@@ -63,7 +63,7 @@ class Data:
         self.has_classes = bool(examples.classes)
         targets = examples.targets
         if self.has_classes:
-            targets = np.eye(examples.classes)[examples.targets]
+            targets = examples.targets[..., None] == np.arange(examples.classes)
         self._targets = targets.astype(dtype)
         self.input_shape = self._inputs.shape[1:]
         self.natural_shape = examples.natural or self.input_shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nanlab.grid.defaults import default_statics
@@ -19,6 +20,7 @@ from nanlab.problems.user_parts import (
     ignored_by_model,
     is_data_file,
     is_user_part,
+    remarks_on_data,
 )
 
 PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Problem]] = {
@@ -44,15 +46,23 @@ def _user_specs(groups: Iterable[Group]) -> set[str]:
     return problems | {spec for spec in parts if is_user_part(spec)}
 
 
-def check_user_groups(plan: Plan) -> None:
-    """Check that every group with user-defined code can be run; raises UserCodeError."""
+def check_user_groups(plan: Plan) -> list[str]:
+    """Check that every group with user-defined code can be run.
+
+    Returns:
+        Remarks on the users' data, for people.
+
+    Raises:
+        UserCodeError: one cannot be run.
+    """
     imported = set[str]()
+    remarks: dict[str, None] = {}
     for group in plan.groups:
         spec = str(group.statics["problem"])
         new = _user_specs([group]) - imported
         imported |= new
         if spec in PROBLEMS:
-            _check_user_parts(plan, group, new)
+            remarks |= dict.fromkeys(_check_user_parts(plan, group, new))
             continue
         problem = make_user_problem(group.statics)
         with reimported(new):
@@ -62,16 +72,17 @@ def check_user_groups(plan: Plan) -> None:
         }
         known = {n for n in given if n.startswith("knobs.") and set(given[n]) != {None}}
         check_knobs(known, problem, spec)
-        set_always = frozenset(n for n in known if None not in given[n])
-        check_user_problem(problem, set_always, spec, again=again)
+        first = {name: given[name][0] for name in known if None not in given[name]}
+        check_user_problem(problem, first, spec, again=again)
+    return list(remarks)
 
 
-def _check_user_parts(plan: Plan, group: Group, new: set[str]) -> None:
-    """Check that a training with a user-defined model or data, some of it new, can be run."""
+def _check_user_parts(plan: Plan, group: Group, new: set[str]) -> list[str]:
+    """Check that a training with a user-defined model or data can be run; return remarks."""
     statics = {**default_statics("training"), **group.statics}
     model, task = str(statics.get("model")), str(statics.get("task"))
     if statics["problem"] != "training" or not (is_user_part(model) or is_user_part(task)):
-        return
+        return []
     examples = examples_of(statics)
     if is_user_part(task):
         check_fit(statics, examples)
@@ -84,4 +95,7 @@ def _check_user_parts(plan: Plan, group: Group, new: set[str]) -> None:
     spec, key = (model, "run.model") if is_user_part(model) else (task, "run.task")
     with reimported(new):
         again = make_training(statics, examples if is_data_file(task) else examples_of(statics))
-    check_user_problem(problem, frozenset(problem.knobs), spec, key=key, again=again)
+    ours = replace(problem, batch=None, observe=None, baseline_losses=None)
+    knobs = dict.fromkeys(problem.knobs, 1.0)
+    check_user_problem(ours, knobs, spec, key=key, again=again)
+    return remarks_on_data(statics, examples) if is_user_part(task) else []

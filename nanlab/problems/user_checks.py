@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.problems.problem import Problem, State
+from nanlab.problems.problem import OBSERVABLES, Problem, State
 from nanlab.problems.user_code import UserCodeError, user_code
 
 
 def check_user_problem(
     problem: Problem,
-    given: frozenset[str],
+    given: Mapping[str, float],
     spec: str,
     *,
     key: str = "run.problem",
@@ -27,15 +28,16 @@ def check_user_problem(
 
     Args:
         problem: as `make_user_problem` returns it.
-        given: knobs that the grid sets in every run.
+        given: knobs that the grid sets in every run, and their values in one of them.
         spec: name of the code, for error messages.
         key: the grid's key that names it, for error messages.
         again: the problem, built a second time; `problem` if not given.
 
     Raises:
         UserCodeError: a knob has no value; tracing fails; the structure, shapes or dtypes of the
-            state change; the loss is not a scalar; or the code is impure (two traces differ, or it
-            has side effects).
+            state change; the loss is not a scalar; `observe` or `baseline_losses` returns what has
+            no place in the tables; or the code is impure (two traces differ, or it has side
+            effects).
     """
     defaults = problem.knobs if isinstance(problem.knobs, Mapping) else {}
     for name, default in defaults.items():
@@ -52,13 +54,29 @@ def check_user_problem(
     loss: Any = getattr(metrics, "loss", None)
     if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise code.wrong(f"{spec}'s step must return a scalar float loss, got {_kind(loss)}")
-    again = again or problem
-    for name, functions, arguments in (
-        ("init", (problem.init, again.init), (knobs, random)),
-        ("step", (problem.step, again.step), (state, knobs, random)),
-    ):
-        with user_code(key, f"{spec}'s {name}"):
-            _check_purity(code, name, functions, arguments)
+    _check_functions(problem, again or problem, (state, knobs, random), code)
+    if problem.baseline_losses is not None:
+        _check_baseline(problem.baseline_losses, {**defaults, **given}, code)
+
+
+def _check_functions(
+    problem: Problem, again: Problem, arguments: tuple[Any, ...], code: _Code
+) -> None:
+    """Check that what a problem computes at a step depends on its arguments alone."""
+    at_step = {
+        "step": (problem.step, again.step), "batch": (problem.batch, again.batch),
+        "observe": (problem.observe, again.observe),
+    }  # fmt: skip
+    for name, (function, other) in at_step.items():
+        if function is None or other is None:
+            continue
+        with user_code(code.key, f"{code.spec}'s {name}"):
+            returned = jax.eval_shape(function, *arguments)
+            if name == "observe":
+                _check_observed(returned, code)
+            _check_purity(code, name, (function, other), arguments)
+    with user_code(code.key, f"{code.spec}'s init"):
+        _check_purity(code, "init", (problem.init, again.init), arguments[1:])
 
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -104,6 +122,35 @@ def _check_state(before: State, after: State, code: _Code) -> None:
                 f"and {_kind(new)} after it; step must preserve shapes and dtypes (set dtypes "
                 "explicitly: jax_enable_x64 is on)",
             )
+
+
+def _check_observed(observed: Any, code: _Code) -> None:
+    expected = f"{code.spec}'s observe must return {{(observable, layer): scalar}}, got"
+    if not isinstance(observed, Mapping):
+        raise code.wrong(f"{expected} {type(observed).__name__}")
+    for name, value in cast(Mapping[Any, Any], observed).items():
+        if not (isinstance(name, tuple) and [*map(type, cast(Any, name))] == [str, str]):
+            raise code.wrong(f'{expected} {name!r}; the layer "" is the whole network')
+        if name[0] not in OBSERVABLES:
+            near = difflib.get_close_matches(name[0], OBSERVABLES, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"it may be {', '.join(OBSERVABLES)}"
+            raise code.wrong(f'{code.spec}\'s observe has no observable "{name[0]}"; {hint}')
+        if getattr(value, "shape", None) != () or jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise code.wrong(f"{expected} {_kind(value)} at {name}")
+
+
+def _check_baseline(
+    baseline: Callable[..., Any], values: Mapping[str, float | None], code: _Code
+) -> None:
+    """Call the host function as for two equal runs: a mistake may need more than one."""
+    knobs = {name: np.full(2, value, np.float64) for name, value in values.items()}
+    with user_code(code.key, f"{code.spec}'s baseline_losses"):
+        losses = np.asarray(baseline(knobs))
+    if losses.shape != (2,) or losses.dtype.kind not in "fiu":
+        raise code.wrong(
+            f"{code.spec}'s baseline_losses must return one loss for each run, for 2 runs "
+            f"float64[2], got {_kind(losses)}; knobs are arrays with a value for each run"
+        )
 
 
 _ARRAYS_ONLY = (

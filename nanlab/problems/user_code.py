@@ -236,6 +236,12 @@ def _named(problem: Problem, spec: str) -> Problem:
         end_fork_of(process)
         return _strong(state), metrics if isinstance(metrics, Metrics) else Metrics(metrics)
 
+    def observe(state: State, knobs: Knobs, key: Array) -> Any:
+        assert problem.observe is not None
+        observed: Any = problem.observe(state, plain(knobs), key)
+        # The curves are float64; `user_checks` says what is wrong with anything else.
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), observed)
+
     baseline, batch = problem.baseline_losses, problem.batch
     stripped = None if baseline is None else (
         lambda knobs: baseline({n.partition(".")[2]: v for n, v in knobs.items()})
@@ -253,6 +259,7 @@ def _named(problem: Problem, spec: str) -> Problem:
         knobs={f"knobs.{name}": value for name, value in defaults.items()},
         baseline_losses=stripped,
         batch=None if batch is None else lambda state, knobs, key: batch(state, plain(knobs), key),
+        observe=None if problem.observe is None else observe,
     )
 
 

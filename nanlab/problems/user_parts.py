@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import polars as pl
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Shaped
@@ -20,7 +17,10 @@ from jaxtyping import Shaped
 from nanlab.parts.losses import LOSSES
 from nanlab.parts.models import MODELS
 from nanlab.parts.pieces import Pieces, Shape
+from nanlab.parts.precision import PRECISIONS
 from nanlab.parts.tasks import TASKS, Examples, load_examples, standardized
+from nanlab.problems.data_files import read_data_file
+from nanlab.problems.raw_data import DataError, RawData, examples_from, remarks_on
 from nanlab.problems.user_code import UserCodeError, user_code, user_function
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -37,9 +37,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 GIVEN = ("outputs", "inputs", "dtype", "param_dtype")
 """Further fields that nanlab fills in: the number of outputs (a tuple for sequences), the shape of
 an example, and the dtypes of the computation and of the parameters."""
-
-TARGETS = ("target", "targets", "label", "labels", "y")
-"""Accepted names, in any case, of the targets' column or array in a data file."""
 
 MODE = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
 """Arguments of `__call__` that switch between training and evaluation -> their training value."""
@@ -181,7 +178,10 @@ def examples_of(statics: Mapping[str, Any]) -> Examples:
     spec = str(statics["task"])
     if spec in TASKS:
         return load_examples(statics)
-    examples = _checked(spec, _of_file(spec) if is_data_file(spec) else _of_function(spec))
+    try:
+        examples = examples_from(_read(spec))
+    except DataError as error:
+        raise UserCodeError("run.task", f"{spec}: {error}") from error
     return standardized(examples) if statics["standardize"] else examples
 
 
@@ -190,92 +190,24 @@ def is_data_file(spec: str) -> bool:
     return spec.endswith((".npz", ".parquet"))
 
 
-def _of_function(spec: str) -> tuple[Any, ...]:
+def remarks_on_data(statics: Mapping[str, Any], examples: Examples) -> list[str]:
+    """Return sentences on what is legal in user-defined data, and hardly intended."""
+    spec, dtype = str(statics["task"]), PRECISIONS[statics["precision"]].dtype
+    return [f"{spec}: {remark}" for remark in remarks_on(_read(spec), examples, dtype)]
+
+
+def _read(spec: str) -> RawData:
+    if is_data_file(spec):
+        return read_data_file(Path(spec))
     load = user_function(spec, key="run.task")
     with user_code("run.task", spec):
         data = load()
     if not isinstance(data, tuple) or len(data) not in (2, 3):
-        raise _wrong(
-            spec, "must return (inputs, targets) or (inputs, targets, shape of an example), got "
-            f"{type(data).__name__}",
-        )  # fmt: skip
-    return data
-
-
-def _of_file(spec: str) -> tuple[np.ndarray, np.ndarray]:
-    path = Path(spec)
-    if not path.is_file():
-        raise _wrong(spec, "not found; paths are relative to the working directory")
-    try:
-        return _of_arrays(path) if path.suffix == ".npz" else _of_columns(path)
-    except (OSError, ValueError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _wrong(spec, f"cannot be read: {first}") from error
-
-
-def _of_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        target = _target_name(path, arrays.files)
-        others = [name for name in arrays.files if name != target]
-        if len(others) != 1:
-            raise ValueError(
-                f"expected one array of inputs besides {target}, got {', '.join(others) or 'none'}"
-            )
-        return arrays[others[0]], arrays[target]
-
-
-def _of_columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    frame = pl.read_parquet(path)
-    target = _target_name(path, frame.columns)
-    inputs = frame.drop(target)
-    texts = [name for name, kind in inputs.schema.items() if not kind.is_numeric()]
-    if texts:
-        raise ValueError(f"column {texts[0]} is not numeric")
-    targets = frame.get_column(target)
-    if not targets.dtype.is_numeric():
-        # Class names are numbered in alphabetical order.
-        targets = targets.cast(pl.String).rank("dense").cast(pl.Int64) - 1
-    return inputs.cast(pl.Float64).to_numpy(), targets.to_numpy()
-
-
-def _target_name(path: Path, names: Iterable[str]) -> str:
-    names = list(names)
-    found = [name for name in names if name.lower() in TARGETS]
-    if len(found) != 1:
-        raise ValueError(
-            f"one of its {'arrays' if path.suffix == '.npz' else 'columns'} must be named "
-            f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}; it has {', '.join(names)}"
+        raise DataError(
+            "must return (inputs, targets) or (inputs, targets, shape of an example), got "
+            f"{type(data).__name__}"
         )
-    return found[0]
-
-
-def _checked(spec: str, data: tuple[Any, ...]) -> Examples:
-    """Return data as examples: float64 inputs, and int64 classes or float64 targets."""
-    try:
-        inputs = np.asarray(data[0], np.float64)
-        targets = np.asarray(data[1])
-        natural = tuple(int(size) for size in data[2]) if len(data) == 3 else None
-    except (TypeError, ValueError) as error:
-        raise _wrong(spec, f"returns no numeric arrays: {error}") from error
-    if inputs.ndim < 2 or len(inputs) == 0 or targets.shape[:1] != inputs.shape[:1]:
-        raise _wrong(
-            spec, "must return inputs (examples, ...) and one target an example, got arrays of "
-            f"shapes {inputs.shape} and {targets.shape}",
-        )  # fmt: skip
-    if natural is not None and np.prod(natural) != np.prod(inputs.shape[1:]):
-        raise _wrong(
-            spec, f"an example of shape {inputs.shape[1:]} cannot be reshaped to {natural}"
-        )
-    if targets.dtype.kind in "iub":
-        targets = targets.astype(np.int64)
-        if targets.min() < 0:
-            raise _wrong(spec, f"class {targets.min()} is negative; classes count from 0")
-    elif targets.dtype.kind == "f":
-        targets = targets.astype(np.float64)
-        targets = targets[:, None] if targets.ndim == 1 else targets
-    else:
-        raise _wrong(spec, f"targets must be integers (classes) or floats, got {targets.dtype}")
-    return Examples(inputs, targets, natural)
+    return RawData(*data)
 
 
 def check_fit(statics: Mapping[str, Any], examples: Examples) -> None:
@@ -285,18 +217,15 @@ def check_fit(statics: Mapping[str, Any], examples: Examples) -> None:
         UserCodeError: they do not.
     """
     spec, classes, count = str(statics["task"]), examples.classes, len(examples.inputs)
+    sentence = (
+        f"needs classes, and the targets of {spec} are numbers; store classes as whole numbers"
+    )
     if LOSSES[statics["loss"]].targets == "classes" and not classes:
-        raise UserCodeError("run.loss", f"needs classes, and the targets of {spec} are numbers")
+        raise UserCodeError("run.loss", sentence)
     if statics["imbalance"] and not classes:
-        raise UserCodeError(
-            "run.imbalance", f"needs classes, and the targets of {spec} are numbers"
-        )
+        raise UserCodeError("run.imbalance", sentence)
     if statics["train_examples"] > count:
         raise UserCodeError(
             "run.train_examples",
             f"{spec} has {count} examples; set it to {count} or less, or to 0 for all",
         )
-
-
-def _wrong(spec: str, sentence: str) -> UserCodeError:
-    return UserCodeError("run.task", f"{spec}: {sentence}")

@@ -193,13 +193,14 @@ def _others(owners: Path, mine: Path | None) -> Iterator[tuple[Path, Owner]]:
             age = now - path.stat().st_mtime
         except FileNotFoundError:
             continue  # it has just ended
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError) as error:
             with contextlib.suppress(OSError):
                 # A file that is being written, or is left half-written by a full disk.
                 if now - path.stat().st_mtime > STALE_S:
                     remove([path])
                     continue
-            yield path, _unreadable(path)
+            # A contender replaces its file in one piece: a damaged one is not about to change.
+            yield path, _unreadable(path, is_settled=not isinstance(error, OSError))
             continue
         # This process may not have been able to delete its file.
         is_left = owner.is_this_process and path not in _MINE
@@ -233,7 +234,7 @@ def _myself(role: Role, *, is_settled: bool) -> Owner:
     )
 
 
-def _unreadable(path: Path) -> Owner:
+def _unreadable(path: Path, *, is_settled: bool) -> Owner:
     host, _, rest = path.name.partition("-")
     process = rest.partition("-")[0]
     number = int(process) if process.isdecimal() else 0
@@ -243,7 +244,7 @@ def _unreadable(path: Path) -> Owner:
         process=number,
         started=0,
         since=f"an unknown time: {path} is damaged",
-        is_settled=False,
+        is_settled=is_settled,
     )
 
 
