@@ -27,6 +27,7 @@ _USES_OF_MASKS = {
     "mul", "sub", "select_n", "reduce_sum", "dot_general", "eq", "ne", "gt", "ge", "lt", "le",
     "reduce_max", "slice", "dynamic_slice", "gather",
 }  # fmt: skip
+_SELECTIONS = {"where", "_where", "select", "piecewise", "nan_to_num", "<locals>", "op"}
 _ACTIVATIONS = {
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hard_tanh", "hard_sigmoid", "hard_silu",
     "squareplus", "softplus", "logaddexp", "log_sigmoid", "abs", "sinc", "logsumexp",
@@ -264,6 +265,7 @@ class Surroundings:
 
 
 def _is_where(selection: Equation) -> bool:
-    """Return whether a selection is a where(), and not inside an activation such as relu."""
-    names = {name.partition(".")[2] for name in functions_around(selection)}
-    return names.isdisjoint(_ACTIVATIONS)
+    """Return whether a selection is a where() of the user's, and not inside relu and the like."""
+    names = {name.rpartition(".")[2] for name in library_functions(selection)}
+    around = {name.rpartition(".")[2] for name in functions_around(selection)}
+    return names <= _SELECTIONS and around.isdisjoint(_ACTIVATIONS)
