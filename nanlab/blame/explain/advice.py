@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nanlab.backend.finiteness import NAN
 from nanlab.blame.diagnosis.causal_walk import Event
+from nanlab.blame.explain.derivatives import Derivatives
 from nanlab.blame.explain.formulas import Formulas
 from nanlab.blame.explain.library import functions_around
 from nanlab.blame.explain.remedies import (
@@ -74,7 +75,7 @@ class _Adviser:
         self._at_origin, self._at_culprit = map(around.at, (chain.origin, chain.culprit))
         is_kernel = self._origin.mechanism == Mechanism.OPAQUE
         at = None if is_kernel else self._at_origin
-        self.behind = None if at is None else around.differentiated(at)
+        self.behind = None if at is None else Derivatives(around).of(at)
 
     def advice(self) -> str:
         """Return the first sentence that a rule gives."""
@@ -179,6 +180,8 @@ class _Adviser:
             return self._say(formulas.of_divisor(behind))
         by_name = {"log": formulas.of_log, "log1p": formulas.of_log1p}
         key = by_name[name](argument) if name in by_name else ""
+        if name == "log" and any("logsumexp" in f for f in functions_around(behind)):
+            key = "all -inf"
         if not key and name == "log" and formulas.is_entropy(behind):
             key = "xlogx"
         return self._say(key)

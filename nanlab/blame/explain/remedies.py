@@ -114,6 +114,10 @@ REMEDIES: dict[str, str] = {
     "eigenvalues": "The derivative divides by differences of eigenvalues or singular values, and "
     "two of them are equal: break the tie with a small diagonal, a + eps * diag(arange(n)), or use "
     "the values alone, whose derivative does not need it.",
+    "gamma": "gammaln, digamma and the like have poles at 0 and below: keep the argument above 0, "
+    "maximum(x, eps).",
+    "all -inf": "All that is summed has the logarithm -inf, where logsumexp has no derivative: use "
+    "a large finite number, such as -1e9, in place of -inf.",
     "log at 0": "The derivative of log is 1 / x, and x is 0: keep the argument above 0, "
     "log(maximum(x, eps)).",
     "div by 0": "The derivative of a division by 0 is infinite: make the divisor safe before "
@@ -207,7 +211,7 @@ AT_SINGULARITY = {
     "log": "log at 0", "acosh": "acosh at 1", "atan2": "atan2 at 0", "div": "div by 0",
     "log1p": "log1p", "integer_pow": "negative power", "acos": "edge", "asin": "edge",
     "atanh": "edge", "erf_inv": "edge", "eigh": "eigenvalues", "svd": "eigenvalues",
-    "eig": "eigenvalues",
+    "eig": "eigenvalues", "lgamma": "gamma", "digamma": "gamma",
 }  # fmt: skip
 """Of each primitive, the remedy where its derivative is infinite."""
 
@@ -225,7 +229,8 @@ FORWARD = {
     ("domain", "rsqrt"): "rsqrt negative", ("domain", "acos"): "outside",
     ("domain", "asin"): "outside", ("domain", "atanh"): "outside", ("pole", "atanh"): "outside",
     ("domain", "erf_inv"): "outside", ("pole", "erf_inv"): "outside",
-    ("domain", "acosh"): "acosh below 1", ("domain", "rem"): "rem",
+    ("domain", "acosh"): "acosh below 1", ("pole", "lgamma"): "gamma",
+    ("pole", "digamma"): "gamma", ("pole", "polygamma"): "gamma", ("domain", "rem"): "rem",
     ("opaque", "cholesky"): "cholesky", ("opaque", "lu"): "singular",
     ("opaque", "triangular_solve"): "singular",
 }  # fmt: skip

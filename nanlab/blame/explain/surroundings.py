@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import cached_property
 
 import numpy as np
 
 from nanlab.blame.diagnosis.causal_walk import Event
-from nanlab.blame.diagnosis.location import user_frame
 from nanlab.blame.diagnosis.reading import Reading
-from nanlab.blame.explain.library import library_functions
+from nanlab.blame.explain.library import functions_around, library_functions
 from nanlab.blame.program.dataflow import downstream, upstream
 from nanlab.blame.program.point import Point
 from nanlab.blame.program.program import Equation
@@ -24,15 +23,14 @@ _SILENT = {
     "copy_p", "stop_gradient", "pvary", "reduce_precision", "transpose", "optimization_barrier",
     "sharding_constraint", "rev",
 }  # fmt: skip
-_SINGULAR = {
-    "log", "log1p", "sqrt", "rsqrt", "pow", "div", "integer_pow", "atan2", "acos", "asin", "acosh",
-    "atanh", "cbrt", "lgamma", "digamma", "erf_inv", "eigh", "svd", "cholesky", "eig", "lu",
-}  # fmt: skip
-"""Primitives whose derivative has a pole, or a kernel's."""
-
 _USES_OF_MASKS = {
     "mul", "sub", "select_n", "reduce_sum", "dot_general", "eq", "ne", "gt", "ge", "lt", "le",
     "reduce_max", "slice", "dynamic_slice", "gather",
+}  # fmt: skip
+_SELECTIONS = {"where", "_where", "select", "piecewise", "nan_to_num", "<locals>", "op"}
+_ACTIVATIONS = {
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hard_tanh", "hard_sigmoid", "hard_silu",
+    "squareplus", "softplus", "logaddexp", "log_sigmoid", "abs", "sinc", "logsumexp",
 }  # fmt: skip
 _WHERE, _PRODUCT, _CLIP, _NONE = "where", "product", "clip", ""
 
@@ -42,20 +40,23 @@ class Surroundings:
 
     Args:
         reading: codes and arrays of the program.
+
+    Attributes:
+        program: the program.
     """
 
     def __init__(self, reading: Reading) -> None:
-        self._program, self._reading = reading.probe.program, reading
+        self.program, self._reading = reading.probe.program, reading
 
     def at(self, event: Event) -> Equation | None:
         """Return the equation of an event, or None."""
-        return None if event.equation is None else self._program.equations[event.equation]
+        return None if event.equation is None else self.program.equations[event.equation]
 
     # ---- What feeds a value ----------------------------------------------------------------------
 
     def root(self, value: int) -> int:
         """Return the value whose elements this one has, in another type or shape."""
-        for _ in range(len(self._program.values)):
+        for _ in range(len(self.program.values)):
             before = self._before(value)
             if before is None:
                 break
@@ -63,12 +64,12 @@ class Surroundings:
         return value
 
     def _before(self, value: int) -> int | None:
-        info = self._program.values[value]
+        info = self.program.values[value]
         if info.argument is not None:
-            frame = self._program.frames[info.frame]
+            frame = self.program.frames[info.frame]
             if frame.parent is None:
                 return None
-            equation = self._program.equations[frame.parent]
+            equation = self.program.equations[frame.parent]
             assert equation.opened is not None
             carried = info.argument - equation.opened.consts
             if frame.kind in ("scan", "while") and 0 <= carried < equation.opened.carry:
@@ -77,14 +78,14 @@ class Surroundings:
             return equation.operands[operands[info.argument]]
         if info.equation is None:
             return None
-        equation = self._program.equations[info.equation]
+        equation = self.program.equations[info.equation]
         index = equation.results.index(value)
         if equation.opened is None:
             silent = equation.primitive in _SILENT
             return equation.operands[min(index, len(equation.operands) - 1)] if silent else None
         if equation.opened.kind == "cond":
             # What one branch computes for the backward pass, the others fill in.
-            results = [self._program.frames[frame].results[index] for frame in equation.frames]
+            results = [self.program.frames[frame].results[index] for frame in equation.frames]
             fillers = ("empty", "empty2")
             computed = [
                 v for v in results if self.constant(v) is None and not self.made_by(v, *fillers)
@@ -92,12 +93,12 @@ class Surroundings:
             return computed[0] if len(computed) == 1 else None
         is_stacked = equation.opened.kind == "scan" and index >= equation.opened.carry
         if is_stacked or equation.opened.kind == "shard_map":
-            return self._program.frames[equation.frames[0]].results[index]
+            return self.program.frames[equation.frames[0]].results[index]
         return None
 
     def maker(self, value: int) -> Equation | None:
         """Return the equation that computes a value, in whatever type or shape."""
-        return self._program.computed_by(self.root(value))
+        return self.program.computed_by(self.root(value))
 
     def made_by(self, value: int, *names: str) -> Equation | None:
         """Return the equation that computes a value if it has one of these names."""
@@ -106,7 +107,7 @@ class Surroundings:
 
     def constant(self, value: int) -> float | None:
         """Return the number that a value is throughout; None if it is no constant."""
-        info = self._program.values[self.root(value)]
+        info = self.program.values[self.root(value)]
         if not info.is_constant or np.size(info.constant) == 0:
             return None
         first = np.asarray(info.constant, np.complex128).reshape(-1)
@@ -115,14 +116,14 @@ class Surroundings:
     def is_mask(self, value: int) -> bool:
         """Return whether a value is a mask: a cast bool, or zeros and ones alone."""
         root = self.root(value)
-        if self._program.values[root].dtype == np.bool_:
+        if self.program.values[root].dtype == np.bool_:
             return True
         maker = self.maker(value)
         if maker is not None and maker.primitive in ("sub", "mul"):
             # 1 - mask, or two masks.
             parts = [self.is_mask(v) or self.constant(v) == 1 for v in maker.operands]
             return all(parts)
-        is_given = maker is None and self._program.values[root].frame == 0
+        is_given = maker is None and self.program.values[root].frame == 0
         is_given &= all(user.primitive in _USES_OF_MASKS for user in self.users(root))
         array = self._reading.array(Point(root)) if is_given else None
         if array is None or array.size < 2:
@@ -148,7 +149,7 @@ class Surroundings:
 
     def twins(self, equation: Equation) -> Iterator[Equation]:
         """Yield an equation and those that compute the same, as if written out twice."""
-        for other in self._program.equations:
+        for other in self.program.equations:
             is_alike = other.primitive == equation.primitive and bool(other.results)
             if is_alike and self.are_same(other.results[0], equation.results[0]):
                 yield other
@@ -160,7 +161,7 @@ class Surroundings:
             if maker is None or not maker.operands:
                 return False
             value = maker.operands[0]
-            if 0 in self._program.values[value].shape:
+            if 0 in self.program.values[value].shape:
                 return True
         return False
 
@@ -169,7 +170,7 @@ class Surroundings:
     @cached_property
     def _users(self) -> dict[int, list[Equation]]:
         users: dict[int, list[Equation]] = {}
-        for equation in self._program.equations:
+        for equation in self.program.equations:
             if equation.opened is None and equation.primitive not in _SILENT:
                 for value in dict.fromkeys(map(self.root, equation.operands)):
                     users.setdefault(value, []).append(equation)
@@ -197,6 +198,8 @@ class Surroundings:
             current, depth = queue.popleft()
             for equation in self.forward_users(current):
                 found = "" if equation.index in passed else self._guard_by(equation, current)
+                if found == _CLIP and depth > 0:
+                    found = _NONE  # relu and the like clip other values than this one
                 # A mask inside the library function that also computes it is not the user's.
                 if found and library.isdisjoint(library_functions(equation)):
                     return found
@@ -208,7 +211,7 @@ class Surroundings:
 
     def _guard_by(self, equation: Equation, value: int) -> str:
         roots = [*map(self.root, equation.operands)]
-        if equation.primitive == "select_n" and value in roots[1:]:
+        if equation.primitive == "select_n" and value in roots[1:] and _is_where(equation):
             return _WHERE
         if equation.primitive == "mul":
             others = [v for v in equation.operands if self.root(v) != value]
@@ -229,12 +232,12 @@ class Surroundings:
         queue, seen = deque([(self.root(value), 0)]), {self.root(value)}
         while queue:
             current, depth = queue.popleft()
-            maker = self._program.computed_by(current)
+            maker = self.program.computed_by(current)
             if maker is None or "transpose(" not in maker.scopes:
                 continue
             if not library.isdisjoint(library_functions(maker)):
                 return _NONE
-            if maker.primitive == "select_n":
+            if maker.primitive == "select_n" and _is_where(maker):
                 return _WHERE
             if self.is_masked_product(maker):
                 return _PRODUCT
@@ -246,7 +249,7 @@ class Surroundings:
 
     def feeds_itself(self, equation: Equation) -> bool:
         """Return whether an iteration of a loop computes this from its result in the one before."""
-        program = self._program
+        program = self.program
         for loop in program.loops(equation.frame):
             frame = program.frames[loop]
             assert frame.parent is not None
@@ -260,59 +263,9 @@ class Surroundings:
                     return True
         return False
 
-    # ---- Whose derivative it is ------------------------------------------------------------------
 
-    def differentiated(self, equation: Equation) -> Equation | None:
-        """Return the equation whose derivative this one computes; None if it is none."""
-        if "jvp(" not in equation.scopes or not equation.operands:
-            return None
-        here = user_frame(equation)
-        found: list[tuple[int, int, Equation]] = []
-        for other in self._program.equations:
-            if other.primitive not in _SINGULAR or other is equation or not other.results:
-                continue
-            if "transpose(" in other.scopes and "rematted" not in other.scopes:
-                continue
-            is_linked = self._is_derivative(equation, other)
-            if is_linked or (_has_apart(equation, other) and user_frame(other) == here):
-                distance = abs(equation.index - other.index)
-                found.append((0 if is_linked else 1, distance, other))
-        return min(found, key=lambda f: f[:2])[2] if found else None
-
-    def _is_derivative(self, equation: Equation, other: Equation) -> bool:
-        """Return whether the values of the two equations are those of a derivative rule."""
-        name, of = equation.primitive, other.primitive
-        read, result = [*map(self.root, equation.operands)], self.root(other.results[0])
-        taken = [*map(self.root, other.operands)]
-        if of == "sqrt" and name == "div":
-            return read[1] == result and self.constant(read[0]) is not None
-        if of == "rsqrt" and name == "div":
-            return read == [result, taken[0]]
-        if of in ("log", "div") and name == "div":
-            return "transpose(" in equation.scopes and read[1] == taken[-1]
-        if of == "log1p" and name == "div":
-            plus = self.made_by(read[1], "add")
-            return plus is not None and taken[0] in map(self.root, plus.operands)
-        if of == "pow" and name in ("pow", "log"):
-            return read[0] == taken[0]
-        if of == "div" and name == "integer_pow":
-            return read[0] == taken[1] and equation.eqn.params["y"] == -2
-        if of == "integer_pow" and name == "integer_pow":
-            return read[0] == taken[0] and equation.eqn.params["y"] == other.eqn.params["y"] - 1
-        if of == "cbrt" and name == "integer_pow":
-            return read[0] == result
-        if (of, name) in (("lgamma", "digamma"), ("digamma", "polygamma")):
-            return read[-1] == taken[0]
-        return False
-
-
-def _has_apart(equation: Equation, other: Equation) -> bool:
-    """Return whether a rule has this equation among others, which only its line connects to it."""
-    name, of = equation.primitive, other.primitive
-    apart: dict[str, Sequence[str]] = {
-        "atan2": ("div",), "acos": ("rsqrt", "div"), "asin": ("rsqrt", "div"),
-        "acosh": ("rsqrt", "div"), "atanh": ("div", "integer_pow"), "erf_inv": ("exp",),
-        "eigh": ("div", "integer_pow"), "svd": ("div", "integer_pow"), "eig": ("div",),
-        "cholesky": ("triangular_solve", "div"), "lu": ("triangular_solve",),
-    }  # fmt: skip
-    return name in apart.get(of, ())
+def _is_where(selection: Equation) -> bool:
+    """Return whether a selection is a where() of the user's, and not inside relu and the like."""
+    names = {name.rpartition(".")[2] for name in library_functions(selection)}
+    around = {name.rpartition(".")[2] for name in functions_around(selection)}
+    return names <= _SELECTIONS and around.isdisjoint(_ACTIVATIONS)
