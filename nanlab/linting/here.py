@@ -1,0 +1,142 @@
+"""One equation under analysis: what a rule reads, and how it reports a danger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nanlab.blame.program.program import Equation
+from nanlab.blame.vocabulary import Mechanism
+from nanlab.linting.abstract import NEVER, Abstract, Mask, May
+from nanlab.linting.danger import Danger
+from nanlab.linting.floats import Ends, float_type, is_float
+
+if TYPE_CHECKING:
+    from nanlab.linting.analysis import Analysis
+
+
+class Here:
+    """One equation under analysis.
+
+    Args:
+        analysis: the analysis of the program.
+        equation: the equation.
+
+    Attributes:
+        analysis: the analysis of the program.
+        equation: the equation.
+        params: the equation's parameters.
+        shape: shape of the first result.
+        dtype: type of the first result.
+    """
+
+    def __init__(self, analysis: Analysis, equation: Equation) -> None:
+        self.analysis, self.equation = analysis, equation
+        self.params: Mapping[str, Any] = equation.eqn.params
+        first = analysis.program.values[equation.results[0]]
+        self.shape, self.dtype = first.shape, first.dtype
+
+    # What a rule reads.
+
+    def same(self, first: int = 0, second: int = 1) -> bool:
+        """Return whether two operands are one and the same value."""
+        return self.root(first) == self.root(second)
+
+    def root(self, operand: int) -> int:
+        """Return the value that an operand is a copy of."""
+        return self.analysis.root(self.equation.operands[operand])
+
+    def result_type(self, index: int) -> tuple[tuple[int, ...], Any]:
+        """Return the shape and the type of a result."""
+        value = self.analysis.program.values[self.equation.results[index]]
+        return value.shape, value.dtype
+
+    # What a rule returns.
+
+    def value(self, lo: Any, hi: Any, *mays: May, ulps: float = 0, **fields: Any) -> Abstract:
+        """Return the result.
+
+        Args:
+            lo: least finite value of each element.
+            hi: greatest finite value of each element.
+            *mays: where +inf, -inf and NaN may stand.
+            ulps: error of the computation, in units of the last place.
+            **fields: relations.
+
+        Returns:
+            The result, as exact arithmetic has it, before rounding.
+        """
+        lo, hi = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+        if ulps:
+            error = ulps * self.epsilon
+            lo, hi = lo - error * abs(lo), hi + error * abs(hi)
+            if np.isnan(lo).any() or np.isnan(hi).any():  # of an end that is infinite
+                lo = np.where(np.isnan(lo), np.inf, lo)
+                hi = np.where(np.isnan(hi), -np.inf, hi)
+        return Abstract(self.shape, self.dtype, lo, hi, *mays, **fields)
+
+    @property
+    def epsilon(self) -> float:
+        """Distance from 1 to the next number of the type that is computed in, at least float32."""
+        if not is_float(self.dtype):
+            return 0.0
+        return min(float_type(self.dtype).epsilon, float(np.finfo(np.float32).eps))
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number of the first result's type."""
+        return float_type(self.dtype).largest
+
+    @property
+    def is_widening(self) -> bool:
+        """Whether it converts to a type in which every number fits."""
+        if self.equation.primitive != "convert_element_type":
+            return False
+        source = self.analysis.program.values[self.equation.operands[0]].dtype
+        return not is_float(source) or float_type(source).largest <= self.largest
+
+    # How a rule reports.
+
+    def danger(
+        self, mechanism: Mechanism, where: Any, operand: int = 0, what: str = "", value: Any = None
+    ) -> May:
+        """Report where a bad value may arise from harmless operands.
+
+        Args:
+            mechanism: arithmetic by which it arises.
+            where: elements at which it may.
+            operand: the operand to blame.
+            what: what this operand would do, as "can be 0".
+            value: this operand.
+
+        Returns:
+            Where the bad value may stand, made by this equation.
+        """
+        mask: Mask = np.asarray(where)
+        self.analysis.check(self.equation.index)
+        if not mask.any():
+            return NEVER
+        danger = Danger(mechanism=mechanism, operand=operand, what=what, value=value)
+        self.analysis.record(self.equation.index, danger)
+        return self.analysis.made(self.equation.index, mask)
+
+    def meeting(self, mechanism: Mechanism, where: Any, infs: May) -> May:
+        """Report where infs that were made before may turn to NaN."""
+        mask: Mask = np.asarray(where)
+        if not mask.any() or not infs:
+            return NEVER
+        self.analysis.record_meeting(self.equation.index, mechanism, infs.makers)
+        return May(mask, infs.makers | {self.equation.index})
+
+
+def at_corners(function: Callable[..., Any], *operands: Abstract) -> tuple[Ends, Ends]:
+    """Return the range of a function that is monotone in each operand, for finite operands."""
+    empty = reduce(np.logical_or, [operand.empty for operand in operands])
+    ends = [(np.where(a.empty, 1.0, a.lo), np.where(a.empty, 1.0, a.hi)) for a in operands]
+    values = [function(*corner) for corner in product(*ends)]
+    lo, hi = reduce(np.minimum, values), reduce(np.maximum, values)
+    return np.where(empty, np.inf, lo), np.where(empty, -np.inf, hi)
