@@ -212,8 +212,19 @@ def constant(array: Any, dtype: Any) -> Abstract:
         array.shape, dtype, lo, hi,
         standing(np.isposinf(numbers)), standing(np.isneginf(numbers)), standing(np.isnan(numbers)),
     )  # fmt: skip
+    value = flushed(value)
     is_uniform = array.size > 1 and (numbers == numbers.flat[0]).all()
     return value.uniform() if is_uniform or array.size > MOST_ELEMENTS else value
+
+
+def flushed(value: Abstract) -> Abstract:
+    """Return a value whose subnormals may be zero as well."""
+    if not is_float(value.dtype):
+        return value
+    below = float_type(value.dtype).zero_below
+    lo = np.where((value.lo > 0) & (value.lo < below), 0.0, value.lo)
+    hi = np.where((value.hi < 0) & (value.hi > -below), 0.0, value.hi)
+    return replace(value, lo=lo, hi=hi)
 
 
 def joined(first: Abstract, *others: Abstract) -> Abstract:

@@ -19,6 +19,7 @@ from nanlab.linting.abstract import (
     May,
     anything,
     constant,
+    flushed,
 )
 from nanlab.linting.danger import Danger
 from nanlab.linting.floats import float_type, integer_range, is_float, rounded
@@ -109,7 +110,8 @@ class Analysis:
     def run(self, arguments: Sequence[Abstract]) -> Results:
         """Run the program on these arguments."""
         with np.errstate(all="ignore"):
-            self.results.outputs = self.run_frame(self.program.frames[0], arguments)
+            given = [flushed(argument) for argument in arguments]
+            self.results.outputs = self.run_frame(self.program.frames[0], given)
         return self.results
 
     def run_frame(self, frame: Frame, arguments: Sequence[Abstract]) -> list[Abstract]:
@@ -182,28 +184,27 @@ class Analysis:
 
     def _in_type(self, here: Here, value: Abstract) -> Abstract:
         kind = float_type(value.dtype)
+        value = flushed(value)
         empty = value.empty
         most = kind.largest * (1 + kind.epsilon / 4)
         over, under = (value.hi > most) & ~empty, (value.lo < -most) & ~empty
         posinf, neginf, nan = value.posinf, value.neginf, value.nan
         if over.any() or under.any():
-            made = self._overflow(here, value, over | under)
+            made = self.overflow(here, value, over | under)
             if kind.has_inf:
                 posinf, neginf = posinf | made & over, neginf | made & under
             else:
                 nan = nan | made
         lo = rounded(np.clip(value.lo, -kind.largest, kind.largest), value.dtype)
         hi = rounded(np.clip(value.hi, -kind.largest, kind.largest), value.dtype)
-        # Subnormals may be flushed.
-        lo = np.where((lo > 0) & (lo < kind.zero_below), 0.0, lo)
-        hi = np.where((hi < 0) & (hi > -kind.zero_below), 0.0, hi)
         if empty.any():
             lo, hi = np.where(empty, np.inf, lo), np.where(empty, -np.inf, hi)
-        return replace(value, lo=lo, hi=hi, posinf=posinf, neginf=neginf, nan=nan)
+        return flushed(replace(value, lo=lo, hi=hi, posinf=posinf, neginf=neginf, nan=nan))
 
-    def _overflow(self, here: Here, value: Abstract, where: Mask) -> May:
-        name = here.equation.primitive
-        is_danger = name in STEEP or float_type(value.dtype).largest < NARROW
+    def overflow(self, here: Here, value: Abstract | None, where: Mask) -> May:
+        """Record that an equation may overflow, as a danger or as growth."""
+        value = anything(here.shape, here.dtype) if value is None else value
+        is_danger = here.equation.primitive in STEEP or float_type(value.dtype).largest < NARROW
         danger = Danger(mechanism=Mechanism.OVERFLOW, value=value, is_growth=not is_danger)
         if is_danger:
             self.record(here.equation.index, danger)

@@ -18,6 +18,8 @@ from nanlab.linting.floats import Ends, float_type, is_float
 if TYPE_CHECKING:
     from nanlab.linting.analysis import Analysis
 
+FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
 
 class Here:
     """One equation under analysis.
@@ -57,26 +59,30 @@ class Here:
 
     # What a rule returns.
 
-    def value(self, lo: Any, hi: Any, *mays: May, ulps: float = 0, **fields: Any) -> Abstract:
+    def value(
+        self, lo: Any, hi: Any, *mays: May, ulps: float = 0, roundings: float = 0, **fields: Any
+    ) -> Abstract:
         """Return the result.
 
         Args:
             lo: least finite value of each element.
             hi: greatest finite value of each element.
             *mays: where +inf, -inf and NaN may stand.
-            ulps: error of the computation, in units of the last place.
+            ulps: error of a function computed in float32 or wider, in units of the last place.
+            roundings: number of intermediate results that are rounded to the result's type.
             **fields: relations.
 
         Returns:
             The result, as exact arithmetic has it, before rounding.
         """
         lo, hi = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
-        if ulps:
-            error = ulps * self.epsilon
-            lo, hi = lo - error * abs(lo), hi + error * abs(hi)
-            if np.isnan(lo).any() or np.isnan(hi).any():  # of an end that is infinite
-                lo = np.where(np.isnan(lo), np.inf, lo)
-                hi = np.where(np.isnan(hi), -np.inf, hi)
+        if ulps or roundings:
+            kind = float_type(self.dtype)
+            # In a narrow type the intermediate results of a function may be rounded, too.
+            roundings += 2 if ulps and kind.epsilon > FLOAT32_EPSILON else 0
+            error = ulps * self.epsilon + roundings * kind.epsilon
+            slack = 4 * kind.zero_below if ulps else 0.0
+            lo, hi = _lower(lo, error, slack), -_lower(-hi, error, slack)
         return Abstract(self.shape, self.dtype, lo, hi, *mays, **fields)
 
     @property
@@ -84,7 +90,7 @@ class Here:
         """Distance from 1 to the next number of the type that is computed in, at least float32."""
         if not is_float(self.dtype):
             return 0.0
-        return min(float_type(self.dtype).epsilon, float(np.finfo(np.float32).eps))
+        return min(float_type(self.dtype).epsilon, FLOAT32_EPSILON)
 
     @property
     def largest(self) -> float:
@@ -124,6 +130,11 @@ class Here:
         self.analysis.record(self.equation.index, danger)
         return self.analysis.made(self.equation.index, mask)
 
+    def overflow(self, where: Any) -> May:
+        """Report where intermediate sums or products may overflow."""
+        mask: Mask = np.asarray(where)
+        return self.analysis.overflow(self, None, mask) if mask.any() else NEVER
+
     def meeting(self, mechanism: Mechanism, where: Any, infs: May) -> May:
         """Report where infs that were made before may turn to NaN."""
         mask: Mask = np.asarray(where)
@@ -131,6 +142,12 @@ class Here:
             return NEVER
         self.analysis.record_meeting(self.equation.index, mechanism, infs.makers)
         return May(mask, infs.makers | {self.equation.index})
+
+
+def _lower(ends: Ends, error: float, slack: float) -> Ends:
+    """Return ends lowered by an error, but not below zero if they are not."""
+    lowered = np.where(np.isinf(ends), ends, ends - error * abs(ends) - slack)
+    return np.where(ends >= 0, np.maximum(lowered, 0), lowered)
 
 
 def at_corners(function: Callable[..., Any], *operands: Abstract) -> tuple[Ends, Ends]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from nanlab.linting.abstract import NEVER, Abstract
 from nanlab.linting.floats import float_type, is_float
 from nanlab.linting.here import Here, at_corners
 from nanlab.linting.relations import Bound, Peak, scaled
-from nanlab.linting.rules.elementwise import standing
+from nanlab.linting.rules.elementwise import neg, standing
 from nanlab.linting.rules.integers import integer_quotient, integer_remainder
-from nanlab.linting.rules.powers import square
+from nanlab.linting.rules.powers import away_from_zero, square
 
 ABOVE_SLACK = 1.05
 """Rounding of a sum and a factor between x and the y that is at least scale * x."""
@@ -151,7 +150,6 @@ def div(here: Here, a: Abstract, b: Abstract) -> Abstract:
 
 def quotient(here: Here, a: Abstract, b: Abstract) -> Abstract:
     """Return a / b, with its poles."""
-    smallest, largest = float_type(a.dtype).smallest, here.largest
     zero = b.near(0)
     both, pole = zero & a.near(0), zero & ~a.empty & ((a.hi > 0) | (a.lo < 0))
     mechanism = Mechanism.POLE if pole.any() else Mechanism.ZERO_OVER_ZERO
@@ -159,32 +157,31 @@ def quotient(here: Here, a: Abstract, b: Abstract) -> Abstract:
     meeting = a.infs.where & b.infs.where
     nan = made & both | here.meeting(Mechanism.INF_OVER_INF, meeting, a.infs | b.infs)
     posinf = made & pole
-    neginf = made & (pole & ((a.lo < 0) | (b.lo < 0)))
-    lo, hi = _finite_quotient(a, b, smallest)
+    neginf = made & (pole & ((a.lo < 0) | (b.lo <= 0)))  # the zero may be -0
+    lo, hi = _finite_quotient(here, a, b)
     # Close to a zero divisor it is as large as the type allows: the pole, reported above.
-    limit = np.where(zero, largest, np.inf)
+    limit = np.where(zero, here.largest, np.inf)
     lo, hi = np.maximum(lo, np.where(lo > hi, -np.inf, -limit)), np.minimum(hi, limit)
     if b.infs:  # x / inf is 0
         lo = np.where(b.infs.where & ~a.empty, np.minimum(lo, 0), lo)
         hi = np.where(b.infs.where & ~a.empty, np.maximum(hi, 0), hi)
     up = (a.posinf.where & _up_or_zero(b)) | (a.neginf.where & (b.lo <= 0))
-    down = (a.neginf.where & _up_or_zero(b)) | (a.posinf.where & (b.lo < 0))
+    down = (a.neginf.where & _up_or_zero(b)) | (a.posinf.where & (b.lo <= 0))
     posinf, neginf = posinf | standing(a.infs, up), neginf | standing(a.infs, down)
-    return here.value(lo, hi, posinf, neginf, a.nan | b.nan | nan)
+    # In a narrow type XLA may multiply by the inverse, which is rounded.
+    roundings = 1 if float_type(here.dtype).epsilon > here.epsilon else 0
+    return here.value(lo, hi, posinf, neginf, a.nan | b.nan | nan, roundings=roundings)
 
 
 def _up_or_zero(value: Abstract) -> Any:
     return (value.hi >= 0) & ~value.empty
 
 
-def _finite_quotient(a: Abstract, b: Abstract, smallest: float) -> tuple[Any, Any]:
-    """Return the range of a / b, the divisor at least the smallest number away from zero."""
-    positive = replace(b, lo=np.where(b.hi > 0, np.maximum(b.lo, smallest), np.inf),
-                       hi=np.where(b.hi > 0, b.hi, -np.inf))  # fmt: skip
-    negative = replace(b, hi=np.where(b.lo < 0, np.minimum(b.hi, -smallest), -np.inf),
-                       lo=np.where(b.lo < 0, b.lo, np.inf))  # fmt: skip
-    first, second = at_corners(np.divide, a, positive), at_corners(np.divide, a, negative)
-    return np.minimum(first[0], second[0]), np.maximum(first[1], second[1])
+def _finite_quotient(here: Here, a: Abstract, b: Abstract) -> tuple[Any, Any]:
+    """Return the range of a / b for divisors that are not zero."""
+    above = at_corners(np.divide, a, away_from_zero(b))
+    below = at_corners(np.divide, neg(here, a), away_from_zero(neg(here, b)))
+    return np.minimum(above[0], below[0]), np.maximum(above[1], below[1])
 
 
 def rem(here: Here, a: Abstract, b: Abstract) -> Abstract:
@@ -206,8 +203,15 @@ def arctangent2(here: Here, a: Abstract, b: Abstract) -> Abstract:
 
 def nextafter(here: Here, a: Abstract, b: Abstract) -> Abstract:
     """Return the next number towards another."""
-    step = float_type(here.dtype).smallest
-    lo, hi = a.lo - abs(a.lo) * here.epsilon - step, a.hi + abs(a.hi) * here.epsilon + step
+    kind = float_type(here.dtype)
+    lo = a.lo - abs(a.lo) * kind.epsilon - kind.smallest
+    hi = a.hi + abs(a.hi) * kind.epsilon + kind.smallest
+    lo = np.where(
+        a.neginf.where, -here.largest, np.where(a.posinf.where & a.empty, here.largest, lo)
+    )
+    hi = np.where(
+        a.posinf.where, here.largest, np.where(a.neginf.where & a.empty, -here.largest, hi)
+    )
     return here.value(lo, hi, a.posinf, a.neginf, a.nan | b.nan)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, May
@@ -59,7 +60,8 @@ def rsqrt(here: Here, a: Abstract) -> Abstract:
     hi = np.where(a.hi < 0, -np.inf, 1 / np.sqrt(np.maximum(a.lo, smallest)))
     hi = np.where(a.posinf.where & (hi < 0), 0.0, hi)
     return here.value(
-        np.where(a.empty & ~a.posinf.where, np.inf, lo), hi, posinf, NEVER, a.nan | nan, ulps=ULPS,
+        np.where(a.empty & ~a.posinf.where, np.inf, lo), hi, posinf, posinf & (a.lo <= 0),  # of -0
+        a.nan | nan, ulps=ULPS,
         bounds=turned(a.bounds, "square", "inverse", lambda scale: 1 / math.sqrt(scale)),
     )  # fmt: skip
 
@@ -101,13 +103,6 @@ def limited(
     return rule
 
 
-def _inverse_erf(x: Any) -> Any:
-    # Coarse, and beyond the true value: only the range matters.
-    x = np.asarray(x, np.float64)
-    size = np.sqrt(-np.log(np.maximum((1 - abs(x)) * (1 + abs(x)), 1e-300)))
-    return np.sign(x) * (size * 1.13 + 0.2 * (abs(x) > 0))
-
-
 def gamma_like(here: Here, a: Abstract, *, sign: int) -> Abstract:
     """Return any finite number, and an inf where the argument is 0 or a negative integer."""
     pole = here.danger(Mechanism.POLE, (a.lo < float_type(a.dtype).zero_below) & ~a.empty, 0,
@@ -126,7 +121,7 @@ def _special(here: Here, a: Abstract, pole: May, sign: int) -> Abstract:
         hi = np.where(a.lo > 0, np.log(size) + 1, here.largest)
         # At a pole JAX 0.10 returns NaN and 0.12 -inf.
         nan = a.nan | pole | here.meeting(Mechanism.DOMAIN, a.neginf.where, a.neginf)
-        found = here.value(lo, np.maximum(hi, 1), a.posinf, pole, nan, ulps=ROUGH)
+        found = here.value(lo, np.maximum(hi, 1), a.posinf | pole, pole, nan, ulps=ROUGH)
     return finite_where(found, ~a.empty)
 
 
@@ -149,7 +144,7 @@ DOMAINS: dict[str, Rule] = {
     "acos": limited(np.arccos, -1.0, 1.0, sense=-1),
     "acosh": limited(np.arccosh, 1.0, np.inf),
     "atanh": limited(np.arctanh, -1.0, 1.0, has_poles=True),
-    "erf_inv": limited(_inverse_erf, -1.0, 1.0, has_poles=True),
+    "erf_inv": limited(special.erfinv, -1.0, 1.0, has_poles=True),
     "lgamma": lgamma,
     "digamma": digamma,
 }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, May
+from nanlab.linting.floats import float_type
 from nanlab.linting.here import Here
 from nanlab.linting.relations import Bound, Peak
 
@@ -21,9 +22,6 @@ ULPS = 8
 
 ROUGH = 256
 """Error of its special functions and of pow."""
-
-_erf = np.vectorize(math.erf, otypes=[float])
-_erfc = np.vectorize(math.erfc, otypes=[float])
 
 
 def _logistic(x: Any) -> Any:
@@ -114,10 +112,34 @@ def even_growth(function: Callable[[Any], Any], least: float) -> Rule:
 
     def rule(here: Here, a: Abstract) -> Abstract:
         far = np.where(a.empty, 0, np.maximum(abs(a.lo), abs(a.hi)))
-        found = here.value(least, function(far), a.infs, NEVER, a.nan, ulps=ULPS)
+        found = here.value(least, function(far), a.infs, NEVER, a.nan, ulps=ROUGH)
         return finite_where(found, ~a.empty)
 
     return rule
+
+
+def logistic(here: Here, a: Abstract) -> Abstract:
+    """Return 1 / (1 + exp(-x)), which is 0 where exp(-x) overflows."""
+    found = increasing(_logistic, least=0.0, most=1.0)(here, a)
+    return replace(found, lo=np.where(found.lo < 2 / here.largest, 0.0, found.lo))
+
+
+def exp2(here: Here, a: Abstract) -> Abstract:
+    """Return 2 to the power x, computed as exp(log(2) * x)."""
+    error = float_type(here.dtype).epsilon
+    stretched = replace(a, lo=a.lo - error * abs(a.lo), hi=a.hi + error * abs(a.hi))
+    return increasing(np.exp2, least=0.0)(here, stretched)
+
+
+def cbrt(here: Here, a: Abstract) -> Abstract:
+    """Return the cube root; that of a subnormal is a tiny number of any sign."""
+    found = increasing(np.cbrt)(here, a)
+    near = a.near(0)
+    return replace(
+        found,
+        lo=np.where(near, np.minimum(found.lo, -1e-12), found.lo),
+        hi=np.where(near, np.maximum(found.hi, 1e-12), found.hi),
+    )
 
 
 def is_finite(here: Here, a: Abstract) -> Abstract:
@@ -127,7 +149,7 @@ def is_finite(here: Here, a: Abstract) -> Abstract:
 
 def tan(here: Here, a: Abstract) -> Abstract:
     """Return the tangent; its poles are no numbers of any type."""
-    half = math.pi / 2 - 1e-3
+    half = np.pi / 2 - 1e-3
     is_small = (a.lo > -half) & (a.hi < half)
     edge = np.clip(a.lo, -half, half), np.clip(a.hi, -half, half)
     far = here.largest
@@ -140,8 +162,8 @@ def tan(here: Here, a: Abstract) -> Abstract:
 def erfc(here: Here, a: Abstract) -> Abstract:
     """Return 1 - erf(x)."""
     lo, hi = (
-        _erfc(np.where(a.posinf.where, np.inf, a.hi)),
-        _erfc(np.where(a.neginf.where, -np.inf, a.lo)),
+        special.erfc(np.where(a.posinf.where, np.inf, a.hi)),
+        special.erfc(np.where(a.neginf.where, -np.inf, a.lo)),
     )
     return here.value(lo, hi, NEVER, NEVER, a.nan, ulps=ROUGH)
 
@@ -154,16 +176,16 @@ UNARY: dict[str, Rule] = {
     "ceil": increasing(np.ceil, ulps=0),
     "round": increasing(np.round, ulps=0),
     "exp": increasing(np.exp, least=0.0),
-    "exp2": increasing(np.exp2, least=0.0),
+    "exp2": exp2,
     "expm1": increasing(np.expm1, least=-1.0),
     "tanh": increasing(np.tanh, least=-1.0, most=1.0),
-    "logistic": increasing(_logistic, least=0.0, most=1.0),
-    "erf": increasing(_erf, least=-1.0, most=1.0),
+    "logistic": logistic,
+    "erf": increasing(special.erf, least=-1.0, most=1.0),
     "erfc": erfc,
     "atan": increasing(np.arctan),
-    "sinh": increasing(np.sinh),
+    "sinh": increasing(np.sinh, ulps=ROUGH),
     "asinh": increasing(np.arcsinh),
-    "cbrt": increasing(np.cbrt),
+    "cbrt": cbrt,
     "cosh": even_growth(np.cosh, 1.0),
     "sin": bounded(-1.0, 1.0),
     "cos": bounded(-1.0, 1.0),

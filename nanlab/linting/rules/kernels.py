@@ -45,7 +45,7 @@ def igamma(here: Here, a: Abstract, x: Abstract) -> Abstract:
     outside = (a.lo <= 0) | (x.lo < 0)
     nan = here.danger(Mechanism.DOMAIN, outside, 0, "or x can be below 0", a)
     nan = nan | here.meeting(Mechanism.DOMAIN, (a.infs | x.infs).where, a.infs | x.infs)
-    return here.value(0.0, 1.0, NEVER, NEVER, a.nan | x.nan | nan, ulps=256)
+    return here.value(-1e-5, 1.0, NEVER, NEVER, a.nan | x.nan | nan, ulps=256)
 
 
 def igamma_derivative(here: Here, a: Abstract, x: Abstract) -> list[Abstract]:

@@ -54,6 +54,9 @@ def reduce_sum(here: Here, a: Abstract, *rest: Abstract) -> Abstract:
         return np.broadcast_to(ends, a.empty.shape)
 
     lo, hi = total(full(a.lo)), total(full(a.hi))
+    over = _partial_overflow(
+        here, total(full(np.maximum(a.hi, 0))), total(full(np.maximum(-a.lo, 0)))
+    )
     size = total(full(np.maximum(abs(a.lo), abs(a.hi))))
     if is_float(here.dtype):
         lo, hi = sum_with_error(here, lo, hi, size, n)
@@ -64,11 +67,21 @@ def reduce_sum(here: Here, a: Abstract, *rest: Abstract) -> Abstract:
     posinf, neginf = _over(a, axes, "posinf"), _over(a, axes, "neginf")
     clash = posinf.where & neginf.where
     nan = _over(a, axes, "nan") | here.meeting(Mechanism.INF_MINUS_INF, clash, a.infs)
+    posinf, neginf, nan = posinf | over, neginf | over, nan | over
     is_positive = not a.least < 0 and not a.neginf
     if is_positive and a.peak and set(a.peak.axes) <= set(axes):
         lo = np.maximum(lo, a.peak.least)
     bounds = _of_rows(here, a, axes) if is_positive else ()
     return here.value(lo, hi, posinf, neginf, nan, bounds=bounds)
+
+
+def _partial_overflow(here: Here, above: Any, below: Any) -> May:
+    """Report where a partial sum may overflow; the order of a sum is not known."""
+    if not is_float(here.dtype):
+        return NEVER
+    return here.overflow(
+        (above > here.largest) & (below > 0) | (below > here.largest) & (above > 0)
+    )
 
 
 def _kept(a: Abstract, axes: Sequence[int]) -> list[int]:
@@ -121,8 +134,10 @@ def product_of(here: Here, a: Abstract, count: int) -> Abstract:
     least = float(np.power(max(min(a.least, 1.0), 0.0), float(count)))
     lo = -most if a.least < 0 else least
     zeros = here.meeting(Mechanism.ZERO_TIMES_INF, far.infs.where, far.infs)
+    if is_float(here.dtype) and most > here.largest and a.near(0).any():
+        zeros = zeros | here.overflow(np.ones((), bool))
     neginf = far.infs if a.least < 0 or a.neginf else NEVER
-    return here.value(lo, most, far.infs, neginf, far.nan | zeros, ulps=count)
+    return here.value(lo, most, far.infs, neginf, far.nan | zeros, roundings=count)
 
 
 def reduce_prod(here: Here, a: Abstract, *rest: Abstract) -> Abstract:
@@ -143,8 +158,9 @@ def cumsum(here: Here, a: Abstract) -> Abstract:
     if is_float(here.dtype):
         lo, hi = sum_with_error(here, lo, hi, n * a.magnitude, n)
     clash = flat.posinf.where & flat.neginf.where
-    nan = flat.nan | here.meeting(Mechanism.INF_MINUS_INF, clash, flat.infs)
-    return here.value(lo, hi, flat.posinf, flat.neginf, nan)
+    over = _partial_overflow(here, np.maximum(flat.hi * n, 0), np.maximum(-flat.lo * n, 0))
+    nan = flat.nan | here.meeting(Mechanism.INF_MINUS_INF, clash, flat.infs) | over
+    return here.value(lo, hi, flat.posinf | over, flat.neginf | over, nan)
 
 
 def cumlogsumexp(here: Here, a: Abstract) -> Abstract:
@@ -189,8 +205,9 @@ def sum_of(here: Here, a: Abstract, most: int, *, least: int = 0) -> Abstract:
     if is_float(here.dtype):
         lo, hi = sum_with_error(here, lo, hi, most * a.magnitude, most)
     clash = a.posinf.where & a.neginf.where
-    nan = a.nan | here.meeting(Mechanism.INF_MINUS_INF, clash, a.infs)
-    return here.value(lo, hi, a.posinf, a.neginf, nan)
+    over = _partial_overflow(here, np.maximum(a.hi * most, 0), np.maximum(-a.lo * most, 0))
+    nan = a.nan | here.meeting(Mechanism.INF_MINUS_INF, clash, a.infs) | over
+    return here.value(lo, hi, a.posinf | over, a.neginf | over, nan)
 
 
 def windows(here: Here, a: Abstract) -> Abstract:
@@ -240,12 +257,13 @@ def _products(here: Here, a: Abstract, b: Abstract, n: int, *, is_square: bool =
     if is_float(here.dtype):
         lo, hi = sum_with_error(here, lo, hi, n * max(map(abs, corners)), n)
     infs, nan = x.infs | y.infs, x.nan | y.nan
+    over = _partial_overflow(here, n * max(*corners, 0), n * -min(*corners, 0))
     if infs:
         meets_zero = (x.infs.where & y.near(0)) | (y.infs.where & x.near(0))
         mechanism = Mechanism.ZERO_TIMES_INF if meets_zero.any() else Mechanism.INF_MINUS_INF
         clash = meets_zero | np.asarray(n > 1) | (x.infs.where & y.infs.where)
         nan = nan | here.meeting(mechanism, clash, infs)
-    return here.value(lo, hi, infs, infs, nan)
+    return here.value(lo, hi, infs | over, infs | over, nan | over)
 
 
 def convolution(here: Here, a: Abstract, b: Abstract) -> Abstract:
