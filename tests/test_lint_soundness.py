@@ -18,8 +18,8 @@ UNARY = {
     for name in (
         "neg", "abs", "sign", "floor", "ceil", "exp", "exp2", "expm1", "tanh", "logistic", "erf",
         "erfc", "atan", "sinh", "cosh", "asinh", "cbrt", "sin", "cos", "tan", "log", "log1p",
-        "sqrt", "rsqrt", "asin", "acos", "acosh", "atanh", "erf_inv", "lgamma", "digamma", "is_finite",
-        "square",
+        "sqrt", "rsqrt", "asin", "acos", "acosh", "atanh", "erf_inv", "lgamma", "digamma",
+        "is_finite", "square",
     )
 }  # fmt: skip
 UNARY |= {f"power {n}": partial(lax.integer_pow, y=n) for n in (-4, -3, -2, -1, 0, 1, 2, 3, 5)}
@@ -111,7 +111,7 @@ STEPS = {
     "log-sum-exp": lambda x: x - jax.nn.logsumexp(x, 1, keepdims=True),
     "unit": lambda x: x / jnp.sqrt((x * x).sum(1, keepdims=True) + 1e-3),
     "unit by rsqrt": lambda x: x * lax.rsqrt(jnp.mean(x * x, 1, keepdims=True) + 1e-3),
-    "variance": lambda x: (x - x.mean(1, keepdims=True)) * lax.rsqrt(x.var(1, keepdims=True) + 1e-3),
+    "variance": lambda x: (x - x.mean()) * lax.rsqrt(x.var(1, keepdims=True) + 1e-3),
     "share": lambda x: jnp.abs(x) / (jnp.abs(x).sum(0) + 1e-3),
     "guarded log": lambda x: jnp.where(x > 0.1, jnp.log(x), 0),
     "guarded inverse": lambda x: jnp.where(jnp.abs(x) > 0.5, 1 / x, x),

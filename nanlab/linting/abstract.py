@@ -90,7 +90,9 @@ class Abstract:
         self.lo, self.hi = _aligned(self.lo, axes), _aligned(self.hi, axes)
         for name in ("posinf", "neginf", "nan"):
             may: May = getattr(self, name)
-            if may.makers and may.where.ndim != axes:
+            if not may.makers or not may.where.any():
+                setattr(self, name, NEVER)
+            elif may.where.ndim != axes:
                 setattr(self, name, May(_aligned(may.where, axes), may.makers))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from nanlab.linting.danger import Danger
 from nanlab.linting.floats import float_type, integer_range, is_float, rounded
 from nanlab.linting.guards import Guards
 from nanlab.linting.here import Here
-from nanlab.linting.rules.table import RULES, STEEP
+from nanlab.linting.rules.kernels import COMPLEX, any_numbers
+from nanlab.linting.rules.table import RULES, STEEP, UNREPEATABLE
 from nanlab.linting.rules.views import COPIES
 
 NARROW = 1e6
@@ -105,6 +106,7 @@ class Analysis:
         self.chosen: dict[int, tuple[int, dict[int, Abstract]]] = {}
         self.guards = Guards(self)
         self._roots: dict[int, int] = {}
+        self._first: dict[tuple[object, ...], int] = {}
         self._is_quiet = False
 
     def run(self, arguments: Sequence[Abstract]) -> Results:
@@ -147,6 +149,11 @@ class Analysis:
         before, self._is_quiet = self._is_quiet, self._is_quiet or is_quiet
         here = Here(self, equation)
         rule = RULES.get(equation.primitive)
+        if any(
+            _is_complex(self.program.values[v].dtype)
+            for v in (*equation.operands, *equation.results)
+        ):
+            rule = COMPLEX.get(equation.primitive, rule and any_numbers)
         if rule is None:
             results = self._unknown(here, operands)
         else:
@@ -239,13 +246,26 @@ class Analysis:
     # Copies of a value.
 
     def root(self, value: int) -> int:
-        """Return the value that this one is a copy of."""
-        while value not in self._roots:
-            maker = self.program.computed_by(value)
-            if maker is None or not self._is_copy(maker):
-                return value
-            value = maker.operands[0]
-        return self.root(self._roots[value])
+        """Return the value that this one is a copy of, or that is computed in the same way."""
+        if value not in self._roots:
+            source = self._source(value)
+            self._roots[value] = value if source == value else self.root(source)
+        return self._roots[value]
+
+    def _source(self, value: int) -> int:
+        info, maker = self.program.values[value], self.program.computed_by(value)
+        if info.is_constant and info.shape == () and is_float(info.dtype):
+            number = float(np.asarray(info.constant))
+            return self._first.setdefault((str(info.dtype), number), value)
+        if maker is None or maker.eqn.effects:
+            return value
+        if self._is_copy(maker):
+            return maker.operands[0]
+        if maker.primitive not in RULES or maker.primitive in UNREPEATABLE:
+            return value
+        operands = tuple(self.root(operand) for operand in maker.operands)
+        key = (maker.frame, maker.primitive, operands, str(maker.eqn.params))
+        return self._first.setdefault((*key, maker.results.index(value)), value)
 
     def _is_copy(self, equation: Equation) -> bool:
         if equation.primitive == "convert_element_type":
@@ -255,8 +275,11 @@ class Analysis:
 
     def identify(self, value: int, source: int) -> None:
         """Record that a value is a copy of another one."""
-        if value != source:
-            self._roots[value] = source
+        self._roots[value] = source
+
+
+def _is_complex(dtype: Any) -> bool:
+    return getattr(dtype, "kind", "") == "c"
 
 
 def _wrapped(value: Abstract) -> Abstract:

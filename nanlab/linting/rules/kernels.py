@@ -77,6 +77,18 @@ def zeta(here: Here, x: Abstract, q: Abstract) -> Abstract:
     return here.value(-here.largest, here.largest, pole, pole, nan)
 
 
+def complex_absolute(here: Here, a: Abstract) -> Abstract:
+    """Return the absolute value of complex numbers."""
+    return here.value(0.0, here.largest, NEVER, NEVER, _everywhere(a.bad))
+
+
+COMPLEX: dict[str, Callable[..., Any]] = {
+    "abs": complex_absolute,
+    "eq": lambda here, *operands: here.value(0.0, 1.0),
+    "ne": lambda here, *operands: here.value(0.0, 1.0),
+}
+"""Rules for complex operands, of which nothing is known; others return any numbers."""
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "cholesky": cholesky,
     "triangular_solve": triangular_solve,
@@ -92,4 +104,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "lu": any_numbers,
     "lu_pivots_to_permutation": any_numbers,
     "fft": any_numbers,
+    "real": any_numbers,
+    "imag": any_numbers,
+    "conj": any_numbers,
+    "complex": any_numbers,
 }

@@ -47,3 +47,6 @@ ELEMENTWISE = {
     "convert_element_type",
 }
 """Primitives that guards evaluate again under a predicate."""
+
+UNREPEATABLE = {"empty", "empty2", "random_bits", "axis_index"}
+"""Primitives whose results need not be the same for the same operands."""
