@@ -54,7 +54,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "optax safe norm": lambda x: optax.safe_norm(x, 1e-6, axis=1),
     "clipped norm": lambda x: x / jnp.maximum(jnp.sqrt((x * x).sum() + 1e-12), 1.0),
     "double where": lambda x: jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), 0.0),
-    "double where root": lambda x: jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x * x))),
+    "double where root": lambda x: jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, jnp.abs(x)))),
     "eps log": lambda x: jnp.log(jnp.abs(x) + 1e-6),
     "clipped log": lambda x: jnp.log(jnp.clip(jax.nn.sigmoid(x), 1e-6, 1 - 1e-6)),
     "entropy": lambda x: -(jax.nn.softmax(x) * jax.nn.log_softmax(x)).sum(1),
@@ -95,26 +95,26 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "geometric mean": lambda x: jnp.exp(jnp.mean(jnp.log(jnp.clip(jnp.abs(x), 1e-3, 1e3)), 1)),
 }  # fmt: skip
 LOSSES: dict[str, Callable[..., Any]] = {
-    "l2": optax.l2_loss,
-    "squared error": optax.squared_error,
-    "huber": optax.huber_loss,
-    "log cosh": optax.log_cosh,
-    "cosine similarity": lambda x: optax.cosine_similarity(x, ONE_HOT, epsilon=1e-6),
-    "cosine distance": lambda x: optax.cosine_distance(x, ONE_HOT, epsilon=1e-6),
-    "sigmoid cross-entropy": lambda x: optax.sigmoid_binary_cross_entropy(x, ONE_HOT),
+    "l2": optax.losses.l2_loss,
+    "squared error": optax.losses.squared_error,
+    "huber": optax.losses.huber_loss,
+    "log cosh": optax.losses.log_cosh,
+    "cosine similarity": lambda x: optax.losses.cosine_similarity(x, ONE_HOT, epsilon=1e-6),
+    "cosine distance": lambda x: optax.losses.cosine_distance(x, ONE_HOT, epsilon=1e-6),
+    "sigmoid cross-entropy": lambda x: optax.losses.sigmoid_binary_cross_entropy(x, ONE_HOT),
     "softmax cross-entropy": lambda x: optax.softmax_cross_entropy(x, ONE_HOT),
     "integer labels": lambda x: optax.softmax_cross_entropy_with_integer_labels(x, LABELS),
-    "smooth labels": lambda x: optax.softmax_cross_entropy(x, optax.smooth_labels(ONE_HOT, 0.1)),
-    "hinge": lambda x: optax.hinge_loss(x, 2 * ONE_HOT - 1),
-    "focal": lambda x: optax.sigmoid_focal_loss(x, ONE_HOT),
-    "poly": lambda x: optax.poly_loss_cross_entropy(x, ONE_HOT),
-    "kl": lambda x: optax.losses.kl_divergence(jax.nn.log_softmax(x), optax.smooth_labels(ONE_HOT, 0.1)),
+    "smooth labels": lambda x: optax.softmax_cross_entropy(x, optax.losses.smooth_labels(ONE_HOT, 0.1)),
+    "hinge": lambda x: optax.losses.hinge_loss(x, 2 * ONE_HOT - 1),
+    "focal": lambda x: optax.losses.sigmoid_focal_loss(x, ONE_HOT),
+    "poly": lambda x: optax.losses.poly_loss_cross_entropy(x, ONE_HOT),
+    "kl": lambda x: optax.losses.kl_divergence(jax.nn.log_softmax(x), optax.losses.smooth_labels(ONE_HOT, 0.1)),
     "kl of logs": lambda x: optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(x), jax.nn.log_softmax(2 * x)),
-    "ctc": lambda x: optax.ctc_loss(x[None], jnp.zeros((1, 4)), jnp.array([[1, 2]]), jnp.zeros((1, 2))),
+    "ctc": lambda x: optax.losses.ctc_loss(x[None], jnp.zeros((1, 4)), jnp.array([[1, 2]]), jnp.zeros((1, 2))),
     "ranking": lambda x: optax.losses.ranking_softmax_loss(x, ONE_HOT),
     "perceptron": lambda x: optax.losses.perceptron_loss(x, 2 * ONE_HOT - 1),
     "multiclass hinge": lambda x: optax.losses.multiclass_hinge_loss(x, LABELS),
-    "multiclass logistic": lambda x: optax.losses.multiclass_logistic_loss(x, LABELS),
+    "safe softmax": lambda x: optax.losses.safe_softmax_cross_entropy(x, ONE_HOT),
 }  # fmt: skip
 
 
@@ -222,10 +222,15 @@ def healthy() -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
 def arguments_within(call: Any, reach: float) -> list[Any]:
     """Arguments within plus and minus `reach`; those that are not negative stay so."""
     found = []
-    for array, known in zip(call.arrays, assumptions_of(call.names, call.arrays, None), strict=True):
+    for array, known in zip(
+        call.arrays, assumptions_of(call.names, call.arrays, None), strict=True
+    ):
         value = abstract_argument(array, known)
         if known is not None and jnp.issubdtype(array.dtype, jnp.floating):
-            value.lo, value.hi = np.full_like(value.lo, 0 if known.lo == 0 else -reach), np.full_like(value.hi, reach)
+            value.lo, value.hi = (
+                np.full_like(value.lo, 0 if known.lo == 0 else -reach),
+                np.full_like(value.hi, reach),
+            )
         found.append(value)
     return found
 
@@ -309,8 +314,14 @@ def without(program: Program, index: int, operand: int) -> Program:
     result, source = equation.results[0], equation.operands[operand]
     if program.values[result].shape != program.values[source].shape:
         return program
-    changed, renamed = copy(program), lambda values: tuple(source if v == result else v for v in values)
-    changed.equations, changed.frames = [copy(e) for e in program.equations], [copy(f) for f in program.frames]
+    changed, renamed = (
+        copy(program),
+        lambda values: tuple(source if v == result else v for v in values),
+    )
+    changed.equations, changed.frames = (
+        [copy(e) for e in program.equations],
+        [copy(f) for f in program.frames],
+    )
     for item in changed.equations:
         item.operands = renamed(item.operands)
     for frame in changed.frames:
@@ -340,8 +351,16 @@ def is_finite(program: Program, arrays: list[Any]) -> bool:
     read = lambda v: env[v] if v in env else program.values[v].constant  # noqa: E731
     for index in program.frames[0].equations:
         equation = program.equations[index]
-        env.update(zip(equation.results, _jax.bind(equation.eqn, [read(v) for v in equation.operands]), strict=True))
-    return all(np.isfinite(np.asarray(read(v), np.float64)).all() for v in program.frames[0].results)
+        env.update(
+            zip(
+                equation.results,
+                _jax.bind(equation.eqn, [read(v) for v in equation.operands]),
+                strict=True,
+            )
+        )
+    return all(
+        np.isfinite(np.asarray(read(v), np.float64)).all() for v in program.frames[0].results
+    )
 
 
 def run_mutation(calls: dict[str, Any], reach: float = 100.0) -> None:
@@ -353,7 +372,9 @@ def run_mutation(calls: dict[str, Any], reach: float = 100.0) -> None:
         given = arguments_within(call, reach)
         for index, operand in mutants(program):
             changed = without(program, index, operand)
-            if changed is program or all(is_finite(changed, arrays) for arrays in inputs(call, reach)):
+            if changed is program or all(
+                is_finite(changed, arrays) for arrays in inputs(call, reach)
+            ):
                 continue
             results = Analysis(changed).run(given)
             real += 1
@@ -413,7 +434,12 @@ def run_speed(calls: dict[str, Any]) -> None:
 
 def main(names: list[str]) -> None:
     calls = {name: call_of(function, args, {}) for name, function, args in healthy()}
-    runs = {"healthy": run_healthy, "ablation": run_ablation, "mutation": run_mutation, "speed": run_speed}
+    runs = {
+        "healthy": run_healthy,
+        "ablation": run_ablation,
+        "mutation": run_mutation,
+        "speed": run_speed,
+    }
     for name in names or ["corpus", *runs]:
         run_corpus() if name == "corpus" else runs[name](calls)
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 if __name__ == "nanlab.lint":
     # An import would bind this module to `nanlab.lint`, over the function of that name.
-    raise ImportError("nanlab.lint is a function: `from nanlab import lint`, or `import nanlab` "
-                      "and nanlab.lint(...). The command is `python -m nanlab.lint SCRIPT`")  # fmt: skip
+    raise ImportError(
+        "nanlab.lint is a function: `from nanlab import lint`, or `import nanlab` and "
+        "nanlab.lint(...). The command is `python -m nanlab.lint SCRIPT`"
+    )
 
 USAGE = """\
 usage: python -m nanlab.lint [--growth] [--json[=FILE]] [--format github] [-m] SCRIPT [ARGUMENT ...]

@@ -21,13 +21,13 @@ from nanlab.linting.abstract import (
     constant,
     flushed,
 )
+from nanlab.linting.axes import COPIES
 from nanlab.linting.danger import Danger
 from nanlab.linting.floats import float_type, integer_range, is_float, rounded
 from nanlab.linting.guards import Guards
 from nanlab.linting.here import Here
 from nanlab.linting.rules.kernels import COMPLEX, any_numbers
 from nanlab.linting.rules.table import RULES, STEEP, UNREPEATABLE
-from nanlab.linting.rules.views import COPIES
 
 NARROW = 1e6
 """A type whose largest number is below this one overflows without growth: float16, float8."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nanlab.blame.program.program import Equation
-from nanlab.linting.abstract import NEVER, Abstract
+from nanlab.linting.abstract import NEVER, Abstract, interval
+from nanlab.linting.axes import COPIES, MOVES
 from nanlab.linting.floats import next_number
 from nanlab.linting.rules.table import ELEMENTWISE
-from nanlab.linting.rules.views import COPIES, MOVES
 
 if TYPE_CHECKING:
     from nanlab.linting.analysis import Analysis
@@ -72,7 +72,11 @@ class Guards:
         return list(self._facts(predicate, truth, 6))
 
     def _facts(self, predicate: int, truth: bool, depth: int) -> Iterator[Fact]:
-        maker = self._analysis.program.computed_by(self.source(predicate))
+        source, program = self.source(predicate), self._analysis.program
+        if program.values[source].dtype == np.bool_:
+            known = interval((), np.bool_, float(truth), float(truth))
+            yield Fact(self._analysis.root(source), "eq", known)
+        maker = program.computed_by(source)
         if maker is None or not depth:
             return
         name = maker.primitive

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ import numpy as np
 from nanlab.blame.program.program import Equation
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, Mask, May
+from nanlab.linting.axes import MOVES, axes_of
 from nanlab.linting.danger import Danger
 from nanlab.linting.floats import Ends, float_type, is_float
+from nanlab.linting.relations import Bound, Kind
 
 if TYPE_CHECKING:
     from nanlab.linting.analysis import Analysis
@@ -56,6 +58,37 @@ class Here:
         """Return the shape and the type of a result."""
         value = self.analysis.program.values[self.equation.results[index]]
         return value.shape, value.dtype
+
+    def bound(self, bounded: int, by: int, kind: Kind) -> Bound | None:
+        """Return the bound of one operand by another, element by element."""
+        found = [
+            bound
+            for bound in self.analysis.of(self.equation.operands[bounded]).bounds
+            if bound.kind == kind and len(bound.axes) == len(self.shape)
+        ]
+        if not found:
+            return None
+        for value, axes in self._views(by):
+            for bound in found:
+                pairs = zip(bound.axes, axes, strict=True)
+                if bound.value == value and all(a in (None, b) for a, b in pairs):
+                    return bound
+        return None
+
+    def _views(self, operand: int) -> Iterator[tuple[int, Sequence[int | None]]]:
+        """Yield the values that an operand is a view of, and which of their axes it has."""
+        program, value = self.analysis.program, self.root(operand)
+        axes: list[int | None] = list(range(len(program.values[value].shape)))
+        yield value, axes
+        while (maker := program.computed_by(value)) is not None and maker.primitive in MOVES:
+            source = self.analysis.root(maker.operands[0])
+            before, after = (program.values[v].shape for v in (source, value))
+            inner = axes_of(maker, before, after)
+            if inner is None:
+                return
+            axes = [None if axis is None else inner[axis] for axis in axes]
+            value = source
+            yield value, axes
 
     # What a rule returns.
 

@@ -37,10 +37,6 @@ class Bound:
         """Return the bound of an array whose axes are these axes of y; None for a new one."""
         return replace(self, axes=tuple(None if a is None else self.axes[a] for a in axes))
 
-    def runs_with(self, ndim: int) -> bool:
-        """Return whether y and x have the same `ndim` axes in the same order."""
-        return len(self.axes) == ndim and all(a in (None, i) for i, a in enumerate(self.axes))
-
 
 @dataclass(frozen=True, slots=True)
 class Peak:

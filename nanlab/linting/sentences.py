@@ -13,9 +13,9 @@ from nanlab.blame.program.program import Equation
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import Abstract
 from nanlab.linting.analysis import Analysis
+from nanlab.linting.axes import COPIES, MOVES
 from nanlab.linting.danger import Danger
 from nanlab.linting.floats import float_type, is_float
-from nanlab.linting.rules.views import COPIES, MOVES
 
 _OPERANDS = {
     ("div", 1): "divisor", ("rem", 1): "divisor", ("pow", 0): "base", ("integer_pow", 0): "base",

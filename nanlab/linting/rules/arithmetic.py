@@ -11,7 +11,7 @@ from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract
 from nanlab.linting.floats import float_type, is_float
 from nanlab.linting.here import Here, at_corners
-from nanlab.linting.relations import Bound, Peak, scaled
+from nanlab.linting.relations import Peak, scaled
 from nanlab.linting.rules.elementwise import neg, standing
 from nanlab.linting.rules.integers import integer_quotient, integer_remainder
 from nanlab.linting.rules.powers import away_from_zero, square
@@ -42,7 +42,7 @@ def sub(here: Here, a: Abstract, b: Abstract) -> Abstract:
         nan = here.meeting(Mechanism.INF_MINUS_INF, a.infs.where, a.infs)
         zero = np.where(a.empty, np.inf, 0.0)
         return here.value(zero, -zero, NEVER, NEVER, a.nan | nan)
-    above = _bound_of(here, 1, 0, "above")
+    above = here.bound(1, 0, "above")
     lo, hi = at_corners(np.subtract, a, b)
     clash = (a.posinf.where & b.posinf.where) | (a.neginf.where & b.neginf.where)
     nan = here.meeting(Mechanism.INF_MINUS_INF, clash, a.infs | b.infs)
@@ -55,16 +55,6 @@ def sub(here: Here, a: Abstract, b: Abstract) -> Abstract:
             rows = tuple(i for i, axis in enumerate(above.axes) if axis is None)
             peak = Peak(0.0, rows)
     return here.value(lo, hi, posinf, neginf, a.nan | b.nan | nan, peak=peak)
-
-
-def _bound_of(here: Here, bounded: int, by: int, *kinds: str) -> Bound | None:
-    """Return the bound of one operand by another, element by element."""
-    operands = here.equation.operands
-    value, ndim = here.root(by), len(here.shape)
-    for bound in here.analysis.of(operands[bounded]).bounds:
-        if bound.kind in kinds and bound.value == value and bound.runs_with(ndim):
-            return bound
-    return None
 
 
 def mul(here: Here, a: Abstract, b: Abstract) -> Abstract:
@@ -86,7 +76,7 @@ def mul(here: Here, a: Abstract, b: Abstract) -> Abstract:
     down = down | (a.neginf.where & _up(b)) | (b.neginf.where & _up(a))
     posinf, neginf = standing(makers, up), standing(makers, down)
     for by, bounded in ((0, 1), (1, 0)):
-        bound = _bound_of(here, bounded, by, "inverse")
+        bound = here.bound(bounded, by, "inverse")
         if bound is not None:
             limit = bound.scale * NORM_SLACK
             lo, hi = np.where(lo <= hi, np.maximum(lo, -limit), lo), np.minimum(hi, limit)
@@ -95,7 +85,17 @@ def mul(here: Here, a: Abstract, b: Abstract) -> Abstract:
         if factor.is_point and factor.least > 0:
             bounds = scaled(x.bounds, factor.least / ABOVE_SLACK)
     nonzero = (a.nonzero and _is_large(b)) or (b.nonzero and _is_large(a))
-    return here.value(lo, hi, posinf, neginf, a.nan | b.nan | nan, bounds=bounds, nonzero=nonzero)
+    return here.value(
+        lo, hi, posinf, neginf, a.nan | b.nan | nan, bounds=bounds, nonzero=nonzero,
+        peak=_masked_peak(a, b) or _masked_peak(b, a),
+    )  # fmt: skip
+
+
+def _masked_peak(x: Abstract, mask: Abstract) -> Peak | None:
+    """Return the peak of x, if nothing that may be it becomes smaller by the product."""
+    if x.peak is None or x.peak.least <= 0:
+        return None
+    return x.peak if ((mask.lo >= 1) | (x.hi < x.peak.least)).all() else None
 
 
 def _masked(here: Here, operand: int, value: Abstract) -> Abstract | None:
@@ -134,12 +134,12 @@ def div(here: Here, a: Abstract, b: Abstract) -> Abstract:
     if not is_float(here.dtype):
         return integer_quotient(here, a, b)
     found = quotient(here, a, b)
-    norm = _bound_of(here, 1, 0, "norm")
+    norm = here.bound(1, 0, "norm")
     if norm is not None:
         limit = NORM_SLACK / norm.scale
         found.lo = np.where(found.empty, np.inf, np.maximum(found.lo, -limit))
         found.hi = np.minimum(found.hi, limit)
-    above = _bound_of(here, 1, 0, "above")
+    above = here.bound(1, 0, "above")
     if above is not None and not a.least < 0 and above.scale > 0:
         slack = 1 if above.scale == 1 else ABOVE_SLACK
         found.hi = np.minimum(found.hi, slack / above.scale)

@@ -11,7 +11,7 @@ import numpy as np
 from nanlab.linting.abstract import NEVER, Abstract, joined
 from nanlab.linting.floats import is_float
 from nanlab.linting.here import Here
-from nanlab.linting.relations import Bound, scaled
+from nanlab.linting.relations import Bound, Peak, scaled
 from nanlab.linting.rules.elementwise import neg
 
 
@@ -96,7 +96,12 @@ def compared(name: str) -> Callable[..., Abstract]:
         # A comparison with NaN is false, and != is true.
         nan = a.nan.where | b.nan.where
         always, never = (always, never & ~nan) if name == "ne" else (always & ~nan, never)
-        return here.value(np.where(always, 1.0, 0.0), np.where(never, 0.0, 1.0))
+        peak = None
+        if name == "eq" and not nan.any():  # x == max(x) somewhere
+            maximum = here.bound(0, 1, "above") or here.bound(1, 0, "above")
+            if maximum is not None and maximum.is_maximum:
+                peak = Peak(1.0, tuple(i for i, axis in enumerate(maximum.axes) if axis is None))
+        return here.value(np.where(always, 1.0, 0.0), np.where(never, 0.0, 1.0), peak=peak)
 
     return rule
 
@@ -137,8 +142,22 @@ def select(here: Here, predicate: Abstract, *cases: Abstract) -> Abstract:
     nonzero = (first.nonzero or not first.near(0).any()) and (
         second.nonzero or not second.near(0).any()
     )
-    return here.value(lo, hi, *mays, bounds=_chosen_bounds(here, cases, first, second),
-                      nonzero=nonzero)  # fmt: skip
+    return here.value(
+        lo, hi, *mays, bounds=_chosen_bounds(here, cases, first, second), nonzero=nonzero,
+        peak=_chosen_peak(here, (may_first, may_second), cases),
+    )  # fmt: skip
+
+
+def _chosen_peak(here: Here, chosen: tuple[Any, Any], cases: Sequence[Abstract]) -> Peak | None:
+    """Return the peak of a case, if it cannot be where the other case is chosen."""
+    guards, operands = here.analysis.guards, here.equation.operands
+    for k, case in enumerate(cases):
+        if case.peak is not None:
+            facts = guards.facts(operands[0], truth=not k)
+            elsewhere = guards.under(operands[k + 1], case, facts)
+            if (~chosen[1 - k] | (elsewhere.hi < case.peak.least)).all():
+                return case.peak
+    return None
 
 
 def _chosen_bounds(

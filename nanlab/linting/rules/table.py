@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nanlab.linting.axes import COPIES, MOVES
 from nanlab.linting.rules.arithmetic import BINARY
 from nanlab.linting.rules.choices import CHOICES
 from nanlab.linting.rules.domains import DOMAINS
@@ -14,7 +15,7 @@ from nanlab.linting.rules.integers import INTEGERS
 from nanlab.linting.rules.kernels import KERNELS
 from nanlab.linting.rules.powers import POWERS
 from nanlab.linting.rules.reductions import REDUCTIONS
-from nanlab.linting.rules.views import COPIES, MOVES, VIEWS
+from nanlab.linting.rules.views import VIEWS
 
 RULES: dict[str, Callable[..., Any]] = {
     **VIEWS,

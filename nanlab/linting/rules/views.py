@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 
 from nanlab.linting.abstract import MOST_ELEMENTS, Abstract, interval, joined
+from nanlab.linting.axes import COPIES, MOVES, axes_of
 from nanlab.linting.here import Here
-
-COPIES = {
-    "copy", "copy_p", "stop_gradient", "optimization_barrier", "pvary", "pcast", "reshard",
-    "sharding_constraint", "layout_constraint", "name", "psum_invariant_cast", "mesh_cast",
-}  # fmt: skip
-"""Primitives whose results are their operands."""
-
-MOVES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"}
-"""Primitives whose result has the operand's elements in another shape."""
 
 
 def copied(here: Here, *operands: Abstract) -> list[Abstract]:
@@ -25,73 +17,32 @@ def copied(here: Here, *operands: Abstract) -> list[Abstract]:
     return list(operands[: len(here.equation.results)])
 
 
-def _moved(
-    value: Abstract, function: Callable[[Any], Any], shape: Sequence[int], axes: list[int | None]
-) -> Abstract:
-    """Return a value in another shape, whose axes are these axes of the value."""
+def moved(here: Here, value: Abstract, *sizes: Abstract) -> Abstract:
+    """Return a value with its axes in other places, new ones or fewer."""
+    axes = axes_of(here.equation, value.shape, here.shape)
+    if axes is None:
+        return _reshaped(here, value)
+    known = [axis for axis in axes if axis is not None]
+    order = [*known, *(axis for axis in range(len(value.shape)) if axis not in known)]
+
+    def function(array: Any) -> Any:
+        sizes = [1 if axis is None else array.shape[axis] for axis in axes]
+        return array.transpose(order).reshape(sizes)
+
     return value.map(
         function,
-        shape,
+        here.shape,
         bounds=tuple(bound.moved(axes) for bound in value.bounds),
         peak=value.peak and value.peak.moved(axes),
     )
 
 
-def _ndim_axes(value: Abstract) -> list[int | None]:
-    return list(range(len(value.shape)))
-
-
-def broadcast_in_dim(here: Here, value: Abstract, *sizes: Abstract) -> Abstract:
-    """Return a value with new axes."""
-    targets = here.params["broadcast_dimensions"]
-    axes: list[int | None] = [None] * len(here.shape)
-    for axis, target in enumerate(targets):
-        axes[target] = axis
-
-    def function(array: Any) -> Any:
-        return array.reshape([1 if axis is None else array.shape[axis] for axis in axes])
-
-    return _moved(value, function, here.shape, axes)
-
-
-def reshape(here: Here, value: Abstract, *sizes: Abstract) -> Abstract:
-    """Return a value in another shape; only axes of size 1 come or go without effect."""
-    before = [axis for axis, size in enumerate(value.shape) if size != 1]
-    after = [axis for axis, size in enumerate(here.shape) if size != 1]
-    if [value.shape[axis] for axis in before] == [here.shape[axis] for axis in after]:
-        axes: list[int | None] = [None] * len(here.shape)
-        for axis, target in zip(before, after, strict=True):
-            axes[target] = axis
-
-        def function(array: Any) -> Any:
-            return array.reshape([1 if axis is None else array.shape[axis] for axis in axes])
-
-        return _moved(value, function, here.shape, axes)
+def _reshaped(here: Here, value: Abstract) -> Abstract:
     if max(value.lo.size, value.hi.size, value.bad.where.size) <= 1:
         return value.uniform(here.shape)
     if np.prod(value.shape) <= MOST_ELEMENTS:
         return value.map(lambda a: np.broadcast_to(a, value.shape).reshape(here.shape), here.shape)
     return value.uniform(here.shape)
-
-
-def squeeze(here: Here, value: Abstract) -> Abstract:
-    """Return a value without some axes of size 1."""
-    dropped = {axis % len(value.shape) for axis in here.params["dimensions"]}
-    axes = [axis for axis in range(len(value.shape)) if axis not in dropped]
-    return _moved(
-        value, lambda array: array.reshape([array.shape[a] for a in axes]), here.shape, [*axes]
-    )
-
-
-def expand_dims(here: Here, value: Abstract) -> Abstract:
-    """Return a value with new axes of size 1."""
-    return reshape(here, value)
-
-
-def transpose(here: Here, value: Abstract) -> Abstract:
-    """Return a value with its axes in another order."""
-    order = here.params["permutation"]
-    return _moved(value, lambda array: array.transpose(order), here.shape, list(order))
 
 
 def rev(here: Here, value: Abstract) -> Abstract:
@@ -141,7 +92,10 @@ def split(here: Here, value: Abstract) -> list[Abstract]:
 
 def concatenate(here: Here, *pieces: Abstract) -> Abstract:
     """Return several arrays one after the other along an axis."""
-    axis = here.params["dimension"]
+    return _joined_along(here, pieces, here.params["dimension"])
+
+
+def _joined_along(here: Here, pieces: Sequence[Abstract], axis: int) -> Abstract:
     if np.prod(here.shape) > MOST_ELEMENTS:
         return joined(*(piece.uniform(here.shape) for piece in pieces))
 
@@ -169,6 +123,18 @@ def concatenate(here: Here, *pieces: Abstract) -> Abstract:
         mays("posinf"), mays("neginf"), mays("nan"),
         nonzero=all(piece.nonzero for piece in pieces),
     )  # fmt: skip
+
+
+def stack(here: Here, *pieces: Abstract) -> Abstract:
+    """Return several arrays one after the other along a new axis."""
+    axis = here.params["axis"]
+    widened = [
+        piece.map(
+            lambda a: np.expand_dims(a, axis), (*here.shape[:axis], 1, *here.shape[axis + 1 :])
+        )
+        for piece in pieces
+    ]
+    return _joined_along(here, widened, axis)
 
 
 def either(here: Here, *operands: Abstract) -> Abstract:
@@ -219,18 +185,14 @@ def iota(here: Here, *sizes: Abstract) -> Abstract:
 
 VIEWS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(COPIES, copied),
-    "broadcast_in_dim": broadcast_in_dim,
-    "reshape": reshape,
-    "squeeze": squeeze,
-    "expand_dims": expand_dims,
-    "transpose": transpose,
+    **dict.fromkeys(MOVES, moved),
     "rev": rev,
     "slice": sliced,
     "dynamic_slice": anywhere,
     "split": split,
     "unstack": every_part,
     "concatenate": concatenate,
-    "stack": either,
+    "stack": stack,
     "pad": pad,
     "iota": iota,
     "sort": lambda here, *operands: [operand.uniform() for operand in operands],
