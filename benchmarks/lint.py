@@ -1,6 +1,8 @@
 """`nanlab.lint` on programs with a fault, without one, and with a guard taken out.
 
-python benchmarks/lint.py [corpus] [healthy] [ablation] [mutation] [speed]   (all without a name)
+python benchmarks/lint.py [--most N] [corpus] [healthy] [ablation] [mutation] [speed]
+
+Without a name, all of them; --most takes the first N programs without a fault only.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import copy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from corpus import CASES
 
 import nanlab
 from nanlab.backend import jaxpr as _jax
@@ -41,10 +40,30 @@ WEIGHTS = jnp.asarray(np.random.RandomState(1).randn(6, 6), F32)
 QKV = tuple(jnp.asarray(np.random.RandomState(i).randn(2, 5, 2, 4), F32) for i in range(3))
 
 ACTIVATIONS = (
-    "relu", "relu6", "sigmoid", "softplus", "silu", "log_sigmoid", "leaky_relu", "hard_sigmoid",
-    "hard_swish", "elu", "celu", "selu", "gelu", "glu", "squareplus", "mish", "hard_tanh",
-    "soft_sign", "softmax", "log_softmax", "logsumexp", "standardize", "sparse_plus",
-)  # fmt: skip
+    "relu",
+    "relu6",
+    "sigmoid",
+    "softplus",
+    "silu",
+    "log_sigmoid",
+    "leaky_relu",
+    "hard_sigmoid",
+    "hard_swish",
+    "elu",
+    "celu",
+    "selu",
+    "gelu",
+    "glu",
+    "squareplus",
+    "mish",
+    "hard_tanh",
+    "soft_sign",
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "standardize",
+    "sparse_plus",
+)
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exact gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "tanh": jnp.tanh,
@@ -59,12 +78,22 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "clipped log": lambda x: jnp.log(jnp.clip(jax.nn.sigmoid(x), 1e-6, 1 - 1e-6)),
     "entropy": lambda x: -(jax.nn.softmax(x) * jax.nn.log_softmax(x)).sum(1),
     "log1p exp": lambda x: jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.maximum(x, 0),
-    "gaussian nll": lambda x: (x**2 / (jax.nn.softplus(x) + 1e-3) + jnp.log(jax.nn.softplus(x) + 1e-3)),
+    "gaussian nll": lambda x: (
+        x**2 / (jax.nn.softplus(x) + 1e-3) + jnp.log(jax.nn.softplus(x) + 1e-3)
+    ),
     "vae kl": lambda x: jnp.exp(jnp.clip(x, -10, 10)) + x**2 - 1 - jnp.clip(x, -10, 10),
     "clipped ratio": lambda x: jnp.minimum(jnp.exp(jnp.clip(x, -5, 5)), 1.2),
-    "dice": lambda x: 1 - (2 * (jax.nn.sigmoid(x) * ONE_HOT).sum() + 1) / (jax.nn.sigmoid(x).sum() + ONE_HOT.sum() + 1),
-    "cosine": lambda x: (x @ x.T) / (jnp.sqrt((x * x).sum(1) + 1e-6)[:, None] * jnp.sqrt((x * x).sum(1) + 1e-6)),
-    "contrastive": lambda x: jax.nn.log_softmax((x / jnp.sqrt((x * x).sum(1, keepdims=True) + 1e-6)) @ x.T / 0.1),
+    "dice": lambda x: (
+        1
+        - (2 * (jax.nn.sigmoid(x) * ONE_HOT).sum() + 1)
+        / (jax.nn.sigmoid(x).sum() + ONE_HOT.sum() + 1)
+    ),
+    "cosine": lambda x: (
+        (x @ x.T) / (jnp.sqrt((x * x).sum(1) + 1e-6)[:, None] * jnp.sqrt((x * x).sum(1) + 1e-6))
+    ),
+    "contrastive": lambda x: jax.nn.log_softmax(
+        (x / jnp.sqrt((x * x).sum(1, keepdims=True) + 1e-6)) @ x.T / 0.1
+    ),
     "mixture": lambda x: jax.nn.logsumexp(jax.nn.log_softmax(x) - 0.5 * x**2, 1),
     "temperature": lambda x: jax.nn.softmax(x / (jax.nn.softplus(x.mean()) + 0.1)),
     "arccos clipped": lambda x: jnp.arccos(jnp.clip(x, -0.999, 0.999)),
@@ -93,7 +122,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "quantile": lambda x: jnp.maximum(0.9 * x, -0.1 * x),
     "spherical": lambda x: x * jnp.tanh(jnp.sqrt((x * x).sum(1, keepdims=True) + 1e-3)),
     "geometric mean": lambda x: jnp.exp(jnp.mean(jnp.log(jnp.clip(jnp.abs(x), 1e-3, 1e3)), 1)),
-}  # fmt: skip
+}
 LOSSES: dict[str, Callable[..., Any]] = {
     "l2": optax.losses.l2_loss,
     "squared error": optax.losses.squared_error,
@@ -104,18 +133,26 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "sigmoid cross-entropy": lambda x: optax.losses.sigmoid_binary_cross_entropy(x, ONE_HOT),
     "softmax cross-entropy": lambda x: optax.softmax_cross_entropy(x, ONE_HOT),
     "integer labels": lambda x: optax.softmax_cross_entropy_with_integer_labels(x, LABELS),
-    "smooth labels": lambda x: optax.softmax_cross_entropy(x, optax.losses.smooth_labels(ONE_HOT, 0.1)),
+    "smooth labels": lambda x: optax.softmax_cross_entropy(
+        x, optax.losses.smooth_labels(ONE_HOT, 0.1)
+    ),
     "hinge": lambda x: optax.losses.hinge_loss(x, 2 * ONE_HOT - 1),
     "focal": lambda x: optax.losses.sigmoid_focal_loss(x, ONE_HOT),
     "poly": lambda x: optax.losses.poly_loss_cross_entropy(x, ONE_HOT),
-    "kl": lambda x: optax.losses.kl_divergence(jax.nn.log_softmax(x), optax.losses.smooth_labels(ONE_HOT, 0.1)),
-    "kl of logs": lambda x: optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(x), jax.nn.log_softmax(2 * x)),
-    "ctc": lambda x: optax.losses.ctc_loss(x[None], jnp.zeros((1, 4)), jnp.array([[1, 2]]), jnp.zeros((1, 2))),
+    "kl": lambda x: optax.losses.kl_divergence(
+        jax.nn.log_softmax(x), optax.losses.smooth_labels(ONE_HOT, 0.1)
+    ),
+    "kl of logs": lambda x: optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(x), jax.nn.log_softmax(2 * x)
+    ),
+    "ctc": lambda x: optax.losses.ctc_loss(
+        x[None], jnp.zeros((1, 4)), jnp.array([[1, 2]]), jnp.zeros((1, 2))
+    ),
     "ranking": lambda x: optax.losses.ranking_softmax_loss(x, ONE_HOT),
     "perceptron": lambda x: optax.losses.perceptron_loss(x, 2 * ONE_HOT - 1),
     "multiclass hinge": lambda x: optax.losses.multiclass_hinge_loss(x, LABELS),
     "safe softmax": lambda x: optax.losses.safe_softmax_cross_entropy(x, ONE_HOT),
-}  # fmt: skip
+}
 
 
 def attention(q, k, v, *, scores=lambda s: s):
@@ -148,8 +185,10 @@ ATTENTIONS: dict[str, Callable[..., Any]] = {
     "jax": lambda q, k, v: jax.nn.dot_product_attention(q, k, v),
     "jax causal": lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
     "online": online,
-    "linear": lambda q, k, v: jnp.einsum("bqhd,bhde->bqhe", jax.nn.elu(q) + 1, jnp.einsum("bkhd,bkhe->bhde", jax.nn.elu(k) + 1, v)),
-}  # fmt: skip
+    "linear": lambda q, k, v: jnp.einsum(
+        "bqhd,bhde->bqhe", jax.nn.elu(q) + 1, jnp.einsum("bkhd,bkhe->bhde", jax.nn.elu(k) + 1, v)
+    ),
+}
 
 
 class Net(nn.Module):
@@ -158,33 +197,56 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         layers = {
-            "relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.silu,
+            "relu": nn.relu,
+            "gelu": nn.gelu,
+            "tanh": nn.tanh,
+            "silu": nn.silu,
             "layer norm": lambda h: nn.LayerNorm()(nn.relu(h)),
             "rms norm": lambda h: nn.RMSNorm()(nn.silu(h)),
             "group norm": lambda h: nn.GroupNorm(num_groups=2)(nn.gelu(h)),
-            "attention": lambda h: h + nn.MultiHeadDotProductAttention(num_heads=2)(nn.LayerNorm()(h)[None])[0],
+            "attention": lambda h: (
+                h + nn.MultiHeadDotProductAttention(num_heads=2)(nn.LayerNorm()(h)[None])[0]
+            ),
             "gru": lambda h: nn.RNN(nn.GRUCell(8))(h[None])[0],
             "lstm": lambda h: nn.RNN(nn.LSTMCell(8))(h[None])[0],
             "conv": lambda h: nn.relu(nn.Conv(8, (3,))(h[None])[0]),
             "glu": lambda h: nn.glu(jnp.concatenate([h, h], -1)),
-        }  # fmt: skip
+        }
         for _ in range(2):
             x = layers[self.kind](nn.Dense(8)(x))
         return nn.Dense(6)(x)
 
 
 OPTIMIZERS = {
-    "sgd": optax.sgd(0.1), "momentum": optax.sgd(0.1, 0.9, nesterov=True), "adam": optax.adam(1e-3),
-    "adamw": optax.adamw(1e-3), "rmsprop": optax.rmsprop(1e-3), "adagrad": optax.adagrad(1e-2),
-    "lion": optax.lion(1e-4), "adabelief": optax.adabelief(1e-3), "nadam": optax.nadam(1e-3),
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, 0.9, nesterov=True),
+    "adam": optax.adam(1e-3),
+    "adamw": optax.adamw(1e-3),
+    "rmsprop": optax.rmsprop(1e-3),
+    "adagrad": optax.adagrad(1e-2),
+    "lion": optax.lion(1e-4),
+    "adabelief": optax.adabelief(1e-3),
+    "nadam": optax.nadam(1e-3),
     "amsgrad": optax.amsgrad(1e-3),
-}  # fmt: skip
+}
 STEPS = [
-    ("relu", "sgd"), ("gelu", "momentum"), ("tanh", "adam"), ("silu", "adamw"), ("layer norm", "adamw"),
-    ("rms norm", "lion"), ("group norm", "rmsprop"), ("attention", "adamw"), ("gru", "adam"),
-    ("lstm", "nadam"), ("conv", "momentum"), ("glu", "adabelief"), ("layer norm", "adagrad"),
-    ("relu", "amsgrad"), ("attention", "sgd"), ("rms norm", "adam"),
-]  # fmt: skip
+    ("relu", "sgd"),
+    ("gelu", "momentum"),
+    ("tanh", "adam"),
+    ("silu", "adamw"),
+    ("layer norm", "adamw"),
+    ("rms norm", "lion"),
+    ("group norm", "rmsprop"),
+    ("attention", "adamw"),
+    ("gru", "adam"),
+    ("lstm", "nadam"),
+    ("conv", "momentum"),
+    ("glu", "adabelief"),
+    ("layer norm", "adagrad"),
+    ("relu", "amsgrad"),
+    ("attention", "sgd"),
+    ("rms norm", "adam"),
+]
 
 
 def train_step(kind: str, optimizer: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -219,6 +281,10 @@ def healthy() -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
         yield f"step {kind}, {optimizer}", *train_step(kind, optimizer)
 
 
+def row(what: str, result: object) -> None:
+    print(f"| {what} | {result} |", flush=True)
+
+
 def arguments_within(call: Any, reach: float) -> list[Any]:
     """Arguments within plus and minus `reach`; those that are not negative stay so."""
     found = []
@@ -245,7 +311,7 @@ def dangers(call: Any, reach: float, parts: Parts = ALL_PARTS) -> list[str]:
 def run_healthy(calls: dict[str, Any]) -> None:
     for reach in REACHES:
         bad = {name: found for name, call in calls.items() if (found := dangers(call, reach))}
-        print(f"healthy, +-{reach:g}: {len(bad)} of {len(calls)} with a danger: {bad}")
+        row(f"healthy, inputs within {reach:g}: with a danger", f"{len(bad)} of {len(calls)} {bad}")
 
 
 def run_ablation(calls: dict[str, Any]) -> None:
@@ -258,10 +324,13 @@ def run_ablation(calls: dict[str, Any]) -> None:
     }
     for name, chosen in parts.items():
         count = sum(bool(dangers(call, 10.0, chosen)) for call in calls.values())
-        print(f"ablation, {name}: {count} of {len(calls)} healthy programs with a danger")
+        row(f"healthy, {name}: with a danger", f"{count} of {len(calls)}")
 
 
 def run_corpus() -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from corpus import CASES
+
     count: Counter[str] = Counter()
     for case in CASES.values():
         function, arguments = case.built
@@ -281,7 +350,7 @@ def run_corpus() -> None:
         count[kind] += 1
         if not where:
             print(f"  {kind}: {case.name}")
-    print("corpus:", dict(count))
+    row("corpus", dict(count))
 
 
 # A guard taken out: an equation that hands on its operand.
@@ -308,8 +377,6 @@ def mutants(program: Program) -> Iterator[tuple[int, int]]:
 
 def without(program: Program, index: int, operand: int) -> Program:
     """The program in which this equation hands on its operand."""
-    from copy import copy
-
     equation = program.equations[index]
     result, source = equation.results[0], equation.operands[operand]
     if program.values[result].shape != program.values[source].shape:
@@ -334,11 +401,15 @@ def inputs(call: Any, reach: float) -> Iterator[list[Any]]:
     """Harmless inputs: zeros, ends, one large element, numbers of every size."""
     rng = np.random.default_rng(0)
     kinds = (
-        lambda shape: np.zeros(shape), lambda shape: np.full(shape, reach), lambda shape: np.full(shape, -reach),
-        lambda shape: rng.normal(size=shape), lambda shape: rng.choice([-reach, 0, reach], shape),
-        lambda shape: rng.uniform(-reach, reach, shape), lambda shape: rng.choice([0, 0, reach], shape),
+        lambda shape: np.zeros(shape),
+        lambda shape: np.full(shape, reach),
+        lambda shape: np.full(shape, -reach),
+        lambda shape: rng.normal(size=shape),
+        lambda shape: rng.choice([-reach, 0, reach], shape),
+        lambda shape: rng.uniform(-reach, reach, shape),
+        lambda shape: rng.choice([0, 0, reach], shape),
         lambda shape: rng.normal(size=shape) * 1e-6,
-    )  # fmt: skip
+    )
     for kind in kinds:
         yield [
             jnp.asarray(kind(a.shape), a.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
@@ -370,7 +441,11 @@ def run_mutation(calls: dict[str, Any], reach: float = 100.0) -> None:
         if len(program.equations) > 120 or dangers(call, reach):
             continue
         given = arguments_within(call, reach)
+        healthy_analysis = Analysis(program)
+        healthy_analysis.run(given)
         for index, operand in mutants(program):
+            if healthy_analysis.of(program.equations[index].operands[operand]).empty.all():
+                continue  # what it would hand on is a NaN or an inf of its own
             changed = without(program, index, operand)
             if changed is program or all(
                 is_finite(changed, arrays) for arrays in inputs(call, reach)
@@ -382,7 +457,7 @@ def run_mutation(calls: dict[str, Any], reach: float = 100.0) -> None:
             found += hit
             if not hit:
                 print(f"  missed: {name} without {program.equations[index].primitive} {index}")
-    print(f"mutation: {found} of {real} removed guards found")
+    row("removed guards that are found", f"{found} of {real}")
 
 
 def transformer() -> Any:
@@ -405,7 +480,7 @@ def transformer() -> Any:
     net, tx, ids = Model(), optax.adamw(1e-3), jnp.zeros((4, 64), jnp.int32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), ids)
     params = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    print("parameters:", sum(x.size for x in jax.tree.leaves(params)))
+    row("transformer's parameters", sum(x.size for x in jax.tree.leaves(params)))
 
     def step(params, state, ids):
         def loss(p):
@@ -426,20 +501,23 @@ def run_speed(calls: dict[str, Any]) -> None:
 
     times = {name: seconds(call) for name, call in calls.items()}
     order = sorted(times, key=times.get)
-    print(f"time after tracing: median {times[order[len(order) // 2]] * 1e3:.1f} ms, "
-          f"worst {times[order[-1]]:.2f} s ({order[-1]})")  # fmt: skip
+    middle, worst = times[order[len(order) // 2]], times[order[-1]]
+    row("time after tracing", f"median {middle * 1e3:.1f} ms, worst {worst:.2f} s ({order[-1]})")
     call = transformer()
-    print(f"transformer: {min(seconds(call) for _ in range(2)):.2f} s")
+    row("transformer", f"{min(seconds(call) for _ in range(2)):.2f} s")
 
 
-def main(names: list[str]) -> None:
-    calls = {name: call_of(function, args, {}) for name, function, args in healthy()}
+def main(arguments: list[str]) -> None:
+    most = int(arguments[arguments.index("--most") + 1]) if "--most" in arguments else None
+    names = [name for name in arguments if name.isalpha()]
+    calls = {n: call_of(function, args, {}) for n, function, args in islice(healthy(), most)}
     runs = {
         "healthy": run_healthy,
         "ablation": run_ablation,
         "mutation": run_mutation,
         "speed": run_speed,
     }
+    print("| what | result |\n|---|---|")
     for name in names or ["corpus", *runs]:
         run_corpus() if name == "corpus" else runs[name](calls)
 

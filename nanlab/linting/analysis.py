@@ -211,7 +211,9 @@ class Analysis:
     def overflow(self, here: Here, value: Abstract | None, where: Mask) -> May:
         """Record that an equation may overflow, as a danger or as growth."""
         value = anything(here.shape, here.dtype) if value is None else value
-        is_danger = here.equation.primitive in STEEP or float_type(value.dtype).largest < NARROW
+        largest = float_type(value.dtype).largest
+        is_certain = bool(((value.lo > largest) | (value.hi < -largest)).any())
+        is_danger = here.equation.primitive in STEEP or largest < NARROW or is_certain
         danger = Danger(mechanism=Mechanism.OVERFLOW, value=value, is_growth=not is_danger)
         if is_danger:
             self.record(here.equation.index, danger)

@@ -70,7 +70,7 @@ def rounded(ends: Ends, dtype: Any) -> Ends:
     if np.dtype(dtype) == np.dtype(np.float64):
         return ends
     if np.dtype(dtype).kind != "f":  # as XLA does: computed in float32, then rounded
-        ends = ends.astype(np.float32)
+        ends = ends.astype(np.float32).astype(np.float64)
     return ends.astype(dtype).astype(np.float64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,10 @@ class Here:
 
     def bound(self, bounded: int, by: int, kind: Kind) -> Bound | None:
         """Return the bound of one operand by another, element by element."""
-        found = [
-            bound
-            for bound in self.analysis.of(self.equation.operands[bounded]).bounds
-            if bound.kind == kind and len(bound.axes) == len(self.shape)
-        ]
+        known = self.analysis.of(self.equation.operands[bounded])
+        found = [bound for bound in known.bounds if bound.kind == kind]
+        if known.shape == ():  # one number for all elements
+            found = [replace(bound, axes=(None,) * len(self.shape)) for bound in found]
         if not found:
             return None
         for value, axes in self._views(by):
@@ -116,7 +116,8 @@ class Here:
             error = ulps * self.epsilon + roundings * kind.epsilon
             slack = 4 * kind.zero_below if ulps else 0.0
             lo, hi = _lower(lo, error, slack), -_lower(-hi, error, slack)
-        return Abstract(self.shape, self.dtype, lo, hi, *mays, **fields)
+        named = dict(zip(("posinf", "neginf", "nan"), mays, strict=False))
+        return Abstract(self.shape, self.dtype, lo, hi, **named, **fields)
 
     @property
     def epsilon(self) -> float:

@@ -14,7 +14,7 @@ from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.dataflow import upstream
 from nanlab.blame.program.program import Program, flatten_closed
 from nanlab.blame.site import Site
-from nanlab.blame.vocabulary import Mechanism
+from nanlab.blame.vocabulary import Mechanism, Phase
 from nanlab.linting.abstract import CONSTANT, INPUT
 from nanlab.linting.analysis import Analysis, Results
 from nanlab.linting.arguments import Assumption, Range, abstract_argument, assumptions_of
@@ -98,7 +98,7 @@ class _Reporting:
         assumptions: list[Assumption | None],
     ) -> None:
         self._names, self._program = call.names, analysis.program
-        self._results = results
+        self._analysis, self._results = analysis, results
         self._assumptions = assumptions
         self._phases = phases_of(analysis.program)
         expressions = Expressions(analysis.program, call.names)
@@ -108,7 +108,7 @@ class _Reporting:
         """Return the report, with these equations as findings."""
         results, found = self._results, set(dangers)
         findings = [self._finding(index) for index in sorted(found)]
-        findings += self._meetings()
+        findings += [*self._meetings(), *self._returning()]
         growth = [self._finding(index) for index in sorted(results.growth)]
         unknown: dict[str, list[Site]] = {}
         for index in sorted(results.unknown):
@@ -148,6 +148,27 @@ class _Reporting:
                 site=self._site(index, mechanism),
                 sentence=self._sentences.of_meeting(equation, mechanism, source),
             )
+
+    def _returning(self) -> Iterator[Finding]:
+        """Yield where a NaN of an argument that the forward pass masks enters the backward pass."""
+        program, forward = self._program, (Phase.INIT, Phase.DATA, Phase.FORWARD)
+
+        def is_nan(value: int) -> bool:
+            return INPUT in self._analysis.of(value).nan.makers
+
+        makers = [program.values[v].equation for v in program.frames[0].results if is_nan(v)]
+        if not makers or any(m is None or self._phases[m] in forward for m in makers):
+            return
+        for index in program.frames[0].equations:
+            equation = program.equations[index]
+            if self._phases[index] not in forward and any(map(is_nan, equation.results)):
+                name = self._sentences.name(next(v for v in equation.operands if is_nan(v)))
+                yield Finding(
+                    site=self._site(index, Mechanism.INPUT),
+                    sentence=f"{equation.primitive} hands on a NaN that came with the arguments "
+                    f"and that the forward pass masks: {name} contains it, and 0 * NaN is NaN.",
+                )
+                return
 
     def _proofs(self, found: set[int]) -> Iterator[Proof]:
         results = self._results

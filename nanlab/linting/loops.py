@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nanlab.blame.program.program import Equation
-from nanlab.linting.abstract import Abstract, anything, joined, within
+from nanlab.blame.program.program import Equation, Frame, Program
+from nanlab.linting.abstract import Abstract, Mask, anything, joined, within
 
 if TYPE_CHECKING:
     from nanlab.linting.analysis import Analysis
 
-EXACT_ROUNDS = 4
-"""A loop of at most this length is followed iteration by iteration."""
+EXACT_EQUATIONS = 800
+"""A loop of at most this number of equations, all iterations together, is followed exactly."""
 
 MOST_ROUNDS = 12
 """Runs of a loop's body before a number that still changes may be anything."""
 
-_STEPS = np.array([0, 1e-30, 1e-8, 1e-6, 1e-3, 1, 10, 1e2, 1e3, 1e4, 1e6, 1e9, 1e12, 1e18, 1e30])
-_STEPS = np.unique(np.concatenate([-_STEPS, _STEPS]))
+_SIZES = np.array([0, 1e-30, 1e-8, 1e-6, 1e-3, 1, 10, 1e2, 1e3, 1e4, 1e6, 1e9, 1e12, 1e18, 1e30])
+_STEPS = np.unique(np.concatenate([[-np.inf], -_SIZES, _SIZES, [np.inf]]))
+"""Numbers at which widening stops."""
 
 
 def run_opened(
@@ -87,7 +88,13 @@ def _scan(analysis: Analysis, equation: Equation, operands: Sequence[Abstract]) 
         stacked[:] = [joined(a, b) for a, b in zip(stacked, rows, strict=True)] if stacked else rows
         return results[: opened.carry]
 
-    carry = _stable(run, list(operands[consts:carried]), length)
+    first = list(operands[consts:carried])
+    if length * _size(analysis.program, body) <= EXACT_EQUATIONS:
+        carry = [value.alone() for value in first]
+        for _ in range(length):
+            carry = [value.alone() for value in run(carry)]
+    else:
+        carry = _stable(run, first, length)
     infos = [values[v] for v in equation.results[opened.carry :]]
     if not stacked and infos:
         return [*carry, *(anything(info.shape, info.dtype) for info in infos)]
@@ -120,12 +127,23 @@ def _identify_consts(analysis: Analysis, equation: Equation, before: int) -> Non
         analysis.identify(arguments[position], source)
 
 
+def _size(program: Program, frame: Frame) -> int:
+    """Return the number of equations that a run of a frame evaluates."""
+    size = len(frame.equations)
+    for index in frame.equations:
+        equation = program.equations[index]
+        rounds = {"scan": equation.eqn.params.get("length", 1), "while": MOST_ROUNDS}
+        times = rounds.get(equation.opened.kind, 1) if equation.opened else 0
+        size += times * sum(_size(program, program.frames[inner]) for inner in equation.frames)
+    return size
+
+
 def _slice(stack: Abstract) -> Abstract:
     """Return what a row of a scanned array may be."""
     shape = stack.shape[1:]
 
-    def anywhere(mask: np.ndarray) -> np.ndarray:
-        return mask.any(axis=0)
+    def anywhere(mask: Mask) -> Mask:
+        return np.asarray(mask.any(axis=0))
 
     return Abstract(
         shape,
@@ -150,10 +168,7 @@ def _stable(
         after = [value.alone() for value in run(carry)]
         if all(within(new, old) for new, old in zip(after, carry, strict=True)):
             break
-        if turn < 1 or (length is not None and length <= EXACT_ROUNDS):
-            extend = joined
-        else:
-            extend = _widened if turn < MOST_ROUNDS else _widest
+        extend = joined if turn < 1 else _widened if turn < MOST_ROUNDS else _widest
         carry = [extend(old, new) for old, new in zip(carry, after, strict=True)]
     return carry
 
@@ -170,9 +185,8 @@ def _widened(old: Abstract, new: Abstract) -> Abstract:
     """Return what covers both; an end that moves goes on to the next of a few numbers."""
     both = joined(old, new)
     top = anything(both.shape, both.dtype)
-    steps = np.concatenate([[-np.inf], _STEPS, [np.inf]])
-    below = steps[np.maximum(np.searchsorted(steps, both.lo, "right") - 1, 0)]
-    above = steps[np.minimum(np.searchsorted(steps, both.hi, "left"), len(steps) - 1)]
+    below = _STEPS[np.maximum(np.searchsorted(_STEPS, both.lo, "right") - 1, 0)]
+    above = _STEPS[np.minimum(np.searchsorted(_STEPS, both.hi, "left"), len(_STEPS) - 1)]
     lo = np.where((both.lo < old.lo) & ~both.empty, np.maximum(below, top.least), both.lo)
     hi = np.where((both.hi > old.hi) & ~both.empty, np.minimum(above, top.greatest), both.hi)
     return replace(both, lo=lo, hi=hi)

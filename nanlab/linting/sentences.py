@@ -63,13 +63,13 @@ class Sentences:
         word = _OPERANDS.get((equation.primitive, danger.operand), "argument")
         said = f"{equation.primitive}'s {word} {danger.what}"
         if danger.mechanism == Mechanism.OPAQUE:
-            return f"{said}: {self._name(operand)}."
+            return f"{said}: {self.name(operand)}."
         reason = self._zero(operand) if danger.value.least >= 0 else ""
-        return f"{said}: {self._name(operand)} {_range(danger.value)}{reason}."
+        return f"{said}: {self.name(operand)} {_range(danger.value)}{reason}."
 
     def of_meeting(self, equation: Equation, mechanism: Mechanism, source: str) -> str:
         """Return how an inf that came with the program may become NaN."""
-        operands = [self._name(operand) for operand in equation.operands[:2]]
+        operands = [self.name(operand) for operand in equation.operands[:2]]
         return f"{mechanism} can arise in {equation.primitive}({', '.join(operands)}): {source}."
 
     def _overflow(self, equation: Equation, danger: Danger) -> str:
@@ -80,19 +80,20 @@ class Sentences:
         if name in _LIMITS:
             return (
                 f"{name}'s argument can exceed {_number(_LIMITS[name](most))}: "
-                f"{self._name(operand)} {_range(known)}."
+                f"{self.name(operand)} {_range(known)}."
             )
         if name in ("convert_element_type", "reduce_precision"):
             return (
                 f"a number can exceed {_number(most)}, the largest {np.dtype(value.dtype).name}: "
-                f"{self._name(operand)} {_range(known)}."
+                f"{self.name(operand)} {_range(known)}."
             )
         return (
             f"{name}'s result can exceed {_number(most)}, the largest "
-            f"{np.dtype(value.dtype).name}: {self._name(equation.results[0])} {_range(value)}."
+            f"{np.dtype(value.dtype).name}: {self.name(equation.results[0])} {_range(value)}."
         )
 
-    def _name(self, value: int) -> str:
+    def name(self, value: int) -> str:
+        """Return the expression of a value."""
         logits = self._softmax(value)
         return f"softmax({self._expressions.of(logits)})" if logits else self._expressions.of(value)
 

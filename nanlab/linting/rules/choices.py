@@ -182,5 +182,6 @@ CHOICES: dict[str, Callable[..., Any]] = {
     "clamp": clamp,
     "select_n": select,
     **{name: compared(name) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
+    **dict.fromkeys(("eq_to", "lt_to", "le_to"), lambda here, *operands: here.value(0.0, 1.0)),
 }
 """Rules of comparisons and choices."""
