@@ -153,16 +153,7 @@ def test_a_healthy_train_step_has_no_finding():
 
 
 # Faults of the corpus: the finding is on the line where the inf or the NaN begins.
-@pytest.mark.parametrize(
-    "name",
-    [
-        "where_sqrt_grad",
-        "bce_naive",
-        "layernorm_no_eps",
-        "embedding_out_of_range",
-        "adafactor_fp16_zero_grad",
-    ],
-)
+@pytest.mark.parametrize("name", ["where_sqrt_grad", "bce_naive", "pow_negative_base"])
 def test_a_fault_of_the_corpus_is_named_at_its_line(name):
     function, arguments = CASES[name].built
     with jax.enable_x64(False):

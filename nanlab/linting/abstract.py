@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from nanlab.linting.floats import Ends, float_type, integer_range, is_float
+from nanlab.linting.floats import Ends, Number, float_type, integer_range, is_float
 from nanlab.linting.relations import Bound, Peak
 
-Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
+Mask: TypeAlias = Any
+"""An array of booleans, compressed like ends."""
 
 MOST_ELEMENTS = 1 << 15
 """Larger arrays have one interval for all their elements."""
@@ -130,7 +131,7 @@ class Abstract:
         """Whether all elements are one and the same finite number."""
         return not self.bad and self.least == self.greatest
 
-    def near(self, number: float) -> Mask:
+    def near(self, number: Number) -> Mask:
         """Return the elements that may be this number; subnormals may be zero."""
         if number == 0 and is_float(self.dtype):
             if self.nonzero:

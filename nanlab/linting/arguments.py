@@ -13,8 +13,6 @@ from nanlab.backend import jaxpr as _jax
 from nanlab.linting.abstract import INPUT, NEVER, Abstract, May, anything, interval
 from nanlab.linting.floats import float_type, is_float
 
-Range = float | tuple[float, float]
-
 REACH = 10.0
 """Numbers are assumed to reach at least this far from zero."""
 
@@ -46,7 +44,7 @@ class Assumption:
 
 
 def assumptions_of(
-    names: Sequence[str], arrays: Sequence[Any], assume: Mapping[str, Range] | None
+    names: Sequence[str], arrays: Sequence[Any], assume: Mapping[str, Any] | None
 ) -> list[Assumption | None]:
     """Return what to assume of each array; None for random keys and booleans.
 
@@ -100,7 +98,7 @@ def _head(name: str) -> str:
     return name.partition("[")[0].partition(".")[0]
 
 
-def _range(key: str, given: Range, problems: list[str]) -> tuple[float, float]:
+def _range(key: str, given: Any, problems: list[str]) -> tuple[float, float]:
     try:
         lo, hi = given if isinstance(given, Sequence) else (-abs(given), abs(given))
         lo, hi = float(lo), float(hi)

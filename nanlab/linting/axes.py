@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nanlab.blame.program.program import Equation
 
@@ -37,7 +37,7 @@ def axes_of(equation: Equation, before: Sequence[int], after: Sequence[int]) -> 
     return _placed(sources, targets, len(after))
 
 
-def _placed(sources: Iterable[int], targets: Iterable[int], ndim: int) -> Axes:
+def _placed(sources: Iterable[int], targets: Iterable[Any], ndim: int) -> Axes:
     axes: Axes = [None] * ndim
     for source, target in zip(sources, targets, strict=True):
         axes[target] = source

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-Ends: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
-"""Ends of intervals, one for each element; an axis of size 1 stands for all elements along it."""
+Ends: TypeAlias = Any
+"""Ends of intervals, an array of float64; an axis of size 1 stands for all elements along it."""
+
+Number: TypeAlias = float | int
 
 
 class FloatType(NamedTuple):
@@ -74,7 +76,7 @@ def rounded(ends: Ends, dtype: Any) -> Ends:
     return ends.astype(dtype).astype(np.float64)
 
 
-def next_number(number: float, dtype: Any, direction: float) -> float:
+def next_number(number: Number, dtype: Any, direction: Number) -> float:
     """Return the next number of a type in a direction; next to zero, the first not flushed."""
     if not is_float(dtype):
         return float(number) + direction

@@ -15,7 +15,7 @@ from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, Mask, May
 from nanlab.linting.axes import MOVES, axes_of
 from nanlab.linting.danger import Danger
-from nanlab.linting.floats import Ends, float_type, is_float
+from nanlab.linting.floats import Ends, Number, float_type, is_float
 from nanlab.linting.relations import Bound, Kind
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Here:
     # What a rule returns.
 
     def value(
-        self, lo: Any, hi: Any, *mays: May, ulps: float = 0, roundings: float = 0, **fields: Any
+        self, lo: Any, hi: Any, *mays: May, ulps: Number = 0, roundings: Number = 0, **fields: Any
     ) -> Abstract:
         """Return the result.
 

@@ -17,7 +17,7 @@ from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, Phase
 from nanlab.linting.abstract import CONSTANT, INPUT
 from nanlab.linting.analysis import Analysis, Results
-from nanlab.linting.arguments import Assumption, Range, abstract_argument, assumptions_of
+from nanlab.linting.arguments import Assumption, abstract_argument, assumptions_of
 from nanlab.linting.report import Finding, Proof, Report, Unknown
 from nanlab.linting.sentences import Sentences
 
@@ -25,7 +25,7 @@ from nanlab.linting.sentences import Sentences
 def lint(
     function: Callable[..., Any],
     *args: Any,
-    assume: Mapping[str, Range] | None = None,
+    assume: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Report:
     """Report where an inf or a NaN can arise in a function, before it runs.
@@ -71,7 +71,7 @@ logits differ by more than 103."
     return lint_call(call_of(function, args, kwargs), assume)
 
 
-def lint_call(call: Call, assume: Mapping[str, Range] | None = None) -> Report:
+def lint_call(call: Call, assume: Mapping[str, Any] | None = None) -> Report:
     """Return the report of a call that has been traced."""
     program = flatten_closed(call.closed, None)
     assumptions = assumptions_of(call.names, call.arrays, assume)

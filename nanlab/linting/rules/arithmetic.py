@@ -67,7 +67,7 @@ def mul(here: Here, a: Abstract, b: Abstract) -> Abstract:
             return masked
     lo, hi = at_corners(np.multiply, a, b)
     a_inf, b_inf = a.infs, b.infs
-    clash = (a_inf.where & _has(b, 0)) | (b_inf.where & _has(a, 0))
+    clash = (a_inf.where & b.near(0)) | (b_inf.where & a.near(0))
     nan = here.meeting(Mechanism.ZERO_TIMES_INF, clash, a_inf | b_inf)
     makers = a_inf | b_inf
     up = (a.posinf.where & _up(b)) | (b.posinf.where & _up(a))
@@ -111,10 +111,6 @@ def _masked(here: Here, operand: int, value: Abstract) -> Abstract | None:
     chosen = analysis.guards.under(here.equation.operands[operand], value, facts)
     lo, hi = np.minimum(chosen.lo, 0), np.maximum(chosen.hi, 0)
     return here.value(lo, hi, chosen.posinf, chosen.neginf, chosen.nan)
-
-
-def _has(value: Abstract, number: float) -> Any:
-    return value.near(number)
 
 
 def _up(value: Abstract) -> Any:
@@ -204,8 +200,8 @@ def arctangent2(here: Here, a: Abstract, b: Abstract) -> Abstract:
 def nextafter(here: Here, a: Abstract, b: Abstract) -> Abstract:
     """Return the next number towards another."""
     kind = float_type(here.dtype)
-    lo = a.lo - abs(a.lo) * kind.epsilon - kind.smallest
-    hi = a.hi + abs(a.hi) * kind.epsilon + kind.smallest
+    lo = a.lo - abs(a.lo) * kind.epsilon - kind.zero_below
+    hi = a.hi + abs(a.hi) * kind.epsilon + kind.zero_below
     lo = np.where(
         a.neginf.where, -here.largest, np.where(a.posinf.where & a.empty, here.largest, lo)
     )

@@ -11,7 +11,7 @@ from scipy import special
 
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, May
-from nanlab.linting.floats import float_type
+from nanlab.linting.floats import Number, float_type
 from nanlab.linting.here import Here
 from nanlab.linting.relations import Bound, Peak
 
@@ -29,7 +29,7 @@ def _logistic(x: Any) -> Any:
 
 
 def increasing(
-    function: Callable[[Any], Any], *, ulps: float = ULPS, least: float = -np.inf,
+    function: Callable[[Any], Any], *, ulps: Number = ULPS, least: float = -np.inf,
     most: float = np.inf,
 ) -> Rule:  # fmt: skip
     """Return the rule of an increasing function that is finite for all finite numbers.

@@ -10,7 +10,7 @@ import numpy as np
 
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, May, anything
-from nanlab.linting.floats import float_type, is_float
+from nanlab.linting.floats import Number, float_type, is_float
 from nanlab.linting.here import Here
 from nanlab.linting.relations import Bound
 from nanlab.linting.rules.elementwise import neg
@@ -20,13 +20,13 @@ def _over(value: Abstract, axes: Sequence[int], name: str) -> May:
     return getattr(value, name).map(lambda mask: mask.any(axis=tuple(axes)))
 
 
-def rounding(here: Here, count: float) -> float:
+def rounding(here: Here, count: Number) -> float:
     """Return the relative error of a sum of `count` numbers, in whatever order."""
     error = count * float_type(here.dtype).epsilon / 2
     return error / (1 - error) if error < 0.5 else float(np.expm1(min(error, 80.0)))
 
 
-def sum_with_error(here: Here, lo: Any, hi: Any, size: Any, count: float) -> tuple[Any, Any]:
+def sum_with_error(here: Here, lo: Any, hi: Any, size: Any, count: Number) -> tuple[Any, Any]:
     """Return the ends of a sum with its rounding; `size` bounds the sum of absolute values."""
     error = rounding(here, count) * size
     least = lo - error
