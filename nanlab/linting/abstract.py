@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanlab.linting.floats import Ends, Number, float_type, integer_range, is_float
+from nanlab.linting.floats import Ends, Mask, Number, float_type, integer_range, is_float
 from nanlab.linting.relations import Bound, Peak
-
-Mask: TypeAlias = Any
-"""An array of booleans, compressed like ends."""
 
 MOST_ELEMENTS = 1 << 15
 """Larger arrays have one interval for all their elements."""

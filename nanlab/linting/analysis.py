@@ -15,7 +15,6 @@ from nanlab.linting.abstract import (
     MOST_ELEMENTS,
     NEVER,
     Abstract,
-    Mask,
     May,
     anything,
     constant,
@@ -23,7 +22,7 @@ from nanlab.linting.abstract import (
 )
 from nanlab.linting.axes import COPIES
 from nanlab.linting.danger import Danger
-from nanlab.linting.floats import float_type, integer_range, is_float, rounded
+from nanlab.linting.floats import Mask, float_type, integer_range, is_float, rounded
 from nanlab.linting.guards import Guards
 from nanlab.linting.here import Here
 from nanlab.linting.rules.kernels import COMPLEX, any_numbers

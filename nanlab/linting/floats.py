@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
-Ends: TypeAlias = Any
-"""Ends of intervals, an array of float64; an axis of size 1 stands for all elements along it."""
+# At run time a single number is a NumPy scalar, and no array.
+if TYPE_CHECKING:
+    Ends: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+    Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+else:
+    Ends = Mask = Any
+"""Ends of intervals, and masks; an axis of size 1 stands for all elements along it."""
 
 Number: TypeAlias = float | int
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from nanlab.blame.program.program import Equation
 from nanlab.blame.vocabulary import Mechanism
-from nanlab.linting.abstract import NEVER, Abstract, Mask, May
+from nanlab.linting.abstract import NEVER, Abstract, May
 from nanlab.linting.axes import MOVES, axes_of
 from nanlab.linting.danger import Danger
-from nanlab.linting.floats import Ends, Number, float_type, is_float
+from nanlab.linting.floats import Ends, Mask, Number, float_type, is_float
 from nanlab.linting.relations import Bound, Kind
 
 if TYPE_CHECKING:

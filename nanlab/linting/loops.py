@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nanlab.blame.program.program import Equation, Frame, Program
-from nanlab.linting.abstract import Abstract, Mask, anything, joined, within
+from nanlab.linting.abstract import Abstract, anything, joined, within
+from nanlab.linting.floats import Mask
 
 if TYPE_CHECKING:
     from nanlab.linting.analysis import Analysis
