@@ -40,6 +40,13 @@ def square(here: Here, a: Abstract) -> Abstract:
     return power(here, a, 2)
 
 
+def one_minus_square(here: Here, a: Abstract) -> Abstract:
+    """Return 1 - x², the derivative of tanh in JAX 0.12."""
+    squared = power(here, a, 2)
+    lo, hi = 1 - squared.hi, 1 - squared.lo
+    return here.value(lo, hi, NEVER, squared.posinf, a.nan, roundings=2)
+
+
 def integer_pow(here: Here, a: Abstract) -> Abstract:
     """Return x to a constant integer power."""
     exponent = here.params["y"]
@@ -103,6 +110,7 @@ def power_of(here: Here, a: Abstract, b: Abstract) -> Abstract:
 
 POWERS: dict[str, Callable[..., Any]] = {
     "square": square,
+    "one_minus_square": one_minus_square,
     "integer_pow": integer_pow,
     "pow": power_of,
 }
