@@ -9,22 +9,27 @@ if TYPE_CHECKING:
     from nanlab.blame.explain.verdict import Verdict
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
+    from nanlab.linting.lint import lint
+    from nanlab.linting.report import Finding, Report
     from nanlab.problems.problem import Metrics, Problem
     from nanlab.results.load import LoadError, load
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "LoadError", "Metrics", "Problem", "Site", "Verdict", "__version__", "load", "pinpoint",
-    "replay_run",
+    "Finding", "LoadError", "Metrics", "Problem", "Report", "Site", "Verdict", "__version__",
+    "lint", "load", "pinpoint", "replay_run",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
+    "Finding": "nanlab.linting.report",
     "LoadError": "nanlab.results.load",
     "Metrics": "nanlab.problems.problem",
     "Problem": "nanlab.problems.problem",
+    "Report": "nanlab.linting.report",
     "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
+    "lint": "nanlab.linting.lint",
     "load": "nanlab.results.load",
     "pinpoint": "nanlab.blame.pinpoint",
     "replay_run": "nanlab.study.replay",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import runpy
 import sys
 from importlib import import_module
 
@@ -12,6 +13,7 @@ from nanlab.cli.streams import allow_closed_output
 COMMANDS = {
     "sweep": "train every run of a grid file; attribute every failure",
     "debug": "run a script; find what made its first inf or NaN",
+    "lint": "run a script; report where an inf or a NaN can arise in it",
     "replay": "bring a failed run back to its failing step",
     "report": "write the report of a study: page, figures, tables, citation",
     "verify": "run a study again, all or a sample; report what reproduces",
@@ -64,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         hint = f'; did you mean "{near[0]}"?' if near else "; nanlab --help lists the commands"
         print(f"nanlab: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
+    if name in nanlab.__all__:  # an import would hide the function of this name
+        return runpy.run_module(f"nanlab.{name}", run_name=f"nanlab.{name}:")["main"](arguments)
     module = import_module(f"nanlab.{name}")
     if hasattr(module, "__path__"):  # a room: its command is its __main__
         module = import_module(f"nanlab.{name}.__main__")

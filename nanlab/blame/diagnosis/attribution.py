@@ -53,6 +53,25 @@ class Causes(NamedTuple):
 _FORWARD = (Phase.INIT, Phase.DATA, Phase.FORWARD)
 
 
+def site_at(equation: Equation, phase: Phase, mechanism: Mechanism, **fields: Any) -> Site:
+    """Return the site of an equation; `fields` are further fields, such as `iterations`."""
+    frame, library = location.user_frame(equation), location.library_frame(equation)
+    return Site(
+        primitive=equation.primitive,
+        phase=phase,
+        module=location.module_of(equation.scopes, equation.callers),
+        source=f"{from_package_root(frame.file)}:{frame.line}" if frame else "",
+        function=frame.function if frame else "",
+        file=frame.file if frame else "",
+        line=frame.line if frame else 0,
+        code=_code(frame.file, frame.line) if frame else "",
+        library=f"{from_package_root(library.file)}:{library.line}" if library else "",
+        library_code=_code(library.file, library.line) if library else "",
+        mechanism=mechanism,
+        **fields,
+    )
+
+
 class CauseFinder:
     """Finds the causes of faults in one program.
 
@@ -168,19 +187,10 @@ class CauseFinder:
                 function="", library="", mechanism=Mechanism(event.source),
             )  # fmt: skip
         equation = self._program.equations[event.equation]
-        frame, library = location.user_frame(equation), location.library_frame(equation)
-        return Site(
-            primitive=equation.primitive,
-            phase=self.phase(event.equation),
-            module=location.module_of(equation.scopes, equation.callers),
-            source=f"{from_package_root(frame.file)}:{frame.line}" if frame else "",
-            function=frame.function if frame else "",
-            file=frame.file if frame else "",
-            line=frame.line if frame else 0,
-            code=_code(frame.file, frame.line) if frame else "",
-            library=f"{from_package_root(library.file)}:{library.line}" if library else "",
-            library_code=_code(library.file, library.line) if library else "",
-            mechanism=self._mechanism(reading, event, equation),
+        return site_at(
+            equation,
+            self.phase(event.equation),
+            self._mechanism(reading, event, equation),
             iterations=event.iterations,
             **contents,
         )

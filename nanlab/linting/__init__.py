@@ -1,0 +1,1 @@
+"""Before it runs: where an inf or a NaN can arise, by abstract interpretation."""

@@ -1,0 +1,1 @@
+"""Rules: what a primitive does to abstract values, by family."""
