@@ -10,24 +10,29 @@ if TYPE_CHECKING:
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
     from nanlab.problems.problem import Metrics, Problem
+    from nanlab.recorder.fault import Fault
+    from nanlab.recorder.recorder import Recorder, watch
     from nanlab.results.load import LoadError, load
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "LoadError", "Metrics", "Problem", "Site", "Verdict", "__version__", "load", "pinpoint",
-    "replay_run",
+    "Fault", "LoadError", "Metrics", "Problem", "Recorder", "Site", "Verdict", "__version__",
+    "load", "pinpoint", "replay_run", "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
+    "Fault": "nanlab.recorder.fault",
     "LoadError": "nanlab.results.load",
     "Metrics": "nanlab.problems.problem",
     "Problem": "nanlab.problems.problem",
+    "Recorder": "nanlab.recorder.recorder",
     "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
     "load": "nanlab.results.load",
     "pinpoint": "nanlab.blame.pinpoint",
     "replay_run": "nanlab.study.replay",
+    "watch": "nanlab.recorder.recorder",
 }
 
 

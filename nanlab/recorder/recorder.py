@@ -1,0 +1,364 @@
+"""The flight recorder: `nanlab.Recorder` and `nanlab.watch`."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import jax
+
+from nanlab.recorder.detect import Event, Logged, Metrics, state_is_bad, verify
+from nanlab.recorder.fault import Fault
+from nanlab.recorder.investigate import investigate
+from nanlab.recorder.policies import POLICIES, repaired_leaves
+from nanlab.recorder.replay import CannotRepair, arguments_of
+from nanlab.recorder.tape import LostArgument, Tape, flatten
+from nanlab.recorder.watched import Watched, watched_function
+
+Policy = Literal["raise", "skip", "rollback"]
+
+_LOG = logging.getLogger("nanlab")
+_LOOK_EVERY = 4  # calls; must be a power of two
+
+
+class Recorder:
+    """Records the calls of jitted functions, so that the first faulty one is at hand afterwards.
+
+    Nothing is added to the functions and nothing waits for them: what they compute stays the same,
+    to the bit, and donation stays on. What the tape needs is one more copy of the state, and the
+    batches since that copy.
+
+    Args:
+        folder: where the faulty call is saved; None for nowhere.
+        every: number of calls between two copies of the state.
+        lag: number of calls after which small outputs (losses, norms) are read.
+        history: number of calls whose small outputs are remembered.
+        memory: bytes of batches after which the state is copied early.
+        on_host: whether copies of the state are stored in the host's memory.
+        on_fault: "raise" `nanlab.Fault`; "skip": compute the state again without the faulty step
+            and go on; "rollback": go on from the state before it; or a function of the fault that
+            returns one of these.
+        strict: whether any output that is not finite is a fault, not only state.
+
+    Attributes:
+        events: metrics that were not finite while the state was.
+        faults: the faults so far.
+        remarks: what was said about the recording.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import nanlab
+        >>> @jax.jit
+        ... def step(w, x):
+        ...     return w - jnp.log(x), w.sum()
+        >>> w = jnp.ones(2)
+        >>> try:
+        ...     with nanlab.Recorder() as recorder:
+        ...         step = recorder.watch(step)
+        ...         for x in (1.0, 2.0, -1.0, 3.0):
+        ...             w, loss = step(w, x)
+        ... except nanlab.Fault as fault:
+        ...     print(fault.step, fault.batch, fault.verdict.culprit.primitive)
+        2 -1.0 log
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        every: int = 64,
+        lag: int = 2,
+        history: int = 64,
+        memory: int = 1 << 30,
+        on_host: bool = False,
+        on_fault: Policy | Callable[[Fault], Policy | None] = "raise",
+        strict: bool = False,
+    ) -> None:
+        for name, number, least in (("every", every, 1), ("lag", lag, 0), ("history", history, 1)):
+            if number < least:
+                raise ValueError(f"{name} = {number}: must be {least} or more")
+        if not callable(on_fault) and on_fault not in POLICIES:
+            raise ValueError(
+                f"on_fault = {on_fault!r}: must be {', '.join(map(repr, POLICIES))} or a function"
+            )
+        self.folder = None if folder is None else Path(folder)
+        self.every, self.memory, self.on_fault, self.strict = every, memory, on_fault, strict
+        self.remarks: list[str] = []
+        self.faults: list[Fault] = []
+        self.tape = Tape(on_host=on_host)
+        self.metrics = Metrics(lag, history, self.say)
+        self.is_idle = False
+        self._waits = jax.process_count() > 1  # every process must decide the same at the same call
+        self._turn_at, self._flying = every, 0
+        self._head: Watched | None = None
+        self._repaired: dict[int, tuple[Any, Any]] = {}
+        self._lock = threading.RLock()
+        _flush_at_exit(self)
+
+    @property
+    def events(self) -> list[Event]:
+        """Metrics that were not finite while the state was."""
+        return self.metrics.events
+
+    def watch(self, function: Any, *, source: Any = None) -> Any:
+        """Return a function like this one whose calls are recorded.
+
+        Args:
+            function: what `jax.jit`, `jax.pmap`, `nnx.jit`, `eqx.filter_jit` or
+                `jit(f).lower(...).compile()` returned.
+            source: the function that a verdict is made of; a compiled function has none itself.
+
+        Returns:
+            The function to call in its place.
+        """
+        return watched_function(self, function, source)
+
+    def add(self, watched: Watched) -> Watched:
+        """Put a function on the tape."""
+        self.tape.functions.append(watched)
+        return watched
+
+    def say(self, remark: str) -> None:
+        """Print a remark, once."""
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+            _LOG.warning("nanlab.Recorder: %s", remark)
+
+    # A call.
+
+    def call(self, watched: Watched, args: Any, kwargs: Any) -> Any:
+        """Make a call of a watched function and record it."""
+        __tracebackhide__ = True
+        with self._lock:
+            leaves, tree = flatten((args, kwargs))
+            number = self.tape.number
+            if not number & (_LOOK_EVERY - 1) or self._waits:
+                self._look((watched, tree, leaves))
+            if number >= self._turn_at or self.tape.epoch.nbytes > self.memory:
+                self._turn(watched, (watched, tree, leaves))
+            if self._repaired:
+                leaves, args, kwargs = self._with_repaired(leaves, tree, args, kwargs)
+            try:
+                taken = self.tape.before(watched, leaves, tree)
+            except Exception as error:
+                self._give_up(error)
+                return watched.jitted(*args, **kwargs)
+            if taken.owned:
+                for place in taken.owned:
+                    leaves[place] = taken.stored[place]
+                args, kwargs = taken.plan.with_leaves(args, kwargs, leaves, taken.owned)
+            self._flying += 1
+        try:
+            out = watched.jitted(*args, **kwargs)
+        except BaseException:
+            self._flying -= 1
+            raise
+        with self._lock:
+            self._flying -= 1
+            outputs = flatten(out)[0]
+            if len(outputs) != watched.count:
+                watched.learn(out, outputs)
+            self.metrics.add(self.tape.after(watched, taken, outputs), outputs)
+        return out
+
+    def _give_up(self, error: Exception) -> None:
+        """Stop recording, and let the training go on."""
+        self.is_idle = True
+        self.say(f"recording has stopped: {type(error).__name__}: {error}")
+        self.tape.forget()
+        self.metrics.clear()
+
+    def _turn(self, watched: Watched, call: Any) -> None:
+        if self._head is None:
+            self._head = self.tape.epoch.entries[0].watched if self.tape.epoch.entries else watched
+        is_late = self.tape.number >= self._turn_at + 8 * len(self.tape.functions)
+        if self._flying or (watched is not self._head and not is_late):
+            return
+        if verify(self.tape.epoch, wait=True) is False:
+            self._alarm(None, call)
+        self.tape.turn()
+        self._turn_at = self.tape.number + self.every
+        self.tape.drop(self.metrics.first_unread(self.tape.number))
+
+    # Detection.
+
+    def _look(self, call: Any) -> None:
+        number, lag = self.tape.number, self.metrics.lag
+        epoch = self.tape.epoch
+        if (
+            epoch.is_clean is None
+            and number >= epoch.first + lag
+            and verify(epoch, wait=self._waits) is False
+        ):
+            self._alarm(None, call)
+        while (logged := self.metrics.read(number - lag + 1, wait=self._waits)) is not None:
+            self._alarm(logged, call)
+        if len(self.tape.epochs) > 1:
+            self.tape.drop(self.metrics.first_unread(number))
+
+    def _alarm(self, logged: Logged | None, call: Any) -> None:
+        """Judge a bad metric, or a bad state at an epoch's beginning (without a metric)."""
+        if not self.strict and not state_is_bad(self.tape.functions, call):
+            if logged is not None:
+                self.metrics.pass_over(logged)
+            else:
+                self.tape.epoch.is_clean = None
+                self.tape.epoch.checks.clear()
+            return
+        self.is_idle = True
+        try:
+            fault = investigate(self, logged)
+            policy = self.on_fault(fault) if callable(self.on_fault) else self.on_fault
+            self.faults.append(fault)
+            if call is None or policy not in ("skip", "rollback"):
+                raise fault
+            self._repair(fault, policy)
+        except Fault:
+            self._forget()
+            raise
+        finally:
+            self.is_idle = False
+
+    def _repair(self, fault: Fault, policy: Policy) -> None:
+        try:
+            pairs, left_out = repaired_leaves(self.tape, fault.call, policy == "rollback")
+        except (CannotRepair, LostArgument, LookupError) as error:
+            fault.notes.append(f"{policy} was not possible: {error}")
+            raise fault from None
+        self._repaired = {id(old): (old, new) for old, new in pairs}
+        count = len(left_out)
+        self.say(
+            f"step {fault.step} of {fault.function} is not finite: {policy} left out {count} "
+            f"call{'s' * (count != 1)}" + (f", saved in {fault.folder}" if fault.folder else "")
+        )
+        self.metrics.clear()
+        self.tape.turn()
+        while len(self.tape.epochs) > 1:
+            self.tape.epochs.popleft()
+        self._turn_at = self.tape.number + self.every
+
+    def _with_repaired(self, leaves: list[Any], tree: Any, args: Any, kwargs: Any) -> Any:
+        """Hand on the repaired state where the program hands on the bad one."""
+        repaired = self._repaired
+        if not any(id(x) in repaired for x in leaves):
+            if self.tape.number > self.tape.epoch.first + self.every:
+                self._repaired = {}
+            return leaves, args, kwargs
+        leaves = [repaired[id(x)][1] if id(x) in repaired else x for x in leaves]
+        args, kwargs = tree.unflatten(leaves)
+        return leaves, args, kwargs
+
+    def _forget(self) -> None:
+        self.tape.forget()
+        self.metrics.clear()
+        self._head, self._turn_at = None, self.tape.number + self.every
+
+    # The end.
+
+    def flush(self) -> None:
+        """Look at everything that has been computed, and wait for it.
+
+        Raises:
+            Fault: something was not finite.
+        """
+        with self._lock:
+            if self.is_idle:
+                return
+            if verify(self.tape.epoch, wait=True) is False:
+                self._alarm(None, None)
+            while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
+                self._alarm(logged, None)
+            if self.tape.epoch.entries and state_is_bad(self.tape.functions, None):
+                self._alarm(None, None)
+
+    def at(self, call: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the exact (args, kwargs) of a call that is still on the tape.
+
+        Raises:
+            LookupError: the call is no longer on the tape.
+        """
+        epochs = [epoch for epoch in self.tape.epochs if epoch.first <= call]
+        if not epochs:
+            raise LookupError(f"call {call} is not on the tape")
+        with self._lock:
+            self.is_idle = True
+            try:
+                entry, leaves = arguments_of(epochs[-1:], call)
+            finally:
+                self.is_idle = False
+        return entry.plan.tree.unflatten(leaves)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.flush()
+            elif (fault := self.last_fault()) is not None:
+                error.add_note(f"nanlab.Recorder: {fault}")
+        finally:
+            self._forget()
+            self.is_idle = True
+
+    def last_fault(self) -> Fault | None:
+        """Return the fault in what has not been looked at yet; None without one."""
+        try:
+            self.flush()
+        except Fault as fault:
+            return fault
+        except Exception as error:
+            self.say(f"the last calls could not be looked at: {type(error).__name__}: {error}")
+        return None
+
+
+def _flush_at_exit(recorder: Recorder) -> None:
+    reference = weakref.ref(recorder)
+
+    def flush() -> None:
+        alive = reference()
+        fault = None if alive is None else alive.last_fault()
+        if fault is not None:
+            _LOG.error("%s", fault)
+
+    atexit.register(flush)
+    weakref.finalize(recorder, atexit.unregister, flush)
+
+
+_DEFAULT: list[Recorder] = []
+
+
+def watch(function: Any, *, source: Any = None) -> Any:
+    """Record the calls of a jitted function, and raise `nanlab.Fault` when a step goes bad.
+
+    All functions that are watched so share one `nanlab.Recorder` with its default settings.
+
+    Args:
+        function: what `jax.jit`, `jax.pmap`, `nnx.jit`, `eqx.filter_jit` or
+            `jit(f).lower(...).compile()` returned.
+        source: the function that a verdict is made of; a compiled function has none itself.
+
+    Returns:
+        The function to call in its place.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import nanlab
+        >>> step = nanlab.watch(jax.jit(lambda w, x: w - x))
+        >>> step(jnp.ones(2), 1.0)
+        Array([0., 0.], dtype=float32)
+    """
+    if not _DEFAULT:
+        _DEFAULT.append(Recorder())
+    return _DEFAULT[0].watch(function, source=source)
