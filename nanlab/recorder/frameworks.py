@@ -41,6 +41,8 @@ class Outer:
 
     def __init__(self, function: Any, attribute: str, jitted: Any) -> None:
         self._function, self._inside = function, copy.copy(function)
+        if attribute == "jitted_fn":
+            self._inside.__class__ = _twin(function)
         object.__setattr__(self._inside, attribute, jitted)
         functools.update_wrapper(self, function, updated=())
 
@@ -59,6 +61,19 @@ class Outer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
+
+
+def _twin(function: Any) -> type:
+    """Return a class whose instances equal a function of `nnx.jit`, which is a key for NNX."""
+
+    class Twin(type(function)):
+        def __eq__(self, other: object) -> bool:
+            return other is self or other is function
+
+        def __hash__(self) -> int:
+            return hash(function)
+
+    return Twin
 
 
 def user_call(leaves: Sequence[Any]) -> UserCall | None:

@@ -120,7 +120,10 @@ def locate(
             differing += not same_bits(on_host(outputs[index]), value)
         bad |= {entry.base + index: entry for index in worse}
         if any(is_strict or index in entry.watched.judged for index in worse):
-            return Located(entry=_first(entry, bad), compared=compared, differing=differing)
+            first = _first(entry, bad)
+            if first is entry and _came_bad(entry):
+                first = _since_last(entry, bad)
+            return Located(entry=first, compared=compared, differing=differing)
     return Located(entry=None, compared=compared, differing=differing)
 
 
@@ -130,6 +133,22 @@ def _first(entry: Entry, bad: dict[int, Entry]) -> Entry:
     makers = [bad[s] for s in sources if s is not None and s in bad]
     earliest = min(makers, key=lambda e: e.number, default=None)
     return entry if earliest is None else _first(earliest, bad)
+
+
+def _came_bad(entry: Entry) -> bool:
+    """Return whether an argument from outside was bad: code between the calls handed it on."""
+    places = [place for place in entry.plan.outside if place in entry.stored]
+    values = [value_of(entry.stored[place], entry, place) for place in places]
+    arrays = [value for value in values if is_inexact(value)]
+    return bool(arrays) and any(Codes(arrays).read())
+
+
+def _since_last(entry: Entry, bad: dict[int, Entry]) -> Entry:
+    """Return the earliest bad call since the last one of the same function."""
+    numbers = [e.number for e in bad.values() if e.watched is entry.watched and e is not entry]
+    last = max(numbers, default=-1)
+    last = max(last, entry.number - len(entry.watched.recorder.tape.functions) * 8)
+    return min((e for e in bad.values() if e.number > last), key=lambda e: e.number, default=entry)
 
 
 def worse_outputs(entry: Entry, outputs: Sequence[Any]) -> list[int]:

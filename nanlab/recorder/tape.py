@@ -8,6 +8,7 @@ too: so the state is copied once an epoch, and an epoch can be replayed without 
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from operator import is_, itemgetter
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from nanlab.recorder.watched import Watched
 
 flatten: Callable[[Any], tuple[list[Any], Any]] = jax.tree_util.default_registry.flatten
-_DEEPEST = 8  # the outputs of this many calls of one function are recognized
+_DEEPEST = 8  # the outputs of this many calls of one function are recognized, where it matters
+_PROBES = 3
 
 
 class LostArgument(RuntimeError):
@@ -47,11 +49,33 @@ class Cell:
         self.value, self.original = value, value
 
 
-class Outputs(NamedTuple):
+class Outputs:
     """What one call returned: its leaves, numbered from `base` on among all outputs."""
 
-    base: int
-    leaves: list[Any]
+    __slots__ = ("_leaves", "_references", "base")
+
+    def __init__(self, base: int, leaves: list[Any]) -> None:
+        self.base, self._leaves = base, leaves
+        self._references: list[Callable[[], Any]] | None = None
+
+    @property
+    def leaves(self) -> list[Any]:
+        """The leaves; None for one that nobody has any more."""
+        if self._references is None:
+            return self._leaves
+        return [reference() for reference in self._references]
+
+    def loosen(self) -> None:
+        """Keep none of the leaves alive from now on."""
+        self._references = [_reference(x) for x in self._leaves]
+        self._leaves = []
+
+
+def _reference(x: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(x)
+    except TypeError:
+        return lambda: x
 
 
 class Plan:
@@ -87,13 +111,13 @@ class Plan:
         for producer, age, take, output in self.feeds:
             if age >= len(producer.recent):
                 return None
-            base, outputs = producer.recent[age]
+            outputs = producer.recent[age]
             try:
-                if not all(map(is_, take(leaves), output(outputs))):
+                if not all(map(is_, take(leaves), output(outputs.leaves))):
                     return None
             except IndexError:  # the function returned less than it did
                 return None
-            bases.append(base)
+            bases.append(outputs.base)
         return tuple(bases)
 
     def older(self, bases: Sequence[int], base: int) -> list[int]:
@@ -199,6 +223,7 @@ class Tape:
         self.functions: list[Watched] = []
         self.on_host, self.pool = on_host, Pool()
         self.number = self.base = self.version = 0
+        self._probes, self._probed_to = _PROBES, -1
         self.epochs: deque[Epoch] = deque([Epoch(0, 0)])
         self.epoch = self.epochs[0]
 
@@ -247,9 +272,14 @@ class Tape:
             self.number, watched.calls, watched, taken.plan, taken.bases, taken.stored, base, count
         )
         taken.epoch.entries.append(entry)
-        if len(watched.recent) < (watched.recent.maxlen or 1):
+        recent = watched.recent
+        if len(recent) < (recent.maxlen or 1):
             self.version += 1  # plans that were made before may take its outputs for outside
-        watched.recent.appendleft(Outputs(base, leaves))
+        if recent and recent.maxlen != 1:
+            recent[0].loosen()
+        recent.appendleft(Outputs(base, leaves))
+        if self.number == self._probed_to:
+            self._end_probe()
         watched.calls += 1
         self.base = base + count
         self.number += 1
@@ -272,12 +302,36 @@ class Tape:
                 nbytes += x.nbytes if KINDS[type(x)] == ARRAY else 0
             else:
                 feeds.setdefault(at[:2], []).append((place, at[2]))
+        if nbytes and watched.calls and self._probes and self._probed_to < self.number:
+            self._probe()
         plan = Plan(tree, watched.donated(tree, leaves), feeds, outside, nbytes)
         watched.add(plan, self.version)
         plan.is_first = not watched.layouts[tree].is_begun
         bases = plan.bases(leaves)
         assert bases is not None
         return plan, bases
+
+    def _probe(self) -> None:
+        """See for some calls whether arguments are outputs of earlier calls than the last one.
+
+        So it is where one function updates several states in turn, as in a GAN.
+        """
+        self._probes -= 1
+        self._probed_to = self.number + 2 * _DEEPEST * len(self.functions)
+        self._set_depth(_DEEPEST)
+
+    def _end_probe(self) -> None:
+        if any(function.depth_used(self.version) for function in self.functions):
+            self._probes = 0
+        else:
+            self._set_depth(1)
+
+    def _set_depth(self, depth: int) -> None:
+        for function in self.functions:
+            function.recent = deque(function.recent, maxlen=depth)
+            while len(function.recent) > depth:
+                function.recent.pop()
+        self.version += 1
 
     def _store(
         self, leaves: list[Any], plan: Plan, places: list[int], epoch: Epoch

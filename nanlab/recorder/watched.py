@@ -114,6 +114,11 @@ class Watched:
                     return plan, bases
         return None, None
 
+    def depth_used(self, version: int) -> int:
+        """Return how many calls ago arguments were computed, beyond the last call."""
+        plans = [p for plans in self._plans.values() for p in plans if p.version == version]
+        return max((age for plan in plans for _, age in plan.pairs), default=0)
+
     def add(self, plan: Plan, version: int) -> None:
         """Add a plan; those with the most leaves fed are tried first."""
         plan.version = version
