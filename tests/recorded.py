@@ -39,6 +39,10 @@ class Training:
     state: Callable[[], Any]
 
 
+def on_device(batch: np.ndarray) -> Any:
+    return jnp.asarray(batch.copy())  # JAX may read, or use, the loader's memory later
+
+
 def single(watch, donate=(0,), wrap=lambda x: x):
     optimizer = optax.adam(1e-2)
 
@@ -250,7 +254,7 @@ def with_equinox(watch, donate="none"):
     held = [module, optimizer.init(eqx.filter(module, eqx.is_array))]
 
     def advance(batch):
-        *held[:], loss = step(*held, jnp.asarray(batch))
+        *held[:], loss = step(*held, on_device(batch))
         return loss
 
     return Training(advance, lambda: held)
@@ -280,7 +284,7 @@ def sharded(watch):
     mesh = jax.make_mesh((len(jax.devices()),), ("d",))
     across = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    training = single(watch, wrap=lambda batch: jax.device_put(batch, across))
+    training = single(watch, wrap=lambda batch: jax.device_put(batch.copy(), across))
 
     def place(x):
         return jax.device_put(x, across if x.shape == (8,) else everywhere)
@@ -311,8 +315,8 @@ def compiled(watch):
 TRAININGS = {
     "donated": single,
     "not donated": functools.partial(single, donate=()),
-    "arrays of the device": functools.partial(single, wrap=jnp.asarray),
-    "all donated": functools.partial(single, donate=(0, 1), wrap=jnp.asarray),
+    "arrays of the device": functools.partial(single, wrap=on_device),
+    "all donated": functools.partial(single, donate=(0, 1), wrap=on_device),
     "two functions": two_functions,
     "accumulating": accumulating,
     "eager update": eager_update,

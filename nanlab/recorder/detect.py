@@ -89,9 +89,13 @@ class Metrics:
             self._pending.popleft()
             logged = self._value_of(entry, indices, arrays)
             self.history.append(logged)
-            if any(is_bad(value) for _, value in logged.values):
+            if self._bad(logged):
                 return logged
         return None
+
+    def _bad(self, logged: Logged) -> list[int]:
+        muted = logged.watched.muted
+        return [i for i, x in logged.values if muted.get(i, 0) < _CHECKS_BEFORE_MUTED and is_bad(x)]
 
     def _value_of(self, entry: Entry, indices: list[int], arrays: list[Any]) -> Logged:
         gone = {i for i, x in zip(indices, arrays, strict=True) if x.is_deleted()}
@@ -105,7 +109,7 @@ class Metrics:
     def pass_over(self, logged: Logged) -> None:
         """Record an event: the metric was bad and the state is good."""
         watched = logged.watched
-        bad = [i for i, value in logged.values if is_bad(value)]
+        bad = self._bad(logged)
         names = tuple(watched.names[i] for i in bad)
         self.events.append(
             Event(call=logged.number, step=logged.step, function=watched.name, names=names)
@@ -136,33 +140,55 @@ def verify(epoch: Epoch, *, wait: bool) -> bool | None:
     return epoch.is_clean
 
 
-def state_is_bad(functions: list[Watched], call: tuple[Watched, Any, list[Any]] | None) -> bool:
+class InHand(NamedTuple):
+    """The call that is about to be made: the function, and its arguments."""
+
+    watched: Watched
+    tree: Any
+    leaves: list[Any]
+
+
+def state_is_bad(functions: list[Watched], call: InHand | None) -> bool | None:
     """Return whether the state holds an inf or a NaN that it did not hold from the start.
 
+    The state is what the call in hand takes, and what the last calls returned for others to take.
+    None: what the last call returned is bad, and it is not known yet whether anybody takes it.
+
     Args:
-        functions: the watched functions, whose last outputs are looked at.
-        call: the call that is about to be made: function, structure and leaves of its arguments.
+        functions: the watched functions.
+        call: the call in hand; None at the end.
     """
-    arrays: list[Any] = []
-    allowed: list[int] = []
-    is_known = any(function.state for function in functions)
+    found: list[tuple[Any, int, bool]] = []  # array, what it may hold, whether it is taken
+    taken: set[int] = set() if call is None else {id(x) for x in call.leaves}
     for function in functions:
-        for outputs in function.recent:
-            for index in function.state:
-                x: Any = outputs.leaves[index] if index < len(outputs.leaves) else None
-                if is_inexact(x) and not x.is_deleted():
-                    arrays.append(x)
-                    allowed.append(function.allowed(index))
-    if call is not None:
-        watched, tree, leaves = call
-        for place, x in enumerate(leaves):
-            is_known_place = tree in watched.layouts and (
-                not is_known or watched.is_state(tree, place)
-            )
-            if is_known_place and is_inexact(x) and not x.is_deleted():
-                arrays.append(x)
-                allowed.append(watched.allowed_in(tree, place))
-    if not arrays:
+        for _, index, x in function.last_outputs():
+            if index in function.state and id(x) not in taken and is_inexact(x):
+                is_open = call is not None and call.watched in function.takers(index)
+                found.append((x, function.allowed(index), not is_open))
+    if call is not None and call.tree in call.watched.layouts:
+        is_known = any(function.state for function in functions)
+        found += [
+            (x, call.watched.allowed_in(call.tree, place), True)
+            for place, x in enumerate(call.leaves)
+            if is_inexact(x)
+            and not x.is_deleted()
+            and (not is_known or call.watched.is_state(call.tree, place))
+        ]
+    if not found:
         return False
-    found = zip(Codes(arrays).read(), allowed, strict=True)
-    return any(code != FINITE and code > limit for code, limit in found)
+    codes = Codes([x for x, _, _ in found]).read()
+    bad = [
+        is_taken for (_, limit, is_taken), code in zip(found, codes, strict=True) if code > limit
+    ]
+    return any(bad) or (None if bad else False)
+
+
+def fed_on(functions: list[Watched], call: InHand | None) -> set[int]:
+    """Return the numbers of the last outputs that are going to be taken, as far as is known."""
+    taken: set[int] = set() if call is None else {id(x) for x in call.leaves}
+    return {
+        number
+        for function in functions
+        for number, index, x in function.last_outputs()
+        if id(x) in taken or call is None or call.watched not in function.takers(index)
+    }

@@ -11,7 +11,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
 from nanlab.recorder.bundle import save
-from nanlab.recorder.detect import Logged, verify
+from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Fault, Finding
 from nanlab.recorder.replay import Located, arguments_of, locate
 from nanlab.recorder.tape import Entry, Epoch, LostArgument
@@ -25,8 +25,11 @@ _NOT_REPRODUCED = (
 )
 
 
-def investigate(recorder: Recorder, logged: Logged | None) -> Fault:
-    """Return the fault behind a bad metric, or behind a bad state (without a metric)."""
+def investigate(recorder: Recorder, logged: Logged | None, call: InHand | None) -> Fault | None:
+    """Return the fault behind a bad metric, or behind a bad state (without a metric).
+
+    None if the program has gone on with another state.
+    """
     tape, notes = recorder.tape, list[str]()
     number = tape.number - 1 if logged is None else logged.number
     epochs = _from_good_state(list(tape.epochs), number)
@@ -37,7 +40,15 @@ def investigate(recorder: Recorder, logged: Logged | None) -> Fault:
     located = Located(entry=None, compared=0, differing=0)
     try:
         for _ in range(2):
-            located = locate(epochs, history, is_strict=recorder.strict)
+            located = locate(
+                epochs,
+                history,
+                is_strict=recorder.strict,
+                fed=fed_on(tape.functions, call),
+                is_over=call is None,
+            )
+            if located.is_rejected:
+                return None
             if located.entry is not None:
                 break
         else:

@@ -26,12 +26,7 @@ def repaired_leaves(
     """
     first = max(i for i, epoch in enumerate(tape.epochs) if epoch.first <= call)
     epochs = list(tape.epochs)[first:]
-    current = {
-        outputs.base + index: outputs.leaves[index]
-        for function in tape.functions
-        for outputs in function.recent
-        for index in function.state
-    }
+    current = {n: x for function in tape.functions for n, _, x in function.last_outputs()}
 
     def is_left_out(entry: Entry) -> bool:
         return entry.number == call or (is_rollback and entry.number > call)

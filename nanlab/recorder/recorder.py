@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import jax
 
-from nanlab.recorder.detect import Event, Logged, Metrics, state_is_bad, verify
+from nanlab.recorder.arrays import is_array
+from nanlab.recorder.detect import Event, InHand, Logged, Metrics, state_is_bad, verify
 from nanlab.recorder.fault import Fault
 from nanlab.recorder.investigate import investigate
 from nanlab.recorder.policies import POLICIES, repaired_leaves
@@ -24,7 +25,7 @@ from nanlab.recorder.watched import Watched, watched_function
 Policy = Literal["raise", "skip", "rollback"]
 
 _LOG = logging.getLogger("nanlab")
-_LOOK_EVERY = 4  # calls; must be a power of two
+_LOOK_EVERY = 4  # calls
 
 
 class Recorder:
@@ -95,9 +96,10 @@ class Recorder:
         self.metrics = Metrics(lag, history, self.say)
         self.is_idle = False
         self._waits = jax.process_count() > 1  # every process must decide the same at the same call
-        self._turn_at, self._flying = every, 0
-        self._head: Watched | None = None
+        self._turn_at, self._look_at, self._flying = every, 0, 0
+        self._head: Watched | None = None  # the function that a step begins with
         self._repaired: dict[int, tuple[Any, Any]] = {}
+        self._undecided: Logged | None = None
         self._lock = threading.RLock()
         _flush_at_exit(self)
 
@@ -138,16 +140,19 @@ class Recorder:
         with self._lock:
             leaves, tree = flatten((args, kwargs))
             number = self.tape.number
-            if not number & (_LOOK_EVERY - 1) or self._waits:
-                self._look((watched, tree, leaves))
+            self._head = self._head or watched
+            if number >= self._look_at and (watched is self._head or self.on_fault == "raise"):
+                self._look_at = number + (1 if self._waits else _LOOK_EVERY)
+                self._look(InHand(watched, tree, leaves))
             if number >= self._turn_at or self.tape.epoch.nbytes > self.memory:
-                self._turn(watched, (watched, tree, leaves))
+                self._turn(InHand(watched, tree, leaves))
             if self._repaired:
                 leaves, args, kwargs = self._with_repaired(leaves, tree, args, kwargs)
             try:
                 taken = self.tape.before(watched, leaves, tree)
             except Exception as error:
-                self._give_up(error)
+                if not any(is_array(x) and x.is_deleted() for x in leaves):
+                    self._give_up(error)  # else the call itself says what is wrong
                 return watched.jitted(*args, **kwargs)
             if taken.owned:
                 for place in taken.owned:
@@ -174,11 +179,9 @@ class Recorder:
         self.tape.forget()
         self.metrics.clear()
 
-    def _turn(self, watched: Watched, call: Any) -> None:
-        if self._head is None:
-            self._head = self.tape.epoch.entries[0].watched if self.tape.epoch.entries else watched
+    def _turn(self, call: InHand) -> None:
         is_late = self.tape.number >= self._turn_at + 8 * len(self.tape.functions)
-        if self._flying or (watched is not self._head and not is_late):
+        if self._flying or (call.watched is not self._head and not is_late):
             return
         if verify(self.tape.epoch, wait=True) is False:
             self._alarm(None, call)
@@ -188,7 +191,7 @@ class Recorder:
 
     # Detection.
 
-    def _look(self, call: Any) -> None:
+    def _look(self, call: InHand) -> None:
         number, lag = self.tape.number, self.metrics.lag
         epoch = self.tape.epoch
         if (
@@ -197,23 +200,32 @@ class Recorder:
             and verify(epoch, wait=self._waits) is False
         ):
             self._alarm(None, call)
-        while (logged := self.metrics.read(number - lag + 1, wait=self._waits)) is not None:
+        if (logged := self._undecided) is not None:
+            self._undecided = None
+            self._alarm(logged, call)
+        while self._undecided is None and (
+            logged := self.metrics.read(number - lag + 1, wait=self._waits)
+        ):
             self._alarm(logged, call)
         if len(self.tape.epochs) > 1:
             self.tape.drop(self.metrics.first_unread(number))
 
-    def _alarm(self, logged: Logged | None, call: Any) -> None:
+    def _alarm(self, logged: Logged | None, call: InHand | None) -> None:
         """Judge a bad metric, or a bad state at an epoch's beginning (without a metric)."""
-        if not self.strict and not state_is_bad(self.tape.functions, call):
-            if logged is not None:
-                self.metrics.pass_over(logged)
-            else:
-                self.tape.epoch.is_clean = None
-                self.tape.epoch.checks.clear()
+        is_faulty = self.strict or state_is_bad(self.tape.functions, call)
+        if is_faulty is None:
+            self._undecided = logged
+            self._look_at = self.tape.number + 1
+            return
+        if not is_faulty:
+            self._pass_over(logged)
             return
         self.is_idle = True
         try:
-            fault = investigate(self, logged)
+            fault = investigate(self, logged, call)
+            if fault is None:
+                self._pass_over(logged)
+                return
             policy = self.on_fault(fault) if callable(self.on_fault) else self.on_fault
             self.faults.append(fault)
             if call is None or policy not in ("skip", "rollback"):
@@ -225,10 +237,17 @@ class Recorder:
         finally:
             self.is_idle = False
 
+    def _pass_over(self, logged: Logged | None) -> None:
+        """The state is good after all."""
+        if logged is not None:
+            self.metrics.pass_over(logged)
+        else:
+            self.tape.epoch.is_clean = True
+
     def _repair(self, fault: Fault, policy: Policy) -> None:
         try:
             pairs, left_out = repaired_leaves(self.tape, fault.call, policy == "rollback")
-        except (CannotRepair, LostArgument, LookupError) as error:
+        except (CannotRepair, LostArgument) as error:
             fault.notes.append(f"{policy} was not possible: {error}")
             raise fault from None
         self._repaired = {id(old): (old, new) for old, new in pairs}
@@ -248,7 +267,7 @@ class Recorder:
         repaired = self._repaired
         if not any(id(x) in repaired for x in leaves):
             if self.tape.number > self.tape.epoch.first + self.every:
-                self._repaired = {}
+                self._repaired, self._undecided = {}, None
             return leaves, args, kwargs
         leaves = [repaired[id(x)][1] if id(x) in repaired else x for x in leaves]
         args, kwargs = tree.unflatten(leaves)
@@ -258,6 +277,7 @@ class Recorder:
         self.tape.forget()
         self.metrics.clear()
         self._head, self._turn_at = None, self.tape.number + self.every
+        self._repaired, self._undecided = {}, None
 
     # The end.
 
@@ -272,6 +292,8 @@ class Recorder:
                 return
             if verify(self.tape.epoch, wait=True) is False:
                 self._alarm(None, None)
+            if self._undecided is not None:
+                self._alarm(self._undecided, None)
             while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
                 self._alarm(logged, None)
             if self.tape.epoch.entries and state_is_bad(self.tape.functions, None):

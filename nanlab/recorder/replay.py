@@ -31,6 +31,10 @@ class Replay:
                 if source is not None:
                     self._last_use[source] = index
 
+    def is_used(self, number: int) -> bool:
+        """Return whether a call takes the output of this number."""
+        return number in self._last_use
+
     def retain(self, outputs: Iterable[int]) -> None:
         """Retain these outputs to the end."""
         self._last_use.update(dict.fromkeys(outputs, len(self.entries)))
@@ -83,11 +87,13 @@ class Located:
         entry: the first faulty call; None if the replay was finite.
         compared: number of metrics that were logged and computed again.
         differing: number of these whose bits differ.
+        is_rejected: whether there was bad state, which no later call took.
     """
 
     entry: Entry | None
     compared: int
     differing: int
+    is_rejected: bool = False
 
 
 def locate(
@@ -95,6 +101,8 @@ def locate(
     logged: Mapping[int, Sequence[tuple[int, Any]]],
     *,
     is_strict: bool,
+    fed: set[int],
+    is_over: bool,
 ) -> Located:
     """Find the first faulty call.
 
@@ -105,6 +113,8 @@ def locate(
         epochs: where to look; the state is good at their beginning.
         logged: number of a call -> (index, value) of the outputs that were read when it was made.
         is_strict: whether any output counts, not only state.
+        fed: numbers of the last outputs that are going to be taken.
+        is_over: whether there is no call to come, so that this is not known.
 
     Returns:
         The call, and how the replay compares with what was logged.
@@ -112,6 +122,7 @@ def locate(
     replay = Replay(epochs)
     bad: dict[int, Entry] = {}  # number of an output -> the call that made it
     compared = differing = 0
+    rejected = any(entry.watched.is_choosy for entry in replay.entries)
     for entry in replay.entries:
         outputs = replay.run(entry, replay.leaves(entry))
         worse = worse_outputs(entry, outputs)
@@ -119,12 +130,27 @@ def locate(
             compared += 1
             differing += not same_bits(on_host(outputs[index]), value)
         bad |= {entry.base + index: entry for index in worse}
-        if any(is_strict or index in entry.watched.judged for index in worse):
+        judged = [i for i in worse if is_strict or i in entry.watched.judged]
+        if not judged:
+            continue
+        if (
+            not is_strict
+            and entry.watched.state
+            and not any(
+                replay.is_used(entry.base + i)
+                or (entry.base + i in fed and not (is_over and rejected))
+                for i in judged
+            )
+        ):
+            rejected = True  # the program has gone on with another state
+        else:
             first = _first(entry, bad)
             if first is entry and _came_bad(entry):
-                first = _since_last(entry, bad)
+                first = _since_last(entry, replay.entries, bad)
             return Located(entry=first, compared=compared, differing=differing)
-    return Located(entry=None, compared=compared, differing=differing)
+    return Located(
+        entry=None, compared=compared, differing=differing, is_rejected=rejected and bool(bad)
+    )
 
 
 def _first(entry: Entry, bad: dict[int, Entry]) -> Entry:
@@ -143,11 +169,10 @@ def _came_bad(entry: Entry) -> bool:
     return bool(arrays) and any(Codes(arrays).read())
 
 
-def _since_last(entry: Entry, bad: dict[int, Entry]) -> Entry:
+def _since_last(entry: Entry, entries: Sequence[Entry], bad: dict[int, Entry]) -> Entry:
     """Return the earliest bad call since the last one of the same function."""
-    numbers = [e.number for e in bad.values() if e.watched is entry.watched and e is not entry]
-    last = max(numbers, default=-1)
-    last = max(last, entry.number - len(entry.watched.recorder.tape.functions) * 8)
+    same = [e.number for e in entries if e.watched is entry.watched and e.number < entry.number]
+    last = max(same, default=-1)
     return min((e for e in bad.values() if e.number > last), key=lambda e: e.number, default=entry)
 
 

@@ -328,9 +328,7 @@ class Tape:
 
     def _set_depth(self, depth: int) -> None:
         for function in self.functions:
-            function.recent = deque(function.recent, maxlen=depth)
-            while len(function.recent) > depth:
-                function.recent.pop()
+            function.recent = deque(list(function.recent)[:depth], maxlen=depth)
         self.version += 1
 
     def _store(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from nanlab.backend.dispatch import donated_names
 from nanlab.backend.finiteness import FINITE
 from nanlab.backend.jaxpr import trace_state_clean
-from nanlab.recorder.arrays import is_metric
+from nanlab.recorder.arrays import is_array, is_metric
 from nanlab.recorder.frameworks import Outer, UserCall, inner_attribute
 from nanlab.recorder.tape import Check, Outputs, Plan
 
@@ -150,6 +150,19 @@ class Watched:
         producers = {feeder and feeder[0] for feeder in self.layouts[tree].feeders.get(place, ())}
         return self in producers or len(producers) > 1
 
+    @property
+    def is_choosy(self) -> bool:
+        """Whether the program has gone on with another state than the last one before now."""
+        versions = [p.version for plans in self._plans.values() for p in plans]
+        return any(
+            len({len(p.outside) for p in plans if p.version == max(versions)}) > 1
+            for plans in self._plans.values()
+        )
+
+    def takers(self, index: int) -> set[Watched]:
+        """Return the functions that take an output that is state."""
+        return {function for function, _, _ in self.state.get(index, ())}
+
     def allowed(self, index: int) -> int:
         """Return the worst that an output may hold: what it held when recording began."""
         ends = self.state.get(index, ())
@@ -169,15 +182,18 @@ class Watched:
         is_known = any(function.state for function in self.recorder.tape.functions)
         return self.state if is_known else range(self.count)
 
+    def last_outputs(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield (number, index, array) of what the last calls returned and is still there."""
+        for outputs in self.recent:
+            for index, x in enumerate(outputs.leaves):
+                if is_array(x) and not x.is_deleted():
+                    yield outputs.base + index, index, x
+
     def learn(self, out: Any, leaves: list[Any]) -> None:
         """Learn which outputs are small, and what they are called."""
         self.count = len(leaves)
         self.names = [keystr(path) or "output" for path, _ in tree_flatten_with_path(out)[0]]
-        self.metrics = [
-            i
-            for i, x in enumerate(leaves)
-            if i not in self.fed and self.muted.get(i, 0) >= 0 and is_metric(x)
-        ]
+        self.metrics = [i for i, x in enumerate(leaves) if i not in self.fed and is_metric(x)]
 
     def donated(self, tree: Any, leaves: Sequence[Any]) -> list[bool]:
         """Return for each argument leaf whether it may be donated."""
