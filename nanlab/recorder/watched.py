@@ -153,9 +153,8 @@ class Watched:
     @property
     def is_choosy(self) -> bool:
         """Whether the program has gone on with another state than the last one before now."""
-        versions = [p.version for plans in self._plans.values() for p in plans]
         return any(
-            len({len(p.outside) for p in plans if p.version == max(versions)}) > 1
+            len([p for p in plans if p.version == plans[0].version]) > 1
             for plans in self._plans.values()
         )
 
