@@ -1,5 +1,7 @@
 """Replay the failing step of a run: `python -m nanlab.replay DIR RUN_ID`.
 
+Of a folder of `nanlab.Recorder`, `python -m nanlab.replay run.nan` shows the last fault.
+
 Exit status: 0 done, 2 there is no such failing run, or the state cannot be written.
 """
 
@@ -13,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
+from nanlab.recorder.bundle import BundleError, is_recording, read_bundle
 from nanlab.results.errors import reason_of
 from nanlab.study.replay import At, Replay, ReplayError, replay_run
 
@@ -33,6 +36,9 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) == 1 and is_recording(Path(words[0])):
+        return _show_recording(Path(words[0]))
     arguments = tyro.cli(Arguments, prog="python -m nanlab.replay", args=argv)
     try:
         replay = replay_run(arguments.results, arguments.run_id, at=arguments.at)
@@ -48,6 +54,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cannot write {arguments.save}: {reason_of(error)}", file=sys.stderr)
         return WRONG
     print(f"saved to {arguments.save}")
+    return DONE
+
+
+def _show_recording(folder: Path) -> int:
+    try:
+        print(read_bundle(folder))
+    except BundleError as error:
+        print(error, file=sys.stderr)
+        return WRONG
     return DONE
 
 

@@ -348,3 +348,8 @@ def bits(tree: Any) -> list[tuple[str, bytes]]:
         x = np.asarray(x)
         leaves.append((f"{x.dtype}{x.shape}", x.tobytes()))
     return leaves
+
+
+QUICK = ("donated", "two functions", "two states", "eager update", "odd arguments", "nnx, donated",
+         "equinox, donated", "pmap", "sharded", "compiled")  # fmt: skip
+"""These are tried in each run of the tests, all of them with `-m slow`."""

@@ -19,6 +19,12 @@ CULPRIT = next(
 )
 
 
+NAMES = [
+    pytest.param(name, marks=[] if name in recorded.QUICK else [pytest.mark.slow])
+    for name in TRAININGS
+]
+
+
 def run(build, steps, bad=(), watch=recorded.unwatched):
     """Train; the batches come in the loader's memory, which it reuses."""
     training, buffer = build(watch), np.empty_like(recorded.FIRST)
@@ -42,7 +48,7 @@ def unwatched(build, steps, bad=()):
     return [*states, bits(training.state())]
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_faulty_step_is_named_with_its_exact_arguments_and_verdict(name):
     build, at = TRAININGS[name], 13
     expected = unwatched(build, at + 1, bad=[at])
@@ -66,7 +72,7 @@ def test_the_faulty_step_is_named_with_its_exact_arguments_and_verdict(name):
     assert fault.verdict.culprit.line == CULPRIT
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_watched_training_computes_the_same_bits(name):
     build = TRAININGS[name]
     expected = unwatched(build, 20)

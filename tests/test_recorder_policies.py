@@ -9,8 +9,13 @@ from recorded import TRAININGS, bits
 
 import nanlab
 
-SKIPPED = ["donated", "not donated", "two functions", "TrainState", "nnx", "nnx, donated",
-           "equinox, donated", "only state", "pmap", "sharded", "compiled", "typed key"]  # fmt: skip
+QUICK = [("donated", 16), ("two functions", 5), ("nnx, donated", 5), ("only state", 5)]
+SKIPPED = [
+    pytest.param(name, every, marks=[] if (name, every) in QUICK else [pytest.mark.slow])
+    for name in TRAININGS
+    for every in (16, 5)
+    if name not in ("accumulating", "eager update", "two states")
+]
 
 
 def batches(steps, bad=()):
@@ -28,8 +33,7 @@ def trained(build, stream, watch=recorded.unwatched):
     return training
 
 
-@pytest.mark.parametrize("name", SKIPPED)
-@pytest.mark.parametrize("every", [16, 5])
+@pytest.mark.parametrize(("name", "every"), SKIPPED)
 def test_skip_goes_on_as_if_the_batch_had_never_come(name, every):
     good = [b for t, b in enumerate(batches(60)) if t not in (11, 30)]
     expected = bits(trained(TRAININGS[name], good).state())
@@ -40,7 +44,14 @@ def test_skip_goes_on_as_if_the_batch_had_never_come(name, every):
     assert [fault.step for fault in recorder.faults] == [11, 30]
 
 
-@pytest.mark.parametrize("name", ["donated", "two functions", "nnx, donated", "sharded"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "donated",
+        "two functions",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("nnx, donated", "sharded")),
+    ],
+)
 def test_rollback_goes_on_from_before_the_faulty_step(name):
     build = TRAININGS[name]
     with nanlab.Recorder(every=8, on_fault="rollback") as recorder:

@@ -49,7 +49,7 @@ class Bundle:
 
     def __str__(self) -> str:
         about = self.about
-        lines = [f"Step {about['step']} of {about['function']} is not finite."]
+        lines = [f"Step {about['step']} of {about['function']} is not finite ({self.folder})."]
         if about["exact"]:
             lines.append(f"Replayed exactly: {about['compared']} logged values agree to the bit.")
         lines += [f"Note: {note}" for note in about["notes"]]
@@ -156,6 +156,11 @@ def bundles_in(folder: Path) -> list[Path]:
         return [folder]
     found = [path.parent for path in folder.glob(f"step-*/{_FAULT}")]
     return sorted(found, key=lambda path: (path / _FAULT).stat().st_mtime_ns)
+
+
+def is_recording(folder: Path) -> bool:
+    """Return whether a path looks like a recorder's folder, or like one of its bundles."""
+    return folder.suffix == ".nan" or bool(bundles_in(folder))
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -65,8 +65,9 @@ class Outer:
 
 def _twin(function: Any) -> type:
     """Return a class whose instances equal a function of `nnx.jit`, which is a key for NNX."""
+    kind: Any = type(function)
 
-    class Twin(type(function)):
+    class Twin(kind):
         def __eq__(self, other: object) -> bool:
             return other is self or other is function
 

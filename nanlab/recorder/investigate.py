@@ -13,11 +13,11 @@ from nanlab.blame.pinpoint import pinpoint
 from nanlab.recorder.bundle import save
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Fault, Finding
-from nanlab.recorder.replay import Located, arguments_of, locate
+from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
 from nanlab.recorder.tape import Entry, Epoch, LostArgument
 
 if TYPE_CHECKING:
-    from nanlab.recorder.recorder import Recorder
+    from nanlab.recorder.recording import Recording
 
 _NOT_REPRODUCED = (
     "the replay is finite where the run was not: the step is not deterministic, or the hardware "
@@ -25,38 +25,37 @@ _NOT_REPRODUCED = (
 )
 
 
-def investigate(recorder: Recorder, logged: Logged | None, call: InHand | None) -> Fault | None:
+def investigate(recording: Recording, logged: Logged | None, call: InHand | None) -> Fault | None:
     """Return the fault behind a bad metric, or behind a bad state (without a metric).
 
     None if the program has gone on with another state.
     """
-    tape, notes = recorder.tape, list[str]()
+    tape, notes = recording.tape, list[str]()
     number = tape.number - 1 if logged is None else logged.number
     epochs = _from_good_state(list(tape.epochs), number)
     if not epochs:
         notes.append("the state was not finite when recording began")
-        return _fault(recorder, notes, list(tape.epochs)[:1], None, None, logged)
-    history = {row.number: row.values for row in recorder.metrics.history}
-    located = Located(entry=None, compared=0, differing=0)
+        return _fault(recording, notes, list(tape.epochs)[:1], None, None, logged)
+    history = {row.number: row.values for row in recording.metrics.history}
+    criterion = Criterion(
+        is_strict=recording.options.strict,
+        fed=fed_on(tape.functions, call),
+        is_over=call is None,
+    )
+    located = Located()
     try:
         for _ in range(2):
-            located = locate(
-                epochs,
-                history,
-                is_strict=recorder.strict,
-                fed=fed_on(tape.functions, call),
-                is_over=call is None,
-            )
-            if located.is_rejected:
-                return None
+            located = locate(epochs, history, criterion)
             if located.entry is not None:
                 break
+            if located.is_rejected:
+                return None
         else:
             notes.append(_NOT_REPRODUCED)
     except LostArgument as error:
         notes.append(str(error))
-        return _fault(recorder, notes, [], None, located, logged)
-    return _fault(recorder, notes, epochs, located.entry, located, logged)
+        return _fault(recording, notes, [], None, located, logged)
+    return _fault(recording, notes, epochs, located.entry, located, logged)
 
 
 def _from_good_state(epochs: list[Epoch], number: int) -> list[Epoch]:
@@ -70,15 +69,15 @@ def _from_good_state(epochs: list[Epoch], number: int) -> list[Epoch]:
 
 
 def _fault(
-    recorder: Recorder,
+    recording: Recording,
     notes: list[str],
     epochs: list[Epoch],
     entry: Entry | None,
     located: Located | None,
     logged: Logged | None,
 ) -> Fault:
-    history = [row.row() for row in recorder.metrics.history]
-    about: dict[str, Any] = {"detected": recorder.tape.number, "history": history}
+    history = [row.row() for row in recording.metrics.history]
+    about: dict[str, Any] = {"detected": recording.tape.number, "history": history}
     if located is not None and located.compared:
         about |= {"compared": located.compared, "exact": not located.differing}
         if located.differing:
@@ -88,31 +87,31 @@ def _fault(
             )
     number = logged.number if entry is None and logged is not None else entry and entry.number
     if number is None:
-        number = epochs[0].first if epochs else recorder.tape.number - 1
+        number = epochs[0].first if epochs else recording.tape.number - 1
     call: Any = None
     try:
         call = arguments_of(epochs, number)
     except (LookupError, LostArgument) as error:
         notes.append(str(error))
     if call is not None:
-        about |= _arguments(call[0], call[1])
-        entry, leaves = call
-        if _calls_back(entry, leaves):
+        made, leaves = call
+        about |= _arguments(made, leaves)
+        if _calls_back(made, leaves):
             about["exact"] = False
             notes.append(
-                f"{call[0].watched.name} calls back into Python (io_callback): the replay called "
-                "it again, and may have received something else"
+                f"{made.watched.name} calls back into Python (io_callback): the replay called it "
+                "again, and may have received something else"
             )
-        about["verdict"] = _verdict(entry, leaves, notes)
-        step, function = call[0].step, call[0].watched.name
+        about["verdict"] = _verdict(made, leaves, notes)
+        step, function = made.step, made.watched.name
     else:
         step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
     fault = Fault(Finding(step=step, call=number, function=function, notes=notes, **about))
-    if recorder.folder is not None:
+    if recording.options.folder is not None:
         try:
-            fault.folder = save(fault.finding, recorder.folder)
+            fault.folder = save(fault.finding, recording.options.folder)
         except OSError as error:
-            recorder.say(f"the fault could not be saved in {recorder.folder}: {error}")
+            recording.say(f"the fault could not be saved in {recording.options.folder}: {error}")
     return fault
 
 

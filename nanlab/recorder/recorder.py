@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-import jax
-
-from nanlab.recorder.arrays import is_array
-from nanlab.recorder.detect import Event, InHand, Logged, Metrics, state_is_bad, verify
+from nanlab.recorder.detect import Event
 from nanlab.recorder.fault import Fault
-from nanlab.recorder.investigate import investigate
-from nanlab.recorder.policies import POLICIES, repaired_leaves
-from nanlab.recorder.replay import CannotRepair, arguments_of
-from nanlab.recorder.tape import LostArgument, Tape, flatten
-from nanlab.recorder.watched import Watched, watched_function
-
-Policy = Literal["raise", "skip", "rollback"]
+from nanlab.recorder.policies import POLICIES
+from nanlab.recorder.recording import Options, Policy, Recording
+from nanlab.recorder.watched import watched_function
 
 _LOG = logging.getLogger("nanlab")
-_LOOK_EVERY = 4  # calls
 
 
 class Recorder:
@@ -88,25 +79,33 @@ class Recorder:
             raise ValueError(
                 f"on_fault = {on_fault!r}: must be {', '.join(map(repr, POLICIES))} or a function"
             )
-        self.folder = None if folder is None else Path(folder)
-        self.every, self.memory, self.on_fault, self.strict = every, memory, on_fault, strict
-        self.remarks: list[str] = []
-        self.faults: list[Fault] = []
-        self.tape = Tape(on_host=on_host)
-        self.metrics = Metrics(lag, history, self.say)
-        self.is_idle = False
-        self._waits = jax.process_count() > 1  # every process must decide the same at the same call
-        self._turn_at, self._look_at, self._flying = every, 0, 0
-        self._head: Watched | None = None  # the function that a step begins with
-        self._repaired: dict[int, tuple[Any, Any]] = {}
-        self._undecided: Logged | None = None
-        self._lock = threading.RLock()
-        _flush_at_exit(self)
+        options = Options(
+            folder=None if folder is None else Path(folder),
+            every=every,
+            lag=lag,
+            history=history,
+            memory=memory,
+            on_host=on_host,
+            on_fault=on_fault,
+            strict=strict,
+        )
+        self.recording = Recording(options)
+        _flush_at_exit(self.recording)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults so far."""
+        return self.recording.faults
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was said about the recording."""
+        return self.recording.remarks
 
     @property
     def events(self) -> list[Event]:
         """Metrics that were not finite while the state was."""
-        return self.metrics.events
+        return self.recording.metrics.events
 
     def watch(self, function: Any, *, source: Any = None) -> Any:
         """Return a function like this one whose calls are recorded.
@@ -119,167 +118,7 @@ class Recorder:
         Returns:
             The function to call in its place.
         """
-        return watched_function(self, function, source)
-
-    def add(self, watched: Watched) -> Watched:
-        """Put a function on the tape."""
-        self.tape.functions.append(watched)
-        return watched
-
-    def say(self, remark: str) -> None:
-        """Print a remark, once."""
-        if remark not in self.remarks:
-            self.remarks.append(remark)
-            _LOG.warning("nanlab.Recorder: %s", remark)
-
-    # A call.
-
-    def call(self, watched: Watched, args: Any, kwargs: Any) -> Any:
-        """Make a call of a watched function and record it."""
-        __tracebackhide__ = True
-        with self._lock:
-            leaves, tree = flatten((args, kwargs))
-            number = self.tape.number
-            self._head = self._head or watched
-            if number >= self._look_at and (watched is self._head or self.on_fault == "raise"):
-                self._look_at = number + (1 if self._waits else _LOOK_EVERY)
-                self._look(InHand(watched, tree, leaves))
-            if number >= self._turn_at or self.tape.epoch.nbytes > self.memory:
-                self._turn(InHand(watched, tree, leaves))
-            if self._repaired:
-                leaves, args, kwargs = self._with_repaired(leaves, tree, args, kwargs)
-            try:
-                taken = self.tape.before(watched, leaves, tree)
-            except Exception as error:
-                if not any(is_array(x) and x.is_deleted() for x in leaves):
-                    self._give_up(error)  # else the call itself says what is wrong
-                return watched.jitted(*args, **kwargs)
-            if taken.owned:
-                for place in taken.owned:
-                    leaves[place] = taken.stored[place]
-                args, kwargs = taken.plan.with_leaves(args, kwargs, leaves, taken.owned)
-            self._flying += 1
-        try:
-            out = watched.jitted(*args, **kwargs)
-        except BaseException:
-            self._flying -= 1
-            raise
-        with self._lock:
-            self._flying -= 1
-            outputs = flatten(out)[0]
-            if len(outputs) != watched.count:
-                watched.learn(out, outputs)
-            self.metrics.add(self.tape.after(watched, taken, outputs), outputs)
-        return out
-
-    def _give_up(self, error: Exception) -> None:
-        """Stop recording, and let the training go on."""
-        self.is_idle = True
-        self.say(f"recording has stopped: {type(error).__name__}: {error}")
-        self.tape.forget()
-        self.metrics.clear()
-
-    def _turn(self, call: InHand) -> None:
-        is_late = self.tape.number >= self._turn_at + 8 * len(self.tape.functions)
-        if self._flying or (call.watched is not self._head and not is_late):
-            return
-        if verify(self.tape.epoch, wait=True) is False:
-            self._alarm(None, call)
-        self.tape.turn()
-        self._turn_at = self.tape.number + self.every
-        self.tape.drop(self.metrics.first_unread(self.tape.number))
-
-    # Detection.
-
-    def _look(self, call: InHand) -> None:
-        number, lag = self.tape.number, self.metrics.lag
-        epoch = self.tape.epoch
-        if (
-            epoch.is_clean is None
-            and number >= epoch.first + lag
-            and verify(epoch, wait=self._waits) is False
-        ):
-            self._alarm(None, call)
-        if (logged := self._undecided) is not None:
-            self._undecided = None
-            self._alarm(logged, call)
-        while self._undecided is None and (
-            logged := self.metrics.read(number - lag + 1, wait=self._waits)
-        ):
-            self._alarm(logged, call)
-        if len(self.tape.epochs) > 1:
-            self.tape.drop(self.metrics.first_unread(number))
-
-    def _alarm(self, logged: Logged | None, call: InHand | None) -> None:
-        """Judge a bad metric, or a bad state at an epoch's beginning (without a metric)."""
-        is_faulty = self.strict or state_is_bad(self.tape.functions, call)
-        if is_faulty is None:
-            self._undecided = logged
-            self._look_at = self.tape.number + 1
-            return
-        if not is_faulty:
-            self._pass_over(logged)
-            return
-        self.is_idle = True
-        try:
-            fault = investigate(self, logged, call)
-            if fault is None:
-                self._pass_over(logged)
-                return
-            policy = self.on_fault(fault) if callable(self.on_fault) else self.on_fault
-            self.faults.append(fault)
-            if call is None or policy not in ("skip", "rollback"):
-                raise fault
-            self._repair(fault, policy)
-        except Fault:
-            self._forget()
-            raise
-        finally:
-            self.is_idle = False
-
-    def _pass_over(self, logged: Logged | None) -> None:
-        """The state is good after all."""
-        if logged is not None:
-            self.metrics.pass_over(logged)
-        else:
-            self.tape.epoch.is_clean = True
-
-    def _repair(self, fault: Fault, policy: Policy) -> None:
-        try:
-            pairs, left_out = repaired_leaves(self.tape, fault.call, policy == "rollback")
-        except (CannotRepair, LostArgument) as error:
-            fault.notes.append(f"{policy} was not possible: {error}")
-            raise fault from None
-        self._repaired = {id(old): (old, new) for old, new in pairs}
-        count = len(left_out)
-        self.say(
-            f"step {fault.step} of {fault.function} is not finite: {policy} left out {count} "
-            f"call{'s' * (count != 1)}" + (f", saved in {fault.folder}" if fault.folder else "")
-        )
-        self.metrics.clear()
-        self.tape.turn()
-        while len(self.tape.epochs) > 1:
-            self.tape.epochs.popleft()
-        self._turn_at = self.tape.number + self.every
-
-    def _with_repaired(self, leaves: list[Any], tree: Any, args: Any, kwargs: Any) -> Any:
-        """Hand on the repaired state where the program hands on the bad one."""
-        repaired = self._repaired
-        if not any(id(x) in repaired for x in leaves):
-            if self.tape.number > self.tape.epoch.first + self.every:
-                self._repaired, self._undecided = {}, None
-            return leaves, args, kwargs
-        leaves = [repaired[id(x)][1] if id(x) in repaired else x for x in leaves]
-        args, kwargs = tree.unflatten(leaves)
-        return leaves, args, kwargs
-
-    def _forget(self) -> None:
-        self.tape.forget()
-        self.metrics.clear()
-        self._head, self._turn_at = None, self.tape.number + self.every
-        self._repaired, self._undecided = {}, None
-
-    # The end.
+        return watched_function(self.recording, function, source)
 
     def flush(self) -> None:
         """Look at everything that has been computed, and wait for it.
@@ -287,34 +126,18 @@ class Recorder:
         Raises:
             Fault: something was not finite.
         """
-        with self._lock:
-            if self.is_idle:
-                return
-            if verify(self.tape.epoch, wait=True) is False:
-                self._alarm(None, None)
-            if self._undecided is not None:
-                self._alarm(self._undecided, None)
-            while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
-                self._alarm(logged, None)
-            if self.tape.epoch.entries and state_is_bad(self.tape.functions, None):
-                self._alarm(None, None)
+        self.recording.flush()
 
     def at(self, call: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the exact (args, kwargs) of a call that is still on the tape.
 
+        Args:
+            call: its number among the calls of all watched functions.
+
         Raises:
             LookupError: the call is no longer on the tape.
         """
-        epochs = [epoch for epoch in self.tape.epochs if epoch.first <= call]
-        if not epochs:
-            raise LookupError(f"call {call} is not on the tape")
-        with self._lock:
-            self.is_idle = True
-            try:
-                entry, leaves = arguments_of(epochs[-1:], call)
-            finally:
-                self.is_idle = False
-        return entry.plan.tree.unflatten(leaves)
+        return self.recording.at(call)
 
     def __enter__(self) -> Recorder:
         return self
@@ -328,34 +151,36 @@ class Recorder:
         try:
             if error is None:
                 self.flush()
-            elif (fault := self.last_fault()) is not None:
+            elif (fault := _last_fault(self.recording)) is not None:
                 error.add_note(f"nanlab.Recorder: {fault}")
         finally:
-            self._forget()
-            self.is_idle = True
-
-    def last_fault(self) -> Fault | None:
-        """Return the fault in what has not been looked at yet; None without one."""
-        try:
-            self.flush()
-        except Fault as fault:
-            return fault
-        except Exception as error:
-            self.say(f"the last calls could not be looked at: {type(error).__name__}: {error}")
-        return None
+            self.recording.forget()
+            self.recording.is_idle = True
 
 
-def _flush_at_exit(recorder: Recorder) -> None:
-    reference = weakref.ref(recorder)
+def _last_fault(recording: Recording) -> Fault | None:
+    """Return the fault in what has not been looked at yet; None without one."""
+    try:
+        recording.flush()
+    except Fault as fault:
+        return fault
+    except Exception as error:
+        recording.say(f"the last calls could not be looked at: {type(error).__name__}: {error}")
+    return None
+
+
+def _flush_at_exit(recording: Recording) -> None:
+    reference = weakref.ref(recording)
 
     def flush() -> None:
         alive = reference()
-        fault = None if alive is None else alive.last_fault()
+        fault = None if alive is None else _last_fault(alive)
         if fault is not None:
             _LOG.error("%s", fault)
 
     atexit.register(flush)
-    weakref.finalize(recorder, atexit.unregister, flush)
+    # Without this, the program's end would unregister it first.
+    weakref.finalize(recording, atexit.unregister, flush).atexit = False
 
 
 _DEFAULT: list[Recorder] = []

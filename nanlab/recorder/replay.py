@@ -8,7 +8,8 @@ from typing import Any
 
 from nanlab.backend.finiteness import FINITE
 from nanlab.recorder.arrays import Codes, copies, is_array, is_inexact, on_host, same_bits
-from nanlab.recorder.tape import Cell, Entry, Epoch, flatten, value_of
+from nanlab.recorder.plan import flatten
+from nanlab.recorder.tape import Cell, Entry, Epoch, value_of
 
 
 class Replay:
@@ -79,7 +80,7 @@ class Replay:
             self.run(entry, leaves)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Located:
     """What a replay found.
 
@@ -90,19 +91,46 @@ class Located:
         is_rejected: whether there was bad state, which no later call took.
     """
 
-    entry: Entry | None
-    compared: int
-    differing: int
+    entry: Entry | None = None
+    compared: int = 0
+    differing: int = 0
     is_rejected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """Which bad outputs are a fault.
+
+    Attributes:
+        is_strict: whether any output counts, not only state that is taken.
+        fed: numbers of the last outputs that are going to be taken.
+        is_over: whether there is no call to come, so that this is not known.
+    """
+
+    is_strict: bool
+    fed: set[int]
+    is_over: bool
+
+    def is_fault(self, replay: Replay, entry: Entry, worse: list[int], found: Located) -> bool:
+        """Return whether these bad outputs of a call are a fault."""
+        if self.is_strict:
+            return bool(worse)
+        judged = [entry.base + i for i in worse if i in entry.watched.judged]
+        if not entry.watched.state:
+            return bool(judged)
+        is_unsure = self.is_over and (
+            found.is_rejected or any(e.watched.is_choosy for e in replay.entries)
+        )
+        if any(replay.is_used(n) or (n in self.fed and not is_unsure) for n in judged):
+            return True
+        found.is_rejected |= bool(judged)  # the program has gone on with another state
+        return False
 
 
 def locate(
     epochs: Sequence[Epoch],
     logged: Mapping[int, Sequence[tuple[int, Any]]],
-    *,
-    is_strict: bool,
-    fed: set[int],
-    is_over: bool,
+    criterion: Criterion,
 ) -> Located:
     """Find the first faulty call.
 
@@ -112,45 +140,26 @@ def locate(
     Args:
         epochs: where to look; the state is good at their beginning.
         logged: number of a call -> (index, value) of the outputs that were read when it was made.
-        is_strict: whether any output counts, not only state.
-        fed: numbers of the last outputs that are going to be taken.
-        is_over: whether there is no call to come, so that this is not known.
+        criterion: what counts.
 
     Returns:
         The call, and how the replay compares with what was logged.
     """
-    replay = Replay(epochs)
+    replay, found = Replay(epochs), Located()
     bad: dict[int, Entry] = {}  # number of an output -> the call that made it
-    compared = differing = 0
-    rejected = any(entry.watched.is_choosy for entry in replay.entries)
     for entry in replay.entries:
         outputs = replay.run(entry, replay.leaves(entry))
-        worse = worse_outputs(entry, outputs)
         for index, value in logged.get(entry.number, ()):
-            compared += 1
-            differing += not same_bits(on_host(outputs[index]), value)
+            found.compared += 1
+            found.differing += not same_bits(on_host(outputs[index]), value)
+        worse = worse_outputs(entry, outputs)
         bad |= {entry.base + index: entry for index in worse}
-        judged = [i for i in worse if is_strict or i in entry.watched.judged]
-        if not judged:
-            continue
-        if (
-            not is_strict
-            and entry.watched.state
-            and not any(
-                replay.is_used(entry.base + i)
-                or (entry.base + i in fed and not (is_over and rejected))
-                for i in judged
-            )
-        ):
-            rejected = True  # the program has gone on with another state
-        else:
-            first = _first(entry, bad)
-            if first is entry and _came_bad(entry):
-                first = _since_last(entry, replay.entries, bad)
-            return Located(entry=first, compared=compared, differing=differing)
-    return Located(
-        entry=None, compared=compared, differing=differing, is_rejected=rejected and bool(bad)
-    )
+        if criterion.is_fault(replay, entry, worse, found):
+            found.entry = _first(entry, bad)
+            if found.entry is entry and _came_bad(entry):
+                found.entry = _since_last(entry, replay.entries, bad)
+            break
+    return found
 
 
 def _first(entry: Entry, bad: dict[int, Entry]) -> Entry:

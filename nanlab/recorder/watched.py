@@ -17,10 +17,11 @@ from nanlab.backend.finiteness import FINITE
 from nanlab.backend.jaxpr import trace_state_clean
 from nanlab.recorder.arrays import is_array, is_metric
 from nanlab.recorder.frameworks import Outer, UserCall, inner_attribute
-from nanlab.recorder.tape import Check, Outputs, Plan
+from nanlab.recorder.plan import Outputs, Plan
+from nanlab.recorder.tape import Check
 
 if TYPE_CHECKING:
-    from nanlab.recorder.recorder import Recorder
+    from nanlab.recorder.recording import Recording
 
 
 @dataclass(kw_only=True)
@@ -53,7 +54,7 @@ class Watched:
     """A jitted function whose calls go on a tape.
 
     Args:
-        recorder: the recorder.
+        recording: what records it.
         jitted: the function; what is called is this very object.
         name: qualified name of the user's function.
         source: jitted function that the verdict is made of, if it is not this one.
@@ -66,8 +67,8 @@ class Watched:
         own: index of an output -> the leaf of the same function that it is fed back to.
     """
 
-    def __init__(self, recorder: Recorder, jitted: Any, name: str, source: Any = None) -> None:
-        self.recorder, self.jitted, self.name, self.source = recorder, jitted, name, source
+    def __init__(self, recording: Recording, jitted: Any, name: str, source: Any = None) -> None:
+        self.recording, self.jitted, self.name, self.source = recording, jitted, name, source
         self.calls = 0
         self.layouts: dict[Any, Layout] = {}
         self._plans: dict[Any, list[Plan]] = {}
@@ -78,9 +79,9 @@ class Watched:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, on record."""
         __tracebackhide__ = True
-        if self.recorder.is_idle or not trace_state_clean():
+        if self.recording.is_idle or not trace_state_clean():
             return self.jitted(*args, **kwargs)
-        return self.recorder.call(self, args, kwargs)
+        return self.recording.call(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.jitted, name)
@@ -178,7 +179,7 @@ class Watched:
     @property
     def judged(self) -> Collection[int]:
         """The outputs that make a call faulty: state, or all if no function returns state."""
-        is_known = any(function.state for function in self.recorder.tape.functions)
+        is_known = any(function.state for function in self.recording.tape.functions)
         return self.state if is_known else range(self.count)
 
     def last_outputs(self) -> Iterator[tuple[int, int, Any]]:
@@ -222,7 +223,7 @@ def _donated(jitted: Any, tree: Any, leaves: Sequence[Any]) -> list[bool]:
 # What is watched.
 
 
-def watched_function(recorder: Recorder, function: Any, source: Any = None) -> Any:
+def watched_function(recording: Recording, function: Any, source: Any = None) -> Any:
     """Return a function like this one whose calls go on the recorder's tape.
 
     Raises:
@@ -234,8 +235,8 @@ def watched_function(recorder: Recorder, function: Any, source: Any = None) -> A
     elif attribute is not None:
         inner: Any = getattr(function, attribute)
         inner = inner.jitted if isinstance(inner, Watched) else inner
-        watched = Watched(recorder, inner, _name_of(function), source or function)
-        return Outer(function, attribute, recorder.add(watched))
+        watched = Watched(recording, inner, _name_of(function), source or function)
+        return Outer(function, attribute, recording.tape.add(watched))
     is_compiled = isinstance(function, jax.stages.Compiled)
     if not is_compiled and not (callable(function) and hasattr(function, "lower")):
         name = getattr(function, "__name__", None) or repr(function)
@@ -243,7 +244,7 @@ def watched_function(recorder: Recorder, function: Any, source: Any = None) -> A
             f"{name} is not compiled: watch what jax.jit, jax.pmap, nnx.jit or eqx.filter_jit "
             f"returns, as nanlab.watch(jax.jit({name}))"
         )
-    return recorder.add(Watched(recorder, function, _name_of(function), source))
+    return recording.tape.add(Watched(recording, function, _name_of(function), source))
 
 
 def _name_of(function: Any) -> str:
