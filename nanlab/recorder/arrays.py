@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -145,6 +146,8 @@ def on_host(array: Any) -> np.ndarray[Any, Any]:
 
 def is_bad(value: np.ndarray[Any, Any]) -> bool:
     """Return whether numbers on the host hold an inf or a NaN."""
+    if value.size == 1 and value.dtype.kind == "f":
+        return not math.isfinite(value.item())
     return code_of(value) != FINITE
 
 

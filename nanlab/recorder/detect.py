@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE
-from nanlab.recorder.arrays import Codes, is_bad, is_inexact, is_ready, on_host
+from nanlab.recorder.arrays import Codes, is_bad, is_inexact, is_ready
 from nanlab.recorder.tape import Entry, Epoch
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Metrics:
         """Read what is ready of the calls before this one; stop at the first bad value."""
         while self._pending and self._pending[0][0].number < before:
             entry, indices, arrays = self._pending[0]
-            if not wait and not all(map(is_ready, arrays)):
+            if not wait and not is_ready(arrays[-1]):
                 return None
             self._pending.popleft()
             logged = self._value_of(entry, indices, arrays)
@@ -102,7 +102,7 @@ class Metrics:
         if gone:  # small, but state: a bias that was fed back and donated
             entry.watched.metrics = [i for i in entry.watched.metrics if i not in gone]
         values = [
-            (i, on_host(x)) for i, x in zip(indices, arrays, strict=True) if not x.is_deleted()
+            (i, np.asarray(x)) for i, x in zip(indices, arrays, strict=True) if not x.is_deleted()
         ]
         return Logged(entry.number, entry.step, entry.watched, values)
 

@@ -69,7 +69,8 @@ class Plan:
             (*key, _getter([p for p, _ in pairs]), _getter([j for _, j in pairs]))
             for key, pairs in feeds.items()
         ]
-        self._spans: list[tuple[int, int, int, Any]] | None = None
+        self._spans: list[tuple[int, int, int, Any]] = []
+        self._changed: list[int] = []
 
     def bases(self, leaves: list[Any]) -> tuple[int, ...] | None:
         """Return the numbers of the outputs that feed these leaves; None if others do."""
@@ -103,17 +104,17 @@ class Plan:
         """Return (args, kwargs) with other leaves at some places; the rest are the same objects."""
         if kwargs:
             return self.tree.unflatten(leaves)
-        if self._spans is None:
-            self._spans, start = [], 0
+        if self._changed != changed:
+            self._spans, self._changed, start = [], changed, 0
             for index, arg in enumerate(args):
                 found, tree = flatten(arg)
-                self._spans.append((index, start, start + len(found), tree))
+                if any(start <= place < start + len(found) for place in changed):
+                    self._spans.append((index, start, start + len(found), tree))
                 start += len(found)
         args = list(args)
         for index, start, end, tree in self._spans:
-            if any(start <= place < end for place in changed):
-                args[index] = tree.unflatten(leaves[start:end])
-        return tuple(args), kwargs
+            args[index] = tree.unflatten(leaves[start:end])
+        return args, kwargs
 
 
 def _getter(places: list[int]) -> Callable[[Any], Any]:

@@ -226,6 +226,7 @@ class Recording:
         """Begin again, as if nothing had been called before."""
         self.tape.forget()
         self.metrics.clear()
+        self.metrics.history.clear()
         self._head, self._turn_at = None, self.tape.number + self.options.every
         self._repaired, self._undecided = {}, None
 
