@@ -160,7 +160,7 @@ def test_memory_is_bounded_by_shorter_epochs():
 
 def test_a_batch_larger_than_the_memory_is_recorded():
     fault = fault_of(TRAININGS["donated"](nanlab.Recorder(memory=1).watch), 7)
-    assert fault.step == 7
+    assert fault.step == 7 and fault.exact
     assert fault.batch.tobytes() == bad_batch(7, 7).tobytes()
 
 

@@ -80,6 +80,11 @@ class Metrics:
         """Return the number of the first call that was not looked at; `number` if all were."""
         return self._pending[0][0].number if self._pending else number
 
+    def drain(self, before: int) -> None:
+        """Read the calls before this one, bad values or not: the history of a fault."""
+        while self.first_unread(before) < before:
+            self.read(before, wait=True)
+
     def read(self, before: int, *, wait: bool) -> Logged | None:
         """Read what is ready of the calls before this one; stop at the first bad value."""
         while self._pending and self._pending[0][0].number < before:

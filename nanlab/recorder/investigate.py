@@ -32,6 +32,8 @@ def investigate(recording: Recording, logged: Logged | None, call: InHand | None
     """
     tape, notes = recording.tape, list[str]()
     number = tape.number - 1 if logged is None else logged.number
+    if logged is None:
+        recording.metrics.drain(tape.epoch.first)
     epochs = _from_good_state(list(tape.epochs), number)
     if not epochs:
         notes.append("the state was not finite when recording began")
