@@ -320,3 +320,25 @@ def test_what_the_function_raises_itself_is_raised():
             step(recorded.params(), "a")
         step(recorded.params(), recorded.batch_of(1))
     assert not recorder.remarks
+
+
+def test_the_run_up_shows_how_the_state_grew_until_it_overflowed():
+    """Gradient descent on x ** 2 / 2 with a rate of 5: x is multiplied by -4 in each step."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def descend(x):
+        return x - 5 * jax.grad(lambda x: jnp.sum(x**2) / 2)(x)
+
+    step, x = nanlab.Recorder(every=46).watch(descend), jnp.ones(4, jnp.float32)
+    with pytest.raises(nanlab.Fault) as caught:
+        for _ in range(120):
+            x = step(x)
+    fault = caught.value
+    # 4 ** t passes the largest float32, 2 ** 128 - 2 ** 104, in the call that makes 4 ** 64.
+    assert fault.step == 63
+    assert [row["step"] for row in fault.run_up] == list(range(47, 64))
+    for row in fault.run_up:
+        assert row["leaf"] == "args[0]"
+        exponent = row["step"] * np.log10(4)
+        assert row["headroom"] == pytest.approx(38.531839 - exponent, abs=1e-4)
+        assert row["norm"] == pytest.approx(2 * 4.0 ** row["step"], rel=1e-4)

@@ -80,7 +80,7 @@ def _codes(xs: list[Any]) -> Any:
 def copies(arrays: Sequence[Any], *, on_host: bool = False) -> list[Any]:
     """Copy arrays, each to where it lies or to the host's memory; returns without waiting."""
     result: list[Any] = [None] * len(arrays)
-    for devices, places in _by_devices(arrays).items():
+    for devices, places in by_devices(arrays).items():
         group = [arrays[i] for i in places]
         if on_host and not devices[3]:
             there = [x.sharding.with_memory_kind("pinned_host") for x in group]
@@ -106,7 +106,7 @@ class Codes:
     def __init__(self, arrays: Sequence[Any]) -> None:
         self._count = len(arrays)
         self._parts = [
-            (places, _codes([arrays[i] for i in places])) for places in _by_devices(arrays).values()
+            (places, _codes([arrays[i] for i in places])) for places in by_devices(arrays).values()
         ]
 
     def is_ready(self) -> bool:
@@ -122,7 +122,7 @@ class Codes:
         return result
 
 
-def _by_devices(arrays: Sequence[Any]) -> dict[Any, list[int]]:
+def by_devices(arrays: Sequence[Any]) -> dict[Any, list[int]]:
     """Group arrays that one program can take, and leave as committed as they are."""
     groups: dict[Any, list[int]] = {}
     for index, x in enumerate(arrays):

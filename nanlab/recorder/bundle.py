@@ -35,8 +35,8 @@ class Bundle:
 
     Attributes:
         folder: where it is.
-        about: `fault.json`: "step", "call", "function", "names", "types", "history", "exact",
-            "compared", "notes", "versions", "verdict".
+        about: `fault.json`: "step", "call", "function", "names", "types", "history", "run_up",
+            "exact", "compared", "notes", "versions", "verdict".
         arguments: the arguments of the faulty call by name. Types that NumPy lacks (bfloat16) are
             raw integers; "types" has their names. What is no array is its text.
         verdict: the verdict as text; empty without one.
@@ -114,6 +114,7 @@ def _write(finding: Finding, folder: Path) -> None:
         "names": list(finding.names),
         "types": [kind for _, kind in stored],
         "history": [{k: _plain(v) for k, v in row.items()} for row in finding.history],
+        "run_up": [{k: _plain(v) for k, v in row.items()} for row in finding.run_up],
         "versions": _versions(),
         "verdict": None if verdict is None else verdict.to_dict(),
     }

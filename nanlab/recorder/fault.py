@@ -26,6 +26,7 @@ class Finding:
         names: names of the arguments' leaves.
         leaves: the arguments' leaves.
         history: the small outputs of the last calls, oldest first.
+        run_up: how large the arguments of the last calls were.
         compared: number of logged metrics that the replay computed again.
         exact: whether these agree to the bit; None if there were none.
         verdict: what `nanlab.pinpoint` finds in that call; None if it cannot look into it.
@@ -42,6 +43,7 @@ class Finding:
     names: Sequence[str] = ()
     leaves: Sequence[Any] = ()
     history: Sequence[Mapping[str, Any]] = ()
+    run_up: Sequence[Mapping[str, Any]] = ()
     compared: int = 0
     exact: bool | None = None
     verdict: Verdict | None = None
@@ -61,6 +63,9 @@ class Fault(FloatingPointError):
         verdict: what `nanlab.pinpoint` finds in that call; None if it cannot look into it.
         history: the small outputs of the last calls, oldest first: a dict with "call", "step",
             "function", and the outputs by name.
+        run_up: the arguments of up to 17 calls, from the last copy of the state on: "headroom"
+            (decades from the largest magnitude to the type's maximum), "leaf" (the argument with
+            the least), "norm" (of the state).
         exact: whether the replay's metrics are the logged ones to the bit; None if there are none.
         compared: number of metrics that were compared.
         detected: number of calls that had been made when the fault was found.
@@ -75,6 +80,7 @@ class Fault(FloatingPointError):
         self.state = _one([a for a, s in zip(finding.args, finding.is_state, strict=True) if s])
         self.batch = _one([a for a, s in zip(finding.args, finding.is_state, strict=True) if not s])
         self.verdict, self.history = finding.verdict, finding.history
+        self.run_up = finding.run_up
         self.exact, self.compared = finding.exact, finding.compared
         self.detected, self.notes = finding.detected, list(finding.notes)
         super().__init__(self.headline)

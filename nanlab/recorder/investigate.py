@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
@@ -14,11 +14,13 @@ from nanlab.recorder.bundle import save
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Fault, Finding
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
+from nanlab.recorder.run_up import RunUp, argument_name
 from nanlab.recorder.tape import Entry, Epoch, LostArgument
 
 if TYPE_CHECKING:
     from nanlab.recorder.recording import Recording
 
+_RUN_UP = 16  # calls before the faulty one that are measured
 _NOT_REPRODUCED = (
     "the replay is finite where the run was not: the step is not deterministic, or the hardware "
     "computed something else"
@@ -91,8 +93,10 @@ def _fault(
     if number is None:
         number = epochs[0].first if epochs else recording.tape.number - 1
     call: Any = None
+    run_up = RunUp(number - _RUN_UP)
     try:
-        call = arguments_of(epochs, number)
+        call = arguments_of(epochs, number, run_up.measure)
+        about["run_up"] = run_up.rows()
     except (LookupError, LostArgument) as error:
         notes.append(str(error))
     if call is not None:
@@ -131,13 +135,9 @@ def _arguments(entry: Entry, leaves: list[Any]) -> dict[str, Any]:
         "args": args,
         "kwargs": kwargs,
         "is_state": flags,
-        "names": [keystr(path[1:]) if path[0].idx else _name(path) for path, _ in paths],
+        "names": [argument_name(path) for path, _ in paths],
         "leaves": leaves,
     }
-
-
-def _name(path: Any) -> str:
-    return f"args{keystr(path[1:])}"
 
 
 def _verdict(entry: Entry, leaves: list[Any], notes: list[str]) -> Verdict | None:

@@ -195,13 +195,23 @@ def worse_outputs(entry: Entry, outputs: Sequence[Any]) -> list[int]:
     return [i for i, code in pairs if code != FINITE and code > entry.watched.allowed(i)]
 
 
-def arguments_of(epochs: Sequence[Epoch], number: int) -> tuple[Entry, list[Any]]:
+def arguments_of(
+    epochs: Sequence[Epoch],
+    number: int,
+    observe: Callable[[Entry, list[Any]], None] = lambda entry, leaves: None,
+) -> tuple[Entry, list[Any]]:
     """Return a call of the tape and the exact leaves of its arguments.
+
+    Args:
+        epochs: where to begin.
+        number: of the call.
+        observe: called with each call up to that one, and its leaves.
 
     Raises:
         LookupError: the call is no longer on the tape.
     """
     for entry, leaves in Replay(epochs).up_to(number):
+        observe(entry, leaves)
         if entry.number == number:
             return entry, leaves
     raise LookupError(f"call {number} is not on the tape")
