@@ -1,6 +1,11 @@
 """The flight recorder: the faulty step, its arguments to the bit, and its verdict."""
 
 import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -81,3 +86,58 @@ def test_a_watched_training_computes_the_same_bits(name):
         assert bits(training.state()) == expected[-1]
     assert not recorder.remarks
     assert not recorder.events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", TRAININGS)
+def test_faults_planted_at_random_steps(name, seed):
+    rng = np.random.default_rng([seed, *name.encode()])
+    at, every, lag = int(rng.integers(0, 70)), int(rng.integers(1, 40)), int(rng.integers(0, 8))
+    with pytest.raises(nanlab.Fault) as caught, nanlab.Recorder(every=every, lag=lag) as recorder:
+        run(TRAININGS[name], at + int(rng.integers(1, 20)), [at], recorder.watch)
+    fault = caught.value
+    assert fault.step // {"accumulating": 2, "two states": 2}.get(name, 1) == at
+    bad = recorded.batch_of(at)
+    bad[3] = -1
+    assert bad.tobytes() in b"".join(data for _, data in bits(fault.arguments))
+    assert fault.exact is not False and not fault.notes
+    expected = unwatched(TRAININGS[name], at)[-1]
+    assert not [leaf for leaf in bits(fault.state) if leaf not in expected] or "two" in name
+    assert fault.verdict.culprit.primitive == "sqrt"
+
+
+@pytest.mark.slow
+def test_four_devices():
+    """The trainings over all devices, on four of them, in a process of its own."""
+    code = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+        import jax, numpy as np, nanlab, recorded
+        assert len(jax.devices()) == 4
+        for name in ("sharded", "pmap"):
+            for policy in ("raise", "skip"):
+                recorder = nanlab.Recorder(every=6, on_fault=policy)
+                training = recorded.TRAININGS[name](recorder.watch)
+                try:
+                    for t in range(30):
+                        batch = recorded.batch_of(t)
+                        batch[3] = -1 if t == 13 else batch[3]
+                        training.advance(batch)
+                except nanlab.Fault:
+                    pass
+                (fault,) = recorder.faults
+                assert fault.step == 13 and fault.exact, (fault.step, fault.exact, fault.notes)
+                assert fault.verdict.culprit.primitive == "sqrt"
+            plain = recorded.TRAININGS[name](recorded.unwatched)
+            for t in range(30):
+                if t != 13:
+                    plain.advance(recorded.batch_of(t))
+            assert recorded.bits(plain.state()) == recorded.bits(training.state())
+        print("done")
+    """
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.stdout == "done\n", done.stderr
