@@ -122,21 +122,20 @@ def _fault(
 
 
 def _arguments(entry: Entry, leaves: list[Any]) -> dict[str, Any]:
+    """Return the arguments as the user has them, and which of them are state."""
     tree = entry.plan.tree
     args, kwargs = tree.unflatten(leaves)
-    paths = tree_flatten_with_path((args, kwargs))[0]
-    flags, start = [], 0
-    for arg in args:
-        count = len(jax.tree.leaves(arg))
-        places = range(start, start + count)
-        flags.append(any(entry.watched.is_state(tree, place) for place in places))
-        start += count
+    rebuild = entry.watched.layouts[tree].user_call
+    if rebuild is not None:
+        _, args, kwargs = rebuild(leaves)
+    state = {id(x) for place, x in enumerate(leaves) if entry.watched.is_state(tree, place)}
+    named = tree_flatten_with_path((args, kwargs))[0]
     return {
-        "args": args,
+        "args": tuple(args),
         "kwargs": kwargs,
-        "is_state": flags,
-        "names": [argument_name(path) for path, _ in paths],
-        "leaves": leaves,
+        "is_state": [any(id(x) in state for x in jax.tree.leaves(arg)) for arg in args],
+        "names": [argument_name(path) for path, _ in named],
+        "leaves": [x for _, x in named],
     }
 
 
