@@ -36,7 +36,7 @@ class Options:
     Attributes:
         rounds: number of blocks of each side; medians and quartiles of the ratios are shown.
         mlp_steps: steps of the small network in a block.
-        transformer_steps: steps of the transformer in a block.
+        transformer_steps: steps of the transformer in a block; 0 leaves it and the memory out.
         every: calls between two copies of the state.
         memory: measure the peak memory of one side of the transformer, and print it.
     """
@@ -182,9 +182,11 @@ def main() -> None:
         ("MLP", mlp, options.mlp_steps),
         ("transformer", transformer, options.transformer_steps),
     ):
-        for row in compared(make, steps, options):
+        for row in compared(make, steps, options) if steps else ():
             table.add_row(name, *row)
     Console().print(table)
+    if not options.transformer_steps:
+        return
     command = [sys.executable, __file__, "--memory"]
     peaks = {}
     for side in ("plain", "watched"):
