@@ -177,7 +177,7 @@ def main() -> None:
         memory_of(options.memory)
         return
     title = f"{platform.processor() or platform.machine()}, JAX {jax.__version__}"
-    table = Table("training", "side", "CPU time", "wall time", "µs a call", title=title)
+    table = Table("training", "side", "CPU time", "wall time", "microseconds a call", title=title)
     for name, make, steps in (
         ("MLP", mlp, options.mlp_steps),
         ("transformer", transformer, options.transformer_steps),
