@@ -12,20 +12,24 @@ if TYPE_CHECKING:
     from nanlab.linting.lint import lint
     from nanlab.linting.report import Finding, Report
     from nanlab.problems.problem import Metrics, Problem
+    from nanlab.recorder.fault import Fault
+    from nanlab.recorder.recorder import Recorder, watch
     from nanlab.results.load import LoadError, load
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "Finding", "LoadError", "Metrics", "Problem", "Report", "Site", "Verdict", "__version__",
-    "lint", "load", "pinpoint", "replay_run",
+    "Fault", "Finding", "LoadError", "Metrics", "Problem", "Recorder", "Report", "Site", "Verdict",
+    "__version__", "lint", "load", "pinpoint", "replay_run", "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
+    "Fault": "nanlab.recorder.fault",
     "Finding": "nanlab.linting.report",
     "LoadError": "nanlab.results.load",
     "Metrics": "nanlab.problems.problem",
     "Problem": "nanlab.problems.problem",
+    "Recorder": "nanlab.recorder.recorder",
     "Report": "nanlab.linting.report",
     "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
@@ -33,6 +37,7 @@ _HOME = {
     "load": "nanlab.results.load",
     "pinpoint": "nanlab.blame.pinpoint",
     "replay_run": "nanlab.study.replay",
+    "watch": "nanlab.recorder.recorder",
 }
 
 

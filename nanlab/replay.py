@@ -1,5 +1,7 @@
 """Replay the failing step of a run: `python -m nanlab.replay DIR RUN_ID`.
 
+Of a folder of `nanlab.Recorder`, `python -m nanlab.replay run.nan` shows the last fault.
+
 Exit status: 0 done, 2 there is no such failing run, or the state cannot be written.
 """
 
@@ -14,6 +16,7 @@ import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
 from nanlab.cli.streams import allow_closed_output
+from nanlab.recorder.bundle import BundleError, is_recording, read_bundle
 from nanlab.results.errors import reason_of
 from nanlab.study.replay import At, Replay, ReplayError, replay_run
 from nanlab.study.trust import ForeignCodeError, is_confirmed
@@ -37,6 +40,9 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) == 1 and is_recording(Path(words[0])):
+        return _show_recording(Path(words[0]))
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.replay", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -68,6 +74,15 @@ def _replayed(arguments: Arguments) -> Replay:
             if not (isinstance(cause, ForeignCodeError) and is_confirmed(cause)):
                 raise
             trust = True
+
+
+def _show_recording(folder: Path) -> int:
+    try:
+        print(read_bundle(folder))
+    except BundleError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    return DONE
 
 
 def _show(replay: Replay) -> None:

@@ -99,3 +99,11 @@ def trace_closed(
     info = getattr(closed, "jaxpr", closed).debug_info
     run = jax.named_scope(scopes)(jaxpr_as_fun(closed)) if scopes else jaxpr_as_fun(closed)
     return jax.jit(run).trace(*arrays), arrays, info.arg_names or ()
+
+
+def donated_names(jitted: Any) -> tuple[Sequence[int], Sequence[str]] | None:
+    """Return the donated arguments of a jitted function, by index and by name; None if unknown."""
+    info = getattr(jitted, "_jit_info", None)
+    if info is None:
+        return None
+    return tuple(info.donate_argnums or ()), tuple(info.donate_argnames or ())

@@ -1,0 +1,110 @@
+"""The exception that a fault is: the faulty step, its verdict, its arguments, the run-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanlab.blame.explain.verdict import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is known of a fault.
+
+    Attributes:
+        step: number of the faulty call among its function's, from 0.
+        call: its number among the calls of all watched functions.
+        function: qualified name of the function.
+        detected: number of calls that had been made when the fault was found.
+        args: the exact positional arguments of that call.
+        kwargs: its keyword arguments.
+        is_state: for each positional argument whether it is state.
+        names: names of the arguments' leaves.
+        leaves: the arguments' leaves.
+        history: the small outputs of the last calls, oldest first.
+        run_up: how large the arguments of the last calls were.
+        compared: number of logged metrics that the replay computed again.
+        exact: whether these agree to the bit; None if there were none.
+        verdict: what `nanlab.pinpoint` finds in that call; None if it cannot look into it.
+        notes: what else has to be known.
+    """
+
+    step: int
+    call: int
+    function: str
+    detected: int
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_state: Sequence[bool] = ()
+    names: Sequence[str] = ()
+    leaves: Sequence[Any] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    run_up: Sequence[Mapping[str, Any]] = ()
+    compared: int = 0
+    exact: bool | None = None
+    verdict: Verdict | None = None
+    notes: Sequence[str] = ()
+
+
+class Fault(FloatingPointError):
+    """A watched training step made an inf or a NaN that went into the state.
+
+    Attributes:
+        step: number of the faulty call, from 0, among the calls of its function.
+        call: its number among the calls of all watched functions.
+        function: qualified name of the function.
+        arguments: the exact (args, kwargs) of that call.
+        state: the positional arguments that are state; the argument itself if there is one.
+        batch: the other positional arguments, in the same way.
+        verdict: what `nanlab.pinpoint` finds in that call; None if it cannot look into it.
+        history: the small outputs of the last calls, oldest first: a dict with "call", "step",
+            "function", and the outputs by name.
+        run_up: the arguments of up to 17 calls, from the last copy of the state on: "headroom"
+            (decades from the largest magnitude to the type's maximum), "leaf" (the argument with
+            the least), "norm" (of the state).
+        exact: whether the replay's metrics are the logged ones to the bit; None if there are none.
+        compared: number of metrics that were compared.
+        detected: number of calls that had been made when the fault was found.
+        notes: what else has to be known.
+        folder: the bundle on disk; None if there is none.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        self.finding, self.folder = finding, None
+        self.step, self.call, self.function = finding.step, finding.call, finding.function
+        self.arguments = finding.args, finding.kwargs
+        self.state = _one([a for a, s in zip(finding.args, finding.is_state, strict=True) if s])
+        self.batch = _one([a for a, s in zip(finding.args, finding.is_state, strict=True) if not s])
+        self.verdict, self.history = finding.verdict, finding.history
+        self.run_up = finding.run_up
+        self.exact, self.compared = finding.exact, finding.compared
+        self.detected, self.notes = finding.detected, list(finding.notes)
+        super().__init__(self.headline)
+
+    folder: Path | None
+
+    @property
+    def headline(self) -> str:
+        """The sentence that says where the fault is."""
+        return f"Step {self.step} of {self.function} is not finite."
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines(), "" if self.verdict is None else str(self.verdict)]).strip()
+
+    def lines(self) -> list[str]:
+        """Return the headline and what belongs to it, without the verdict."""
+        lines = [self.headline]
+        if self.exact:
+            lines.append(f"Replayed exactly: {self.compared} logged values agree to the bit.")
+        lines += [f"Note: {note}" for note in self.notes]
+        if self.folder is not None:
+            lines.append(f"Saved in {self.folder}: python -m nanlab.replay {self.folder}")
+        return lines
+
+
+def _one(arguments: list[Any]) -> Any:
+    return arguments[0] if len(arguments) == 1 else tuple(arguments)

@@ -1,0 +1,182 @@
+"""A bad state -> the fault: where it began, the exact arguments, the verdict, the bundle."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.tree_util import tree_flatten_with_path
+
+from nanlab.blame.explain.verdict import Verdict
+from nanlab.blame.pinpoint import pinpoint
+from nanlab.recorder.bundle import save
+from nanlab.recorder.detect import InHand, Logged, fed_on, verify
+from nanlab.recorder.fault import Fault, Finding
+from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
+from nanlab.recorder.run_up import RunUp, argument_name
+from nanlab.recorder.tape import Entry, Epoch, LostArgument
+
+if TYPE_CHECKING:
+    from nanlab.recorder.recording import Recording
+
+_RUN_UP = 16  # calls before the faulty one that are measured
+_NOT_REPRODUCED = (
+    "the replay is finite where the run was not: the step is not deterministic, or the hardware "
+    "computed something else"
+)
+
+
+def investigate(recording: Recording, logged: Logged | None, call: InHand | None) -> Fault | None:
+    """Return the fault behind a bad metric, or behind a bad state (without a metric).
+
+    None if the program has gone on with another state.
+    """
+    tape, notes = recording.tape, list[str]()
+    number = tape.number - 1 if logged is None else logged.number
+    if logged is None:
+        recording.metrics.drain(tape.epoch.first)
+    epochs = _from_good_state(list(tape.epochs), number)
+    if not epochs:
+        notes.append("the state was not finite when recording began")
+        return _fault(recording, notes, list(tape.epochs)[:1], None, None, logged)
+    history = {row.number: row.values for row in recording.metrics.history}
+    criterion = Criterion(
+        is_strict=recording.options.strict,
+        fed=fed_on(tape.functions, call),
+        is_over=call is None,
+    )
+    located = Located()
+    try:
+        for _ in range(2):
+            located = locate(epochs, history, criterion)
+            if located.entry is not None:
+                break
+            if located.is_rejected:
+                return None
+        else:
+            notes.append(_NOT_REPRODUCED)
+    except LostArgument as error:
+        notes.append(str(error))
+        return _fault(recording, notes, [], None, located, logged)
+    return _fault(recording, notes, epochs, located.entry, located, logged)
+
+
+def _from_good_state(epochs: list[Epoch], number: int) -> list[Epoch]:
+    """Return the epochs from the last one on that began, with a good state, before a call."""
+    good = [
+        i
+        for i, epoch in enumerate(epochs)
+        if epoch.first <= number and epoch.entries and verify(epoch, wait=True)
+    ]
+    return epochs[good[-1] :] if good else []
+
+
+def _fault(
+    recording: Recording,
+    notes: list[str],
+    epochs: list[Epoch],
+    entry: Entry | None,
+    located: Located | None,
+    logged: Logged | None,
+) -> Fault:
+    history = [row.row() for row in recording.metrics.history]
+    about: dict[str, Any] = {"detected": recording.tape.number, "history": history}
+    if located is not None and located.compared:
+        about |= {"compared": located.compared, "exact": not located.differing}
+        if located.differing:
+            notes.append(
+                f"{located.differing} of {located.compared} logged values differ in the replay: "
+                "the step is not deterministic, or reads something that is not an argument"
+            )
+    number = logged.number if entry is None and logged is not None else entry and entry.number
+    if number is None:
+        number = epochs[0].first if epochs else recording.tape.number - 1
+    call: Any = None
+    run_up = RunUp(number - _RUN_UP)
+    try:
+        call = arguments_of(epochs, number, run_up.measure)
+        about["run_up"] = run_up.rows()
+    except (LookupError, LostArgument) as error:
+        notes.append(str(error))
+    if call is not None:
+        made, leaves = call
+        about |= _arguments(made, leaves)
+        if _calls_back(made, leaves):
+            about["exact"] = False
+            notes.append(
+                f"{made.watched.name} calls back into Python (io_callback): the replay called it "
+                "again, and may have received something else"
+            )
+        about["verdict"] = _verdict(made, leaves, notes)
+        step, function = made.step, made.watched.name
+    else:
+        step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
+    fault = Fault(Finding(step=step, call=number, function=function, notes=notes, **about))
+    if recording.options.folder is not None:
+        try:
+            fault.folder = save(fault.finding, recording.options.folder)
+        except OSError as error:
+            recording.say(f"the fault could not be saved in {recording.options.folder}: {error}")
+    return fault
+
+
+def _arguments(entry: Entry, leaves: list[Any]) -> dict[str, Any]:
+    """Return the arguments as the user has them, and which of them are state."""
+    tree = entry.plan.tree
+    args, kwargs = tree.unflatten(leaves)
+    rebuild = entry.watched.layouts[tree].user_call
+    if rebuild is not None:
+        _, args, kwargs = rebuild(leaves)
+    state = {id(x) for place, x in enumerate(leaves) if entry.watched.is_state(tree, place)}
+    named = tree_flatten_with_path((args, kwargs))[0]
+    return {
+        "args": tuple(args),
+        "kwargs": kwargs,
+        "is_state": [any(id(x) in state for x in jax.tree.leaves(arg)) for arg in args],
+        "names": [argument_name(path) for path, _ in named],
+        "leaves": [x for _, x in named],
+    }
+
+
+def _verdict(entry: Entry, leaves: list[Any], notes: list[str]) -> Verdict | None:
+    """Return what is wrong with a call, of the user's own function where that is another."""
+    watched, tree = entry.watched, entry.plan.tree
+    attempts: list[Any] = []
+    rebuild = watched.layouts[tree].user_call
+    if rebuild is not None:
+        attempts.append(rebuild)
+    source = watched.jitted if watched.source is None or rebuild else watched.source
+    if isinstance(source, jax.stages.Compiled):
+        notes.append(
+            f"{watched.name} was compiled ahead of time, so that its program cannot be read: give "
+            "the jitted function too, as watch(compiled, source=jitted)"
+        )
+        return None
+    attempts += [partial(_called, function, tree) for function in (source, watched.jitted)]
+    problem = ""
+    for attempt in attempts:
+        try:
+            function, args, kwargs = attempt(leaves)
+            verdict = pinpoint(function, *args, **kwargs)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            continue
+        return verdict
+    notes.append(f"the call could not be looked into: {problem}")
+    return None
+
+
+def _called(function: Any, tree: Any, leaves: list[Any]) -> tuple[Any, Any, Any]:
+    args, kwargs = tree.unflatten(leaves)
+    return function, args, kwargs
+
+
+def _calls_back(entry: Entry, leaves: list[Any]) -> bool:
+    """Return whether a call hands values to Python and takes others back (`io_callback`)."""
+    args, kwargs = entry.plan.tree.unflatten(leaves)
+    try:
+        effects = entry.watched.jitted.trace(*args, **kwargs).jaxpr.effects
+    except Exception:  # a function of pmap, a compiled one
+        return False
+    return any("IO" in type(effect).__name__ for effect in effects)

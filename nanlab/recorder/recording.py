@@ -1,0 +1,268 @@
+"""Calls as they are made -> the tape, and the judgement of what they return."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+
+from nanlab.recorder.arrays import is_array
+from nanlab.recorder.detect import InHand, Logged, Metrics, state_is_bad, verify
+from nanlab.recorder.fault import Fault
+from nanlab.recorder.investigate import investigate
+from nanlab.recorder.plan import flatten
+from nanlab.recorder.policies import repaired_leaves
+from nanlab.recorder.replay import CannotRepair, arguments_of
+from nanlab.recorder.tape import LostArgument, Tape
+from nanlab.recorder.watched import Watched
+
+Policy: TypeAlias = Literal["raise", "skip", "rollback"]
+
+_LOG = logging.getLogger("nanlab")
+_LOOK_EVERY = 4  # calls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `nanlab.Recorder`."""
+
+    folder: Path | None
+    every: int
+    lag: int
+    history: int
+    memory: int
+    on_host: bool
+    on_fault: Policy | Callable[[Fault], Policy | None]
+    strict: bool
+
+
+class Recording:
+    """What a recorder does at each call of a watched function.
+
+    Args:
+        options: the recorder's.
+
+    Attributes:
+        tape: the calls.
+        metrics: the small outputs.
+        faults: the faults so far.
+        remarks: what was said about the recording.
+        is_idle: whether calls are not recorded now.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.remarks: list[str] = []
+        self.faults: list[Fault] = []
+        self.tape = Tape(on_host=options.on_host)
+        self.metrics = Metrics(options.lag, options.history, self.say)
+        self.is_idle = False
+        self._waits = jax.process_count() > 1  # every process must decide the same at the same call
+        self._turn_at, self._look_at, self._flying = options.every, 0, 0
+        self._head: Watched | None = None  # the function that a step begins with
+        self._repaired: dict[int, tuple[Any, Any]] = {}
+        self._undecided: Logged | None = None
+        self._lock = threading.RLock()
+
+    def say(self, remark: str) -> None:
+        """Print a remark, once."""
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+            _LOG.warning("nanlab.Recorder: %s", remark)
+
+    # A call.
+
+    def call(self, watched: Watched, args: Any, kwargs: Any) -> Any:
+        """Make a call of a watched function and record it."""
+        __tracebackhide__ = True
+        with self._lock:
+            leaves, tree = flatten((args, kwargs))
+            number = self.tape.number
+            self._head = self._head or watched
+            if number >= self._look_at and (
+                watched is self._head or self.options.on_fault == "raise"
+            ):
+                self._look_at = number + (1 if self._waits else _LOOK_EVERY)
+                self._look(InHand(watched, tree, leaves))
+            if number >= self._turn_at or self.tape.epoch.nbytes > self.options.memory:
+                self._turn(InHand(watched, tree, leaves))
+            if self._repaired:
+                leaves, args, kwargs = self._with_repaired(leaves, tree, args, kwargs)
+            try:
+                taken = self.tape.before(watched, leaves, tree)
+            except Exception as error:
+                if not any(is_array(x) and x.is_deleted() for x in leaves):
+                    self._give_up(error)  # else the call itself says what is wrong
+                return watched.jitted(*args, **kwargs)
+            if taken.owned:
+                for place in taken.owned:
+                    leaves[place] = taken.stored[place]
+                args, kwargs = taken.plan.with_leaves(args, kwargs, leaves, taken.owned)
+            self._flying += 1
+        try:
+            out = watched.jitted(*args, **kwargs)
+        except BaseException:
+            self._flying -= 1
+            raise
+        with self._lock:
+            self._flying -= 1
+            outputs = flatten(out)[0]
+            if len(outputs) != watched.count:
+                watched.learn(out, outputs)
+            self.metrics.add(self.tape.after(watched, taken, outputs), outputs)
+        return out
+
+    def _give_up(self, error: Exception) -> None:
+        """Stop recording, and let the training go on."""
+        self.is_idle = True
+        self.say(f"recording has stopped: {type(error).__name__}: {error}")
+        self.tape.forget()
+        self.metrics.clear()
+
+    def _turn(self, call: InHand) -> None:
+        is_late = self.tape.number >= self._turn_at + 8 * len(self.tape.functions)
+        if self._flying or (call.watched is not self._head and not is_late):
+            return
+        if verify(self.tape.epoch, wait=True) is False:
+            self._alarm(None, call)
+        self.tape.turn()
+        self._turn_at = self.tape.number + self.options.every
+        self.tape.drop(self.metrics.first_unread(self.tape.number))
+
+    # Detection.
+
+    def _look(self, call: InHand) -> None:
+        number, lag = self.tape.number, self.metrics.lag
+        epoch = self.tape.epoch
+        if (
+            epoch.is_clean is None
+            and number >= epoch.first + lag
+            and verify(epoch, wait=self._waits) is False
+        ):
+            self._alarm(None, call)
+        if (logged := self._undecided) is not None:
+            self._undecided = None
+            self._alarm(logged, call)
+        while self._undecided is None and (
+            logged := self.metrics.read(number - lag + 1, wait=self._waits)
+        ):
+            self._alarm(logged, call)
+        if len(self.tape.epochs) > 1:
+            self.tape.drop(self.metrics.first_unread(number))
+
+    def _alarm(self, logged: Logged | None, call: InHand | None) -> None:
+        """Judge a bad metric, or a bad state at an epoch's beginning (without a metric)."""
+        is_faulty = self.options.strict or state_is_bad(self.tape.functions, call)
+        if is_faulty is None:
+            self._undecided = logged
+            self._look_at = self.tape.number + 1
+            return
+        if not is_faulty:
+            self._pass_over(logged)
+            return
+        self.is_idle = True
+        try:
+            fault = investigate(self, logged, call)
+            if fault is None:
+                self._pass_over(logged)
+                return
+            policy = (
+                self.options.on_fault(fault)
+                if callable(self.options.on_fault)
+                else self.options.on_fault
+            )
+            self.faults.append(fault)
+            if call is None or policy not in ("skip", "rollback"):
+                raise fault
+            self._repair(fault, policy)
+        except Fault:
+            self.forget()
+            raise
+        finally:
+            self.is_idle = False
+
+    def _pass_over(self, logged: Logged | None) -> None:
+        """The state is good after all."""
+        if logged is not None:
+            self.metrics.pass_over(logged)
+        else:
+            self.tape.epoch.is_clean = True
+
+    def _repair(self, fault: Fault, policy: Policy) -> None:
+        try:
+            pairs, left_out = repaired_leaves(self.tape, fault.call, policy == "rollback")
+        except (CannotRepair, LostArgument) as error:
+            fault.notes.append(f"{policy} was not possible: {error}")
+            raise fault from None
+        self._repaired = {id(old): (old, new) for old, new in pairs}
+        count = len(left_out)
+        self.say(
+            f"step {fault.step} of {fault.function} is not finite: {policy} left out {count} "
+            f"call{'s' * (count != 1)}" + (f", saved in {fault.folder}" if fault.folder else "")
+        )
+        self.metrics.clear()
+        self.tape.turn()
+        while len(self.tape.epochs) > 1:
+            self.tape.epochs.popleft()
+        self._turn_at = self.tape.number + self.options.every
+
+    def _with_repaired(self, leaves: list[Any], tree: Any, args: Any, kwargs: Any) -> Any:
+        """Hand on the repaired state where the program hands on the bad one."""
+        repaired = self._repaired
+        if not any(id(x) in repaired for x in leaves):
+            if self.tape.number > self.tape.epoch.first + self.options.every:
+                self._repaired, self._undecided = {}, None
+            return leaves, args, kwargs
+        leaves = [repaired[id(x)][1] if id(x) in repaired else x for x in leaves]
+        args, kwargs = tree.unflatten(leaves)
+        return leaves, args, kwargs
+
+    def forget(self) -> None:
+        """Begin again, as if nothing had been called before."""
+        self.tape.forget()
+        self.metrics.clear()
+        self.metrics.history.clear()
+        self._head, self._turn_at = None, self.tape.number + self.options.every
+        self._repaired, self._undecided = {}, None
+
+    # The end.
+
+    def flush(self) -> None:
+        """Look at everything that has been computed, and wait for it.
+
+        Raises:
+            Fault: something was not finite.
+        """
+        with self._lock:
+            if self.is_idle:
+                return
+            if verify(self.tape.epoch, wait=True) is False:
+                self._alarm(None, None)
+            if self._undecided is not None:
+                self._alarm(self._undecided, None)
+            while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
+                self._alarm(logged, None)
+            if self.tape.epoch.entries and state_is_bad(self.tape.functions, None):
+                self._alarm(None, None)
+
+    def at(self, call: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the exact (args, kwargs) of a call that is still on the tape.
+
+        Raises:
+            LookupError: the call is no longer on the tape.
+        """
+        epochs = [epoch for epoch in self.tape.epochs if epoch.first <= call]
+        if not epochs:
+            raise LookupError(f"call {call} is not on the tape")
+        with self._lock:
+            self.is_idle = True
+            try:
+                entry, leaves = arguments_of(epochs[-1:], call)
+            finally:
+                self.is_idle = False
+        return entry.plan.tree.unflatten(leaves)
