@@ -626,7 +626,7 @@ def test_after_leaves_out_the_first_calls(run):
 def test_what_could_not_be_read_is_not_told_as_finite(run, monkeypatch):
     from nanlab.blame.watch.outputs import OutputReader
 
-    monkeypatch.setattr(OutputReader, "code", lambda self, leaves: None)
+    monkeypatch.setattr(OutputReader, "finish", lambda self, reading, original: None)
     status, _, errors = run(dedent(BAD) + "step(1.0)")
     assert status == debug.UNWATCHED
     assert "the outputs of 1 computations could not be read" in errors
