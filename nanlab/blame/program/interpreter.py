@@ -26,9 +26,9 @@ ResultsAndRecords = tuple[Sequence[Any], Records]
 Bind = Callable[[Equation, Sequence[Any]], Sequence[Any]]
 
 
-def bind_equation(equation: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-    """Run an equation unchanged."""
-    return _jax.bind(equation.eqn, operands)
+def bind_equation(equation: Equation, operands: Sequence[Any], **changed: Any) -> Sequence[Any]:
+    """Run an equation, with some parameters changed."""
+    return _jax.bind(equation.eqn, operands, **changed)
 
 
 class Interpreter(ABC):

@@ -258,3 +258,12 @@ def _drop_unused(program: Program) -> None:
                 live.update(equation.frames)
                 needed_equations.append(index)
         frame.equations = needed_equations[::-1]
+
+
+def work_of(program: Program, equation: Equation) -> int:
+    """Return how many equations run when this one does, a while loop's body once."""
+    if equation.opened is None:
+        return 1
+    frames = (program.frames[frame].equations for frame in equation.frames)
+    inner = [sum(work_of(program, program.equations[i]) for i in indices) for indices in frames]
+    return equation.eqn.params.get("length", 1) * max(1, *inner)
