@@ -24,15 +24,15 @@ README = (ROOT / "README.md").read_text()
 
 # nanlab/ from the ground up: a room may import the rooms before it, a command any of them.
 ROOMS = (
-    "backend", "parts", "blame", "grid", "plan", "results", "problems", "engine", "study", "ledger",
-    "reporting", "cli",
+    "backend", "parts", "blame", "recorder", "grid", "plan", "results", "problems", "engine",
+    "study", "ledger", "reporting", "cli",
 )  # fmt: skip
 # The two foundations do not know each other.
-STANDS_ON = {"blame": {"backend"}, "parts": {"backend"}}
+STANDS_ON = {"blame": {"backend"}, "parts": {"backend"}, "recorder": {"backend", "blame"}}
 JAX_INTERNALS = ROOT / "nanlab/backend/jaxpr.py"
 # Its vmap goes over the examples of one lane, each of which has a key of its own.
 OVER_EXAMPLES = ROOT / "nanlab/parts/corruptions.py"
-MAY_COMPILE = {"backend", "blame", "engine"}
+MAY_COMPILE = {"backend", "blame", "recorder", "engine"}
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 50
 
