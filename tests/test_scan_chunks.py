@@ -26,7 +26,7 @@ def update(w, number, at):
     return w - 0.1 * gradient + HUGE * jnp.where(number == at, HUGE, 0), value
 
 
-def plain(w, at, length=50):
+def plain(w, at, length=74):
     w, losses = lax.scan(lambda w, k: update(w, k, at), w * 2, jnp.arange(length))
     return {"w": w, "losses": losses, "mean": losses.mean()}
 
@@ -37,11 +37,11 @@ def without_xs(w, at):
         w, value = update(w, number, at)
         return (w, number + 1), value
 
-    return lax.scan(body, (w, 0), None, 50)
+    return lax.scan(body, (w, 0), None, 74)
 
 
 def reverse(w, at):
-    return lax.scan(lambda w, k: update(w, k, at), w, jnp.arange(50)[::-1], reverse=True)
+    return lax.scan(lambda w, k: update(w, k, at), w, jnp.arange(74)[::-1], reverse=True)
 
 
 def nested(w, at):
@@ -49,7 +49,7 @@ def nested(w, at):
         w, values = lax.scan(lambda w, k: update(w, k, -1), w, jnp.arange(3))
         return update(w, number, at)[0], values
 
-    return lax.scan(epoch, w, jnp.arange(50))
+    return lax.scan(epoch, w, jnp.arange(74))
 
 
 def vmapped(w, at):
@@ -64,13 +64,13 @@ def with_keys(w, at):
         w, value = update(w + 0.01 * jax.random.normal(own, w.shape, w.dtype), number, at)
         return (w, key), value
 
-    (w, _), values = lax.scan(body, (w, jax.random.key(0)), jnp.arange(50))
+    (w, _), values = lax.scan(body, (w, jax.random.key(0)), jnp.arange(74))
     return w, values
 
 
 @jax.jit
 def in_calls(w, at):
-    return jax.jit(jax.checkpoint(plain, static_argnums=2), static_argnums=2)(w, at, 50)
+    return jax.jit(jax.checkpoint(plain, static_argnums=2), static_argnums=2)(w, at, 74)
 
 
 TRAININGS = [plain, without_xs, reverse, nested, vmapped, with_keys, in_calls]
@@ -93,10 +93,10 @@ def test_in_chunks_the_results_are_those_of_the_whole_to_the_bit(training):
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda training: training.__name__)
 def test_the_faulty_iteration_and_the_carry_before_it_are_exact(training):
-    with pytest.raises(IterationFault, match=f"Iteration {AT} of 50 is not finite") as raised:
+    with pytest.raises(IterationFault, match=f"Iteration {AT} of 74 is not finite") as raised:
         run_in_chunks(training, 8)(W, AT)
     fault = raised.value
-    assert (fault.iteration, fault.length) == (AT, 50)
+    assert (fault.iteration, fault.length) == (AT, 74)
     states = []
     # The carries of a healthy run, from chunks that hold the iterations before the fault.
     run_in_chunks(training, AT, on_chunk=states.append)(W, -1)
@@ -111,7 +111,11 @@ def test_the_faulty_iteration_and_the_carry_before_it_are_exact(training):
 
 def test_an_inf_that_is_there_from_the_start_is_meant():
     def search(best):
-        return lax.scan(lambda b, k: (jnp.minimum(b, 100 - k * (k > 20)), b), best, jnp.arange(40, dtype=best.dtype))
+        return lax.scan(
+            lambda b, k: (jnp.minimum(b, 100 - k * (k > 20)), b),
+            best,
+            jnp.arange(40, dtype=best.dtype),
+        )
 
     assert float(run_in_chunks(search, 5)(jnp.float32(jnp.inf))[0]) == 61
 
@@ -136,7 +140,10 @@ def test_a_scan_without_a_carry_is_judged_by_its_outputs():
     ("function", "said"),
     [
         (lambda w: jnp.tanh(w), "no scan at its top level$"),
-        (lambda w: lax.while_loop(lambda w: w[0] < 9, lambda w: w + 1, w), "but a while loop, whose"),
+        (
+            lambda w: lax.while_loop(lambda w: w[0] < 9, lambda w: w + 1, w),
+            "but a while loop, whose",
+        ),
         (lambda w: lax.fori_loop(0, w[0].astype(int), lambda i, w: w + 1, w), "but a while loop"),
     ],
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -82,6 +82,21 @@ class _FastPaths:
         return cpp.pjit(name, key, missed, [], [], keys, registry, pxla.cc_shard_arg, cache)
 
 
+def _run_directly(
+    path: Callable[..., Any], inferred: Any, flat: Any, executed: Callable[..., Any]
+) -> tuple[Any, ...]:
+    """Run a program by its fast path; returns what `_run_python_pjit` does."""
+    params, tree = inferred.params, inferred.out_tree
+
+    def go(arguments: Sequence[Any]) -> Any:
+        return path(*arguments), None, None, ()
+
+    jaxpr, donated = params["jaxpr"], params["donated_invars"]
+    results = executed(go, jaxpr, flat, params["name"], donated)[0]
+    outputs = jax.tree.unflatten(tree, results)
+    return outputs, results, tree, flat, jaxpr, None, None, []
+
+
 @contextmanager
 def dispatch_hooked(
     called: Callable[..., Any], executed: Callable[..., Any], is_direct: Callable[[], bool]
@@ -112,24 +127,11 @@ def dispatch_hooked(
         def go() -> Any:
             path = paths.get(inferred)
             if path is not None:
-                return run_direct(path)
+                with suppress(_NotOnOneDevice):  # nothing ran, and JAX words the error in `run`
+                    return _run_directly(path, inferred, flat, executed)
             ran = run(inferred, flat, function, args, kwargs)
             paths.add(inferred, ran, execute)
             return ran
-
-        def run_direct(path: Callable[..., Any]) -> Any:
-            params, rest = inferred.params, (flat, inferred.params["jaxpr"], None, None, [])
-
-            def direct(arguments: Sequence[Any]) -> Any:
-                return path(*arguments), None, None, ()
-
-            about = params["jaxpr"], flat, params["name"], params["donated_invars"]
-            try:
-                results = executed(direct, *about)[0]
-            except _NotOnOneDevice:  # nothing ran, and JAX words the error there
-                return run(inferred, flat, function, args, kwargs)
-            tree = inferred.out_tree
-            return (jax.tree.unflatten(tree, results), results, tree, *rest)
 
         return called(go, function, args, kwargs, options)
 
@@ -144,16 +146,17 @@ def dispatch_hooked(
     def fast_hooked(*args: Any, **kwargs: Any) -> Any:
         return fast(*args, **kwargs) if is_direct() else None
 
-    def install(functions: Sequence[Callable[..., Any]]) -> None:
-        for name, function in zip(_HOOKED, functions, strict=True):
-            setattr(DISPATCH, name, function)
-        clear_fast_paths()
-
-    install((run_hooked, execute_hooked, fast_hooked))
+    _install((run_hooked, execute_hooked, fast_hooked))
     try:
         yield
     finally:
-        install(own)
+        _install(own)
+
+
+def _install(functions: Sequence[Callable[..., Any]]) -> None:
+    for name, function in zip(_HOOKED, functions, strict=True):
+        setattr(DISPATCH, name, function)
+    clear_fast_paths()
 
 
 def settings() -> tuple[Any, ...]:

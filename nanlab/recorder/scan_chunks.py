@@ -11,7 +11,8 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +30,7 @@ from nanlab.blame.program.scan_split import ScanSplit, Start
 from nanlab.blame.site import Site
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(NamedTuple):
     """The state between two chunks.
 
     Attributes:
@@ -82,23 +82,11 @@ class ChunkedFunction:
         on_chunk: Callable[[Progress], Any] | None,
     ) -> None:
         self._function, self._every, self._is_strict = function, every, is_strict
-        self._on_chunk = on_chunk
+        self._on_chunk, self.reason = on_chunk, ""
         self._chunks: dict[Any, _Chunks | None] = {}
-        self.reason = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function.
-
-        Args:
-            *args: its positional arguments.
-            **kwargs: its keyword arguments.
-
-        Returns:
-            What it returns.
-
-        Raises:
-            IterationFault: an iteration of the scan was at fault.
-        """
+        """Call the function; raises `IterationFault` if an iteration is at fault."""
         bound = _bound(self._function, args, kwargs)
         flat, tree = jax.tree_util.tree_flatten_with_path(bound.arguments)
         leaves = [leaf for _, leaf in flat]
@@ -120,9 +108,9 @@ class ChunkedFunction:
         try:
             split = ScanSplit(program)
         except LookupError:
-            frames = {f.kind for f in program.frames if f.parent is not None}
-            what = "a while loop, whose iterations cannot be divided" if "while" in frames else ""
-            self.reason = "it has no scan at its top level" + (what and f" but {what}")
+            self.reason = "it has no scan at its top level"
+            if any(frame.kind == "while" for frame in program.frames):
+                self.reason += " but a while loop, whose iterations cannot be divided"
             name = getattr(self._function, "__qualname__", "the function")
             warnings.warn(f"{name} runs as a whole: {self.reason}", UserWarning, stacklevel=3)
             return None
@@ -189,9 +177,9 @@ def _traced(
     whole = [i for i, x in enumerate(leaves) if isinstance(x, int)]
     error = None
     # Numbers that decide a shape or a branch cannot be traced.
-    for indices in ([*arrays, *floats, *whole], [*arrays, *floats], arrays):
+    for indices in map(sorted, ([*arrays, *floats, *whole], [*arrays, *floats], arrays)):
 
-        def of_leaves(*traced: Any, indices: list[int] = sorted(indices)) -> Any:
+        def of_leaves(indices: list[int], *traced: Any) -> Any:
             filled = list(leaves)
             for index, leaf in zip(indices, traced, strict=True):
                 filled[index] = leaf
@@ -200,7 +188,8 @@ def _traced(
             return function(*own.args, **own.kwargs)
 
         try:
-            return jax.jit(of_leaves).trace(*(leaves[i] for i in sorted(indices))), sorted(indices)
+            traced = jax.jit(partial(of_leaves, indices)).trace(*(leaves[i] for i in indices))
+            return traced, indices
         except Exception as raised:
             error = error or raised
     raise error or AssertionError
@@ -238,17 +227,17 @@ class _Chunks:
         carry, first, parts, checked = start.carry, 0, list[Sequence[Array]](), None
         codes = self._codes(carry)
         for count in self._counts:
-            before, (carry, stacked) = carry, self._iterations(start, carry, first=first, count=count)
+            before, (carry, stacked) = (
+                carry,
+                self._iterations(start, carry, first=first, count=count),
+            )
             flag = self._is_bad(carry, stacked, codes)
             self._check(start, codes, checked)
             checked = flag, before, first, count
             parts.append(stacked)
             first += count
             if on_chunk is not None:
-                progress = Progress(
-                    done=first, length=split.length, carry=carry, outputs=stacked
-                )
-                on_chunk(progress)
+                on_chunk(Progress(first, split.length, carry, stacked))
         self._check(start, codes, checked)
         return jax.tree.unflatten(self._call.tree, self._after(start, carry, split.joined(parts)))
 
@@ -279,10 +268,9 @@ class _Chunks:
         offset, carry, is_found = self._first_bad(start, before, codes, first, count)
         if bool(is_found):
             iteration = first + int(offset)
-            slices = self._split.slices(start, iteration)
-            verdict = self._verdict(iteration, start.consts, carry, slices)
-            operands = start.consts, carry, slices
-            raise IterationFault(iteration, self._split.length, operands, verdict) from None
+            operands = start.consts, carry, self._split.slices(start, iteration)
+            verdict = self._verdict(iteration, *operands)
+            raise IterationFault(iteration, self._split.length, operands, verdict)
 
     def _verdict(
         self, iteration: int, consts: Sequence[Any], carry: Sequence[Any], slices: Sequence[Any]
@@ -293,20 +281,15 @@ class _Chunks:
             return bind_equation(equation, operands, length=1)
 
         operands = [*consts, *carry, *(x[None] for x in slices)]
-        run = jax.named_scope(equation.scopes)(run) if equation.scopes else run
+        run = jax.named_scope(equation.scopes)(run)
         known = dict(zip(self._call.program.frames[0].arguments, self._call.names, strict=True))
         parts = (("constant", consts), ("carry", carry), ("slice", slices))
         names = [f"{part}[{i}]" for part, arrays in parts for i in range(len(arrays))]
         names = [known.get(v, name) for v, name in zip(equation.operands, names, strict=True)]
         outputs = [f"{name} after the iteration" for name in names[len(consts) :][:n_carried]]
         outputs += [f"output[{i}]" for i in range(len(equation.results) - n_carried)]
-        call = Call(
-            traced=jax.jit(run).trace(*operands),
-            arrays=operands,
-            names=names,
-            numbers={},
-            outputs=outputs,
-        )
+        traced = jax.jit(run).trace(*operands)
+        call = Call(traced=traced, arrays=operands, names=names, numbers={}, outputs=outputs)
         return _counted(pinpoint_call(call), iteration)
 
 
@@ -335,12 +318,6 @@ def _counted(verdict: Verdict, iteration: int) -> Verdict:
             return site
         return replace(site, iterations=(iteration, *site.iterations[1:]))
 
-    return replace(
-        verdict,
-        origin=placed(verdict.origin),
-        culprit=placed(verdict.culprit),
-        chain=tuple(map(placed, verdict.chain)),
-        benign=tuple(map(placed, verdict.benign)),
-    )
-
-
+    chain, benign = tuple(map(placed, verdict.chain)), tuple(map(placed, verdict.benign))
+    origin, culprit = placed(verdict.origin), placed(verdict.culprit)
+    return replace(verdict, origin=origin, culprit=culprit, chain=chain, benign=benign)

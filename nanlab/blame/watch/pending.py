@@ -61,6 +61,9 @@ class Queue:
 
         Args:
             wait: whether to wait for each; else only for those that there are too many of.
+
+        Returns:
+            The oldest; None if there is none, or none to be read yet.
         """
         if not self._entries:
             return None

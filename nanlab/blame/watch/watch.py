@@ -12,21 +12,13 @@ import jax
 import numpy as np
 
 from nanlab.backend.dispatch import dispatch_hooked, has_local_settings, settings
-from nanlab.backend.finiteness import INF, NAN
-from nanlab.blame.watch.bad_values import BadValue, BadValues, fault_of
+from nanlab.backend.finiteness import NAN
 from nanlab.blame.watch.compiled import compiled_hooked, donated_leaves
 from nanlab.blame.watch.computation import Computation, JitCall
-from nanlab.blame.watch.fault import Fault, found, mechanism
-from nanlab.blame.watch.outputs import OutputReader, Reading, inexact, is_deleted, plain_settings
+from nanlab.blame.watch.fault import Fault, found
+from nanlab.blame.watch.judge import Judge
+from nanlab.blame.watch.outputs import OutputReader, Reading, is_deleted, plain_settings
 from nanlab.blame.watch.pending import Layouts, Pending, Queue
-
-# A bad value that this many operations have handed on is masked by none that comes.
-HANDED_ON = 200
-# The eager operations that are looked into; of others the line alone is known.
-LOOKED_INTO = 8
-# Operations that put the user's numbers into an array.
-_PASSIVE = ("convert_element_type", "copy", "broadcast_in_dim", "reshape")
-_NOT_MADE = ("input", "constant")
 
 
 class Watch:
@@ -43,22 +35,16 @@ class Watch:
         calls: number of outermost calls of jitted, pmapped and compiled functions.
         operations: number of other computations: eager operations, and the pieces of functions
             that are transformed and not jitted.
-        masked: whether operations made an inf or a NaN, harmless ones included.
         unread: number of computations whose outputs could not be read.
-        fault: the first fault.
     """
 
     def __init__(self, after: int = 0) -> None:
         self.after = after
         self.calls = self.operations = self.unread = 0
-        self.masked = False
-        self.fault: Fault | None = None
         self._calls_of: Counter[str] = Counter()
-        self._bad_values = BadValues()
-        self._looks_left, self._numbered = LOOKED_INTO, 0
+        self._judge = Judge(self._code)
         self._reader, self._queue, self._layouts = OutputReader(), Queue(), Layouts()
         self._plain = settings()
-        self._meant: set[tuple[Any, ...]] = set()
         self._here = threading.local()
         self._lock, self._reads = threading.RLock(), threading.RLock()
 
@@ -73,10 +59,17 @@ class Watch:
     def finish(self) -> None:
         """Read what is left and judge what operations made, when the program has ended."""
         self._in_quiet(lambda: self._drain(wait=True))
-        value = self._bad_values.first()
-        with self._lock:
-            if value is not None and self.fault is None:
-                self.fault = fault_of(value)
+        self._judge.finish()
+
+    @property
+    def fault(self) -> Fault | None:
+        """The first fault."""
+        return self._judge.fault
+
+    @property
+    def masked(self) -> bool:
+        """Whether operations made an inf or a NaN, harmless ones included."""
+        return self._judge.masked
 
     @property
     def watched(self) -> bool:
@@ -178,7 +171,7 @@ class Watch:
     def _failed(self, computation: Computation, error: Exception, number: int) -> None:
         """A computation raised: JAX's own jax_debug_nans is a fault, and the program sees it."""
         if "FloatingPointError" in type(error).__name__ and not self._drain(wait=True):
-            self._judge(computation, NAN, number)
+            self._judge.call(computation, NAN, number)
         with self._lock:
             self.calls -= number > 0
             self.operations -= not number
@@ -269,114 +262,4 @@ class Watch:
             with self._lock:
                 self.unread += 1
             return None
-        with self._lock:
-            behind = self._bad_values.behind(computation.arguments)
-            self._bad_values.read(behind)
-        if not code:
-            return None
-        if entry.number:
-            saved = computation.saved()
-            given = inexact(saved.get(id(x), x) for x in computation.arguments)
-            return self._judge(computation, code, entry.number, [*given, *results], behind)
-        return self._follow(computation, code, results, behind)
-
-    def _judge(
-        self,
-        computation: Computation,
-        code: int,
-        number: int,
-        leaves: Sequence[Any] = (),
-        behind: Sequence[BadValue] = (),
-    ) -> Fault | None:
-        """Return the fault that a call is, if it is one; it is recorded before it is explained."""
-        behind = [value for value in behind if not value.is_meant]
-        fault = Fault(
-            name=computation.qualified_name,
-            kind=computation.kind,
-            call=number,
-            code=code,
-            place=computation.caller.place if computation.caller else "",
-        )
-        if code == NAN and not self._record(fault):
-            return None
-        # An inf in a state, such as a first "best loss", comes again in every call.
-        pattern = () if code == NAN else (computation.closed, *(self._code([x]) for x in leaves))
-        if pattern in self._meant:
-            return None
-        fault.verdict, problem = computation.verdict(code)
-        if problem:
-            fault.notes.append(problem)
-        if code == INF and mechanism(fault.verdict) in _NOT_MADE and not behind:
-            self._meant.add(pattern)
-            return None
-        if code == INF and not self._record(fault):
-            return None
-        behind = [value for value in behind if (value.origin or value).is_made]
-        if behind and mechanism(fault.verdict) in _NOT_MADE:
-            # The call was handed what an eager operation had made.
-            came_in = fault.verdict.input_faults if fault.verdict else ()
-            reached = f"It reached call {number} of the {fault.kind} {fault.name}"
-            reached += f" as {', '.join(came_in)}." * bool(came_in)
-            with self._lock:
-                fault = self.fault = fault_of(behind[0])
-                fault.notes.append(reached)
-        return fault
-
-    def _record(self, fault: Fault) -> bool:
-        with self._lock:
-            is_first = self.fault is None
-            self.fault = self.fault or fault
-        return is_first
-
-    def _follow(
-        self,
-        computation: Computation,
-        code: int,
-        results: Sequence[Any],
-        behind: Sequence[BadValue],
-    ) -> Fault | None:
-        """Keep track of what an eager operation returned."""
-        given = inexact(computation.arguments)
-        arrays = [x for x in results if isinstance(x, jax.Array)]
-        came_in = max((v.code for v in behind), default=0) or self._code(given) or 0
-        behind = [value for value in behind if not value.is_meant]
-        is_handed_in = not behind and came_in >= code
-        with self._lock:
-            self._numbered += 1
-            origin = min((v.origin or v for v in behind), key=lambda v: v.number, default=None)
-            culprits = [v.culprit or v for v in behind if v.code == NAN]
-            value = BadValue(
-                number=self._numbered,
-                name=computation.qualified_name,
-                kind=computation.kind,
-                place=computation.caller.place if computation.caller else "",
-                code=code,
-                is_made=not is_handed_in,
-                origin=origin,
-                culprit=min(culprits, key=lambda v: v.number, default=None),
-                depth=1 + max((v.depth for v in behind), default=0),
-            )
-        if is_handed_in:
-            # Single numbers are written on purpose, a NaN among data is not.
-            is_data = any(getattr(x, "size", 1) > 1 and self._code([x]) == NAN for x in given)
-            value.is_meant = code == INF or not is_data or bool(self._bad_values.behind(given))
-            if computation.name in _PASSIVE and not value.is_meant:
-                return None
-        self._add(computation, value, arrays)
-        with self._lock:
-            if value.depth < HANDED_ON or self.fault is not None:
-                return None
-            self.fault = fault_of(value)
-            return self.fault
-
-    def _add(self, computation: Computation, value: BadValue, arrays: Sequence[Any]) -> None:
-        """Look into a bad value if it is the first of its kind on its way, and note it."""
-        is_first = value.origin is None or (value.code == NAN and value.culprit is None)
-        if is_first and not value.is_meant and self._looks_left:
-            self._looks_left -= 1
-            value.verdict, _ = computation.verdict(value.code)
-            is_inf = value.code == INF and value.origin is None
-            value.is_meant = is_inf and mechanism(value.verdict) in _NOT_MADE
-        self.masked = self.masked or not value.is_meant
-        with self._lock:
-            self._bad_values.add(value, arrays)
+        return self._judge.judged(computation, code, entry.number, results)
