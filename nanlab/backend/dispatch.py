@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import jax
@@ -97,6 +98,11 @@ def _run_directly(
     return outputs, results, tree, flat, jaxpr, None, None, []
 
 
+def _static_arguments(caller: FrameType) -> dict[str, Any]:
+    info = caller.f_locals["jit_info"]
+    return {name: getattr(info, name) for name in ("static_argnums", "static_argnames")}
+
+
 @contextmanager
 def dispatch_hooked(
     called: Callable[..., Any], executed: Callable[..., Any], is_direct: Callable[[], bool]
@@ -120,10 +126,6 @@ def dispatch_hooked(
             return run(inferred, flat, function, args, kwargs)
         caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
 
-        def options() -> dict[str, Any]:
-            info = caller.f_locals["jit_info"]
-            return {name: getattr(info, name) for name in ("static_argnums", "static_argnames")}
-
         def go() -> Any:
             path = paths.get(inferred)
             if path is not None:
@@ -133,7 +135,7 @@ def dispatch_hooked(
             paths.add(inferred, ran, execute)
             return ran
 
-        return called(go, function, args, kwargs, options)
+        return called(go, function, args, kwargs, partial(_static_arguments, caller))
 
     def execute_hooked(*arguments: Any, **params: Any) -> Any:
         __tracebackhide__ = True

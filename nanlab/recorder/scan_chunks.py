@@ -92,7 +92,7 @@ class ChunkedFunction:
         leaves = [leaf for _, leaf in flat]
         key = tree, tuple(map(_signature, leaves))
         if key not in self._chunks:
-            names = [str(path[0].key) + jax.tree_util.keystr(path[1:]) for path, _ in flat]
+            names = [path[0].key + jax.tree_util.keystr(path[1:]) for path, _ in flat]
             self._chunks[key] = self._chunked(bound, leaves, tree, names)
         chunks = self._chunks[key]
         if chunks is None:
@@ -111,11 +111,10 @@ class ChunkedFunction:
             self.reason = "it has no scan at its top level"
             if any(frame.kind == "while" for frame in program.frames):
                 self.reason += " but a while loop, whose iterations cannot be divided"
-            name = getattr(self._function, "__qualname__", "the function")
-            warnings.warn(f"{name} runs as a whole: {self.reason}", UserWarning, stacklevel=3)
+            warnings.warn(f"a call runs as a whole: {self.reason}", UserWarning, stacklevel=3)
             return None
-        inputs = [names[i] for i in indices]
-        call = _Traced(program, split, indices, inputs, jax.tree.structure(traced.out_info))
+        inputs, results = [names[i] for i in indices], jax.tree.structure(traced.out_info)
+        call = _Traced(program, split, indices, inputs, results)
         return _Chunks(call, self._every, self._is_strict)
 
 
@@ -302,11 +301,9 @@ def _counts(length: int, every: int) -> list[int]:
     near = [n for n in range(max(2, every // 2), 2 * every + 1) if length % n == 0]
     every = min(near, key=lambda n: abs(n - every), default=every)
     counts = [every] * (length // every)
-    rest = length % every
-    if rest == 1 and counts:
-        counts[-1] += 1
-    elif rest:
-        counts.append(rest)
+    if length % every > 1 or not counts:
+        return [*counts, length % every]
+    counts[-1] += length % every
     return counts
 
 
