@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from nanlab.blame.explain.verdict import Verdict
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
+    from nanlab.blame.watch.log import log_verdict
     from nanlab.problems.problem import Metrics, Problem
     from nanlab.results.load import LoadError, load
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "LoadError", "Metrics", "Problem", "Site", "Verdict", "__version__", "load", "pinpoint",
-    "replay_run",
+    "LoadError", "Metrics", "Problem", "Site", "Verdict", "__version__", "load",
+    "log_verdict", "pinpoint", "replay_run",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOME = {
     "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
     "load": "nanlab.results.load",
+    "log_verdict": "nanlab.blame.watch.log",
     "pinpoint": "nanlab.blame.pinpoint",
     "replay_run": "nanlab.study.replay",
 }
@@ -39,3 +41,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the cell magic `%%nanlab` to a notebook: `%load_ext nanlab`."""
+    from nanlab.cli.notebook import register
+
+    register(shell)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from nanlab.blame.diagnosis.contents import Contents
 from nanlab.blame.program.primitives import SAME_AS
 from nanlab.blame.site import Site
+from nanlab.blame.source_path import cell_of
 from nanlab.blame.vocabulary import Mechanism, Status
 
 if TYPE_CHECKING:
@@ -28,6 +30,14 @@ LINKS = 6
 
 SHORT = 16
 """Longest expression used as a row label; longer ones are labeled a, b, ..."""
+
+# At least 4.5:1 on white. Dim text is a mixture with the first color, which is not drawn.
+_ON_WHITE = TerminalTheme(
+    (0x60, 0x60, 0x60),
+    (0x1F, 0x23, 0x28),
+    [(0x1F, 0x23, 0x28), (0xB3, 0x1D, 0x28), (0x11, 0x63, 0x29), (0x7D, 0x4E, 0x00),
+     (0x09, 0x50, 0xAE), (0x66, 0x39, 0xBA), (0x0B, 0x5F, 0x6B), (0x57, 0x60, 0x6A)],
+)  # fmt: skip
 
 
 def verdict_text(verdict: Verdict, width: int = WIDTH) -> str:
@@ -43,9 +53,14 @@ def verdict_html(verdict: Verdict, width: int = 100) -> str:
     """Return a verdict as a colored <pre> block, for notebooks."""
     console = Console(width=width, record=True, force_jupyter=False, file=io.StringIO())
     console.print(renderable(verdict))
-    style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3"
+    # Colors of its own, since a notebook's page may be light or dark.
+    style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3;"
+    style += "padding:.5em;color:#1f2328;background:#fff"
     return console.export_html(
-        inline_styles=True, code_format=f'<pre style="{style}"><code>{{code}}</code></pre>'
+        theme=_ON_WHITE,
+        inline_styles=True,
+        code_format=f'<pre style="{style}"><code style="color:inherit;background:none">'
+        "{code}</code></pre>",
     )
 
 
@@ -116,7 +131,7 @@ def _site(title: str, site: Site, *, is_folded: bool) -> Iterator[RenderableType
     yield head
     yield Padding(Text(_circumstances(site)), (0, 0, 0, 2), expand=False)
     if site.file:
-        line = (f"{_shortened(site.file)}:{site.line}", "cyan")
+        line = (cell_place(site) or f"{_shortened(site.file)}:{site.line}", "cyan")
         tail = f" in {site.function}"
         overflow = "fold" if is_folded else "ignore"
         yield Text.assemble("  at ", line, tail, no_wrap=not is_folded, overflow=overflow)
@@ -203,7 +218,14 @@ def _shortened(file: str) -> str:
 
 
 def _line(site: Site) -> str:
-    return f"{site.file.replace(chr(92), '/').rpartition('/')[2]}:{site.line}" if site.file else "?"
+    name = site.file.replace("\\", "/").rpartition("/")[2]
+    return cell_place(site) or (f"{name}:{site.line}" if site.file else "?")
+
+
+def cell_place(site: Site) -> str:
+    """Return "cell 3, line 7" for a line of a notebook, else ""."""
+    cell = cell_of(site.file)
+    return cell and f"{cell}, line {site.line}"
 
 
 def _chain(verdict: Verdict) -> RenderableType:

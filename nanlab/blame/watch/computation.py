@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from nanlab.backend.dispatch import current_scopes, trace_closed
 from nanlab.backend.finiteness import NAN
@@ -167,6 +169,30 @@ class Computation:
                     options=dict,
                 )
             self.call = self.call.stored()
+
+    def named_arguments(self) -> dict[str, Any]:
+        """Return its arguments that are arrays or numbers, by their names."""
+        saved, call = self.saved(), self._wrapper or self.call
+        if call is None or self.is_operation:
+            arrays = [saved.get(id(x), x) for x in self.arguments]
+            info = getattr(getattr(self.closed, "jaxpr", self.closed), "debug_info", None)
+            names = [*(getattr(info, "arg_names", None) or ())]
+            names += [f"args[{i}]" for i in range(len(names), len(arrays))]
+            named = dict(zip(names, arrays, strict=False))
+        else:
+            args = [_tree(x, saved) for x in call.args]
+            kwargs = {k: _tree(x, saved) for k, x in call.kwargs.items()}
+            try:
+                bound: Any = inspect.signature(call.function).bind(*args, **kwargs).arguments
+            except (TypeError, ValueError):
+                bound = {"args": args, **kwargs}
+            flat = jax.tree_util.tree_leaves_with_path(bound)
+            named = {path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in flat}
+        return {
+            name: x if hasattr(x, "dtype") else np.asarray(x)
+            for name, x in named.items()
+            if hasattr(x, "dtype") or isinstance(x, int | float | complex)
+        }
 
     def verdict(self, code: int) -> tuple[Verdict | None, str]:
         """Return what is wrong with it, and why that is not known or not sure.

@@ -106,6 +106,7 @@ class Judge:
             call=number,
             code=code,
             place=computation.caller.place if computation.caller else "",
+            arguments=computation.named_arguments,
         )
         if code == NAN and not self._record(fault):
             return None

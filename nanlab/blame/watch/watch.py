@@ -76,6 +76,26 @@ class Watch:
         """Whether anything was looked at."""
         return self.calls > self.after or self.operations > 0
 
+    def summary(self, subject: str, stopped: str = "") -> str:
+        """Return the sentence for a program without a fault.
+
+        Args:
+            subject: what was watched, such as "the script".
+            stopped: what ended it early, such as " until it was stopped".
+        """
+        if not (self.calls or self.operations):
+            return f"{subject} computed nothing with JAX, so nothing was watched."
+        if not self.watched:
+            calls = _counted(self.calls, 0)
+            return f"--after {self.after} left out all of {calls}: nothing was watched."
+        seen = _counted(self.calls - min(self.after, self.calls), self.operations)
+        said = f"all was finite in {seen}{stopped}."
+        if self.masked:
+            said += " Operations made an inf or a NaN, which others masked."
+        if self.unread:
+            return f"the outputs of {self.unread} computations could not be read. Else {said}"
+        return said
+
     # What JAX calls.
 
     def _is_idle(self) -> bool:
@@ -263,3 +283,11 @@ class Watch:
                 self.unread += 1
             return None
         return self._judge.judged(computation, code, entry.number, results)
+
+
+def _counted(calls: int, operations: int) -> str:
+    said = f"{calls} call{'s' * (calls != 1)} of jitted functions" if calls else ""
+    if operations:
+        count = f"{operations} operation{'s' * (operations != 1)}"
+        said = f"{said} and {count} outside of them" if calls else f"{count}, all outside of calls"
+    return said
