@@ -79,7 +79,11 @@ class Fault:
         lines = [self.headline, *(f"Note: {note}" for note in self.notes)]
         lines += [self.without_verdict] if self.verdict is None else []
         head = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-        return head + ("" if self.verdict is None else self.verdict._repr_html_())
+        if self.verdict is None:
+            return head
+        from nanlab.blame.explain.text import verdict_html
+
+        return head + verdict_html(self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict's dictionary, and which computation it is about."""

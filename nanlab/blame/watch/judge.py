@@ -9,10 +9,10 @@ from typing import Any
 import jax
 
 from nanlab.backend.finiteness import INF, NAN
+from nanlab.blame.watch.arrays import inexact
 from nanlab.blame.watch.bad_values import BadValue, BadValues, fault_of
 from nanlab.blame.watch.computation import Computation
 from nanlab.blame.watch.fault import Fault, mechanism
-from nanlab.blame.watch.outputs import inexact
 
 # A bad value that this many operations have handed on is masked by none that comes.
 HANDED_ON = 200

@@ -2,18 +2,18 @@
 
 Small arrays are packed into one vector by a program of its own, right after the computation that
 returned them. The vector is read on the host once it is ready, and it is the copy of those that a
-later call donates. For each larger array a program returns one flag. Neither is part of the user's
-program, which would be compiled differently with it. (A check inside it costs more, too.)
+later call donates. Larger arrays are read where they lie if that is the host's memory; elsewhere a
+program returns one flag for each. None of this is part of the user's program, which would be
+compiled differently with it. (A check inside it costs more, too.)
 """
 
 from __future__ import annotations
 
-import ctypes
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,29 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE, NAN, array_code, code_of
+from nanlab.blame.watch.arrays import (
+    HostCopies,
+    Layout,
+    Pack,
+    buffers,
+    devices_read_on_host,
+    lies_on_host,
+    memory,
+)
 
-# Bytes of an array that are packed: copying more takes longer than a program for it alone.
-PACKED = 32 << 10
 # As few small arrays are read where they lie.
 _READ_WHERE_THEY_LIE = 3
 # The packs in which the copy of a donated array is looked for.
 _PACKS = 3
-_HOST_MEMORY = ("unpinned_host", "device")
-
-
-def inexact(leaves: Iterable[Any]) -> list[Any]:
-    """Return the leaves that can hold an inf or a NaN."""
-    return [leaf for leaf in leaves if _can_be_bad(leaf)]
-
-
-def _can_be_bad(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return isinstance(leaf, float | complex) or (dtype is not None and _is_inexact(dtype))
-
-
-@cache
-def _is_inexact(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 @contextmanager
@@ -57,75 +48,6 @@ def plain_settings() -> Generator[None]:
 
 
 @dataclass(kw_only=True)
-class Layout:
-    """How the outputs of a program are read.
-
-    Attributes:
-        inexact: indices of those that can be bad.
-        small: indices of those that are packed, by type.
-        large: indices of those that have a flag each.
-        at: for a packed one (vector, its first element), by index.
-    """
-
-    inexact: list[int] = field(default_factory=list[int])
-    small: list[list[int]] = field(default_factory=list[list[int]])
-    large: list[int] = field(default_factory=list[int])
-    at: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
-
-
-def layout_of(avals: Sequence[Any]) -> Layout:
-    """Return the layout for outputs, or their abstract values, of these shapes and types."""
-    layout, groups, filled = Layout(), dict[Any, int](), list[int]()
-    for index, aval in enumerate(avals):
-        if not _can_be_bad(aval):
-            continue
-        layout.inexact.append(index)
-        size = int(np.prod(getattr(aval, "shape", ())))
-        if not size:
-            continue
-        # A weak type would be lost in a vector.
-        if size * aval.dtype.itemsize > PACKED or getattr(aval, "weak_type", False):
-            layout.large.append(index)
-            continue
-        group = groups.setdefault(aval.dtype, len(groups))
-        if group == len(filled):
-            layout.small.append([])
-            filled.append(0)
-        layout.at[index] = group, filled[group]
-        layout.small[group].append(index)
-        filled[group] += size
-    return layout
-
-
-class Pack:
-    """Small outputs of a program, and the vectors that they were copied into."""
-
-    def __init__(self, outputs: Sequence[Any], layout: Layout, vectors: Sequence[Any]) -> None:
-        self._vectors, self._at = vectors, layout.at
-        # The arrays stay alive, so that no other gets the identity of one.
-        self._leaves = [outputs[i] for i in layout.at]
-
-    @cached_property
-    def _index_of(self) -> dict[int, int]:
-        # Without a tuple for each: they would make Python's collector run in every call.
-        return dict(zip(map(id, self._leaves), self._at, strict=True))
-
-    def lacks(self, leaves: Sequence[Any]) -> list[Any]:
-        """Return the arrays that are not in here."""
-        index_of = self._index_of
-        return [x for x in leaves if id(x) not in index_of]
-
-    def copy(self, leaf: Any) -> Any:
-        """Return a copy of an array as it was; None if it is not in here."""
-        place = self._at.get(self._index_of.get(id(leaf), -1))
-        if place is None:
-            return None
-        group, start = place
-        flat = jax.lax.dynamic_slice_in_dim(self._vectors[group], start, leaf.size)
-        return flat.reshape(leaf.shape)
-
-
-@dataclass(kw_only=True)
 class Reading:
     """Outputs that are being read.
 
@@ -134,12 +56,14 @@ class Reading:
         on_host: arrays that are read where they lie.
         flags: whether other arrays are finite, on their device.
         waiting: what has to be ready.
+        is_borrowed: whether the program's own arrays are read, which a later call may be given.
     """
 
     leaves: Sequence[Any]
     on_host: Sequence[Any] = ()
     flags: Sequence[Any] = ()
     waiting: Sequence[Any] = ()
+    is_borrowed: bool = True
 
     @property
     def is_ready(self) -> bool:
@@ -158,6 +82,7 @@ class OutputReader:
             lambda groups: [jnp.concatenate([jnp.ravel(x) for x in group]) for group in groups]
         )
         self._packs = deque[Pack](maxlen=_PACKS)
+        self._memory: dict[int, list[np.ndarray[Any, Any]]] = {}
 
     def begin(self, outputs: Sequence[Any], layout: Layout) -> Reading:
         """Start to read a computation's outputs; its reader runs nothing else meanwhile."""
@@ -165,13 +90,15 @@ class OutputReader:
         arrays = [x for x in leaves if isinstance(x, jax.Array)]
         if len(arrays) < len(leaves) or not leaves or len(leaves[0].sharding.device_set) > 1:
             return Reading(leaves=leaves, on_host=leaves, waiting=arrays)
-        on_host = [outputs[i] for group in layout.small for i in group]
-        flags = [self._is_finite(outputs[i]) for i in layout.large]
-        if len(on_host) > _READ_WHERE_THEY_LIE:
-            on_host = self._pack(outputs, layout)
-        if on_host and not _devices_read_on_host(leaves[0].sharding):
-            flags, on_host = [*flags, *map(self._is_finite, on_host)], []
-        return Reading(leaves=leaves, on_host=on_host, flags=flags, waiting=[*on_host, *flags])
+        small = [outputs[i] for group in layout.small for i in group]
+        large = [outputs[i] for i in layout.large]
+        packs = self._pack(outputs, layout) if len(small) > _READ_WHERE_THEY_LIE else []
+        if devices_read_on_host(leaves[0].sharding):
+            own = large if packs else [*large, *small]
+            on_host = [*packs, *own]
+            return Reading(leaves=leaves, on_host=on_host, waiting=on_host, is_borrowed=bool(own))
+        flags = [self._is_finite(x) for x in (*large, *(packs or small))]
+        return Reading(leaves=leaves, flags=flags, waiting=flags, is_borrowed=False)
 
     def _pack(self, outputs: Sequence[Any], layout: Layout) -> list[Any]:
         vectors = self._packed([[outputs[i] for i in group] for group in layout.small])
@@ -202,11 +129,11 @@ class OutputReader:
         worst, on_device = FINITE, list[Any]()
         try:
             for leaf in leaves:
-                buffers = _buffers(leaf)
-                if buffers is None:
+                found = buffers(leaf)
+                if found is None:
                     on_device.append(leaf)
                     continue
-                worst = max([worst, *(code_of(buffer) for buffer in buffers)])
+                worst = max([worst, *(code_of(buffer) for buffer in found)])
                 if worst == NAN:
                     return worst
             if on_device:
@@ -221,11 +148,17 @@ class OutputReader:
         packs, missing = tuple(self._packs)[::-1], list(leaves)
         for pack in packs:
             missing = pack.lacks(missing) if missing else missing
-        copies = dict(zip(map(id, missing), self._copies(missing) if missing else (), strict=True))
+        in_memory = [x for x in missing if lies_on_host(x)]
+        on_device = [x for x in missing if not lies_on_host(x)]
+        copied = self._copies(on_device) if on_device else ()
+        copies = dict(zip(map(id, on_device), copied, strict=True))
+        host = HostCopies(in_memory, self._memory) if in_memory else None
 
         def copy(leaf: Any) -> Any:
             if id(leaf) in copies:
                 return copies[id(leaf)]
+            if host is not None and (found := host.copy(leaf)) is not None:
+                return found
             return next((x for pack in packs if (x := pack.copy(leaf)) is not None), None)
 
         return copy
@@ -241,52 +174,23 @@ def is_deleted(leaf: Any) -> bool:
 
 
 def _is_set(flag: jax.Array) -> bool:
-    if _devices_read_on_host(flag.sharding) == 1:
-        return bool(_memory(flag)[0])
+    if devices_read_on_host(flag.sharding) == 1:
+        return bool(memory(flag)[0])
     with jax.transfer_guard("allow"):
         return bool(flag)
 
 
 def _are_finite(arrays: Iterable[Any]) -> bool:
-    for array in arrays:
-        buffers = _buffers(array)
-        if buffers is None:
-            return False
-        for buffer in buffers:
-            if buffer.dtype.kind not in "fc":
-                if code_of(buffer):
-                    return False
-                continue
-            # A sum is not finite if a term is not; it takes a third of the time of looking at each.
-            with np.errstate(all="ignore"):
-                if not np.isfinite(np.add.reduce(buffer)) and not np.isfinite(buffer).all():
-                    return False
+    with np.errstate(all="ignore"):
+        for array in arrays:
+            found = buffers(array)
+            if found is None or not all(map(_is_finite, found)):
+                return False
     return True
 
 
-def _buffers(leaf: Any) -> list[np.ndarray] | None:
-    """Return the memory of an array, by shards; None if it is to be read on its device."""
-    if not isinstance(leaf, jax.Array):
-        return [np.asarray(leaf)]
-    n_devices = _devices_read_on_host(leaf.sharding)
-    if n_devices == 1:
-        return [_memory(leaf)] if leaf.size else []
-    if not n_devices:
-        return None
-    return [_memory(shard.data) for shard in leaf.addressable_shards if shard.data.size]
-
-
-@lru_cache(256)
-def _devices_read_on_host(sharding: jax.sharding.Sharding) -> int:
-    """Return the number of devices whose memory can be read where it lies; 0 if it cannot."""
-    is_here = sharding.is_fully_addressable and sharding.memory_kind in (None, *_HOST_MEMORY)
-    devices = sharding.device_set
-    return len(devices) if is_here and all(d.platform == "cpu" for d in devices) else 0
-
-
-def _memory(array: jax.Array) -> np.ndarray:
-    # `np.asarray` would leave the array holding a second reference to its buffer, which changes
-    # what a later donation does. The view is used as long as the array is there, and no longer.
-    array.block_until_ready()
-    memory: Any = (ctypes.c_char * array.nbytes).from_address(array.unsafe_buffer_pointer())
-    return np.frombuffer(memory, dtype=array.dtype)
+def _is_finite(buffer: np.ndarray[Any, Any]) -> bool:
+    # A sum is not finite if a term is not; it takes a third of the time of looking at each.
+    if buffer.dtype.kind == "f" and math.isfinite(np.add.reduce(buffer)):
+        return True
+    return not code_of(buffer)

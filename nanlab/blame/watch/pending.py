@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nanlab.blame.watch.arrays import Layout, layout_of
 from nanlab.blame.watch.computation import Computation
-from nanlab.blame.watch.outputs import Layout, Reading, layout_of
+from nanlab.blame.watch.outputs import Reading
 
 # A computation is read this number of calls later at the latest.
 CALLS = 2
@@ -55,6 +56,11 @@ class Queue:
     def clear(self) -> None:
         """Forget all of them."""
         self._entries.clear()
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether arrays are to be read that a call which donates them would delete."""
+        return any(entry.reading.is_borrowed for entry in self)
 
     def next(self, *, wait: bool) -> Pending | None:
         """Remove and return the oldest if it is ready, or if it is to be waited for.

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nanlab.backend.jaxpr import is_key
 from nanlab.blame.watch.fault import Fault
 
 
@@ -71,7 +72,7 @@ def _write(fault: Fault, folder: Path) -> None:
 
 
 def _plain(leaf: Any) -> np.ndarray[Any, Any]:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
     is_numpys = array.dtype.kind in "fciub"

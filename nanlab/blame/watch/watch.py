@@ -173,7 +173,8 @@ class Watch:
                 return go(computation.arguments)
         self._here.inside = True
         try:
-            fault, result = self._drain(), None
+            donates = True in computation.donated
+            fault, result = self._drain(wait=donates and self._queue.is_borrowed), None
             if fault is None:
                 arguments = self._prepare(computation)
                 try:
