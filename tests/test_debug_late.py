@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nanlab.blame.watch import pending
+from nanlab.blame.watch import arrays, outputs, pending
 from nanlab.blame.watch.fault import Found
 from nanlab.blame.watch.watch import Watch
 
@@ -172,3 +172,23 @@ def test_large_finite_numbers_whose_sum_overflows_are_finite():
         jax.jit(lambda x: [y * 1 for y in x] + [y[:9] * 1 for y in x] * 3)(largest)
         watch.finish()
     assert (watch.fault, watch.unread) == (None, 0)
+
+
+@pytest.mark.parametrize("donated", [True, False])
+def test_where_memory_is_not_the_hosts_flags_and_copies_are_made_on_the_device(
+    donated, monkeypatch
+):
+    # As on a GPU, but for the device.
+    for module in (arrays, outputs):
+        monkeypatch.setattr(module, "devices_read_on_host", lambda sharding: 0)
+    step, state = planted(donated, N)
+    watch, before = Watch(), None
+    with watch.watching(), suppress(Found):
+        for i in range(5):
+            before = jax.tree.map(lambda x: np.array(x), state) if i == 3 else before
+            state, _ = step(state, {"x": np.full(3, (i != 3) * (i + 1), np.float32)})
+    watch.finish()
+    assert (watch.fault.call, watch.fault.verdict.origin.primitive) == (4, "div")
+    arguments = watch.fault.arguments()
+    for name, leaf in before.items():
+        assert bits(arguments[f"state['{name}']"]) == bits(leaf), name
