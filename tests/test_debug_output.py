@@ -159,8 +159,8 @@ def test_the_magic_shows_the_verdict_of_a_cell_with_the_cells_number(notebook):
     cell = "import jax, jax.numpy as jnp\ndef f(x):\n    return jnp.log(x)\njax.jit(f)(-1.0)\n"
     shell.magics["nanlab"]("", cell)
     (fault,) = shown
-    assert "cell 3, line 3" in str(fault)
-    assert fault.verdict.culprit.source == "cell 3:3"
+    assert "cell 3, line 4" in str(fault)
+    assert fault.verdict.culprit.source == "cell 3:4"
     assert "log" in fault._repr_html_()
     assert shell.raised[0]._render_traceback_() == [fault.headline]
 

@@ -34,7 +34,8 @@ def run_cell(shell: Any, cell: str, *, after: int) -> None:
 
     watch = Watch(after)
     with watch.watching():
-        shell.run_cell(cell)
+        # In the magic's own place, so that lines are counted as in the notebook.
+        shell.run_cell(f"# %%nanlab\n{cell}")
     watch.finish()
     if watch.fault is None:
         sys.stderr.write(f"nanlab: {watch.summary('the cell')}\n")

@@ -37,7 +37,7 @@ class Fault:
     place: str = ""
     verdict: Verdict | None = None
     notes: list[str] = field(default_factory=list[str])
-    arguments: Callable[[], Mapping[str, Any]] = dict
+    arguments: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False, compare=False)
 
     @property
     def headline(self) -> str:
@@ -74,6 +74,9 @@ class Fault:
             f"::{level} {_properties(file, line)}title=nanlab::{_escaped(text)}"
             for level, text, (file, line) in zip(levels, said, places, strict=False)
         ]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         lines = [self.headline, *(f"Note: {note}" for note in self.notes)]
