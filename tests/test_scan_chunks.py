@@ -73,7 +73,9 @@ def in_calls(w, at):
     return jax.jit(jax.checkpoint(plain, static_argnums=2), static_argnums=2)(w, at, 74)
 
 
-TRAININGS = [plain, without_xs, reverse, nested, vmapped, with_keys, in_calls]
+QUICK = [plain, nested, vmapped]
+SLOW = [without_xs, reverse, with_keys, in_calls]
+TRAININGS = [*QUICK, *(pytest.param(training, marks=pytest.mark.slow) for training in SLOW)]
 
 
 def bits(tree):
@@ -83,7 +85,7 @@ def bits(tree):
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda training: training.__name__)
 def test_in_chunks_the_results_are_those_of_the_whole_to_the_bit(training):
     whole = jax.jit(training)(W, -1)
-    for every in (7, 20):
+    for every in (20, 7) if training in SLOW else (20,):
         chunked = run_in_chunks(training, every)
         result = chunked(W, -1)
         assert chunked.reason == ""
