@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nanlab.blame.explain.verdict import Verdict
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
+    from nanlab.blame.watch.log import log_verdict
     from nanlab.linting.lint import lint
     from nanlab.linting.report import Finding, Report
     from nanlab.problems.problem import Metrics, Problem
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fault", "Finding", "LoadError", "Metrics", "Problem", "Recorder", "Report", "Site", "Verdict",
-    "__version__", "lint", "load", "pinpoint", "replay_run", "watch",
+    "__version__", "lint", "load", "log_verdict", "pinpoint", "replay_run", "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOME = {
     "Verdict": "nanlab.blame.explain.verdict",
     "lint": "nanlab.linting.lint",
     "load": "nanlab.results.load",
+    "log_verdict": "nanlab.blame.watch.log",
     "pinpoint": "nanlab.blame.pinpoint",
     "replay_run": "nanlab.study.replay",
     "watch": "nanlab.recorder.recorder",
@@ -49,3 +51,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the cell magic `%%nanlab` to a notebook: `%load_ext nanlab`."""
+    from nanlab.cli.notebook import register
+
+    register(shell)

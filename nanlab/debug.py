@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from nanlab.blame.watch.watch import Watch
 
 USAGE = """\
-usage: python -m nanlab.debug [--after N] [--json[=FILE]] [-m] SCRIPT [ARGUMENT ...]
+usage: python -m nanlab.debug [--after N] [--json[=FILE]] [--format github] [--save DIR]
+                              [-m] SCRIPT [ARGUMENT ...]
 
 Runs a script (with -m: a module) as Python does, looks at everything that JAX computes in it, and
 stops at the first call that returns an inf or a NaN that it made: says which primitive made it,
 in which layer and pass, on which line, of which numbers, and what usually cures it.
 
-The script computes the same as without it, to the bit. It takes longer, since each computation is
-waited for; arguments that are donated (donate_argnums) are copied before, which takes memory.
+The script computes the same as without it, to the bit. Outputs are read when they are ready, two
+calls later at the latest, so a script may go on for two calls after the first fault. Arguments
+that are donated (donate_argnums) are copied before, which takes memory.
 
 What is watched:
   calls        of functions jitted by jax.jit, nnx.jit or eqx.filter_jit, of jax.pmap, and of
@@ -50,6 +52,9 @@ is watched: a script that catches the exception goes on, and the verdict comes a
   ARGUMENT       its own arguments
   --after N      begin after N calls of functions
   --json[=FILE]  write the verdict as JSON into FILE, or print it in place of the text
+  --format github  print the fault as annotations of a GitHub workflow, too
+  --save DIR     at a fault, write the call's arguments (.npz), the verdict (text and JSON), the
+                 script and a reproducer into DIR, which must not exist; all of it or nothing
 
 exit status: 3 for a fault, whatever the script did after it; 0 if all was finite; 5 if nothing was
 watched, or not all of it could be read; 130 after Ctrl-C; else the script's own (1 if it raised)
@@ -66,12 +71,16 @@ class Options:
         is_module: whether it is a module.
         after: number of calls that are left out.
         json: file for the verdict as JSON; "-" for the standard output, None for text.
+        is_annotated: whether the fault is printed as annotations of a GitHub workflow, too.
+        save: folder for what belongs to a fault; None if nothing is saved.
     """
 
     own: list[str] = field(default_factory=list[str])
     is_module: bool = False
     after: int = 0
     json: str | None = None
+    is_annotated: bool = False
+    save: Path | None = None
 
 
 def main(arguments: list[str], *, is_process: bool = False) -> int:
@@ -110,6 +119,17 @@ def _options(arguments: list[str]) -> Options:
             if not value.isdecimal():
                 raise Misuse(f"--after {value}: must be a number of calls, as --after 100")
             options.after = int(value)
+        elif name == "--format":
+            value = value or (rest.pop(0) if rest else "")
+            if value != "github":
+                raise Misuse(f"--format {value}: must be github, the only format there is")
+            options.is_annotated = True
+        elif name == "--save":
+            value = value or (rest.pop(0) if rest else "")
+            if not value or Path(value).exists():
+                problem = "exists already" if value else "needs the name of a folder"
+                raise Misuse(f"--save {value}: {problem}; name a new one, as --save fault")
+            options.save = Path(value).resolve()
         elif name == "--json":
             is_next = not value and len(rest) > 1 and rest[0].endswith(".json")
             options.json = value or (rest.pop(0) if is_next else "-")
@@ -206,9 +226,24 @@ class _Session:
             return status
         if self.options.json != "-":
             self._show(fault)
+        if self.options.is_annotated:
+            print(*fault.annotations(), sep="\n", file=self._out)
+        if self.options.save is not None:
+            self._save(fault, self.options.save)
         if is_caught and fault.call:
             self._say("the script caught the exception; nothing was watched after this fault.")
         return status
+
+    def _save(self, fault: Any, folder: Path) -> None:
+        from nanlab.blame.watch.saving import save_fault
+
+        script = None if self.options.is_module else Path(self.options.own[0])
+        try:
+            save_fault(fault, folder, script)
+        except OSError as error:
+            self._say(f"--save {folder}: {error.strerror or error}; nothing was saved.")
+        else:
+            self._say(f"saved in {folder}.")
 
     def _show(self, fault: Any) -> None:
         from nanlab.blame.explain.text import show
@@ -221,19 +256,9 @@ class _Session:
             show(fault.verdict, Console(file=stream, highlight=False))
 
     def _summary(self) -> str:
-        watch = self.watch
-        if watch is None or not (watch.calls or watch.operations):
+        if self.watch is None:
             return "the script computed nothing with JAX, so nothing was watched."
-        if not watch.watched:
-            calls = _counted(watch.calls, 0)
-            return f"--after {watch.after} left out all of {calls}: nothing was watched."
-        seen = _counted(watch.calls - min(watch.after, watch.calls), watch.operations)
-        said = f"all was finite in {seen}{self._stopped}."
-        if watch.masked:
-            said += " Operations made an inf or a NaN, which others masked."
-        if watch.unread:
-            return f"the outputs of {watch.unread} computations could not be read. Else {said}"
-        return said
+        return self.watch.summary("the script", self._stopped)
 
     def _write_json(self, status: int) -> None:
         watch = self.watch
@@ -249,14 +274,6 @@ class _Session:
     def _say(self, sentence: str) -> None:
         with suppress(OSError, ValueError):
             print(f"nanlab.debug: {sentence}", file=self._err)
-
-
-def _counted(calls: int, operations: int) -> str:
-    said = f"{calls} call{'s' * (calls != 1)} of jitted functions" if calls else ""
-    if operations:
-        count = f"{operations} operation{'s' * (operations != 1)}"
-        said = f"{said} and {count} outside of them" if calls else f"{count}, all outside of calls"
-    return said
 
 
 if __name__ == "__main__":

@@ -631,7 +631,7 @@ def test_after_leaves_out_the_first_calls(run):
 def test_what_could_not_be_read_is_not_told_as_finite(run, monkeypatch):
     from nanlab.blame.watch.outputs import OutputReader
 
-    monkeypatch.setattr(OutputReader, "code", lambda self, leaves: None)
+    monkeypatch.setattr(OutputReader, "finish", lambda self, reading, original: None)
     status, _, errors = run(dedent(BAD) + "step(1.0)")
     assert status == debug.UNWATCHED
     assert "the outputs of 1 computations could not be read" in errors
@@ -649,3 +649,18 @@ def test_a_fault_that_cannot_be_explained_is_a_fault(run):
     """)
     assert status == debug.FAULT
     assert "call 1 of the jitted function step" in output
+
+
+def test_a_value_that_came_bad_from_outside_jax_is_said_with_the_call_before(run):
+    status, output, _ = run("""
+        import jax, jax.numpy as jnp, numpy as np
+        gradient = jax.jit(lambda w: 2 * w)
+        update = jax.jit(lambda w, g: w - g)
+        g = np.asarray(gradient(jnp.zeros(3)))
+        with np.errstate(all="ignore"):
+            update(jnp.zeros(3), g / np.sqrt((g**2).sum()))
+    """)
+    assert status == debug.FAULT
+    assert "g was bad when call 2 of <lambda>, called at script.py:7, got it" in output
+    assert "it comes from outside JAX" in output
+    assert "The outputs of call 1 of <lambda>, the last one before, were finite" in output

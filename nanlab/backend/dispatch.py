@@ -5,16 +5,17 @@ program (`_pjit_call_impl_python`) and then teaches JAX's C++ fast path to do so
 (`_get_fastpath_data`). Eager operations, `pmap` and `export` take the same way. The hooks stand
 around the first two, and the fast path learns nothing meanwhile. So functions stay what they are,
 whoever composes, compares, inspects or pickles them, and modules that imported `jax.jit` before
-are seen too. It is the same in JAX 0.10 and 0.12; ahead-of-time compiled programs alone go
-another way (`jax.stages.Compiled`).
+are seen too. A program that ran once is then run by a fast path of the hooks' own. It is the same
+in JAX 0.10 and 0.12; ahead-of-time compiled programs alone go another way (`jax.stages.Compiled`).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import jax
@@ -30,7 +31,76 @@ from nanlab.backend.jaxpr import (
     require_jax,
 )
 
+_NotOnOneDevice = DISPATCH.stages.DeviceAssignmentMismatchError
 _HOOKED = ("_run_python_pjit", "_pjit_call_impl_python", "_get_fastpath_data")
+# Fast paths of the hooks' own that are stored; each holds its program.
+_STORED = 4096
+
+
+class _FastPaths:
+    """Programs that have run once, by what JAX inferred about their call."""
+
+    def __init__(self, learn: Callable[..., Any]) -> None:
+        self._learn = learn
+        self._of: dict[int, tuple[Any, Callable[..., Any]]] = {}
+
+    def get(self, inferred: Any) -> Callable[..., Any] | None:
+        """Return the program's fast path; None if it has none, or may not take it now."""
+        config = DISPATCH.config
+        if config.debug_nans.value or config.debug_infs.value:
+            return None
+        stored = self._of.get(id(inferred))
+        return stored[1] if stored is not None and stored[0] is inferred else None
+
+    def add(self, inferred: Any, ran: Any, execute: Callable[..., Any]) -> None:
+        """Build a fast path after the first run, if JAX itself would."""
+        _, results, _, flat, jaxpr, compiled, profiler, constants = ran
+        params = inferred.params
+        if compiled is None or jaxpr is not params["jaxpr"]:
+            return
+        tree, effects = jax.tree.structure(results), jaxpr.effects
+        about = (compiled, tree, flat, results, effects, jaxpr.consts, profiler, constants)
+        if self._learn(*about) is None:
+            return
+        while len(self._of) >= _STORED:
+            self._of.pop(next(iter(self._of)), None)
+        run = self._path(jaxpr, params["name"], partial(execute, **params))
+        self._of[id(inferred)] = inferred, run
+
+    def _path(self, jaxpr: Any, name: str, execute: Callable[..., Any]) -> Callable[..., Any]:
+        def missed(*arguments: Any) -> Any:
+            results, compiled, profiler, constants = execute(*arguments)
+            tree, effects = jax.tree.structure(results), jaxpr.effects
+            about = (compiled, tree, arguments, results, effects, jaxpr.consts, profiler, constants)
+            return results, self._learn(*about), False
+
+        def key(*_: Any) -> None:
+            """Stand for the program in the cache."""
+
+        cpp, pxla = DISPATCH._jax, DISPATCH.pxla
+        cache, keys = cpp.PjitFunctionCache(capacity=16), pxla.JitGlobalCppCacheKeys()
+        registry = DISPATCH.tree_util.dispatch_registry
+        return cpp.pjit(name, key, missed, [], [], keys, registry, pxla.cc_shard_arg, cache)
+
+
+def _run_directly(
+    path: Callable[..., Any], inferred: Any, flat: Any, executed: Callable[..., Any]
+) -> tuple[Any, ...]:
+    """Run a program by its fast path; returns what `_run_python_pjit` does."""
+    params, tree = inferred.params, inferred.out_tree
+
+    def go(arguments: Sequence[Any]) -> Any:
+        return path(*arguments), None, None, ()
+
+    jaxpr, donated = params["jaxpr"], params["donated_invars"]
+    results = executed(go, jaxpr, flat, params["name"], donated)[0]
+    outputs = jax.tree.unflatten(tree, results)
+    return outputs, results, tree, flat, jaxpr, None, None, []
+
+
+def _static_arguments(caller: FrameType) -> dict[str, Any]:
+    info = caller.f_locals["jit_info"]
+    return {name: getattr(info, name) for name in ("static_argnums", "static_argnames")}
 
 
 @contextmanager
@@ -43,43 +113,64 @@ def dispatch_hooked(
         called: `called(go, function, args, kwargs, options)` around a jitted call that computes;
             `options()` are its static arguments. Returns `go()`.
         executed: `executed(go, jaxpr, arguments, name, donated)` around a program's run. Returns
-            `go()`, whose first item is the flat results.
-        is_direct: whether the program that runs may take the fast path from now on.
+            `go(arguments)`, whose first item is the flat results.
+        is_direct: whether the program that runs may take JAX's fast path from now on.
     """
     require_jax(10, "nanlab.debug")
     run, execute, fast = own = [getattr(DISPATCH, name) for name in _HOOKED]
+    paths = _FastPaths(fast)
 
     def run_hooked(inferred: Any, flat: Any, function: Any, args: Any, kwargs: Any) -> Any:
         __tracebackhide__ = True
-        go = partial(run, inferred, flat, function, args, kwargs)
         if is_traced(flat):
-            return go()
+            return run(inferred, flat, function, args, kwargs)
         caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
 
-        def options() -> dict[str, Any]:
-            info = caller.f_locals["jit_info"]
-            return {name: getattr(info, name) for name in ("static_argnums", "static_argnames")}
+        def go() -> Any:
+            path = paths.get(inferred)
+            if path is not None:
+                with suppress(_NotOnOneDevice):  # nothing ran, and JAX words the error in `run`
+                    return _run_directly(path, inferred, flat, executed)
+            ran = run(inferred, flat, function, args, kwargs)
+            paths.add(inferred, ran, execute)
+            return ran
 
-        return called(go, function, args, kwargs, options)
+        return called(go, function, args, kwargs, partial(_static_arguments, caller))
 
     def execute_hooked(*arguments: Any, **params: Any) -> Any:
         __tracebackhide__ = True
-        go = partial(execute, *arguments, **params)
+
+        def go(arguments: Sequence[Any]) -> Any:
+            return execute(*arguments, **params)
+
         return executed(go, params["jaxpr"], arguments, params["name"], params["donated_invars"])
 
     def fast_hooked(*args: Any, **kwargs: Any) -> Any:
         return fast(*args, **kwargs) if is_direct() else None
 
-    def install(functions: Sequence[Callable[..., Any]]) -> None:
-        for name, function in zip(_HOOKED, functions, strict=True):
-            setattr(DISPATCH, name, function)
-        clear_fast_paths()
-
-    install((run_hooked, execute_hooked, fast_hooked))
+    _install((run_hooked, execute_hooked, fast_hooked))
     try:
         yield
     finally:
-        install(own)
+        _install(own)
+
+
+def _install(functions: Sequence[Callable[..., Any]]) -> None:
+    for name, function in zip(_HOOKED, functions, strict=True):
+        setattr(DISPATCH, name, function)
+    clear_fast_paths()
+
+
+def settings() -> tuple[Any, ...]:
+    """Return the values of JAX's settings that this thread runs programs with."""
+    return DISPATCH.config.config_ext.trace_context()
+
+
+def has_local_settings() -> bool:
+    """Return whether a `with` block of this thread, such as `jax.enable_x64`, sets one of JAX's."""
+    config = DISPATCH.config
+    kind, unset = config.config_ext.Config, config.config_ext.unset
+    return any(x.get_local() is not unset for x in vars(config).values() if isinstance(x, kind))
 
 
 def current_scopes() -> str:

@@ -6,6 +6,7 @@ Paths are relative to the package's root (`flax/linen/linear.py:287`), the same 
 from __future__ import annotations
 
 import contextlib
+import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -65,9 +66,21 @@ def is_standard(file: str) -> bool:
     return _library_folder(Path(file).resolve()) is None
 
 
-@cache
+def cell_of(file: str) -> str:
+    """Return "cell 3" for a file that holds the code of a notebook's third cell, else ""."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    name_of = getattr(getattr(get_shell and get_shell(), "compile", None), "format_code_name", None)
+    kind, name = (name_of and name_of(file)) or ("", "")
+    return f"cell {name[3:-1]}" if kind == "Cell" else ""
+
+
 def from_package_root(file: str) -> str:
-    """Return the path of a source file relative to its package's root, with slashes."""
+    """Return the path of a source file relative to its package's root; a cell of a notebook."""
+    return cell_of(file) or _from_package_root(file)
+
+
+@cache
+def _from_package_root(file: str) -> str:
     path = Path(file)
     library = _library_folder(path)
     if library is not None:

@@ -8,12 +8,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
+from rich.terminal_theme import TerminalTheme
 
 from nanlab.blame.diagnosis.contents import Contents
 from nanlab.blame.explain.layout import Paragraph, Rows, printable
 from nanlab.blame.program.primitives import SAME_AS
 from nanlab.blame.site import Site
-from nanlab.blame.source_path import displayed
+from nanlab.blame.source_path import cell_of, displayed
 from nanlab.blame.vocabulary import Mechanism, Status
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ SHORT = 16
 
 ARGUMENTS = 3
 """Number of bad arguments that are described; of the others only the names are shown."""
+# At least 4.5:1 on white. Dim text is a mixture with the first color, which is not drawn.
+_ON_WHITE = TerminalTheme(
+    (0x60, 0x60, 0x60),
+    (0x1F, 0x23, 0x28),
+    [(0x1F, 0x23, 0x28), (0xB3, 0x1D, 0x28), (0x11, 0x63, 0x29), (0x7D, 0x4E, 0x00),
+     (0x09, 0x50, 0xAE), (0x66, 0x39, 0xBA), (0x0B, 0x5F, 0x6B), (0x57, 0x60, 0x6A)],
+)  # fmt: skip
 
 
 def verdict_text(verdict: Verdict, width: int = WIDTH) -> str:
@@ -45,9 +53,14 @@ def verdict_html(verdict: Verdict, width: int = 100) -> str:
     """Return a verdict as a colored <pre> block, for notebooks."""
     console = Console(width=width, record=True, force_jupyter=False, file=io.StringIO())
     console.print(renderable(verdict))
-    style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3"
+    # Colors of its own, since a notebook's page may be light or dark.
+    style = "font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;line-height:1.3;"
+    style += "padding:.5em;color:#1f2328;background:#fff"
     return console.export_html(
-        inline_styles=True, code_format=f'<pre style="{style}"><code>{{code}}</code></pre>'
+        theme=_ON_WHITE,
+        inline_styles=True,
+        code_format=f'<pre style="{style}"><code style="color:inherit;background:none">'
+        "{code}</code></pre>",
     )
 
 
@@ -136,8 +149,8 @@ class _Writer:
         yield self._say(f", {meaning}", head=(head, "bold red"))
         yield self._say(_circumstances(site), indent=2)
         if site.file:
-            place = f"at {displayed(site.file)}:{site.line}"
-            yield self._say(f" in {site.function}", indent=2, head=(place, "cyan"))
+            place = cell_place(site) or f"{displayed(site.file)}:{site.line}"
+            yield self._say(f" in {site.function}", indent=2, head=(f"at {place}", "cyan"))
             if site.code:
                 yield self._say(_one_line(site.code), "bold", indent=6)
         if site.library:
@@ -267,7 +280,14 @@ def _one_line(code: str) -> str:
 
 
 def _line(site: Site) -> str:
-    return f"{site.file.replace(chr(92), '/').rpartition('/')[2]}:{site.line}" if site.file else "?"
+    name = site.file.replace("\\", "/").rpartition("/")[2]
+    return cell_place(site) or (f"{name}:{site.line}" if site.file else "?")
+
+
+def cell_place(site: Site) -> str:
+    """Return "cell 3, line 7" for a line of a notebook, else ""."""
+    cell = cell_of(site.file)
+    return cell and f"{cell}, line {site.line}"
 
 
 def _chain(verdict: Verdict) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ def compiled_hooked(executed: Callable[..., Any]) -> Generator[None]:
     Args:
         executed: `executed(go, executable, leaves, program)`; `leaves` are its arguments',
             `program` is (jaxpr, name), None if it was lowered before or loaded from a file.
-            Returns `go()`.
+            Returns `go(leaves)`.
     """
     lower, compile_, own_call = Traced.lower, Lowered.compile, Compiled.__call__
     programs: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
@@ -37,10 +37,13 @@ def compiled_hooked(executed: Callable[..., Any]) -> Generator[None]:
     def called(executable: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
 
-        def go() -> Any:
-            return own_call(executable, *args, **kwargs)
+        leaves, tree = jax.tree.flatten((args, kwargs))
 
-        return executed(go, executable, jax.tree.leaves((args, kwargs)), programs.get(executable))
+        def go(arguments: Sequence[Any]) -> Any:
+            own_args, own_kwargs = jax.tree.unflatten(tree, arguments)
+            return own_call(executable, *own_args, **own_kwargs)
+
+        return executed(go, executable, leaves, programs.get(executable))
 
     with ExitStack() as stack:
         hooks = ((Traced, "lower", lowered), (Lowered, "compile", compiled))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import linecache
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import FrameType
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from nanlab.backend.dispatch import current_scopes, trace_closed
 from nanlab.backend.finiteness import NAN
@@ -19,13 +18,18 @@ from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint, pinpoint_call
 from nanlab.blame.program.call import OUTPUT, Call
 from nanlab.blame.site import Site
-from nanlab.blame.source_path import from_package_root, is_installed, is_nanlab
+from nanlab.blame.watch.caller import Caller, caller_here, pmapped_call, wrapper_call
 
-# Libraries that wrap `jax.jit`: their frames lie between the user's call and JAX.
-_WRAPPERS = {"jax", "nanlab", "equinox", "flax", "jaxtyping", "beartype", "contextlib", "functools"}
 # Operations that hold a program of the user's: what they return is judged as a call's.
 _PROGRAMS = {"scan", "while", "cond", "call_exported"}
 _CHANGED = "computed again from the same arguments, the outputs were not bad in the same way"
+
+
+class _Flat(NamedTuple):
+    """An argument as it was when it was handed in; the program may change containers later."""
+
+    leaves: list[Any]
+    tree: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,36 @@ class JitCall:
     kwargs: Mapping[str, Any]
     options: Callable[[], dict[str, Any]]
 
+    def stored(self) -> JitCall:
+        """Return the call with its containers as they are now."""
+        options = self.options()
+        count = len(self.args)
+        static = {i % count if count else i for i in _several(options["static_argnums"])}
+        names = set(_several(options["static_argnames"]))
+        return JitCall(
+            function=self.function,
+            args=tuple(x if i in static else _flat(x) for i, x in enumerate(self.args)),
+            kwargs={k: x if k in names else _flat(x) for k, x in self.kwargs.items()},
+            options=lambda: options,
+        )
 
-@dataclass(frozen=True, kw_only=True)
+
+def _several(numbers: Any) -> Sequence[Any]:
+    return (numbers,) if isinstance(numbers, int | str) else tuple(numbers or ())
+
+
+def _flat(argument: Any) -> Any:
+    return argument if isinstance(argument, jax.Array) else _Flat(*jax.tree.flatten(argument))
+
+
+def _tree(stored: Any, saved: Mapping[int, Any]) -> Any:
+    """Return an argument again, with the copies of what was donated or may have been changed."""
+    if not isinstance(stored, _Flat):
+        return saved.get(id(stored), stored)
+    return jax.tree.unflatten(stored.tree, [saved.get(id(x), x) for x in stored.leaves])
+
+
+@dataclass(kw_only=True)
 class Computation:
     """One program that JAX runs.
 
@@ -56,6 +88,9 @@ class Computation:
         donated: for each argument whether it is donated.
         call: the jitted call that it belongs to; None for what a transformation runs eagerly.
         is_compiled: whether it was compiled ahead of time.
+        caller: the user's line that made it.
+        is_prompt: whether what is known about it is lost when the call returns.
+        saved: returns the copies of arguments, by the identity of what was handed in.
     """
 
     closed: Any
@@ -64,9 +99,14 @@ class Computation:
     donated: Sequence[bool]
     call: JitCall | None = None
     is_compiled: bool = False
-    saved: dict[int, Any] = field(default_factory=dict[int, Any])
+    caller: Caller | None = None
+    is_prompt: bool = False
+    saved: Callable[[], Mapping[int, Any]] = dict
+    _wrapper: JitCall | None = None
+    _scopes: str = ""
+    _mapped: tuple[str, list[tuple[str, Any]]] = ("", [])
 
-    @property
+    @functools.cached_property
     def is_operation(self) -> bool:
         """Whether it is one of JAX's own operations, or a piece of a transformed function."""
         if self.is_compiled:
@@ -81,7 +121,7 @@ class Computation:
         # A user's jax.jit(jnp.log) holds a function that is jitted itself.
         return is_jaxs and not self._is_pmapped and not hasattr(function, "lower")
 
-    @property
+    @functools.cached_property
     def _is_pmapped(self) -> bool:
         module = str(getattr(self.call and self.call.function, "__module__", ""))
         return module.startswith("jax.") and module.endswith(".pmap")
@@ -103,8 +143,56 @@ class Computation:
         if self.call is None:
             return self.name
         if self._is_pmapped:
-            return getattr(_mapped(self.call.function), "func_name", None) or self.name
+            return self._mapped[0] or self.name
         return str(getattr(self.call.function, "__qualname__", None) or self.name)
+
+    def locate(self) -> None:
+        """Note what the Python stack says, which another call will have changed."""
+        self.caller = caller_here()
+        if self.call is None:
+            self._scopes = "" if self.is_compiled else current_scopes()
+        elif self._is_pmapped:
+            self.is_prompt, self._mapped = True, pmapped_call(self.call.function)
+        elif not self.is_operation:
+            function = self.call.function
+            owner = function if isinstance(function, FunctionType) else type(function)
+            library = str(owner.__module__).partition(".")[0]
+            wrapped = wrapper_call() if library in ("equinox", "flax") else None
+            if wrapped is not None:
+                # NNX changes its objects in place when the call has returned.
+                self.is_prompt = library == "flax"
+                own, args, kwargs = wrapped
+                self._wrapper = JitCall(
+                    function=own,
+                    args=tuple(map(_flat, args)) if library == "equinox" else args,
+                    kwargs={k: _flat(x) for k, x in kwargs.items()},
+                    options=dict,
+                )
+            self.call = self.call.stored()
+
+    def named_arguments(self) -> dict[str, Any]:
+        """Return its arguments that are arrays or numbers, by their names."""
+        saved, call = self.saved(), self._wrapper or self.call
+        if call is None or self.is_operation:
+            arrays = [saved.get(id(x), x) for x in self.arguments]
+            info = getattr(getattr(self.closed, "jaxpr", self.closed), "debug_info", None)
+            names = [*(getattr(info, "arg_names", None) or ())]
+            names += [f"args[{i}]" for i in range(len(names), len(arrays))]
+            named = dict(zip(names, arrays, strict=False))
+        else:
+            args = [_tree(x, saved) for x in call.args]
+            kwargs = {k: _tree(x, saved) for k, x in call.kwargs.items()}
+            try:
+                bound: Any = inspect.signature(call.function).bind(*args, **kwargs).arguments
+            except (TypeError, ValueError):
+                bound = {"args": args, **kwargs}
+            flat = jax.tree_util.tree_leaves_with_path(bound)
+            named = {path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in flat}
+        return {
+            name: x if hasattr(x, "dtype") else np.asarray(x)
+            for name, x in named.items()
+            if hasattr(x, "dtype") or isinstance(x, int | float | complex)
+        }
 
     def verdict(self, code: int) -> tuple[Verdict | None, str]:
         """Return what is wrong with it, and why that is not known or not sure.
@@ -130,21 +218,20 @@ class Computation:
 
     def _placed(self, verdict: Verdict) -> Verdict:
         """Give an operation the line of its call: its own trace may be of an earlier one."""
-        frame = _user_frame() if self.is_operation else None
-        if frame is None:
+        caller = self.caller if self.is_operation else None
+        if caller is None:
             return verdict
 
         def placed(site: Site | None) -> Site | None:
             if site is None or site.file:
                 return site
-            file, code = frame.f_code.co_filename, frame.f_code
             return replace(
                 site,
-                source=f"{from_package_root(file)}:{frame.f_lineno}",
-                file=file,
-                line=frame.f_lineno,
-                function=code.co_qualname,
-                code=linecache.getline(file, frame.f_lineno).strip(),
+                source=caller.place,
+                file=caller.file,
+                line=caller.line,
+                function=caller.function,
+                code=caller.code,
             )
 
         origin = placed(verdict.origin)
@@ -156,31 +243,28 @@ class Computation:
     def _traced_again(self) -> Verdict | None:
         if self.call is None or self.is_operation or self._is_pmapped:
             return None
-        wrapped = _wrapper_call()
-        if wrapped is not None:
-            function, args, kwargs = self._with_saved(wrapped)
-            return pinpoint(function, *args, **kwargs)
-        own, args, kwargs = self._with_saved((self.call.function, self.call.args, self.call.kwargs))
+        call, saved = self._wrapper or self.call, self.saved()
+        args = [_tree(x, saved) for x in call.args]
+        kwargs = {k: _tree(x, saved) for k, x in call.kwargs.items()}
+        own: Any = call.function
+        if self._wrapper is not None:
+            if self.is_prompt and saved:
+                args, kwargs = jax.tree.map(lambda x: saved.get(id(x), x), (args, kwargs))
+            return pinpoint(own, *args, **kwargs)
 
         # A function that JAX has not seen: of a known one it has a trace, without the modules.
         @functools.wraps(own)
         def function(*args: Any, **kwargs: Any) -> Any:
             return own(*args, **kwargs)
 
-        return pinpoint(jax.jit(function, **self.call.options()), *args, **kwargs)
-
-    def _with_saved(self, tree: Any) -> Any:
-        """Put the copies of donated arguments in their places."""
-        if not self.saved:
-            return tree
-        return jax.tree.map(lambda leaf: self.saved.get(id(leaf), leaf), tree)
+        return pinpoint(jax.jit(function, **call.options()), *args, **kwargs)
 
     def _as_run(self) -> Verdict | None:
         if self.closed is None:
             return None
-        arguments = [self.saved.get(id(x), x) for x in self.arguments]
-        scopes = current_scopes() if self.call is None else ""
-        traced, arrays, names = trace_closed(self.closed, arguments, scopes)
+        saved = self.saved()
+        arguments = [saved.get(id(x), x) for x in self.arguments]
+        traced, arrays, names = trace_closed(self.closed, arguments, self._scopes)
         names = self._pmapped_names() or list(names)
         names += [f"args[{i}]" for i in range(len(names), len(arrays))]
         outputs = jax.tree.leaves(traced.out_info)
@@ -196,80 +280,9 @@ class Computation:
         )
 
     def _pmapped_names(self) -> list[str]:
-        if self.call is None or not self._is_pmapped:
-            return []
-        frame = next((f for f in _frames() if _is_frame(f, ".pmap", "wrapped")), None)
-        about = _mapped(self.call.function)
-        if frame is None or about is None:
-            return []
-        args, kwargs = frame.f_locals["args"], frame.f_locals["kwargs"]
-        starts = list(about.arg_names or ()) if len(about.arg_names or ()) >= len(args) else []
-        starts += [f"args[{i}]" for i in range(len(starts), len(args))]
         names = {
             id(leaf): start + jax.tree_util.keystr(path)
-            for start, tree in [*zip(starts, args, strict=False), *kwargs.items()]
+            for start, tree in self._mapped[1]
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
-        return [names.get(id(x), "") for x in self.arguments]
-
-
-def user_place() -> str:
-    """Return the user's file and line that made the computation; empty if there is none."""
-    frame = _user_frame()
-    if frame is None:
-        return ""
-    path = Path(frame.f_code.co_filename)
-    is_near = path.is_relative_to(Path.cwd())
-    return f"{path.relative_to(Path.cwd()) if is_near else path}:{frame.f_lineno}"
-
-
-def _user_frame() -> FrameType | None:
-    """Return the innermost frame that is neither a library's nor ours."""
-    for frame in _frames():
-        file = frame.f_code.co_filename
-        if not (is_installed(file) or is_nanlab(file)):
-            return frame
-    return None
-
-
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _is_frame(frame: FrameType, module: str, function: str) -> bool:
-    name = str(frame.f_globals.get("__name__", ""))
-    return name.endswith(module) and frame.f_code.co_name == function
-
-
-def _wrapper_call() -> tuple[Callable[..., Any], Any, Any] | None:
-    """Return the call of `eqx.filter_jit` or `nnx.jit` that the jitted call stands for.
-
-    Both jit a function of their own, which has lost the user's names. Their frames still hold
-    the user's function and arguments.
-    """
-    for frame in _frames():
-        local = frame.f_locals
-        if _is_frame(frame, "equinox._jit", "_call"):
-            return local["jit_wrapper"].__wrapped__, local["args"], local["kwargs"]
-        if _is_frame(frame, "nnx.transforms.compilation", "__call__") and "kwargs" in local:
-            return local["self"].fun, local["args"], local["kwargs"]
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _WRAPPERS:
-            return None
-    return None
-
-
-def _mapped(function: Any) -> Any:
-    """Return JAX's record of the function that pmap was given, with its name and arguments."""
-    queue = [function]
-    for _ in range(16):
-        if not queue:
-            return None
-        one = queue.pop(0)
-        if hasattr(one, "debug_info"):
-            return one.debug_info
-        queue += [cell.cell_contents for cell in getattr(one, "__closure__", None) or ()]
-        queue += [one.__wrapped__] if hasattr(one, "__wrapped__") else []
-    return None
+        return [names.get(id(x), "") for x in self.arguments] if names else []

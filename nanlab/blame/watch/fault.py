@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nanlab.backend.finiteness import NAN
@@ -24,6 +27,7 @@ class Fault:
         place: file and line of the user's that made the call; empty if unknown.
         verdict: what is wrong with it; None if it could not be explained.
         notes: what else has to be known.
+        arguments: returns the arrays that it was handed, by name.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Fault:
     place: str = ""
     verdict: Verdict | None = None
     notes: list[str] = field(default_factory=list[str])
+    arguments: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False, compare=False)
 
     @property
     def headline(self) -> str:
@@ -56,12 +61,53 @@ class Fault:
         place = f", called at {self.place}" if self.place else ""
         return f"There is {'a NaN' if self.code == NAN else 'an inf'} in its output{place}."
 
+    def annotations(self) -> list[str]:
+        """Return the fault as annotations of a GitHub workflow: its line, and the inf's behind."""
+        verdict = self.verdict
+        sites = [] if verdict is None else [verdict.culprit, verdict.origin]
+        sites = list(dict.fromkeys(site for site in sites if site is not None))
+        said = [f"{self.headline} {site.primitive}: {site.mechanism}" for site in sites]
+        said = said or [f"{self.headline} {self.without_verdict}"]
+        places = [(site.file, site.line) for site in sites] or [(self.place.rpartition(":")[0], 0)]
+        levels = ["error", *["notice"] * len(said)]
+        return [
+            f"::{level} {_properties(file, line)}title=nanlab::{_escaped(text)}"
+            for level, text, (file, line) in zip(levels, said, places, strict=False)
+        ]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        lines = [self.headline, *(f"Note: {note}" for note in self.notes)]
+        lines += [self.without_verdict] if self.verdict is None else []
+        head = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+        if self.verdict is None:
+            return head
+        from nanlab.blame.explain.text import verdict_html
+
+        return head + verdict_html(self.verdict)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict's dictionary, and which computation it is about."""
         verdict: dict[str, Any] = {} if self.verdict is None else self.verdict.to_dict()
         about = {"function": self.name, "kind": self.kind, "call": self.call, "place": self.place}
         notes = [*verdict.get("notes", ()), *self.notes]
         return {**verdict, "fault": True, "notes": notes, **about}
+
+
+def _properties(file: str, line: int) -> str:
+    path = Path(file)
+    if not file or not path.is_file():
+        return ""
+    path = path.resolve()
+    name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    escaped = _escaped(name.as_posix()).replace(":", "%3A").replace(",", "%2C")
+    return f"file={escaped}," + f"line={line}," * bool(line)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 class Found(BaseException):
@@ -74,6 +120,10 @@ class Found(BaseException):
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
         self.fault = fault
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of the traceback of a cell."""
+        return [self.fault.headline]
 
 
 def found(fault: Fault) -> Found:
