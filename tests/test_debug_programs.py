@@ -58,7 +58,8 @@ def test_a_fault_of_the_compiled_program_alone_is_found_or_there_is_none(reposit
     assert status == (debug.FAULT if verdict["fault"] else 0)
     if verdict["fault"]:
         assert verdict["function"] == "act"
-        assert output.count("True") == verdict["call"] - 1
+        # Outputs are read late: the script may go on for two calls.
+        assert 0 <= output.count("True") - (verdict["call"] - 1) <= 2
     else:
         assert output.count("True") == 6
 

@@ -34,6 +34,7 @@ NOT_RUN = {
         "runs these tests, as .ci/run does",
         "docs/how-to/debug-a-script.md runs it, and tests/test_debug.py what it shows",
         "train_step stands for a function of yours",
+        "train_step stands for a function of yours; docs/recorder.md runs such a training",
     ],
     "docs/how-to/many-machines.md": [
         "needs Slurm",
@@ -44,6 +45,7 @@ NOT_RUN = {
     "docs/how-to/on-a-gpu.md": ["needs a GPU"],
     "docs/how-to/replay-a-run.md": ["it computes again what the blocks above have computed"],
     "docs/ledger.md": ["it takes an hour"],
+    "docs/theory.md": ["it takes a quarter of an hour"],
 }
 """Why a block is not run, by page: none is left out that is not told here."""
 

@@ -68,6 +68,12 @@ def test_a_boundary_is_bracketed_by_the_axis():
     )
     (found,) = measurements("x", law, runs)
     assert (found.low, found.value, found.high) == pytest.approx((1.9, 1.95, 2.0))
+    # An island at the other end of the axis does not count: the last change does.
+    island = runs.with_columns(
+        final_loss=pl.when(pl.col("knobs.lr") < 0.15).then(0.0).otherwise("final_loss")
+    )
+    (found,) = measurements("x", law, island)
+    assert found.value == pytest.approx(1.95)
     never = runs.with_columns(final_loss=pl.lit(1.0))
     (found,) = measurements("x", law, never)
     assert found.value is None
@@ -169,5 +175,5 @@ def test_a_ratio_is_taken_seed_by_seed_and_may_have_a_bound_alone():
     ]:
         law = Law.model_validate(ratio | {"relation": relation, "predicted": str(predicted)})
         (found,) = measurements("x", law, runs)
-        assert found.value == pytest.approx(11.5)
+        assert found.value == pytest.approx((10 * 11 * 12 * 13) ** 0.25)
         assert found.answer is answer

@@ -64,8 +64,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
       the program stop after 60 s, and the verdict says so.
     - Of a while loop, 64 iterations from the first bad value on are recorded one by one; a later
       fault is found too, but the path to it shows only the first iteration of each step.
-    - In a large program (values of more than 32 MiB), matrix products and the like are measured
-      first, then what precedes the first bad ones. Of two independent faults the one measured
+    - In a large program (values of more than 32 MiB), of two independent faults the one measured
       first is named, and `benign` covers measured values only.
     - The instrumented program may round differently: `status` says whether it fails the same way.
 
@@ -144,8 +143,7 @@ class _Pinpointing:
         status, is_faulty = status_of(compiled, shown)
         outputs = [Point(v) for v, is_bad in zip(results, is_faulty, strict=True) if is_bad]
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
-        named = zip(self._call.outputs, codes, strict=True)
-        faults = {name: code for name, code in named if code != FINITE}
+        faults = {n: c for n, c in zip(self._call.outputs, codes, strict=True) if c != FINITE}
         try:
             sites: dict[str, Any] = self._sites(reading, outputs)
         except OutOfTime:
@@ -201,7 +199,7 @@ class _Pinpointing:
         except OutOfTime:
             return ()
         # What a masked log(0) makes reaches no output, but its derivative does: it is not harmless.
-        behind = None if self._behind is None else self._behind.index
+        behind = self._behind and self._behind.index
         return tuple(self._causes.site(reading, e) for e in events if e.equation != behind)
 
     def _first_loop(self, reading: Reading) -> Site | None:
@@ -218,10 +216,8 @@ class _Pinpointing:
         for event in causes:
             if event is not None and event.equation is not None:
                 equation = self._program.equations[event.equation]
-                if equation.is_closed:
-                    continue
-                for value in (*equation.operands, *equation.results):
-                    points[self._point(value, event)] = None
+                values = () if equation.is_closed else (*equation.operands, *equation.results)
+                points |= {self._point(value, event): None for value in values}
         stored = {point: reading.array(point) for point in points}
         fetched = self._runs.fetch_arrays([p for p, array in stored.items() if array is None])
         return {p: array for p, array in stored.items() if array is not None} | fetched

@@ -48,9 +48,10 @@ class Law(BaseModel):
         by: parameters; one prediction for each combination of their values.
         where: parameters and values of the runs that it is about.
         column: the measured number of a run, as a SQL expression over the columns of `runs`.
-        boundary: axis along which `measure` changes its answer; the number is where it does.
+        boundary: axis along which `measure` changes its answer; the number is where it last does.
         measure: the condition that changes along `boundary`.
-        over: parameters and values of other runs; the number is divided by theirs, seed by seed.
+        over: parameters and values of other runs; the number is divided by theirs, seed by seed,
+            and the mean of these ratios is geometric.
         slope: axis; the number becomes the slope of its logarithm over the axis's logarithm.
         relation: whether the number equals the prediction, or is at least or at most that.
         within: largest relative difference that counts as agreement, absolute if the law says 0.
@@ -190,30 +191,35 @@ def _measured(stem: str, law: Law, runs: pl.DataFrame, others: pl.DataFrame) -> 
     numbers = _numbers(law, runs)
     if law.over:
         divisors = _numbers(law, others)
-        numbers = {s: n / divisors[s] for s, n in numbers.items() if divisors.get(s)}
+        numbers = {s: n / divisors[s] for s, n in numbers.items() if n and divisors.get(s)}
     values = np.array(list(numbers.values()))
-    low, high = _interval(values)
+    value, low, high = _interval(np.log(values) if law.over else values)
+    if law.over and value is not None and low is not None and high is not None:
+        value, low, high = math.exp(value), math.exp(low), math.exp(high)
     bracket = _bracket(law, runs) if law.boundary and not (law.slope or law.over) else 0.0
     return Measurement(
         law=law, stem=stem,
         key={name: _text(runs.get_column(name)[0]) for name in law.by},
         predicted=float(runs.get_column("_predicted")[0]),
-        value=float(values.mean()) if len(values) else None,
+        value=value,
         low=None if low is None else low - bracket, high=None if high is None else high + bracket,
         seeds=len(values), runs=runs.height,
     )  # fmt: skip
 
 
-def _interval(values: Float[np.ndarray, " seeds"]) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of the mean; of zeros and ones, Clopper and Pearson's (1934)."""
+def _interval(
+    values: Float[np.ndarray, " seeds"],
+) -> tuple[float | None, float | None, float | None]:
+    """Return the mean and its 95 % interval; of zeros and ones, Clopper and Pearson's (1934)."""
     if not len(values):
-        return None, None
+        return None, None, None
+    mean = float(values.mean())
     if len(values) > 1 and set(values) <= {0.0, 1.0}:
         from scipy.stats import binomtest
 
         share = binomtest(int(values.sum()), len(values)).proportion_ci(0.95)
-        return float(share.low), float(share.high)
-    return mean_interval(values)
+        return mean, float(share.low), float(share.high)
+    return mean, *mean_interval(values)
 
 
 def _numbers(law: Law, runs: pl.DataFrame) -> dict[int, float]:
@@ -249,14 +255,13 @@ def _level(law: Law, runs: pl.DataFrame) -> float | None:
 
 
 def _crossing(law: Law, runs: pl.DataFrame) -> tuple[float, float] | None:
-    """Return the neighboring values of the axis between which the answer first changes."""
+    """Return the neighboring values of the axis between which the answer last changes."""
     ordered = runs.sort(law.boundary)
-    answers = ordered.get_column("_true").to_numpy()
-    changed = np.flatnonzero(answers != answers[0])
-    if not len(changed):
+    changes = np.flatnonzero(np.diff(ordered.get_column("_true").to_numpy()))
+    if not len(changes):
         return None
     axis: Float[np.ndarray, " runs"] = ordered.get_column(law.boundary).cast(pl.Float64).to_numpy()
-    return float(axis[changed[0] - 1]), float(axis[changed[0]])
+    return float(axis[changes[-1]]), float(axis[changes[-1] + 1])
 
 
 def _bracket(law: Law, runs: pl.DataFrame) -> float:
