@@ -130,5 +130,5 @@ def _draw(axes: object, y: int, each: Measurement) -> None:
 
 
 def _label(each: Measurement) -> str:
-    condition = _condition(each)
-    return f"{each.stem.replace('_', ' ')}: {condition}" if condition else each.law.formula
+    about = ", ".join(filter(None, (_condition(each), each.law.formula)))
+    return f"{each.stem.replace('_', ' ')}: {about}"
