@@ -27,7 +27,7 @@ import nanlab
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import call_of
 from nanlab.blame.program.program import Program, flatten_closed
-from nanlab.linting.analysis import ALL_PARTS, Analysis, Parts
+from nanlab.linting.analysis import ALL_PARTS, Parts, RangeAnalysis
 from nanlab.linting.arguments import abstract_argument, assumptions_of
 from nanlab.linting.lint import lint_call
 
@@ -304,7 +304,7 @@ def arguments_within(call: Any, reach: float) -> list[Any]:
 def dangers(call: Any, reach: float, parts: Parts = ALL_PARTS) -> list[str]:
     """The dangers of a call that reach an output."""
     program = flatten_closed(call.closed, None)
-    results = Analysis(program, parts).run(arguments_within(call, reach))
+    results = RangeAnalysis(program, parts).run(arguments_within(call, reach))
     return sorted(program.equations[i].primitive for i in results.dangers.keys() & results.reaching)
 
 
@@ -441,7 +441,7 @@ def run_mutation(calls: dict[str, Any], reach: float = 100.0) -> None:
         if len(program.equations) > 120 or dangers(call, reach):
             continue
         given = arguments_within(call, reach)
-        healthy_analysis = Analysis(program)
+        healthy_analysis = RangeAnalysis(program)
         healthy_analysis.run(given)
         for index, operand in mutants(program):
             if healthy_analysis.of(program.equations[index].operands[operand]).empty.all():
@@ -451,7 +451,7 @@ def run_mutation(calls: dict[str, Any], reach: float = 100.0) -> None:
                 is_finite(changed, arrays) for arrays in inputs(call, reach)
             ):
                 continue
-            results = Analysis(changed).run(given)
+            results = RangeAnalysis(changed).run(given)
             real += 1
             hit = bool(results.dangers.keys() & results.reaching)
             found += hit

@@ -201,9 +201,9 @@ class _Session:
     def _is_found(self, error: BaseException | None) -> bool:
         if self.watch is None or error is None:
             return False
-        from nanlab.blame.watch.fault import Found
+        from nanlab.blame.watch.fault import FaultFound
 
-        return isinstance(error, Found)
+        return isinstance(error, FaultFound)
 
     # The report.
 

@@ -12,7 +12,7 @@ import numpy as np
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.program import Program, flatten
 from nanlab.linting.abstract import INPUT, NEVER, Abstract, May, interval
-from nanlab.linting.analysis import Analysis, Parts
+from nanlab.linting.analysis import Parts, RangeAnalysis
 
 FLOATS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -84,7 +84,7 @@ def escapes(
     """Run a function on abstract and on concrete arguments, one equation at a time."""
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arguments]
     program = flatten(function, *shapes)
-    analysis = Analysis(program, Parts(growth=True))
+    analysis = RangeAnalysis(program, Parts(growth=True))
     analysis.run(arguments)
     found: list[Escape] = []
     for arrays in samples:
@@ -92,7 +92,7 @@ def escapes(
     return found
 
 
-def _compare(program: Program, analysis: Analysis, arrays: Sequence[Any]) -> list[Escape]:
+def _compare(program: Program, analysis: RangeAnalysis, arrays: Sequence[Any]) -> list[Escape]:
     top, found = program.frames[0], []
     env: dict[int, Any] = dict(zip(top.arguments, arrays, strict=True))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanlab.blame.watch import arrays, outputs, pending
-from nanlab.blame.watch.fault import Found
+from nanlab.blame.watch.fault import FaultFound
 from nanlab.blame.watch.watch import Watch
 
 N = 200_000  # a large leaf: it is read and copied by itself
@@ -54,7 +54,7 @@ def test_the_first_bad_call_is_named_and_its_arguments_are_exact(donated, size, 
                 # The loader reuses its memory, and the dict.
                 batch["x"][...] = (i != bad) * (i + 1)
                 state, _ = step(state, batch)
-        except Found:
+        except FaultFound:
             pass
         watch.finish()
     fault = watch.fault
@@ -75,7 +75,7 @@ def test_what_changes_after_the_call_is_not_what_is_judged():
             step(batch)
             batch["x"] = jnp.float32(1)
             batch.pop("x")
-        except Found:
+        except FaultFound:
             pass
         watch.finish()
     assert bits(watch.fault.arguments()["batch['x']"]) == bits(np.float32(-1))
@@ -97,7 +97,7 @@ def test_a_call_in_a_block_of_settings_is_judged_with_them(block):
         try:
             with settings[block]():
                 jax.jit(step)(np.float64(1e-13) if block == "x64" else -1.0)
-        except Found:
+        except FaultFound:
             pass
         watch.finish()
     site = watch.fault.verdict.culprit
@@ -158,7 +158,7 @@ def test_a_bad_value_among_many_leaves_of_each_type_is_seen(dtype, count, value)
 
     watch = Watch()
     with watch.watching():
-        with suppress(Found):
+        with suppress(FaultFound):
             jax.jit(step)(jnp.ones(70))
         watch.finish()
     assert watch.fault is not None
@@ -183,7 +183,7 @@ def test_where_memory_is_not_the_hosts_flags_and_copies_are_made_on_the_device(
         monkeypatch.setattr(module, "devices_read_on_host", lambda sharding: 0)
     step, state = planted(donated, N)
     watch, before = Watch(), None
-    with watch.watching(), suppress(Found):
+    with watch.watching(), suppress(FaultFound):
         for i in range(5):
             before = jax.tree.map(lambda x: np.array(x), state) if i == 3 else before
             state, _ = step(state, {"x": np.full(3, (i != 3) * (i + 1), np.float32)})

@@ -19,7 +19,7 @@ from recorded import TRAININGS
 import nanlab
 from nanlab import replay
 from nanlab.recorder import bundle
-from nanlab.recorder.fault import Finding
+from nanlab.recorder.fault import Detection
 
 PREAMBLE = """
 import sys
@@ -107,7 +107,7 @@ def test_leaves_that_numpy_lacks_are_stored_without_pickle(tmp_path):
               np.float32(1), jnp.zeros((0, 2))]  # fmt: skip
     names = [f"x{i}" for i in range(len(leaves))]
     folder = bundle.save(
-        Finding(step=1, call=1, function="f", detected=2, leaves=leaves, names=names), tmp_path
+        Detection(step=1, call=1, function="f", detected=2, leaves=leaves, names=names), tmp_path
     )
     read = bundle.read_bundle(folder)
     assert read.about["types"][0] == "bfloat16" and read.arguments["x0"].dtype == np.uint16
@@ -117,7 +117,7 @@ def test_leaves_that_numpy_lacks_are_stored_without_pickle(tmp_path):
 
 
 def test_a_second_fault_of_the_same_step_has_a_folder_of_its_own(tmp_path):
-    finding = Finding(step=1, call=1, function="f", detected=2)
+    finding = Detection(step=1, call=1, function="f", detected=2)
     folders = [bundle.save(finding, tmp_path).name for _ in range(3)]
     assert folders == ["step-1", "step-1-2", "step-1-3"]
     assert bundle.read_bundle(tmp_path).folder.name == "step-1-3"
@@ -145,14 +145,14 @@ def test_a_full_disk_is_a_remark_and_leaves_nothing(tmp_path, monkeypatch):
 def test_a_process_killed_while_it_saves_leaves_a_whole_bundle_or_none(tmp_path, delay):
     body = """
         from nanlab.recorder import bundle
-        from nanlab.recorder.fault import Finding
+        from nanlab.recorder.fault import Detection
         from pathlib import Path
         leaves = [np.ones(2_000_000, np.float32) for _ in range(10)]
         names = [f"x{i}" for i in range(10)]
         print("ready", flush=True)
         for n in range(1000):
-            finding = Finding(step=n, call=n, function="f", detected=n, leaves=leaves, names=names)
-            bundle.save(finding, Path("run.nan"))
+            found = Detection(step=n, call=n, function="f", detected=n, leaves=leaves, names=names)
+            bundle.save(found, Path("run.nan"))
     """
     process = subprocess.Popen(
         [sys.executable, "-c", script(body)], cwd=tmp_path, stdout=subprocess.PIPE

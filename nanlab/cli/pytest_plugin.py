@@ -105,7 +105,7 @@ def _raise_fault(watched: Watched, error: BaseException | None) -> None:
     fault = watched.fault
     if fault is None:
         return
-    from nanlab.blame.watch.fault import Found, found
+    from nanlab.blame.watch.fault import FaultFound, found
 
-    if not isinstance(error, Found):
+    if not isinstance(error, FaultFound):
         raise found(fault) from error

@@ -52,7 +52,7 @@ ALL_PARTS = Parts()
 
 
 @dataclass(kw_only=True)
-class Results:
+class ValueResults:
     """What an analysis found.
 
     Attributes:
@@ -79,7 +79,7 @@ class Results:
         return {maker for output in self.outputs for maker in output.bad.makers}
 
 
-class Analysis:
+class RangeAnalysis:
     """Runs a program on abstract values.
 
     Args:
@@ -101,14 +101,14 @@ class Analysis:
     ) -> None:
         self.program, self.parts, self.muted = program, parts, muted
         self.env: dict[int, Abstract] = {}
-        self.results = Results()
+        self.results = ValueResults()
         self.chosen: dict[int, tuple[int, dict[int, Abstract]]] = {}
         self.guards = Guards(self)
         self._roots: dict[int, int] = {}
         self._first: dict[tuple[object, ...], int] = {}
         self._is_quiet = False
 
-    def run(self, arguments: Sequence[Abstract]) -> Results:
+    def run(self, arguments: Sequence[Abstract]) -> ValueResults:
         """Run the program on these arguments."""
         with np.errstate(all="ignore"):
             given = [flushed(argument) for argument in arguments]

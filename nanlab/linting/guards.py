@@ -19,7 +19,7 @@ from nanlab.linting.floats import next_number
 from nanlab.linting.rules.table import ELEMENTWISE
 
 if TYPE_CHECKING:
-    from nanlab.linting.analysis import Analysis
+    from nanlab.linting.analysis import RangeAnalysis
 
 DEPTH = 9
 """Number of operations between a predicate's operand and the guarded value."""
@@ -51,7 +51,7 @@ class Guards:
         analysis: the analysis of the program.
     """
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: RangeAnalysis) -> None:
         self._analysis = analysis
 
     def source(self, predicate: int) -> int:
@@ -147,7 +147,7 @@ class Guards:
 class _Reevaluation:
     """Values evaluated again under facts; None for a value that the facts leave as it is."""
 
-    def __init__(self, analysis: Analysis, facts: dict[int, list[Fact]]) -> None:
+    def __init__(self, analysis: RangeAnalysis, facts: dict[int, list[Fact]]) -> None:
         self._analysis, self._facts = analysis, facts
         self._known: dict[int, Abstract | None] = {}
 

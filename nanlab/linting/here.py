@@ -16,10 +16,10 @@ from nanlab.linting.abstract import NEVER, Abstract, May
 from nanlab.linting.axes import MOVES, axes_of
 from nanlab.linting.danger import Danger
 from nanlab.linting.floats import Ends, Mask, Number, float_type, is_float
-from nanlab.linting.relations import Bound, Kind
+from nanlab.linting.relations import Bound, BoundKind
 
 if TYPE_CHECKING:
-    from nanlab.linting.analysis import Analysis
+    from nanlab.linting.analysis import RangeAnalysis
 
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
@@ -39,7 +39,7 @@ class Here:
         dtype: type of the first result.
     """
 
-    def __init__(self, analysis: Analysis, equation: Equation) -> None:
+    def __init__(self, analysis: RangeAnalysis, equation: Equation) -> None:
         self.analysis, self.equation = analysis, equation
         self.params: Mapping[str, Any] = equation.eqn.params
         first = analysis.program.values[equation.results[0]]
@@ -60,7 +60,7 @@ class Here:
         value = self.analysis.program.values[self.equation.results[index]]
         return value.shape, value.dtype
 
-    def bound(self, bounded: int, by: int, kind: Kind) -> Bound | None:
+    def bound(self, bounded: int, by: int, kind: BoundKind) -> Bound | None:
         """Return the bound of one operand by another, element by element."""
         known = self.analysis.of(self.equation.operands[bounded])
         found = [bound for bound in known.bounds if bound.kind == kind]

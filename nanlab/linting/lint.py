@@ -16,7 +16,7 @@ from nanlab.blame.program.program import Program, flatten_closed
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, Phase
 from nanlab.linting.abstract import CONSTANT, INPUT
-from nanlab.linting.analysis import Analysis, Results
+from nanlab.linting.analysis import RangeAnalysis, ValueResults
 from nanlab.linting.arguments import Assumption, abstract_argument, assumptions_of
 from nanlab.linting.report import Finding, Proof, Report, Unknown
 from nanlab.linting.sentences import Sentences
@@ -77,12 +77,12 @@ def lint_call(call: Call, assume: Mapping[str, Any] | None = None) -> Report:
     assumptions = assumptions_of(call.names, call.arrays, assume)
     pairs = zip(call.arrays, assumptions, strict=True)
     arguments = [abstract_argument(array, assumption) for array, assumption in pairs]
-    analysis = Analysis(program)
+    analysis = RangeAnalysis(program)
     results = analysis.run(arguments)
     dangers = results.dangers.keys() & results.reaching
     if dangers:
         # What can happen only after another finding is no finding of its own.
-        alone = Analysis(program, muted=dangers).run(arguments)
+        alone = RangeAnalysis(program, muted=dangers).run(arguments)
         dangers &= alone.dangers.keys()
     return _Reporting(call, analysis, results, assumptions).report(dangers)
 
@@ -93,8 +93,8 @@ class _Reporting:
     def __init__(
         self,
         call: Call,
-        analysis: Analysis,
-        results: Results,
+        analysis: RangeAnalysis,
+        results: ValueResults,
         assumptions: list[Assumption | None],
     ) -> None:
         self._names, self._program = call.names, analysis.program

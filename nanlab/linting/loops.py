@@ -14,7 +14,7 @@ from nanlab.linting.abstract import Abstract, anything, joined, within
 from nanlab.linting.floats import Mask
 
 if TYPE_CHECKING:
-    from nanlab.linting.analysis import Analysis
+    from nanlab.linting.analysis import RangeAnalysis
 
 EXACT_EQUATIONS = 800
 """A loop of at most this number of equations, all iterations together, is followed exactly."""
@@ -28,7 +28,7 @@ _STEPS = np.unique(np.concatenate([[-np.inf], -_SIZES, _SIZES, [np.inf]]))
 
 
 def run_opened(
-    analysis: Analysis, equation: Equation, operands: Sequence[Abstract]
+    analysis: RangeAnalysis, equation: Equation, operands: Sequence[Abstract]
 ) -> list[Abstract]:
     """Return what the results of a loop or a branching may be."""
     assert equation.opened is not None
@@ -37,7 +37,7 @@ def run_opened(
 
 
 def _shard_map(
-    analysis: Analysis, equation: Equation, operands: Sequence[Abstract]
+    analysis: RangeAnalysis, equation: Equation, operands: Sequence[Abstract]
 ) -> list[Abstract]:
     values = analysis.program.values
     body = analysis.program.frames[equation.frames[0]]
@@ -49,7 +49,9 @@ def _shard_map(
     return [r.uniform(values[v].shape) for r, v in zip(found, equation.results, strict=True)]
 
 
-def _cond(analysis: Analysis, equation: Equation, operands: Sequence[Abstract]) -> list[Abstract]:
+def _cond(
+    analysis: RangeAnalysis, equation: Equation, operands: Sequence[Abstract]
+) -> list[Abstract]:
     guards, index = analysis.guards, operands[0]
     predicate = guards.source(equation.operands[0])
     outside = equation.operands[1:]
@@ -73,7 +75,9 @@ def _cond(analysis: Analysis, equation: Equation, operands: Sequence[Abstract]) 
     return [joined(*values) for values in zip(*results.values(), strict=True)]
 
 
-def _scan(analysis: Analysis, equation: Equation, operands: Sequence[Abstract]) -> list[Abstract]:
+def _scan(
+    analysis: RangeAnalysis, equation: Equation, operands: Sequence[Abstract]
+) -> list[Abstract]:
     opened, values = equation.opened, analysis.program.values
     assert opened is not None
     body = analysis.program.frames[equation.frames[0]]
@@ -106,7 +110,9 @@ def _scan(analysis: Analysis, equation: Equation, operands: Sequence[Abstract]) 
     return [*carry, *rows]
 
 
-def _while(analysis: Analysis, equation: Equation, operands: Sequence[Abstract]) -> list[Abstract]:
+def _while(
+    analysis: RangeAnalysis, equation: Equation, operands: Sequence[Abstract]
+) -> list[Abstract]:
     opened = equation.opened
     assert opened is not None and opened.condition is not None
     body = analysis.program.frames[equation.frames[0]]
@@ -120,7 +126,7 @@ def _while(analysis: Analysis, equation: Equation, operands: Sequence[Abstract])
     return _stable(run, list(inner[opened.consts :]), None)
 
 
-def _identify_consts(analysis: Analysis, equation: Equation, before: int) -> None:
+def _identify_consts(analysis: RangeAnalysis, equation: Equation, before: int) -> None:
     assert equation.opened is not None
     arguments = analysis.program.frames[equation.frames[0]].arguments
     for position in range(equation.opened.consts):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["above", "square", "norm", "inverse"]
+BoundKind = Literal["above", "square", "norm", "inverse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Bound:
         is_maximum: whether y is the maximum of x over the axes that y lacks.
     """
 
-    kind: Kind
+    kind: BoundKind
     value: int
     scale: float
     axes: tuple[int | None, ...]
@@ -57,7 +57,7 @@ class Peak:
 
 
 def scaled(
-    bounds: Sequence[Bound], factor: float, kinds: Sequence[Kind] = ("above", "square", "norm")
+    bounds: Sequence[Bound], factor: float, kinds: Sequence[BoundKind] = ("above", "square", "norm")
 ) -> tuple[Bound, ...]:
     """Return the bounds of y * factor, for a positive factor."""
     return tuple(
@@ -66,7 +66,7 @@ def scaled(
 
 
 def turned(
-    bounds: Sequence[Bound], kind: Kind, into: Kind, function: Callable[[float], float]
+    bounds: Sequence[Bound], kind: BoundKind, into: BoundKind, function: Callable[[float], float]
 ) -> tuple[Bound, ...]:
     """Return the bounds of one kind as bounds of another, with this function of their scale."""
     return tuple(

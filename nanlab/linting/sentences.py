@@ -12,7 +12,7 @@ from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.program.program import Equation
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import Abstract
-from nanlab.linting.analysis import Analysis
+from nanlab.linting.analysis import RangeAnalysis
 from nanlab.linting.axes import COPIES, MOVES
 from nanlab.linting.danger import Danger
 from nanlab.linting.floats import float_type, is_float
@@ -51,7 +51,7 @@ class Sentences:
         expressions: expressions of the program's values.
     """
 
-    def __init__(self, analysis: Analysis, expressions: Expressions) -> None:
+    def __init__(self, analysis: RangeAnalysis, expressions: Expressions) -> None:
         self._analysis, self._expressions = analysis, expressions
         self._program = analysis.program
 

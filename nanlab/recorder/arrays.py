@@ -100,8 +100,8 @@ def to_device(copy: Any, original: Any) -> Any:
     return jnp.asarray(np.asarray(copy))
 
 
-class Codes:
-    """Codes (`backend.finiteness`) of arrays, computed without waiting."""
+class ArrayCodes:
+    """ArrayCodes (`backend.finiteness`) of arrays, computed without waiting."""
 
     def __init__(self, arrays: Sequence[Any]) -> None:
         self._count = len(arrays)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from nanlab.recorder.fault import Finding
+    from nanlab.recorder.fault import Detection
 
 _FAULT, _ARGUMENTS, _VERDICT = "fault.json", "arguments.npz", "verdict.txt"
 _FORMAT = 1
@@ -57,7 +57,7 @@ class Bundle:
         return "\n".join([*lines, "", self.verdict]).rstrip()
 
 
-def save(finding: Finding, folder: Path) -> Path:
+def save(finding: Detection, folder: Path) -> Path:
     """Write a bundle.
 
     Returns:
@@ -94,7 +94,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(finding: Finding, folder: Path) -> None:
+def _write(finding: Detection, folder: Path) -> None:
     from nanlab.recorder.arrays import for_disk
 
     stored = [for_disk(leaf) for leaf in finding.leaves]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nanlab.backend.finiteness import FINITE
-from nanlab.recorder.arrays import Codes, is_bad, is_inexact, is_ready
-from nanlab.recorder.tape import Entry, Epoch
+from nanlab.recorder.arrays import ArrayCodes, is_bad, is_inexact, is_ready
+from nanlab.recorder.tape import Epoch, TapeEntry
 
 if TYPE_CHECKING:
-    from nanlab.recorder.watched import Watched
+    from nanlab.recorder.watched import WatchedFunction
 
 _CHECKS_BEFORE_MUTED = 3
 
@@ -24,7 +24,7 @@ class Logged(NamedTuple):
 
     number: int
     step: int
-    watched: Watched
+    watched: WatchedFunction
     values: list[tuple[int, np.ndarray[Any, Any]]]
 
     def row(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class Logged(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class MetricEvent:
     """A metric that was not finite while the state was.
 
     Attributes:
@@ -51,7 +51,7 @@ class Event:
     names: tuple[str, ...]
 
 
-class Metrics:
+class SmallOutputs:
     """Small outputs that are not fed back, from the call to the reading.
 
     Args:
@@ -63,10 +63,10 @@ class Metrics:
     def __init__(self, lag: int, history: int, say: Callable[[str], None]) -> None:
         self.lag, self._say = lag, say
         self.history: deque[Logged] = deque(maxlen=history)
-        self.events: list[Event] = []
-        self._pending: deque[tuple[Entry, list[int], list[Any]]] = deque()
+        self.events: list[MetricEvent] = []
+        self._pending: deque[tuple[TapeEntry, list[int], list[Any]]] = deque()
 
-    def add(self, entry: Entry, leaves: list[Any]) -> None:
+    def add(self, entry: TapeEntry, leaves: list[Any]) -> None:
         """Remember the small outputs of a call."""
         metrics = entry.watched.metrics
         if metrics:
@@ -102,7 +102,7 @@ class Metrics:
         muted = logged.watched.muted
         return [i for i, x in logged.values if muted.get(i, 0) < _CHECKS_BEFORE_MUTED and is_bad(x)]
 
-    def _value_of(self, entry: Entry, indices: list[int], arrays: list[Any]) -> Logged:
+    def _value_of(self, entry: TapeEntry, indices: list[int], arrays: list[Any]) -> Logged:
         gone = {i for i, x in zip(indices, arrays, strict=True) if x.is_deleted()}
         if gone:  # small, but state: a bias that was fed back and donated
             entry.watched.metrics = [i for i in entry.watched.metrics if i not in gone]
@@ -117,7 +117,7 @@ class Metrics:
         bad = self._bad(logged)
         names = tuple(watched.names[i] for i in bad)
         self.events.append(
-            Event(call=logged.number, step=logged.step, function=watched.name, names=names)
+            MetricEvent(call=logged.number, step=logged.step, function=watched.name, names=names)
         )
         for index in {i for i, _ in logged.values} - set(bad):
             watched.muted.pop(index, None)
@@ -148,12 +148,12 @@ def verify(epoch: Epoch, *, wait: bool) -> bool | None:
 class InHand(NamedTuple):
     """The call that is about to be made: the function, and its arguments."""
 
-    watched: Watched
+    watched: WatchedFunction
     tree: Any
     leaves: list[Any]
 
 
-def state_is_bad(functions: list[Watched], call: InHand | None) -> bool | None:
+def state_is_bad(functions: list[WatchedFunction], call: InHand | None) -> bool | None:
     """Return whether the state holds an inf or a NaN that it did not hold from the start.
 
     The state is what the call in hand takes, and what the last calls returned for others to take.
@@ -181,14 +181,14 @@ def state_is_bad(functions: list[Watched], call: InHand | None) -> bool | None:
         ]
     if not found:
         return False
-    codes = Codes([x for x, _, _ in found]).read()
+    codes = ArrayCodes([x for x, _, _ in found]).read()
     bad = [
         is_taken for (_, limit, is_taken), code in zip(found, codes, strict=True) if code > limit
     ]
     return any(bad) or (None if bad else False)
 
 
-def fed_on(functions: list[Watched], call: InHand | None) -> set[int]:
+def fed_on(functions: list[WatchedFunction], call: InHand | None) -> set[int]:
     """Return the numbers of the last outputs that are going to be taken, as far as is known."""
     taken: set[int] = set() if call is None else {id(x) for x in call.leaves}
     return {

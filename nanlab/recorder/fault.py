@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Detection:
     """What is known of a fault.
 
     Attributes:
@@ -73,7 +73,7 @@ class Fault(FloatingPointError):
         folder: the bundle on disk; None if there is none.
     """
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(self, finding: Detection) -> None:
         self.finding, self.folder = finding, None
         self.step, self.call, self.function = finding.step, finding.call, finding.function
         self.arguments = finding.args, finding.kwargs

@@ -12,10 +12,10 @@ from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
 from nanlab.recorder.bundle import save
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
-from nanlab.recorder.fault import Fault, Finding
+from nanlab.recorder.fault import Detection, Fault
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
 from nanlab.recorder.run_up import RunUp, argument_name
-from nanlab.recorder.tape import Entry, Epoch, LostArgument
+from nanlab.recorder.tape import Epoch, LostArgument, TapeEntry
 
 if TYPE_CHECKING:
     from nanlab.recorder.recording import Recording
@@ -76,7 +76,7 @@ def _fault(
     recording: Recording,
     notes: list[str],
     epochs: list[Epoch],
-    entry: Entry | None,
+    entry: TapeEntry | None,
     located: Located | None,
     logged: Logged | None,
 ) -> Fault:
@@ -112,7 +112,7 @@ def _fault(
         step, function = made.step, made.watched.name
     else:
         step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
-    fault = Fault(Finding(step=step, call=number, function=function, notes=notes, **about))
+    fault = Fault(Detection(step=step, call=number, function=function, notes=notes, **about))
     if recording.options.folder is not None:
         try:
             fault.folder = save(fault.finding, recording.options.folder)
@@ -121,7 +121,7 @@ def _fault(
     return fault
 
 
-def _arguments(entry: Entry, leaves: list[Any]) -> dict[str, Any]:
+def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:
     """Return the arguments as the user has them, and which of them are state."""
     tree = entry.plan.tree
     args, kwargs = tree.unflatten(leaves)
@@ -139,7 +139,7 @@ def _arguments(entry: Entry, leaves: list[Any]) -> dict[str, Any]:
     }
 
 
-def _verdict(entry: Entry, leaves: list[Any], notes: list[str]) -> Verdict | None:
+def _verdict(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> Verdict | None:
     """Return what is wrong with a call, of the user's own function where that is another."""
     watched, tree = entry.watched, entry.plan.tree
     attempts: list[Any] = []
@@ -172,7 +172,7 @@ def _called(function: Any, tree: Any, leaves: list[Any]) -> tuple[Any, Any, Any]
     return function, args, kwargs
 
 
-def _calls_back(entry: Entry, leaves: list[Any]) -> bool:
+def _calls_back(entry: TapeEntry, leaves: list[Any]) -> bool:
     """Return whether a call hands values to Python and takes others back (`io_callback`)."""
     args, kwargs = entry.plan.tree.unflatten(leaves)
     try:

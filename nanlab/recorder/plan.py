@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 if TYPE_CHECKING:
-    from nanlab.recorder.watched import Watched
+    from nanlab.recorder.watched import WatchedFunction
 
 flatten: Callable[[Any], tuple[list[Any], Any]] = jax.tree_util.default_registry.flatten
 
@@ -44,7 +44,7 @@ def _reference(x: Any) -> Callable[[], Any]:
         return lambda: x
 
 
-class Plan:
+class CallPlan:
     """Which argument leaves are fed by which outputs, and which come from outside.
 
     Args:
@@ -59,7 +59,7 @@ class Plan:
         self,
         tree: Any,
         donated: Sequence[bool],
-        feeds: dict[tuple[Watched, int], list[tuple[int, int]]],
+        feeds: dict[tuple[WatchedFunction, int], list[tuple[int, int]]],
         outside: list[int],
         nbytes: int,
     ) -> None:

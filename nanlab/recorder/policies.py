@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanlab.recorder.replay import Entry, without
+from nanlab.recorder.replay import TapeEntry, without
 from nanlab.recorder.tape import Tape
 
 POLICIES = ("raise", "skip", "rollback")
@@ -12,7 +12,7 @@ POLICIES = ("raise", "skip", "rollback")
 
 def repaired_leaves(
     tape: Tape, call: int, is_rollback: bool
-) -> tuple[list[tuple[Any, Any]], list[Entry]]:
+) -> tuple[list[tuple[Any, Any]], list[TapeEntry]]:
     """Compute the state again.
 
     Args:
@@ -28,7 +28,7 @@ def repaired_leaves(
     epochs = list(tape.epochs)[first:]
     current = {n: x for function in tape.functions for n, _, x in function.last_outputs()}
 
-    def is_left_out(entry: Entry) -> bool:
+    def is_left_out(entry: TapeEntry) -> bool:
         return entry.number == call or (is_rollback and entry.number > call)
 
     needed = [number for number in current if number >= epochs[0].base]

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nanlab.recorder.detect import Event
+from nanlab.recorder.detect import MetricEvent
 from nanlab.recorder.fault import Fault
 from nanlab.recorder.policies import POLICIES
-from nanlab.recorder.recording import Options, Policy, Recording
+from nanlab.recorder.recording import Policy, RecorderOptions, Recording
 from nanlab.recorder.watched import watched_function
 
 _LOG = logging.getLogger("nanlab")
@@ -79,7 +79,7 @@ class Recorder:
             raise ValueError(
                 f"on_fault = {on_fault!r}: must be {', '.join(map(repr, POLICIES))} or a function"
             )
-        options = Options(
+        options = RecorderOptions(
             folder=None if folder is None else Path(folder),
             every=every,
             lag=lag,
@@ -103,8 +103,8 @@ class Recorder:
         return self.recording.remarks
 
     @property
-    def events(self) -> list[Event]:
-        """Metrics that were not finite while the state was."""
+    def events(self) -> list[MetricEvent]:
+        """SmallOutputs that were not finite while the state was."""
         return self.recording.metrics.events
 
     def watch(self, function: Any, *, source: Any = None) -> Any:

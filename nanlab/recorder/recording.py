@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeAlias
 import jax
 
 from nanlab.recorder.arrays import is_array
-from nanlab.recorder.detect import InHand, Logged, Metrics, state_is_bad, verify
+from nanlab.recorder.detect import InHand, Logged, SmallOutputs, state_is_bad, verify
 from nanlab.recorder.fault import Fault
 from nanlab.recorder.investigate import investigate
 from nanlab.recorder.plan import flatten
 from nanlab.recorder.policies import repaired_leaves
 from nanlab.recorder.replay import CannotRepair, arguments_of
 from nanlab.recorder.tape import LostArgument, Tape
-from nanlab.recorder.watched import Watched
+from nanlab.recorder.watched import WatchedFunction
 
 Policy: TypeAlias = Literal["raise", "skip", "rollback"]
 
@@ -28,7 +28,7 @@ _LOOK_EVERY = 4  # calls
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class RecorderOptions:
     """The options of `nanlab.Recorder`."""
 
     folder: Path | None
@@ -55,16 +55,16 @@ class Recording:
         is_idle: whether calls are not recorded now.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: RecorderOptions) -> None:
         self.options = options
         self.remarks: list[str] = []
         self.faults: list[Fault] = []
         self.tape = Tape(on_host=options.on_host)
-        self.metrics = Metrics(options.lag, options.history, self.say)
+        self.metrics = SmallOutputs(options.lag, options.history, self.say)
         self.is_idle = False
         self._waits = jax.process_count() > 1  # every process must decide the same at the same call
         self._turn_at, self._look_at, self._flying = options.every, 0, 0
-        self._head: Watched | None = None  # the function that a step begins with
+        self._head: WatchedFunction | None = None  # the function that a step begins with
         self._repaired: dict[int, tuple[Any, Any]] = {}
         self._undecided: Logged | None = None
         self._lock = threading.RLock()
@@ -77,7 +77,7 @@ class Recording:
 
     # A call.
 
-    def call(self, watched: Watched, args: Any, kwargs: Any) -> Any:
+    def call(self, watched: WatchedFunction, args: Any, kwargs: Any) -> Any:
         """Make a call of a watched function and record it."""
         __tracebackhide__ = True
         with self._lock:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanlab.backend.finiteness import FINITE
-from nanlab.recorder.arrays import Codes, copies, is_array, is_inexact, on_host, same_bits
+from nanlab.recorder.arrays import ArrayCodes, copies, is_array, is_inexact, on_host, same_bits
 from nanlab.recorder.plan import flatten
-from nanlab.recorder.tape import Cell, Entry, Epoch, value_of
+from nanlab.recorder.tape import Cell, Epoch, TapeEntry, value_of
 
 
-class Replay:
+class TapeReplay:
     """Runs calls of the tape again.
 
     Args:
@@ -40,7 +40,7 @@ class Replay:
         """Retain these outputs to the end."""
         self._last_use.update(dict.fromkeys(outputs, len(self.entries)))
 
-    def leaves(self, entry: Entry) -> list[Any]:
+    def leaves(self, entry: TapeEntry) -> list[Any]:
         """Return the arguments of the next call; donated ones are copies of what is stored."""
         leaves: list[Any] = []
         for place, source in enumerate(entry.plan.sources(entry.bases)):
@@ -53,14 +53,14 @@ class Replay:
             leaves.append(copies([value])[0] if is_copied else value)
         return leaves
 
-    def run(self, entry: Entry, leaves: Sequence[Any]) -> list[Any]:
+    def run(self, entry: TapeEntry, leaves: Sequence[Any]) -> list[Any]:
         """Make a call and return its outputs."""
         args, kwargs = entry.plan.tree.unflatten(leaves)
         outputs = flatten(entry.watched.jitted(*args, **kwargs))[0]
         self.advance(entry, outputs)
         return outputs
 
-    def advance(self, entry: Entry, outputs: Sequence[Any]) -> None:
+    def advance(self, entry: TapeEntry, outputs: Sequence[Any]) -> None:
         """Note the outputs of a call, and drop what no later one needs."""
         index = entry.number - self.entries[0].number
         for source in entry.plan.sources(entry.bases):
@@ -70,7 +70,7 @@ class Replay:
             if number in self._last_use:
                 self.values[number] = x
 
-    def up_to(self, number: int) -> Iterator[tuple[Entry, list[Any]]]:
+    def up_to(self, number: int) -> Iterator[tuple[TapeEntry, list[Any]]]:
         """Yield calls and their arguments, which are run when the next one is taken."""
         for entry in self.entries:
             leaves = self.leaves(entry)
@@ -91,7 +91,7 @@ class Located:
         is_rejected: whether there was bad state, which no later call took.
     """
 
-    entry: Entry | None = None
+    entry: TapeEntry | None = None
     compared: int = 0
     differing: int = 0
     is_rejected: bool = False
@@ -111,7 +111,9 @@ class Criterion:
     fed: set[int]
     is_over: bool
 
-    def is_fault(self, replay: Replay, entry: Entry, worse: list[int], found: Located) -> bool:
+    def is_fault(
+        self, replay: TapeReplay, entry: TapeEntry, worse: list[int], found: Located
+    ) -> bool:
         """Return whether these bad outputs of a call are a fault."""
         if self.is_strict:
             return bool(worse)
@@ -145,8 +147,8 @@ def locate(
     Returns:
         The call, and how the replay compares with what was logged.
     """
-    replay, found = Replay(epochs), Located()
-    bad: dict[int, Entry] = {}  # number of an output -> the call that made it
+    replay, found = TapeReplay(epochs), Located()
+    bad: dict[int, TapeEntry] = {}  # number of an output -> the call that made it
     for entry in replay.entries:
         outputs = replay.run(entry, replay.leaves(entry))
         for index, value in logged.get(entry.number, ()):
@@ -162,7 +164,7 @@ def locate(
     return found
 
 
-def _first(entry: Entry, bad: dict[int, Entry]) -> Entry:
+def _first(entry: TapeEntry, bad: dict[int, TapeEntry]) -> TapeEntry:
     """Return the earliest call that the bad values in this one came from."""
     sources = entry.plan.sources(entry.bases)
     makers = [bad[s] for s in sources if s is not None and s in bad]
@@ -170,27 +172,29 @@ def _first(entry: Entry, bad: dict[int, Entry]) -> Entry:
     return entry if earliest is None else _first(earliest, bad)
 
 
-def _came_bad(entry: Entry) -> bool:
+def _came_bad(entry: TapeEntry) -> bool:
     """Return whether an argument from outside was bad: code between the calls handed it on."""
     places = [place for place in entry.plan.outside if place in entry.stored]
     values = [value_of(entry.stored[place], entry, place) for place in places]
     arrays = [value for value in values if is_inexact(value)]
-    return bool(arrays) and any(Codes(arrays).read())
+    return bool(arrays) and any(ArrayCodes(arrays).read())
 
 
-def _since_last(entry: Entry, entries: Sequence[Entry], bad: dict[int, Entry]) -> Entry:
+def _since_last(
+    entry: TapeEntry, entries: Sequence[TapeEntry], bad: dict[int, TapeEntry]
+) -> TapeEntry:
     """Return the earliest bad call since the last one of the same function."""
     same = [e.number for e in entries if e.watched is entry.watched and e.number < entry.number]
     last = max(same, default=-1)
     return min((e for e in bad.values() if e.number > last), key=lambda e: e.number, default=entry)
 
 
-def worse_outputs(entry: Entry, outputs: Sequence[Any]) -> list[int]:
+def worse_outputs(entry: TapeEntry, outputs: Sequence[Any]) -> list[int]:
     """Return the outputs that hold an inf or a NaN which they did not hold from the start."""
     places = [i for i, x in enumerate(outputs) if is_inexact(x)]
     if not places:
         return []
-    found = Codes([outputs[i] for i in places]).read()
+    found = ArrayCodes([outputs[i] for i in places]).read()
     pairs = zip(places, found, strict=True)
     return [i for i, code in pairs if code != FINITE and code > entry.watched.allowed(i)]
 
@@ -198,8 +202,8 @@ def worse_outputs(entry: Entry, outputs: Sequence[Any]) -> list[int]:
 def arguments_of(
     epochs: Sequence[Epoch],
     number: int,
-    observe: Callable[[Entry, list[Any]], None] = lambda entry, leaves: None,
-) -> tuple[Entry, list[Any]]:
+    observe: Callable[[TapeEntry, list[Any]], None] = lambda entry, leaves: None,
+) -> tuple[TapeEntry, list[Any]]:
     """Return a call of the tape and the exact leaves of its arguments.
 
     Args:
@@ -210,7 +214,7 @@ def arguments_of(
     Raises:
         LookupError: the call is no longer on the tape.
     """
-    for entry, leaves in Replay(epochs).up_to(number):
+    for entry, leaves in TapeReplay(epochs).up_to(number):
         observe(entry, leaves)
         if entry.number == number:
             return entry, leaves
@@ -231,11 +235,11 @@ class Repaired:
     """
 
     values: dict[int, Any]
-    left_out: list[Entry]
+    left_out: list[TapeEntry]
 
 
 def without(
-    epochs: Sequence[Epoch], is_left_out: Callable[[Entry], bool], needed: Iterable[int]
+    epochs: Sequence[Epoch], is_left_out: Callable[[TapeEntry], bool], needed: Iterable[int]
 ) -> Repaired:
     """Run the tape again without some calls, and without those that need what they return.
 
@@ -252,11 +256,11 @@ def without(
     Raises:
         CannotRepair: a function that returns state does not take the same.
     """
-    replay = Replay(epochs)
+    replay = TapeReplay(epochs)
     needed = list(needed)
     replay.retain(needed)
     missing: set[int] = set()
-    left_out: list[Entry] = []
+    left_out: list[TapeEntry] = []
     for entry in replay.entries:
         sources = entry.plan.sources(entry.bases)
         is_out = is_left_out(entry) or not missing.isdisjoint(s for s in sources if s is not None)
@@ -278,14 +282,16 @@ def without(
     return Repaired(values={n: replay.values.get(n) for n in needed}, left_out=left_out)
 
 
-def _or_none(replay: Replay, entry: Entry, place: int, sources: Sequence[int | None]) -> Any:
+def _or_none(
+    replay: TapeReplay, entry: TapeEntry, place: int, sources: Sequence[int | None]
+) -> Any:
     source = sources[place]
     if source in replay.values:
         return replay.values[source]
     return value_of(entry.stored[place], entry, place) if place in entry.stored else None
 
 
-def _passed_on(entry: Entry, leaves: Sequence[Any]) -> list[Any]:
+def _passed_on(entry: TapeEntry, leaves: Sequence[Any]) -> list[Any]:
     """Return what a call that is left out returns: the state that it took, and nothing else."""
     watched = entry.watched
     unknown = [i for i in watched.state if i not in watched.own]

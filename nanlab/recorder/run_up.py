@@ -11,7 +11,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from nanlab.backend.finiteness import largest_magnitude, measured_as
 from nanlab.recorder.arrays import by_devices, is_inexact
-from nanlab.recorder.tape import Entry
+from nanlab.recorder.tape import TapeEntry
 
 
 class RunUp:
@@ -25,9 +25,9 @@ class RunUp:
 
     def __init__(self, first: int) -> None:
         self._first = first
-        self._measured: list[tuple[Entry, list[int], list[Any], list[Any]]] = []
+        self._measured: list[tuple[TapeEntry, list[int], list[Any], list[Any]]] = []
 
-    def measure(self, entry: Entry, leaves: list[Any]) -> None:
+    def measure(self, entry: TapeEntry, leaves: list[Any]) -> None:
         """Measure the arguments of a call, without waiting."""
         places = [i for i, x in enumerate(leaves) if is_inexact(x)]
         if entry.number < self._first or not places:
@@ -57,7 +57,9 @@ def _measure(xs: list[Any]) -> tuple[Any, Any]:
     )
 
 
-def _row(entry: Entry, places: list[int], dtypes: list[Any], results: list[Any]) -> dict[str, Any]:
+def _row(
+    entry: TapeEntry, places: list[int], dtypes: list[Any], results: list[Any]
+) -> dict[str, Any]:
     largest = np.concatenate([np.asarray(part) for part, _ in results])
     norms = np.concatenate([np.asarray(part) for _, part in results]).astype(np.float64)
     limits = np.array([np.log10(float(jnp.finfo(measured_as(d)).max)) for d in dtypes])

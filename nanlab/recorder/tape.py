@@ -15,17 +15,17 @@ from nanlab.recorder.arrays import (
     ARRAY,
     KINDS,
     NUMPY,
-    Codes,
+    ArrayCodes,
     Pool,
     copies,
     is_inexact,
     to_device,
 )
 from nanlab.recorder.frameworks import user_call
-from nanlab.recorder.plan import Outputs, Plan
+from nanlab.recorder.plan import CallPlan, Outputs
 
 if TYPE_CHECKING:
-    from nanlab.recorder.watched import Watched
+    from nanlab.recorder.watched import WatchedFunction
 
 _DEEPEST = 8  # the outputs of this many calls of one function are recognized, where it matters
 _PROBES = 3
@@ -44,7 +44,7 @@ class Cell:
         self.value, self.original = value, value
 
 
-class Entry(NamedTuple):
+class TapeEntry(NamedTuple):
     """A call on the tape.
 
     Attributes:
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
         step: of the call, among the calls of its function.
         watched: the function.
         plan: where its arguments came from.
-        bases: the numbers of the outputs that fed it, as in `Plan.bases`.
+        bases: the numbers of the outputs that fed it, as in `CallPlan.bases`.
         stored: what came from outside, and from earlier epochs, by the leaf's index.
         base: number of its first output.
         n_outputs: number of its outputs.
@@ -60,8 +60,8 @@ class Entry(NamedTuple):
 
     number: int
     step: int
-    watched: Watched
-    plan: Plan
+    watched: WatchedFunction
+    plan: CallPlan
     bases: tuple[int, ...]
     stored: dict[int, Any]
     base: int
@@ -71,10 +71,10 @@ class Entry(NamedTuple):
 class Check(NamedTuple):
     """The codes of arguments at an epoch's start: of a function, the leaves, what they hold."""
 
-    watched: Watched
+    watched: WatchedFunction
     tree: Any
     places: list[int]
-    codes: Codes
+    codes: ArrayCodes
 
 
 class Epoch:
@@ -82,7 +82,7 @@ class Epoch:
 
     def __init__(self, first: int, base: int) -> None:
         self.first, self.base, self.nbytes = first, base, 0
-        self.entries: list[Entry] = []
+        self.entries: list[TapeEntry] = []
         self.cells: dict[int, Cell] = {}
         self.checks: list[Check] = []
         self.copies: list[Any] = []
@@ -93,7 +93,7 @@ class Taken(NamedTuple):
     """What is on record of a call before it is made."""
 
     epoch: Epoch
-    plan: Plan
+    plan: CallPlan
     bases: tuple[int, ...]
     stored: dict[int, Any]
     owned: list[int]
@@ -107,14 +107,14 @@ class Tape:
     """
 
     def __init__(self, *, on_host: bool = False) -> None:
-        self.functions: list[Watched] = []
+        self.functions: list[WatchedFunction] = []
         self.on_host, self.pool = on_host, Pool()
         self.number = self.base = self.version = 0
         self._probes, self._probed_to = _PROBES, -1
         self.epochs: deque[Epoch] = deque([Epoch(0, 0)])
         self.epoch = self.epochs[0]
 
-    def add(self, watched: Watched) -> Watched:
+    def add(self, watched: WatchedFunction) -> WatchedFunction:
         """Put a function on the tape."""
         self.functions.append(watched)
         return watched
@@ -141,7 +141,7 @@ class Tape:
 
     # A call.
 
-    def before(self, watched: Watched, leaves: list[Any], tree: Any) -> Taken:
+    def before(self, watched: WatchedFunction, leaves: list[Any], tree: Any) -> Taken:
         """Record where the arguments of a call come from, and store what comes from outside."""
         plan, bases = watched.plan_of(tree, leaves, self.version)
         if plan is None or bases is None:
@@ -157,10 +157,10 @@ class Tape:
             self._check(watched, plan, leaves, stored, epoch)
         return Taken(epoch, plan, bases, stored, owned)
 
-    def after(self, watched: Watched, taken: Taken, leaves: list[Any]) -> Entry:
+    def after(self, watched: WatchedFunction, taken: Taken, leaves: list[Any]) -> TapeEntry:
         """Record what the call returned."""
         base, count = self.base, len(leaves)
-        entry = Entry(
+        entry = TapeEntry(
             self.number, watched.calls, watched, taken.plan, taken.bases, taken.stored, base, count
         )
         taken.epoch.entries.append(entry)
@@ -177,14 +177,16 @@ class Tape:
         self.number += 1
         return entry
 
-    def _plan(self, watched: Watched, leaves: list[Any], tree: Any) -> tuple[Plan, tuple[int, ...]]:
+    def _plan(
+        self, watched: WatchedFunction, leaves: list[Any], tree: Any
+    ) -> tuple[CallPlan, tuple[int, ...]]:
         known = {
             id(x): (function, age, index)
             for function in self.functions
             for age, outputs in reversed(list(enumerate(function.recent)))
             for index, x in enumerate(outputs.leaves)
         }
-        feeds: dict[tuple[Watched, int], list[tuple[int, int]]] = {}
+        feeds: dict[tuple[WatchedFunction, int], list[tuple[int, int]]] = {}
         outside: list[int] = []
         nbytes = 0
         for place, x in enumerate(leaves):
@@ -196,7 +198,7 @@ class Tape:
                 feeds.setdefault(at[:2], []).append((place, at[2]))
         if nbytes and watched.calls and self._probes and self._probed_to < self.number:
             self._probe()
-        plan = Plan(tree, watched.donated(tree, leaves), feeds, outside, nbytes)
+        plan = CallPlan(tree, watched.donated(tree, leaves), feeds, outside, nbytes)
         watched.add(plan, self.version)
         plan.is_first = not watched.layouts[tree].is_begun
         bases = plan.bases(leaves)
@@ -224,7 +226,7 @@ class Tape:
         self.version += 1
 
     def _store(
-        self, leaves: list[Any], plan: Plan, places: list[int], epoch: Epoch
+        self, leaves: list[Any], plan: CallPlan, places: list[int], epoch: Epoch
     ) -> tuple[dict[int, Any], list[int]]:
         stored: dict[int, Any] = {}
         owned: list[int] = []
@@ -265,13 +267,18 @@ class Tape:
                     other.value = copy
 
     def _check(
-        self, watched: Watched, plan: Plan, leaves: list[Any], stored: dict[int, Any], epoch: Epoch
+        self,
+        watched: WatchedFunction,
+        plan: CallPlan,
+        leaves: list[Any],
+        stored: dict[int, Any],
+        epoch: Epoch,
     ) -> None:
         """Compute, without waiting, what the arguments hold at the beginning of an epoch."""
         places = [place for place in sorted(stored) if is_inexact(leaves[place])]
         check = None
         if places:
-            check = Check(watched, plan.tree, places, Codes([leaves[p] for p in places]))
+            check = Check(watched, plan.tree, places, ArrayCodes([leaves[p] for p in places]))
             epoch.checks.append(check)
         if plan.is_first:
             plan.is_first = False
@@ -280,7 +287,7 @@ class Tape:
             layout.user_call = user_call(leaves)
 
 
-def value_of(stored: Any, entry: Entry, place: int) -> Any:
+def value_of(stored: Any, entry: TapeEntry, place: int) -> Any:
     """Return an argument that was stored.
 
     Raises:

@@ -17,7 +17,7 @@ from nanlab.backend.finiteness import FINITE
 from nanlab.backend.jaxpr import trace_state_clean
 from nanlab.recorder.arrays import is_array, is_metric
 from nanlab.recorder.frameworks import Outer, UserCall, inner_attribute
-from nanlab.recorder.plan import Outputs, Plan
+from nanlab.recorder.plan import CallPlan, Outputs
 from nanlab.recorder.tape import Check
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Layout:
+class CallLayout:
     """What is known of a function's arguments of one structure.
 
     Attributes:
@@ -35,7 +35,9 @@ class Layout:
         user_call: rebuilds the user's own call from the leaves; None if that is the same.
     """
 
-    feeders: dict[int, set[tuple[Watched, int] | None]] = field(default_factory=dict[int, Any])
+    feeders: dict[int, set[tuple[WatchedFunction, int] | None]] = field(
+        default_factory=dict[int, Any]
+    )
     start: Check | None = None
     inherits: set[int] = field(default_factory=set[int])
     user_call: UserCall | None = None
@@ -50,7 +52,7 @@ class Layout:
         return {p: code for p, code in pairs if code != FINITE and p not in self.inherits}
 
 
-class Watched:
+class WatchedFunction:
     """A jitted function whose calls go on a tape.
 
     Args:
@@ -70,8 +72,8 @@ class Watched:
     def __init__(self, recording: Recording, jitted: Any, name: str, source: Any = None) -> None:
         self.recording, self.jitted, self.name, self.source = recording, jitted, name, source
         self.calls = 0
-        self.layouts: dict[Any, Layout] = {}
-        self._plans: dict[Any, list[Plan]] = {}
+        self.layouts: dict[Any, CallLayout] = {}
+        self._plans: dict[Any, list[CallPlan]] = {}
         self._masks: dict[Any, list[bool]] = {}
         self.forget()
         functools.update_wrapper(self, jitted, updated=())
@@ -97,7 +99,7 @@ class Watched:
         self.count = -1
         self.fed: set[int] = set()
         self.muted: dict[int, int] = {}
-        self.state: dict[int, set[tuple[Watched, Any, int]]] = {}
+        self.state: dict[int, set[tuple[WatchedFunction, Any, int]]] = {}
         self.own: dict[int, int] = {}
         self.layouts.clear()
         self._plans.clear()
@@ -106,7 +108,7 @@ class Watched:
 
     def plan_of(
         self, tree: Any, leaves: list[Any], version: int
-    ) -> tuple[Plan | None, tuple[int, ...] | None]:
+    ) -> tuple[CallPlan | None, tuple[int, ...] | None]:
         """Return the plan that these arguments follow, and the numbers of the outputs they are."""
         for plan in self._plans.get(tree, ()):
             if plan.version == version:
@@ -120,12 +122,12 @@ class Watched:
         plans = [p for plans in self._plans.values() for p in plans if p.version == version]
         return max((age for plan in plans for _, age in plan.pairs), default=0)
 
-    def add(self, plan: Plan, version: int) -> None:
+    def add(self, plan: CallPlan, version: int) -> None:
         """Add a plan; those with the most leaves fed are tried first."""
         plan.version = version
         plans = [p for p in self._plans.get(plan.tree, ()) if p.version == version]
         self._plans[plan.tree] = sorted([*plans, plan], key=lambda p: len(p.outside))[:16]
-        layout = self.layouts.setdefault(plan.tree, Layout())
+        layout = self.layouts.setdefault(plan.tree, CallLayout())
         if not layout.is_begun:
             for place in plan.outside:
                 layout.feeders.setdefault(place, set()).add(None)
@@ -159,7 +161,7 @@ class Watched:
             for plans in self._plans.values()
         )
 
-    def takers(self, index: int) -> set[Watched]:
+    def takers(self, index: int) -> set[WatchedFunction]:
         """Return the functions that take an output that is state."""
         return {function for function, _, _ in self.state.get(index, ())}
 
@@ -230,12 +232,12 @@ def watched_function(recording: Recording, function: Any, source: Any = None) ->
         TypeError: it is not a compiled function.
     """
     attribute = inner_attribute(function)
-    if isinstance(function, Watched):
+    if isinstance(function, WatchedFunction):
         function = function.jitted
     elif attribute is not None:
         inner: Any = getattr(function, attribute)
-        inner = inner.jitted if isinstance(inner, Watched) else inner
-        watched = Watched(recording, inner, _name_of(function), source or function)
+        inner = inner.jitted if isinstance(inner, WatchedFunction) else inner
+        watched = WatchedFunction(recording, inner, _name_of(function), source or function)
         return Outer(function, attribute, recording.tape.add(watched))
     is_compiled = isinstance(function, jax.stages.Compiled)
     if not is_compiled and not (callable(function) and hasattr(function, "lower")):
@@ -244,7 +246,7 @@ def watched_function(recording: Recording, function: Any, source: Any = None) ->
             f"{name} is not compiled: watch what jax.jit, jax.pmap, nnx.jit or eqx.filter_jit "
             f"returns, as nanlab.watch(jax.jit({name}))"
         )
-    return recording.tape.add(Watched(recording, function, _name_of(function), source))
+    return recording.tape.add(WatchedFunction(recording, function, _name_of(function), source))
 
 
 def _name_of(function: Any) -> str:

@@ -138,7 +138,7 @@ def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], mask: Mask) ->
     free = (range(count, count + n_left), range(count + n_left, mask.ndim))
     masks: list[Mask] = []
     for side, x in enumerate(operands):
-        own = mask.any(tuple(free[1 - side]))
+        own = np.asarray(mask.any(tuple(free[1 - side])))
         order = (
             *batch[side],
             *(a for a in range(x.ndim) if a not in (*batch[side], *contracted[side])),

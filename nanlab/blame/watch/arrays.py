@@ -35,7 +35,7 @@ def _is_inexact(dtype: Any) -> bool:
 
 
 @dataclass(kw_only=True)
-class Layout:
+class PackLayout:
     """How the outputs of a program are read.
 
     Attributes:
@@ -51,9 +51,9 @@ class Layout:
     at: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
 
-def layout_of(avals: Sequence[Any]) -> Layout:
+def pack_layout(avals: Sequence[Any]) -> PackLayout:
     """Return the layout for outputs, or their abstract values, of these shapes and types."""
-    layout, groups, filled = Layout(), dict[Any, int](), list[int]()
+    layout, groups, filled = PackLayout(), dict[Any, int](), list[int]()
     for index, aval in enumerate(avals):
         if not _can_be_bad(aval):
             continue
@@ -78,7 +78,7 @@ def layout_of(avals: Sequence[Any]) -> Layout:
 class Pack:
     """Small outputs of a program, and the vectors that they were copied into."""
 
-    def __init__(self, outputs: Sequence[Any], layout: Layout, vectors: Sequence[Any]) -> None:
+    def __init__(self, outputs: Sequence[Any], layout: PackLayout, vectors: Sequence[Any]) -> None:
         self._vectors, self._at = vectors, layout.at
         # The arrays stay alive, so that no other gets the identity of one.
         self._leaves = [outputs[i] for i in layout.at]

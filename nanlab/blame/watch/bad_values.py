@@ -15,7 +15,7 @@ from typing import Any
 
 from nanlab.backend.finiteness import INF
 from nanlab.blame.explain.verdict import Verdict
-from nanlab.blame.watch.fault import Fault
+from nanlab.blame.watch.fault import WatchedFault
 
 
 @dataclass(eq=False, kw_only=True)
@@ -25,7 +25,7 @@ class BadValue:
     Attributes:
         number: its place in the order of bad values.
         name: of the operation.
-        kind: of the operation, as in `Fault`.
+        kind: of the operation, as in `WatchedFault`.
         place: file and line of the user's that called it.
         code: INF or NAN.
         is_meant: whether it comes of a number that the user wrote; it is no fault.
@@ -82,13 +82,13 @@ class BadValues:
         return min(self._open, key=lambda v: (-v.code, v.number), default=None)
 
 
-def fault_of(value: BadValue) -> Fault:
+def fault_of(value: BadValue) -> WatchedFault:
     """Return the fault that a bad value is: where its NaN began, or its inf if it is none."""
     first = value if value.code == INF or value.culprit is None else value.culprit
     origin = value.origin or value
     if first.code == INF:
         first = origin
-    fault = Fault(
+    fault = WatchedFault(
         name=first.name,
         kind=first.kind,
         call=0,

@@ -128,7 +128,7 @@ class Computation:
 
     @property
     def kind(self) -> str:
-        """What it is, as in `Fault`."""
+        """What it is, as in `WatchedFault`."""
         if self.is_compiled:
             return "compiled function"
         if self.call is None:

@@ -15,7 +15,7 @@ from nanlab.blame.explain.verdict import Verdict
 
 
 @dataclass(kw_only=True)
-class Fault:
+class WatchedFault:
     """A computation that made an inf or a NaN.
 
     Attributes:
@@ -110,14 +110,14 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-class Found(BaseException):
+class FaultFound(BaseException):
     """A watched computation is at fault; no `except Exception` of the program stops this.
 
     Attributes:
         fault: the fault.
     """
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: WatchedFault) -> None:
         super().__init__(str(fault))
         self.fault = fault
 
@@ -126,19 +126,19 @@ class Found(BaseException):
         return [self.fault.headline]
 
 
-def found(fault: Fault) -> Found:
+def found(fault: WatchedFault) -> FaultFound:
     """Return the exception to raise; in a test of pytest's one that it shows as the verdict."""
     outcomes: Any = sys.modules.get("_pytest.outcomes")
     if outcomes is None or "PYTEST_CURRENT_TEST" not in os.environ:
-        return Found(fault)
+        return FaultFound(fault)
 
-    class FoundInTest(Found, outcomes.Failed):
+    class FoundInTest(FaultFound, outcomes.Failed):
         """Fails the test with the verdict as its message, without a traceback."""
 
         __module__, __qualname__ = "builtins", "Failed"  # as pytest writes its own
 
-        def __init__(self, fault: Fault) -> None:
-            Found.__init__(self, fault)
+        def __init__(self, fault: WatchedFault) -> None:
+            FaultFound.__init__(self, fault)
             self.msg, self.pytrace = str(fault), False
 
         def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from nanlab.backend.finiteness import INF, NAN
 from nanlab.blame.watch.arrays import inexact
 from nanlab.blame.watch.bad_values import BadValue, BadValues, fault_of
 from nanlab.blame.watch.computation import Computation
-from nanlab.blame.watch.fault import Fault, mechanism
+from nanlab.blame.watch.fault import WatchedFault, mechanism
 
 # A bad value that this many operations have handed on is masked by none that comes.
 HANDED_ON = 200
@@ -36,7 +36,7 @@ class Judge:
 
     def __init__(self, code_of: Callable[[Sequence[Any]], int | None]) -> None:
         self.masked = False
-        self.fault: Fault | None = None
+        self.fault: WatchedFault | None = None
         self._code = code_of
         self._bad_values = BadValues()
         self._looks_left, self._numbered = LOOKED_INTO, 0
@@ -53,7 +53,7 @@ class Judge:
 
     def judged(
         self, computation: Computation, code: int, number: int, results: Sequence[Any]
-    ) -> Fault | None:
+    ) -> WatchedFault | None:
         """Return the fault that a computation is, if it is one.
 
         Args:
@@ -86,7 +86,7 @@ class Judge:
         number: int,
         leaves: Sequence[Any] = (),
         behind: Sequence[BadValue] = (),
-    ) -> Fault | None:
+    ) -> WatchedFault | None:
         """Return the fault that a call is, if it is one; it is recorded before it is explained.
 
         Args:
@@ -100,7 +100,7 @@ class Judge:
             The fault, None if it is none.
         """
         behind = [value for value in behind if not value.is_meant]
-        fault = Fault(
+        fault = WatchedFault(
             name=computation.qualified_name,
             kind=computation.kind,
             call=number,
@@ -126,7 +126,7 @@ class Judge:
             return self._handed_on(fault, behind)
         return fault
 
-    def _handed_on(self, fault: Fault, behind: Sequence[BadValue]) -> Fault:
+    def _handed_on(self, fault: WatchedFault, behind: Sequence[BadValue]) -> WatchedFault:
         """Return the fault of the operation behind a call that was handed a bad value, if any."""
         behind = [value for value in behind if (value.origin or value).is_made]
         came_in = ", ".join(fault.verdict.input_faults if fault.verdict else ())
@@ -140,7 +140,7 @@ class Judge:
             fault.notes.append(reached)
         return fault
 
-    def _came_from_outside(self, fault: Fault, came_in: str) -> str:
+    def _came_from_outside(self, fault: WatchedFault, came_in: str) -> str:
         """Say that no computation of JAX made what a call was handed."""
         at = f", called at {fault.place}," if fault.place else ""
         said = f"{came_in or 'An argument'} was bad when call {fault.call} of {fault.name}{at} got "
@@ -151,7 +151,7 @@ class Judge:
             said += "value was computed from them, compute it in jax.numpy to have it watched."
         return said
 
-    def _record(self, fault: Fault) -> bool:
+    def _record(self, fault: WatchedFault) -> bool:
         with self._lock:
             is_first = self.fault is None
             self.fault = self.fault or fault
@@ -163,7 +163,7 @@ class Judge:
         code: int,
         results: Sequence[Any],
         behind: Sequence[BadValue],
-    ) -> Fault | None:
+    ) -> WatchedFault | None:
         """Keep track of what an eager operation returned."""
         given = inexact(computation.arguments)
         arrays = [x for x in results if isinstance(x, jax.Array)]

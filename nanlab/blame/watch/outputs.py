@@ -23,8 +23,8 @@ import numpy as np
 from nanlab.backend.finiteness import FINITE, NAN, array_code, code_of
 from nanlab.blame.watch.arrays import (
     HostCopies,
-    Layout,
     Pack,
+    PackLayout,
     buffers,
     devices_read_on_host,
     lies_on_host,
@@ -48,7 +48,7 @@ def plain_settings() -> Generator[None]:
 
 
 @dataclass(kw_only=True)
-class Reading:
+class OutputReading:
     """Outputs that are being read.
 
     Attributes:
@@ -84,28 +84,30 @@ class OutputReader:
         self._packs = deque[Pack](maxlen=_PACKS)
         self._memory: dict[int, list[np.ndarray[Any, Any]]] = {}
 
-    def begin(self, outputs: Sequence[Any], layout: Layout) -> Reading:
+    def begin(self, outputs: Sequence[Any], layout: PackLayout) -> OutputReading:
         """Start to read a computation's outputs; its reader runs nothing else meanwhile."""
         leaves = [outputs[i] for i in layout.inexact]
         arrays = [x for x in leaves if isinstance(x, jax.Array)]
         if len(arrays) < len(leaves) or not leaves or len(leaves[0].sharding.device_set) > 1:
-            return Reading(leaves=leaves, on_host=leaves, waiting=arrays)
+            return OutputReading(leaves=leaves, on_host=leaves, waiting=arrays)
         small = [outputs[i] for group in layout.small for i in group]
         large = [outputs[i] for i in layout.large]
         packs = self._pack(outputs, layout) if len(small) > _READ_WHERE_THEY_LIE else []
         if devices_read_on_host(leaves[0].sharding):
             own = large if packs else [*large, *small]
             on_host = [*packs, *own]
-            return Reading(leaves=leaves, on_host=on_host, waiting=on_host, is_borrowed=bool(own))
+            return OutputReading(
+                leaves=leaves, on_host=on_host, waiting=on_host, is_borrowed=bool(own)
+            )
         flags = [self._is_finite(x) for x in (*large, *(packs or small))]
-        return Reading(leaves=leaves, flags=flags, waiting=flags, is_borrowed=False)
+        return OutputReading(leaves=leaves, flags=flags, waiting=flags, is_borrowed=False)
 
-    def _pack(self, outputs: Sequence[Any], layout: Layout) -> list[Any]:
+    def _pack(self, outputs: Sequence[Any], layout: PackLayout) -> list[Any]:
         vectors = self._packed([[outputs[i] for i in group] for group in layout.small])
         self._packs.append(Pack(outputs, layout, vectors))
         return vectors
 
-    def finish(self, reading: Reading, original: Callable[[Any], Any]) -> int | None:
+    def finish(self, reading: OutputReading, original: Callable[[Any], Any]) -> int | None:
         """Wait for outputs and read them.
 
         Args:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nanlab.blame.watch.arrays import Layout, layout_of
+from nanlab.blame.watch.arrays import PackLayout, pack_layout
 from nanlab.blame.watch.computation import Computation
-from nanlab.blame.watch.outputs import Reading
+from nanlab.blame.watch.outputs import OutputReading
 
 # A computation is read this number of calls later at the latest.
 CALLS = 2
@@ -36,7 +36,7 @@ class Pending:
 
     computation: Computation
     number: int
-    reading: Reading
+    reading: OutputReading
     n_bytes: int
 
 
@@ -91,14 +91,14 @@ class Layouts:
     """How the outputs of each program are read, and what it holds on to."""
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[Any, Layout, int]] = {}
+        self._of: dict[int, tuple[Any, PackLayout, int]] = {}
 
     def of(self, closed: Any, arguments: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, int]:
         """Return the layout of a program's outputs, and the bytes of a call."""
         stored = self._of.get(id(closed))
         if stored is not None and stored[0] is closed:
             return stored[1:]
-        layout, n_bytes = layout_of(outputs), sum(map(_n_bytes, (*arguments, *outputs)))
+        layout, n_bytes = pack_layout(outputs), sum(map(_n_bytes, (*arguments, *outputs)))
         if closed is not None:
             while len(self._of) >= _STORED:
                 self._of.pop(next(iter(self._of)), None)

@@ -1,4 +1,4 @@
-"""Fault -> folder: arguments without pickle, verdict as text and JSON, script, reproducer."""
+"""A fault -> folder: arguments without pickle, verdict as text and JSON, script, reproducer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from nanlab.backend.jaxpr import is_key
-from nanlab.blame.watch.fault import Fault
+from nanlab.blame.watch.fault import WatchedFault
 
 
-def save_fault(fault: Fault, folder: Path, script: Path | None) -> Path:
+def save_fault(fault: WatchedFault, folder: Path, script: Path | None) -> Path:
     """Write what belongs to a fault into a new folder.
 
     `arguments.npz` holds the arrays a0, a1, ... (types that NumPy lacks as raw integers, random
@@ -54,7 +54,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _write(fault: Fault, folder: Path) -> None:
+def _write(fault: WatchedFault, folder: Path) -> None:
     arguments = fault.arguments()
     stored = {f"a{i}": _plain(x) for i, x in enumerate(arguments.values())}
     with (folder / "arguments.npz").open("wb") as file:

@@ -15,9 +15,9 @@ from nanlab.backend.dispatch import dispatch_hooked, has_local_settings, setting
 from nanlab.backend.finiteness import NAN
 from nanlab.blame.watch.compiled import compiled_hooked, donated_leaves
 from nanlab.blame.watch.computation import Computation, JitCall
-from nanlab.blame.watch.fault import Fault, found
+from nanlab.blame.watch.fault import WatchedFault, found
 from nanlab.blame.watch.judge import Judge
-from nanlab.blame.watch.outputs import OutputReader, Reading, is_deleted, plain_settings
+from nanlab.blame.watch.outputs import OutputReader, OutputReading, is_deleted, plain_settings
 from nanlab.blame.watch.pending import Layouts, Pending, Queue
 
 
@@ -62,7 +62,7 @@ class Watch:
         self._judge.finish()
 
     @property
-    def fault(self) -> Fault | None:
+    def fault(self) -> WatchedFault | None:
         """The first fault."""
         return self._judge.fault
 
@@ -224,14 +224,14 @@ class Watch:
         finally:
             self._here.reading = False
 
-    def _take(self, computation: Computation, outputs: Any, number: int) -> Fault | None:
+    def _take(self, computation: Computation, outputs: Any, number: int) -> WatchedFault | None:
         """Begin to read what a computation returned, and read what is ready."""
         known = computation.closed, computation.arguments, outputs
         layout, n_bytes = self._layouts.of(*known)
         results = [outputs[i] for i in layout.inexact]
         if not results:
             return None
-        reading = Reading(leaves=results, on_host=results, waiting=results)
+        reading = OutputReading(leaves=results, on_host=results, waiting=results)
         with self._reading(), suppress(Exception):
             reading = self._reader.begin(outputs, layout)
         self._queue.add(
@@ -255,7 +255,7 @@ class Watch:
         finally:
             self._here.inside = before
 
-    def _drain(self, *, wait: bool = False) -> Fault | None:
+    def _drain(self, *, wait: bool = False) -> WatchedFault | None:
         """Read the outputs that are ready; returns the fault if there is one among them."""
         with self._reads:
             while self.fault is None and (entry := self._queue.next(wait=wait)) is not None:
@@ -275,7 +275,7 @@ class Watch:
         with self._reading():
             return self._reader.code([self._original(x) if is_deleted(x) else x for x in leaves])
 
-    def _check(self, entry: Pending) -> Fault | None:
+    def _check(self, entry: Pending) -> WatchedFault | None:
         computation, results = entry.computation, entry.reading.leaves
         with self._reading():
             code = self._reader.finish(entry.reading, self._original)

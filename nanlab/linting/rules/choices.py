@@ -75,7 +75,7 @@ def clamp(here: Here, least: Abstract, a: Abstract, most: Abstract) -> Abstract:
     return here.value(lo, hi, posinf, neginf, a.nan | least.nan | most.nan)
 
 
-def compared(name: str) -> Callable[..., Abstract]:
+def comparison(name: str) -> Callable[..., Abstract]:
     """Return the rule of a comparison."""
 
     def rule(here: Here, a: Abstract, b: Abstract) -> Abstract:
@@ -181,7 +181,7 @@ CHOICES: dict[str, Callable[..., Any]] = {
     "min": minimum,
     "clamp": clamp,
     "select_n": select,
-    **{name: compared(name) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
+    **{name: comparison(name) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
     **dict.fromkeys(("eq_to", "lt_to", "le_to"), lambda here, *operands: here.value(0.0, 1.0)),
 }
 """Rules of comparisons and choices."""
