@@ -126,6 +126,7 @@ def test_a_constant_nan_is_blamed_where_its_element_enters(function, mark):
     assert any(np.isnan(x) for operand in site.operands for x in operand.there)
 
 
+@pytest.mark.slow
 def test_a_large_program_is_followed_by_element_where_its_arrays_are_fetched():
     def f(x, w):
         for _ in range(12):

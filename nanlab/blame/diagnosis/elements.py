@@ -143,7 +143,7 @@ def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], mask: Mask) ->
             *batch[side],
             *(a for a in range(x.ndim) if a not in (*batch[side], *contracted[side])),
         )
-        wide = own.reshape(*own.shape, *(1 for _ in contracted[side]))
+        wide = own.reshape((*own.shape, *(1 for _ in contracted[side])))
         masks.append(np.broadcast_to(
             wide.transpose(np.argsort((*order, *contracted[side]))), x.shape
         ))  # fmt: skip
