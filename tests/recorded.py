@@ -350,5 +350,5 @@ def bits(tree: Any) -> list[tuple[str, bytes]]:
     return leaves
 
 
-QUICK = ("donated", "two functions", "odd arguments", "equinox, donated", "sharded", "compiled")
+QUICK = ("donated", "odd arguments", "equinox, donated", "sharded", "compiled")
 """These are tried in each run of the tests, all of them with `-m slow`."""

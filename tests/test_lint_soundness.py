@@ -81,7 +81,7 @@ def check(function, dtype, seed, operands, *, samples=8, bad=0.05, subnormals=Tr
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.mark.parametrize("name", sampled(UNARY, 2))
+@pytest.mark.parametrize("name", sampled(UNARY, 3))
 @settings(max_examples=2)
 @given(seed=seeds, dtype=st.sampled_from(sorted(FLOATS)))
 def test_functions_of_one_number(name, seed, dtype):

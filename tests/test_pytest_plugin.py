@@ -7,7 +7,6 @@ from importlib.metadata import entry_points
 from textwrap import dedent
 
 import pytest
-from sampled import sampled
 
 PLUGIN = "nanlab.cli.pytest_plugin"
 # Where nanlab is installed, pytest loads the plugin by itself, and refuses to do so twice.
@@ -72,7 +71,7 @@ def run_pytest(own_folder):
     return go
 
 
-@pytest.mark.parametrize("options", sampled([((),), (("-n", "2"),)], 2))
+@pytest.mark.parametrize("options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
 def test_with_nan_check_each_test_that_makes_a_nan_fails_with_its_verdict(run_pytest, options):
     status, output = run_pytest(TESTS, "--nan-check", *options)
     assert status == 1, output
