@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import runpy
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import nanlab
 from nanlab.cli.streams import allow_closed_output
@@ -66,12 +68,18 @@ def main(argv: list[str] | None = None) -> int:
         hint = f'; did you mean "{near[0]}"?' if near else "; nanlab --help lists the commands"
         print(f"nanlab: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
+    return find_main(name)(arguments)
+
+
+def find_main(name: str) -> Callable[[list[str]], int]:
+    """Return the function that runs a command."""
     if name in nanlab.__all__:  # an import would hide the function of this name
-        return runpy.run_module(f"nanlab.{name}", run_name=f"nanlab.{name}:")["main"](arguments)
+        path = Path(nanlab.__file__).with_name(f"{name}.py")
+        return runpy.run_path(str(path), run_name=f"nanlab.{name}:")["main"]
     module = import_module(f"nanlab.{name}")
     if hasattr(module, "__path__"):  # a room: its command is its __main__
         module = import_module(f"nanlab.{name}.__main__")
-    return module.main(arguments)
+    return module.main
 
 
 if __name__ == "__main__":

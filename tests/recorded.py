@@ -350,6 +350,5 @@ def bits(tree: Any) -> list[tuple[str, bytes]]:
     return leaves
 
 
-QUICK = ("donated", "two functions", "two states", "eager update", "odd arguments", "nnx, donated",
-         "equinox, donated", "pmap", "sharded", "compiled")  # fmt: skip
+QUICK = ("donated", "odd arguments", "equinox, donated", "sharded", "compiled")
 """These are tried in each run of the tests, all of them with `-m slow`."""

@@ -1,6 +1,7 @@
 """Outputs are read late: the first bad call is named, and its arguments are exact."""
 
 import gc
+import itertools
 import weakref
 from contextlib import suppress
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampled import sampled
 
 from nanlab.blame.watch import arrays, outputs, pending
 from nanlab.blame.watch.fault import FaultFound
@@ -35,9 +37,9 @@ def bits(x):
     return np.asarray(x).tobytes()
 
 
-@pytest.mark.parametrize("size", [5, N])
-@pytest.mark.parametrize("donated", [True, False])
-@pytest.mark.parametrize("bad", [0, 4])
+@pytest.mark.parametrize(
+    ("donated", "size", "bad"), sampled(itertools.product([True, False], [5, N], [0, 4]), 3)
+)
 def test_the_first_bad_call_is_named_and_its_arguments_are_exact(donated, size, bad):
     step, state = planted(donated, size)
     states, buffer = [], np.ones(3, np.float32)
@@ -145,10 +147,21 @@ def test_a_deleted_output_is_not_told_as_finite():
     assert watch.fault is None
 
 
-@pytest.mark.parametrize("count", [1, 20])
 @pytest.mark.parametrize(
-    ("dtype", "value"),
-    [("float16", "inf"), ("bfloat16", "nan"), ("float8_e4m3fn", "nan"), ("complex64", "inf")],
+    ("dtype", "value", "count"),
+    sampled(
+        [
+            (*kind, count)
+            for kind in [
+                ("float8_e4m3fn", "nan"),
+                ("float16", "inf"),
+                ("complex64", "inf"),
+                ("bfloat16", "nan"),
+            ]
+            for count in (1, 20)
+        ],
+        3,
+    ),
 )
 def test_a_bad_value_among_many_leaves_of_each_type_is_seen(dtype, count, value):
     def step(x):
@@ -174,7 +187,7 @@ def test_large_finite_numbers_whose_sum_overflows_are_finite():
     assert (watch.fault, watch.unread) == (None, 0)
 
 
-@pytest.mark.parametrize("donated", [True, False])
+@pytest.mark.parametrize("donated", sampled([True, False], 2))
 def test_where_memory_is_not_the_hosts_flags_and_copies_are_made_on_the_device(
     donated, monkeypatch
 ):

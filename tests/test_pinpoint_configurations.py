@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from sampled import sampled
 
 import nanlab
 
@@ -159,7 +160,7 @@ TOGETHER = [
     ["jax_use_direct_linearize", "jax_use_shardy_partitioner", "jax_softmax_custom_jvp",
      "jax_optimization_level", "jax_traceback_in_locations_limit"],
 ]  # fmt: skip
-SETS = [pytest.param(names, id=names[0]) for names in TOGETHER]
+SETS = sampled([pytest.param(names, id=names[0]) for names in TOGETHER], 3)
 SETS += [pytest.param([name], id=name, marks=pytest.mark.slow) for name in ALONE]
 
 

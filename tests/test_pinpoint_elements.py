@@ -44,6 +44,12 @@ def transposed_twice(x):
     return naive_softmax(x.T.T)
 
 
+def scalars(x):
+    e = jnp.exp(x)
+    product = lax.dot_general(e[0, 0], e[0, 1], (((), ()), ((), ())))
+    return e, product / product
+
+
 def in_a_branch(x):
     return lax.cond(x[0, 0] < 0, naive_softmax, lambda x: x, x)
 
@@ -52,7 +58,7 @@ def in_a_branch(x):
     "function",
     [
         naive_softmax, jax.vmap(naive_softmax), in_a_loop, in_a_scan, moved, transposed_twice,
-        in_a_branch, jax.jit(jax.vmap(lambda row: naive_softmax(row[None]))),
+        in_a_branch, scalars, jax.jit(jax.vmap(lambda row: naive_softmax(row[None]))),
         lambda x: jax.checkpoint(naive_softmax)(x),
     ],
 )  # fmt: skip
@@ -126,6 +132,7 @@ def test_a_constant_nan_is_blamed_where_its_element_enters(function, mark):
     assert any(np.isnan(x) for operand in site.operands for x in operand.there)
 
 
+@pytest.mark.slow
 def test_a_large_program_is_followed_by_element_where_its_arrays_are_fetched():
     def f(x, w):
         for _ in range(12):
@@ -137,6 +144,7 @@ def test_a_large_program_is_followed_by_element_where_its_arrays_are_fetched():
     assert (verdict.culprit.mechanism, verdict.origin) == ("0/0", verdict.culprit)
 
 
+@pytest.mark.slow  # test_debug_programs has such a fault in the quick run
 def test_a_fault_of_a_fused_multiply_add_is_the_compiled_programs_alone():
     key, other = jax.random.split(jax.random.key(1))
     weights = jax.random.normal(key, (16, 37), jnp.float32)

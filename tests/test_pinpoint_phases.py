@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from sampled import sampled
 
 import nanlab
 
@@ -118,8 +119,14 @@ FORWARD = {
 
 @pytest.mark.parametrize(
     ("function", "phase"),
-    [(f, "backward") for f in BACKWARD.values()] + [(f, "forward") for f in FORWARD.values()],
-    ids=[f"backward, {name}" for name in BACKWARD] + [f"forward, {name}" for name in FORWARD],
+    sampled(
+        [
+            pytest.param(function, phase, id=f"{phase}, {name}")
+            for phase, programs in (("backward", BACKWARD), ("forward", FORWARD))
+            for name, function in programs.items()
+        ],
+        3,
+    ),
 )
 def test_the_phase_is_that_of_the_derivative(function, phase):
     verdict = nanlab.pinpoint(function, X)

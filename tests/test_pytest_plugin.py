@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from textwrap import dedent
 
 import pytest
 
 PLUGIN = "nanlab.cli.pytest_plugin"
+# Where nanlab is installed, pytest loads the plugin by itself, and refuses to do so twice.
+IS_INSTALLED = any(point.value == PLUGIN for point in entry_points(group="pytest11"))
 TESTS = """
     import pytest
 
@@ -53,14 +56,8 @@ def run_pytest(own_folder):
         (own_folder / "test_it.py").write_text(dedent(text))
         done = subprocess.run(
             [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-p",
-                PLUGIN,
-                "-p",
-                "no:cacheprovider",
+                *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                *(() if IS_INSTALLED else ("-p", PLUGIN)),
                 *options,
             ],
             capture_output=True,
@@ -74,7 +71,7 @@ def run_pytest(own_folder):
     return go
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")])
+@pytest.mark.parametrize("options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
 def test_with_nan_check_each_test_that_makes_a_nan_fails_with_its_verdict(run_pytest, options):
     status, output = run_pytest(TESTS, "--nan-check", *options)
     assert status == 1, output

@@ -175,9 +175,8 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "end", ["an exception", *(pytest.param(end, marks=pytest.mark.slow) for end in ENDS)]
-)
+@pytest.mark.slow  # Ctrl-C, below, is one such end
+@pytest.mark.parametrize("end", ENDS)
 def test_a_fault_of_the_last_steps_is_found_when_the_process_ends(tmp_path, end):
     code, status = ENDS[end]
     done = python(f"""

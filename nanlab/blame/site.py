@@ -36,8 +36,8 @@ class Site:
         operands: contents of the operands; empty in a chain and in tables.
         results: contents of the results; empty in a chain and in tables.
         element: index, in the first result, of the element whose numbers are shown.
-        cure: what usually cures the fault, in view of its whole chain; empty in a chain and in
-            tables.
+        cure: what usually cures the fault, in view of its whole chain, or of its equation alone in
+            a finding of `nanlab.lint`; empty in a chain and in tables.
 
     Example:
         >>> import jax.numpy as jnp

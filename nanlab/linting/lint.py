@@ -9,6 +9,7 @@ from typing import Any
 
 from nanlab.blame.diagnosis.attribution import site_at
 from nanlab.blame.diagnosis.location import phases_of
+from nanlab.blame.explain.advice import usual_advice
 from nanlab.blame.explain.expressions import Expressions
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.dataflow import upstream
@@ -125,11 +126,19 @@ class _Reporting:
     def _site(self, index: int, mechanism: Mechanism) -> Site:
         return site_at(self._program.equations[index], self._phases[index], mechanism)
 
+    def _site_of_finding(self, index: int, mechanism: Mechanism) -> Site:
+        """Return the site of an equation, with what usually cures it."""
+        equation, phase = self._program.equations[index], self._phases[index]
+        dtype = str(self._analysis.of(equation.results[0]).dtype)
+        return replace(
+            self._site(index, mechanism), cure=usual_advice(equation, phase, mechanism, dtype)
+        )
+
     def _finding(self, index: int) -> Finding:
         results = self._results
         danger = results.dangers.get(index) or results.growth[index]
         return Finding(
-            site=self._site(index, danger.mechanism),
+            site=self._site_of_finding(index, danger.mechanism),
             sentence=self._sentences.of(self._program.equations[index], danger),
             is_growth=danger.is_growth,
         )
@@ -145,7 +154,7 @@ class _Reporting:
             )  # fmt: skip
             equation = self._program.equations[index]
             yield Finding(
-                site=self._site(index, mechanism),
+                site=self._site_of_finding(index, mechanism),
                 sentence=self._sentences.of_meeting(equation, mechanism, source),
             )
 
@@ -164,7 +173,7 @@ class _Reporting:
             if self._phases[index] not in forward and any(map(is_nan, equation.results)):
                 name = self._sentences.name(next(v for v in equation.operands if is_nan(v)))
                 yield Finding(
-                    site=self._site(index, Mechanism.INPUT),
+                    site=self._site_of_finding(index, Mechanism.INPUT),
                     sentence=f"{equation.primitive} hands on a NaN that came with the arguments "
                     f"and that the forward pass masks: {name} contains it, and 0 * NaN is NaN.",
                 )

@@ -59,7 +59,7 @@ class ScriptLint:
 
     def _executed(
         self,
-        go: Callable[[], Any],
+        go: Callable[[Sequence[Any]], Any],
         closed: Any,
         arguments: Sequence[Any],
         name: str,
@@ -67,14 +67,14 @@ class ScriptLint:
     ) -> Any:
         call, self._call = self._call, None
         if call is None or self._is_busy or id(call.function) in self._seen:
-            return go()
+            return go(arguments)
         computation = Computation(
             closed=closed, arguments=arguments, name=name, donated=donated, call=call
         )
         self._seen[id(call.function)] = call.function  # keeps its id from being used again
         if not computation.is_operation:
             self._lint(computation)
-        return go()
+        return go(arguments)
 
     def _lint(self, computation: Computation) -> None:
         self._is_busy = True

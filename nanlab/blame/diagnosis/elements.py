@@ -145,7 +145,7 @@ def _rows(dimension_numbers: Any, operands: Sequence[np.ndarray], mask: Mask) ->
         )
         wide = own.reshape((*own.shape, *(1 for _ in contracted[side])))
         masks.append(np.broadcast_to(
-            wide.transpose(np.argsort((*order, *contracted[side]))), x.shape
+            np.transpose(wide, np.argsort((*order, *contracted[side]))), x.shape
         ))  # fmt: skip
     return masks
 

@@ -9,7 +9,7 @@ from nanlab.backend.finiteness import NAN
 from nanlab.blame.diagnosis.causal_walk import Event
 from nanlab.blame.explain.derivatives import Derivatives
 from nanlab.blame.explain.formulas import Formulas
-from nanlab.blame.explain.library import functions_around
+from nanlab.blame.explain.library import functions_around, key_of_library
 from nanlab.blame.explain.remedies import (
     AT_SINGULARITY,
     FORWARD,
@@ -24,9 +24,9 @@ from nanlab.blame.program.program import Equation
 from nanlab.blame.site import Site
 from nanlab.blame.vocabulary import Mechanism, Phase
 
-_NORMAL_LAYERS = ("LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm", "InstanceNorm")
 _DISTRIBUTIONS = ("numpyro", "distrax", "tensorflow_probability")
 _EXPONENTIALS = ("exp", "exp2", "expm1")
+_CASTS = ("convert_element_type", "reduce_precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +136,8 @@ class _Adviser:
 
     def _by_library(self) -> str:
         names = self._functions()
-        is_small = self._is_at_zero()
-        if is_small and {"optax.cosine_similarity", "optax.cosine_distance"} & names:
-            return self._say("cosine")
-        if is_small and any(layer in name for name in names for layer in _NORMAL_LAYERS):
-            return self._say("layer epsilon")
-        is_adaptive = any(name.startswith("optax.scale_by_") for name in names)
-        if is_small and is_adaptive and self._origin.primitive == "div":
-            return self._say("adam")
+        if self._is_at_zero() and (key := key_of_library(names, self._origin.primitive)):
+            return self._say(key)
         is_log = self._name_behind() == "log"
         if is_log and any(n.startswith(p) for n in names for p in _DISTRIBUTIONS):
             return self._say("probs")
@@ -260,9 +254,8 @@ class _Adviser:
             return self._exponential(at) if name in _EXPONENTIALS else self._overflow(at)
         if mechanism == Mechanism.INF_MINUS_INF and self._subtracts_maximum():
             return self._say("masked row")
-        if name == "div" and self._is_at_zero():
-            is_both = mechanism == Mechanism.ZERO_OVER_ZERO
-            return self._say(self._formulas.of_divisor(at) or ("0/0" if is_both else "n/0"))
+        if name == "div" and self._is_at_zero() and (key := self._formulas.of_divisor(at)):
+            return self._say(key)
         is_root = mechanism == Mechanism.DOMAIN and name in ("sqrt", "rsqrt")
         if is_root and self._formulas.is_variance(at.operands[0]):
             return self._say("variance")
@@ -277,21 +270,46 @@ class _Adviser:
 
     def _overflow(self, at: Equation) -> str:
         name, around = at.primitive, self._around
-        if name in ("convert_element_type", "reduce_precision"):
-            return self._cast()
-        if around.feeds_itself(at) and not self._dtype.startswith("float8"):
-            return self._say("diverges", spoken(name))
-        if name in ("square", "integer_pow", "mul", "reduce_sum") and self._formulas.feeds_norm(at):
-            return self._say("norm overflow")
-        if self._dtype == "float16":
-            return self._say("wider")
-        return self._say(OVERFLOWS.get(name, "overflow"))
+        if name not in _CASTS:
+            if around.feeds_itself(at) and not self._dtype.startswith("float8"):
+                return self._say("diverges", spoken(name))
+            is_square = name in ("square", "integer_pow", "mul", "reduce_sum")
+            if is_square and self._formulas.feeds_norm(at):
+                return self._say("norm overflow")
+        is_backward = self._origin.phase == Phase.BACKWARD
+        return self._say(_overflow_key(name, self._dtype, is_backward=is_backward))
 
-    def _cast(self) -> str:
-        dtype = self._dtype
-        if dtype.startswith("float8"):
-            return self._say("cast float8")
-        if dtype == "float16":
-            is_backward = self._origin.phase == Phase.BACKWARD
-            return self._say("loss scale" if is_backward else "cast float16")
-        return self._say("cast")
+
+def usual_advice(equation: Equation, phase: Phase, mechanism: Mechanism, dtype: str) -> str:
+    """Return what usually cures a fault of which nothing but its equation is known.
+
+    Args:
+        equation: the equation at which the inf or the NaN may begin.
+        phase: its phase.
+        mechanism: what happens there.
+        dtype: type of its result.
+    """
+    name, is_backward = equation.primitive, phase == Phase.BACKWARD
+    is_at_zero = mechanism in (Mechanism.POLE, Mechanism.ZERO_OVER_ZERO)
+    key = FORWARD.get((mechanism.value, name), mechanism.value)
+    if mechanism == Mechanism.OVERFLOW:
+        key = _overflow_key(name, dtype, is_backward=is_backward)
+    elif mechanism == Mechanism.FILL:
+        names = functions_around(equation)
+        key = "labels" if any("integer_labels" in name for name in names) else "fill"
+    elif is_at_zero:
+        by_library = key_of_library(functions_around(equation), name)
+        key = by_library or ("derivative" if is_backward else key)
+    return remedy(key, name, dtype)
+
+
+def _overflow_key(name: str, dtype: str, *, is_backward: bool) -> str:
+    if name in _EXPONENTIALS:
+        return "exp"
+    if name not in _CASTS:
+        return "wider" if dtype == "float16" else OVERFLOWS.get(name, "overflow")
+    if dtype.startswith("float8"):
+        return "cast float8"
+    if dtype == "float16":
+        return "loss scale" if is_backward else "cast float16"
+    return "cast"

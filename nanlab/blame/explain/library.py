@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 
 from nanlab.blame.diagnosis.location import is_plumbing, stack_of
 from nanlab.blame.program.program import Equation
 from nanlab.blame.source_path import from_package_root, is_installed
+
+_NORMAL_LAYERS = ("LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm", "InstanceNorm")
 
 
 def functions_around(equation: Equation) -> set[str]:
@@ -22,6 +24,16 @@ def library_functions(equation: Equation) -> Iterator[str]:
             return
         if not is_plumbing(frame.file):
             yield f"{_package(frame.file)}.{frame.function}"
+
+
+def key_of_library(names: Collection[str], primitive: str) -> str:
+    """Return the remedy of a division by 0, or of what it led to, in a library's function."""
+    if {"optax.cosine_similarity", "optax.cosine_distance"} & set(names):
+        return "cosine"
+    if any(layer in name for name in names for layer in _NORMAL_LAYERS):
+        return "layer epsilon"
+    is_adaptive = any(name.startswith("optax.scale_by_") for name in names)
+    return "adam" if is_adaptive and primitive == "div" else ""
 
 
 def _in_stack(equation: Equation) -> Iterator[str]:

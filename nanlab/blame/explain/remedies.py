@@ -232,7 +232,7 @@ FORWARD = {
     ("domain", "acosh"): "acosh below 1", ("pole", "lgamma"): "gamma",
     ("pole", "digamma"): "gamma", ("pole", "polygamma"): "gamma", ("domain", "rem"): "rem",
     ("opaque", "cholesky"): "cholesky", ("opaque", "lu"): "singular",
-    ("opaque", "triangular_solve"): "singular",
+    ("opaque", "triangular_solve"): "singular", ("pole", "div"): "n/0", ("0/0", "div"): "0/0",
 }  # fmt: skip
 """Of each mechanism and primitive of the forward pass, the remedy."""
 
