@@ -53,7 +53,7 @@ class Bundle:
         if about["exact"]:
             lines.append(f"Replayed exactly: {about['compared']} logged values agree to the bit.")
         lines += [f"Note: {note}" for note in about["notes"]]
-        lines += _history_lines(about["history"])
+        lines += _history_lines(about["history"], about["call"])
         return "\n".join([*lines, "", self.verdict]).rstrip()
 
 
@@ -188,10 +188,10 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder=path, about=about, arguments=arguments, verdict=verdict)
 
 
-def _history_lines(history: list[dict[str, Any]], count: int = 5) -> list[str]:
-    """Return the last rows of the history, a line each."""
+def _history_lines(history: list[dict[str, Any]], call: int, count: int = 5) -> list[str]:
+    """Return the last rows of the history up to the faulty call, a line each."""
     lines = []
-    for row in history[-count:]:
+    for row in [row for row in history if row["call"] <= call][-count:]:
         values = [f"{k} = {v}" for k, v in row.items() if k not in ("call", "step", "function")]
         lines.append(f"  step {row['step']} of {row['function']}: {', '.join(values)}")
-    return ["Before it:", *lines] if lines else []
+    return ["Up to it:", *lines] if lines else []
