@@ -1,7 +1,9 @@
 """A real Ray cluster of two workers: what dies is run again, to the bytes of one process."""
 
+import functools
 import json
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -13,13 +15,16 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import polars as pl
 import pytest
+from remembered import Remembered
 
 from nanlab.grid import Exec, load_grid
 from nanlab.plan.plan import make_plan
 from nanlab.results.store import Store, is_intact
+from nanlab.study import chunk_runner
 from nanlab.study import ray_cluster as cluster
 from nanlab.study import ray_worker as cluster_task
 from nanlab.study.chunks import Crash, Done
@@ -92,6 +97,41 @@ def two_workers():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+class Here:
+    """Stands for Ray: each task runs in this process, when it is waited for."""
+
+    exceptions = ray.exceptions
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def remote(self, **_):
+        task = functools.partial
+        return lambda function: SimpleNamespace(remote=task(task, function))
+
+    def wait(self, tasks, num_returns):
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, task):
+        function, *arguments = pickle.loads(pickle.dumps((task.func, *task.args)))
+        return pickle.loads(pickle.dumps(function(*arguments)))
+
+    def cancel(self, task, force):
+        pass
+
+
+@pytest.fixture(params=["here", pytest.param("cluster", marks=pytest.mark.slow)])
+def workers(request, monkeypatch):
+    """Ray with two workers: one that stands for it, or a cluster."""
+    if request.param == "cluster":
+        request.getfixturevalue("two_workers")
+    else:
+        monkeypatch.setattr(cluster, "_ray", lambda: (Here(), False))
+        monkeypatch.setattr(cluster_task, "lab_devices", lambda count: jax.devices()[:count])
+        monkeypatch.setattr(cluster_task, "_RUNNERS", {})
+        monkeypatch.setattr(chunk_runner, "GroupRunner", Remembered)
+
+
 @pytest.fixture(autouse=True)
 def own_code(own_folder):
     (own_folder / "own.py").write_text(OWN, encoding="utf-8")
@@ -106,6 +146,7 @@ def undisturbed(tmp_path_factory):
     (folder / "grid.toml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(chunk_runner, "GroupRunner", Remembered)
         assert (
             main(["grid.toml", "--out", "x", "--no-report", "--set", 'exec.engine="local"']) == DONE
         )
@@ -125,7 +166,7 @@ def bytes_of(folder):
 
 
 def test_a_cluster_makes_the_bytes_of_one_process_and_carries_names_and_hashes_alone(
-    two_workers, undisturbed, monkeypatch
+    workers, monkeypatch, undisturbed
 ):
     arrived, arrives = [], cluster.RayExecutor._arrives
 
@@ -143,7 +184,6 @@ def test_a_cluster_makes_the_bytes_of_one_process_and_carries_names_and_hashes_a
     left = {path.name for path in Path("x").iterdir()}
     assert left == {*TABLES, "grid.resolved.toml", "manifest.json"}
     assert json.loads(Path("x/manifest.json").read_text())["environment"]["devices"] == 1
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 @pytest.mark.slow
@@ -185,6 +225,7 @@ def test_a_chunk_whose_workers_keep_dying_is_recorded_as_crashed(two_workers, ca
 # The driver is killed as the second of its chunks comes in.
 KILLED = """
 import os, signal, sys
+from nanlab.study import chunk_runner
 from nanlab.study import ray_cluster as cluster
 from nanlab.sweep import main
 arrives, left = cluster.RayExecutor._arrives, [2]
@@ -215,7 +256,7 @@ def test_a_killed_driver_goes_on_when_it_is_started_again(two_workers, undisturb
     assert bytes_of("x") == undisturbed
 
 
-def test_a_launch_that_does_not_fit_says_what_does(two_workers, capsys):
+def test_a_launch_that_does_not_fit_says_what_does(workers, capsys):
     # 2^34 numbers in float32 are 64 GiB a lane; nothing of that size is ever made.
     assert sweep("--set", "run.static.size=17179869184") == WRONG
     said = capsys.readouterr().err.splitlines()[-1]
@@ -241,7 +282,7 @@ def test_workers_of_another_kind_are_refused_unless_they_are_allowed(
     assert runs.drop("device").write_csv() == undisturbed["runs.csv"].decode()
 
 
-def test_more_devices_than_the_cluster_has_are_a_sentence_and_2(two_workers, capsys):
+def test_more_devices_than_the_cluster_has_are_a_sentence_and_2(workers, capsys):
     assert sweep("--set", "exec.devices=3") == WRONG
     assert capsys.readouterr().err.splitlines()[-1] == (
         "exec.devices = 3: each worker needs this many, and the Ray cluster has 2 of kind CPU"

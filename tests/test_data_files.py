@@ -79,9 +79,27 @@ def flipped(path):
     return raw(path.name, bytes(content))
 
 
+def varint(number):
+    """A positive number as Thrift's compact protocol has it: zigzag, 7 bits a byte."""
+    number, content = 2 * number, bytearray()
+    while number > 127:
+        content.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*content, number])
+
+
 def zeros(rows):
-    """Very many rows in very few bytes."""
-    return arrow(["a", "y"], pa.nulls(rows, pa.float64()), pa.nulls(rows, pa.int8()))
+    """A table whose footer says that it has this number of rows, whatever it holds."""
+    content = arrow(
+        ["a", "y"], pa.nulls(12_345, pa.float64()), pa.nulls(12_345, pa.int8())
+    ).read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:-8].replace(varint(12_345), varint(rows))
+    assert pa.parquet.read_metadata("data.parquet").num_rows == 12_345
+    size = len(footer).to_bytes(4, "little")
+    path = raw("data.parquet", content[:start] + footer + size + b"PAR1")
+    assert pa.parquet.read_metadata(path).num_rows == rows
+    return path
 
 
 def texts():

@@ -655,20 +655,27 @@ def test_what_a_step_draws_depends_on_seed_and_step_and_on_nothing_else():
     assert drawn[0, 0] == 224255630
 
 
-def test_two_trainings_that_differ_in_a_factor_share_batches_and_base_draws():
+@pytest.mark.parametrize(
+    ("name", "value"),
+    sampled(
+        [("activation", "tanh"), ("loss", "softmax_cross_entropy"), ("width", 4),
+         ("optimizer", "sgd")], 4, first=2,
+    ),
+)  # fmt: skip
+def test_two_trainings_that_differ_in_a_factor_share_batches_and_base_draws(name, value):
     base = make_training(TINY)
     key = keys.for_step(step_key(jnp.int64(5)), 7)
     knobs = plain_knobs(base)
-    state = base.init(knobs, key)
-    inputs, targets = base.batch(state, knobs, key)
-    others = {"activation": "tanh", "loss": "softmax_cross_entropy", "width": 4, "optimizer": "sgd"}
-    for name, value in others.items():
-        other_inputs, other_targets = make_training({**TINY, name: value}).batch(state, knobs, key)
-        assert (other_inputs == inputs).all() and (other_targets == targets).all()
-    assert (base.batch(state, {**knobs, "lr": jnp.float64(9)}, key)[0] == inputs).all()
-    scaled, _ = base.batch(state, {**knobs, "input_scale": jnp.float64(255)}, key)
+    state, batch = jax.jit(base.init)(knobs, key), jax.jit(base.batch)
+    inputs, targets = batch(state, knobs, key)
+    other_inputs, other_targets = jax.jit(make_training({**TINY, name: value}).batch)(
+        state, knobs, key
+    )
+    assert (other_inputs == inputs).all() and (other_targets == targets).all()
+    assert (batch(state, {**knobs, "lr": jnp.float64(9)}, key)[0] == inputs).all()
+    scaled, _ = batch(state, {**knobs, "input_scale": jnp.float64(255)}, key)
     assert (scaled == inputs * np.float32(255)).all()
-    assert not (base.batch(state, knobs, keys.for_step(key, 1))[0] == inputs).all()
+    assert not (batch(state, knobs, keys.for_step(key, 1))[0] == inputs).all()
 
 
 @pytest.mark.parametrize("precision", sampled(["float32", "float64", "bfloat16", "float16"], 3))

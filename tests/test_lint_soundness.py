@@ -88,7 +88,7 @@ def test_functions_of_one_number(name, seed, dtype):
     check(UNARY[name], FLOATS[dtype], seed, 1)
 
 
-@pytest.mark.parametrize("name", sampled(BINARY, 3))
+@pytest.mark.parametrize("name", sampled(BINARY, 4))
 @settings(max_examples=2)
 @given(seed=seeds, dtype=st.sampled_from(sorted(FLOATS)))
 def test_functions_of_two_numbers(name, seed, dtype):
@@ -96,7 +96,7 @@ def test_functions_of_two_numbers(name, seed, dtype):
     check(BINARY[name], FLOATS[dtype], seed, 2, subnormals=name != "atan2")
 
 
-@pytest.mark.parametrize("name", sampled(ROWS, 2))
+@pytest.mark.parametrize("name", sampled(ROWS, 3))
 @settings(max_examples=2)
 @given(seed=seeds, dtype=st.sampled_from(sorted(FLOATS)))
 def test_functions_of_arrays(name, seed, dtype):

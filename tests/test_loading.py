@@ -94,7 +94,7 @@ def test_the_data_package_tells_the_columns_of_a_search(tmp_path):
         if path.is_file():
             (folder / path.name).write_bytes(path.read_bytes())
     reseal(searched(folder))
-    package = data_package(read_results(folder))
+    package = data_package(folder, read_results(folder))
     told = {resource["name"]: resource for resource in package["resources"]}
     fields = told["boundaries-csv"]["schema"]["fields"]
     assert {f["name"]: f["description"] for f in fields} | {"init_scale": ""} == {

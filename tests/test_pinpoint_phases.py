@@ -125,7 +125,7 @@ FORWARD = {
             for phase, programs in (("backward", BACKWARD), ("forward", FORWARD))
             for name, function in programs.items()
         ],
-        3,
+        5,
     ),
 )
 def test_the_phase_is_that_of_the_derivative(function, phase):

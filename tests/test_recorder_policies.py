@@ -313,7 +313,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(HARMLESS, 3))
+@pytest.mark.parametrize("name", sampled(HARMLESS, 4))
 def test_what_does_no_harm_stops_no_training(name):
     train = HARMLESS[name]()
     expected = bits(train(recorded.unwatched, 50))

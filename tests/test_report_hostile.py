@@ -58,6 +58,8 @@ def hostile(request, tmp_path_factory):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nanlab.reporting.write.read_results", lambda _: results)
+        current = (results.grid_sha256, results.manifest)
+        patch.setattr("nanlab.reporting.write.current_study", lambda _: current)
         patch.setattr("nanlab.reporting.figures.WIDTHS", {"1col": 3.35})
         patch.setattr("nanlab.reporting.figures.figures_of", lambda _: ["critical"])
         with pytest.MonkeyPatch.context() as inner:

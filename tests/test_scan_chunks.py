@@ -73,8 +73,8 @@ def in_calls(w, at):
     return jax.jit(jax.checkpoint(plain, static_argnums=2), static_argnums=2)(w, at, 74)
 
 
-QUICK = [nested, vmapped]
-SLOW = [plain, without_xs, reverse, with_keys, in_calls]
+QUICK = [nested]
+SLOW = [plain, vmapped, without_xs, reverse, with_keys, in_calls]
 TRAININGS = [*QUICK, *(pytest.param(training, marks=pytest.mark.slow) for training in SLOW)]
 
 

@@ -87,7 +87,7 @@ def bits(leaf):
     return (leaf.shape, leaf.dtype, np.asarray(leaf).tobytes())
 
 
-@pytest.mark.parametrize(("function", "size"), sampled(itertools.product(PROGRAMS, [2, 1, 100]), 4))
+@pytest.mark.parametrize(("function", "size"), sampled(itertools.product(PROGRAMS, [2, 1, 100]), 7))
 def test_the_parts_compute_the_bits_of_the_whole(function, size):
     w = np.linspace(-1, 1, 3, dtype=np.float32)
     split = ScanSplit(flatten(function, w, X))

@@ -18,6 +18,7 @@ from nanlab.plan.plan import make_plan
 from nanlab.results import environments as store_devices
 from nanlab.results.environments import FIRST, DevicesError, device_name, join, sign
 from nanlab.results.errors import StoreError
+from nanlab.results.files import sealed, unsealed
 from nanlab.study.executors import executor_of
 
 STUDIES, MACHINES = 10, 4
@@ -32,6 +33,13 @@ def refusing(code):
         raise OSError(code, os.strerror(code))
 
     return refuse
+
+
+def first_of(folder):
+    """The environment that came first, without the hash that seals it."""
+    content = (folder / FIRST).read_bytes()
+    assert sealed(unsealed(content)) == json.loads(content)
+    return unsealed(content)
 
 
 def names_in(folder):
@@ -92,7 +100,7 @@ def test_of_several_machines_at_once_one_alone_comes_first_without_links_too(wit
     for number, told in enumerate(zip(*said, strict=True)):
         study = Path(f"study{number}")
         (first,) = [me for me, line in enumerate(told) if line == f"{study} taken"]
-        assert json.loads((study / FIRST).read_text()) == machine(str(first))
+        assert first_of(study) == machine(str(first))
         refused = f"{study} this study is computed on {device_name(machine(str(first)))}, "
         assert all(line.startswith(refused) for me, line in enumerate(told) if me != first)
         left = {path.name for path in study.iterdir() if not path.name.startswith("here-")}
@@ -106,7 +114,7 @@ def test_whatever_error_says_that_there_are_no_links_a_worker_goes_on(
     monkeypatch.setattr(os, "link", refusing(code))
     join(own_folder, machine("one"), mixed=False)
     join(own_folder, machine("one"), mixed=False)
-    assert json.loads((own_folder / FIRST).read_text()) == machine("one")
+    assert first_of(own_folder) == machine("one")
     with pytest.raises(DevicesError, match=r"is computed on one \(2 threads\)"):
         join(own_folder, machine("two"), mixed=False)
 
@@ -133,7 +141,7 @@ def test_who_waits_for_a_word_that_is_taken_back_comes_first(own_folder, linking
     path.write_text("{")
     threading.Timer(0.3, path.unlink).start()
     join(own_folder, machine("two"), mixed=False)
-    assert json.loads(path.read_text()) == machine("two")
+    assert first_of(own_folder) == machine("two")
 
 
 def test_a_word_that_nobody_finishes_is_a_sentence_that_says_what_to_do(
@@ -164,6 +172,7 @@ TOO_LARGE = """
 import os, resource, signal, sys
 from pathlib import Path
 from nanlab.results.errors import StoreError
+from nanlab.results.files import sealed, unsealed
 from nanlab.results.environments import join
 machine = {"platform": "cpu", "processor": "one", "threads": 2, "jax": "1"}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -17,7 +17,9 @@ from rich.console import Console
 import nanlab
 from nanlab.blame.explain.layout import printable, wrapped
 from nanlab.blame.explain.text import show, verdict_text
-from nanlab.cli.progress import _show_blames
+from nanlab.cli.summary import blame_lines
+from nanlab.cli.summary import wrapped as wrapped_line
+from nanlab.reporting.source_lines import SourceLines
 
 F32 = np.float32
 WIDTHS = (120, 80, 50, 30)
@@ -250,9 +252,8 @@ def test_the_table_of_blames_breaks_neither_paths_nor_names(width):
             f"{role}_mechanism": "inf-inf", f"{role}_primitive": "reduce_sum",
             f"{role}_phase": "forward", f"{role}_module": "MLP/Dense_1", f"{role}_source": source,
         }  # fmt: skip
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    _show_blames(pl.DataFrame([row]), console)
-    text = console.file.getvalue()
+    lines = blame_lines(pl.DataFrame([row]), SourceLines({}))
+    text = "\n".join(wrapped_line(line, width) for line in lines)
     wanted = ("1,234", "inf-inf in reduce_sum", "forward, MLP/Dense_1", "x/y_z.py:7")
     for whole in (*wanted, "nanlab/parts/losses.py:122"):
         assert whole in text

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 import polars as pl
 from rich.console import Console
 
+from nanlab.blame.explain import layout
 from nanlab.blame.vocabulary import WitnessAnswer
 from nanlab.grid.outcome import Outcome
 from nanlab.reporting.analysis import analyze
@@ -26,7 +26,8 @@ def show_summary(result: StudyResult, console: Console | None = None) -> None:
     """Print outcomes by the study's choices, a search's answer, the blames, and the folder."""
     console = console or Console()
     ends = result.runs.select("outcome", *categorical_columns(result.plan)).collect()
-    lines = [*_outcomes(ends, console.width), *_answer(result), *_blames(result)]
+    lines = [*_outcomes(ends, console.width), *_answer(result)]
+    lines += blame_lines(result.blames, SourceLines(result.manifest))
     status = result.manifest["blame_status"]
     if failed := sum(status.values()):
         answers = dict(result.manifest["witnesses"]["said"])
@@ -48,10 +49,12 @@ def _show(console: Console, line: str) -> None:
 
 def wrapped(line: str, width: int) -> str:
     """Return a line broken between words alone, so that paths and types stay whole."""
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    if len(line) <= width:
+        return line.replace(layout.NO_BREAK, " ")
+    text = line.lstrip()
+    indent = len(line) - len(text)
+    first, *rest = layout.wrapped(text, max(width - indent - 2, 1), is_folded=False)
+    return "\n".join([" " * indent + first, *(" " * (indent + 2) + piece for piece in rest)])
 
 
 def _outcomes(runs: pl.DataFrame, width: int) -> list[str]:
@@ -94,8 +97,8 @@ def _answer(result: StudyResult) -> Iterator[str]:
         yield from (f"  {what}: {value}" for what, value in answer.numbers)
 
 
-def _blames(result: StudyResult) -> Iterator[str]:
-    sources, blames = SourceLines(result.manifest), result.blames
+def blame_lines(blames: pl.DataFrame, sources: SourceLines) -> Iterator[str]:
+    """Yield the most frequent rows of the table of blames, each with the code of its lines."""
     if blames.height:
         yield "what made the first inf or NaN, and then the first NaN"
     for row in blames.head(BLAMES_SHOWN).iter_rows(named=True):
@@ -103,7 +106,8 @@ def _blames(result: StudyResult) -> Iterator[str]:
         for lead, cells in ((f"{row['runs']:>6,}  ", origin), (" " * 8, culprit)):
             if cells is culprit and culprit == origin:
                 continue
-            yield lead + ", ".join(filter(None, cells[:2]))
+            named = (cell.replace(" ", layout.NO_BREAK) for cell in cells[:2] if cell)
+            yield lead + ", ".join(named)
             if cells[2]:
                 yield " ".join(filter(None, (f"{'':10}{cells[2]}", sources.code(cells[2]))))
     if (left := blames.height - BLAMES_SHOWN) > 0:

@@ -30,7 +30,9 @@ class SourceLines:
         name, _, line = source.rpartition(":")
         if not line.isdigit() or not self._is_unchanged(name):
             return ""
-        return linecache.getline(str(self._path(name)), int(line)).strip()
+        path = str(self._path(name).resolve())
+        linecache.checkcache(path)  # an import may have cached an older file
+        return linecache.getline(path, int(line)).strip()
 
     def blame_sentence(self, row: Mapping[str, Any], role: str) -> str:
         """Return the sentence of a blame with the code of its line, if that is known."""

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 # A space that is no place to break a line: float32[64, 10], [0, 2].
-_KEPT = "\ue000"
+NO_BREAK = "\ue000"
 _SHAPE = re.compile(r"\w*\[[\d, ]*\]")
 _STEP = re.compile(r"[^/\\]*[/\\]+|[^/\\]+")
 _GAP = 2
@@ -35,7 +35,7 @@ def wrapped(text: str, width: int, *, is_folded: bool) -> list[str]:
     Returns:
         The lines.
     """
-    kept = _SHAPE.sub(lambda m: m[0].replace(" ", _KEPT), text)
+    kept = _SHAPE.sub(lambda m: m[0].replace(" ", NO_BREAK), text)
     lines = [""]
     for word in kept.split(" "):
         for i, piece in enumerate(_pieces(word, width) if is_folded else [word]):
@@ -44,7 +44,7 @@ def wrapped(text: str, width: int, *, is_folded: bool) -> list[str]:
                 lines.append(piece)
             else:
                 lines[-1] += gap + piece
-    return [line.replace(_KEPT, " ") for line in lines]
+    return [line.replace(NO_BREAK, " ") for line in lines]
 
 
 def _pieces(word: str, width: int) -> Iterator[str]:
