@@ -70,7 +70,7 @@ def set_the_scene(folder: Path) -> None:
     """What a clone has that pages speak of; what commands write into is a copy."""
     for name in ("examples", "sweeps", "nanlab"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("quickstart", "gradient_descent", "claims"):
+    for name in ("quickstart", "gradient_descent", "claims", "theory"):
         shutil.copytree(ROOT / "results" / name, folder / "results" / name)
 
 
