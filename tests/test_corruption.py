@@ -407,6 +407,15 @@ def test_a_sample_of_damages(folders):
         assert words <= set(cells[command].strip().split(", ")), (kind, command)
 
 
+@pytest.mark.parametrize("name", ["stopped", "prepared"])
+def test_an_unfinished_study_is_reported(folders, name):
+    with copy_of(folders[name]):
+        said = COMMANDS["report"]()
+        page = Path("x/report.html").read_text("utf-8")
+    assert said.status == 0 and "are missing" in said.text, said
+    assert "The study is not finished" in page and "Not recorded." in page
+
+
 @pytest.mark.slow
 def test_every_file_every_damage_every_command(folders):
     words = measured(folders, cases(folders), seed=int(os.environ.get("SEED", "1")))
