@@ -664,3 +664,23 @@ def test_a_value_that_came_bad_from_outside_jax_is_said_with_the_call_before(run
     assert "g was bad when call 2 of <lambda>, called at script.py:7, got it" in output
     assert "it comes from outside JAX" in output
     assert "The outputs of call 1 of <lambda>, the last one before, were finite" in output
+
+
+def test_what_nanlab_itself_computes_is_not_the_scripts(run):
+    status, output, errors = run("""
+        import jax, jax.numpy as jnp, nanlab
+        root = jax.jit(jax.grad(lambda x: jnp.sqrt(x).sum()))
+        verdict = nanlab.pinpoint(root, jnp.array([0.0, 1.0]))
+        print(verdict.culprit or verdict.origin)
+        print(nanlab.lint(root, jnp.array([1.0, 1.0])).findings[0].sentence)
+        print(root(jnp.array([4.0, 1.0])))
+    """)
+    assert status == 0, output + errors
+    assert "pole" in output and "nanlab.debug: all was finite in" in output + errors
+    status, output, _ = run("""
+        import jax, jax.numpy as jnp, nanlab
+        root = jax.jit(jax.grad(lambda x: jnp.sqrt(x).sum()))
+        nanlab.pinpoint(root, jnp.array([0.0, 1.0]))
+        root(jnp.array([0.0, 1.0])).block_until_ready()
+    """)
+    assert status == debug.FAULT, "the script's own call is watched as before"

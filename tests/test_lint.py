@@ -394,3 +394,12 @@ def test_the_function_and_the_command_share_a_name():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: python -m nanlab.lint")
+
+
+def test_misuse_of_the_function_is_a_sentence_with_the_users_line():
+    with pytest.raises(TypeError, match=r"nanlab\.lint needs a function.*test_lint\.py:\d+"):
+        nanlab.lint(3)
+    with pytest.raises(jax.errors.ConcretizationTypeError, match=r"at .*test_lint\.py:\d+, `"):
+        nanlab.lint(lambda x: float(x), jnp.ones(()))
+    with pytest.raises(TypeError, match="lint takes them after the function"):
+        nanlab.lint(lambda x: x, 1.0, 2.0)

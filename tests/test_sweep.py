@@ -137,7 +137,8 @@ def test_one_device_more_flags_and_a_narrow_screen_give_the_same_bytes(first):
     assert bytes_of("here") == bytes_of(folder / "results/overflow")
     assert json.loads(Path("here/manifest.json").read_text())["environment"]["devices"] == 1
     table, _, _ = done.stdout.partition("10 runs in")
-    assert max(map(len, table.splitlines())) <= 40
+    # A path is never broken, so it may be a line that is longer.
+    assert all(len(line) <= 40 or len(line.split()) == 1 for line in table.splitlines())
 
 
 # Enough runs that each of eight devices has some: 8 x 64 lanes, and a few more.

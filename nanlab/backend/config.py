@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -55,9 +56,17 @@ def configure_lab(devices: int | None = None, *, keep_programs: bool = True) -> 
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+_EXAMINING = threading.local()
+
+
+def is_examining() -> bool:
+    """Return whether this thread examines a call, so that what it computes is not the user's."""
+    return getattr(_EXAMINING, "depth", 0) > 0
+
+
 @contextmanager
 def without_checks() -> Generator[None]:
-    """Suspend the user's checks, which would interrupt a call that is looked into."""
+    """Suspend the user's checks, and nanlab.debug's watch, while a call is examined."""
     settings = (
         jax.debug_nans(False),
         jax.debug_infs(False),
@@ -68,7 +77,11 @@ def without_checks() -> Generator[None]:
     with ExitStack() as stack:
         for setting in settings:
             stack.enter_context(setting)
-        yield
+        _EXAMINING.depth = getattr(_EXAMINING, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            _EXAMINING.depth -= 1
 
 
 @contextmanager

@@ -39,9 +39,15 @@ _UNTRACEABLE: dict[type[Exception], str] = {
 
 
 def traced_call(
-    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, verb: str = "pinpoint"
 ) -> tuple[Call, list[str]]:
     """Trace a call without computing anything.
+
+    Args:
+        function: the function.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        verb: name of nanlab's function that was called, for error messages.
 
     Returns:
         The traced call, and remarks on it.
@@ -52,8 +58,8 @@ def traced_call(
         Exception: whatever tracing raises; with a sentence in place of JAX's text if the function
             cannot be traced.
     """
-    _check_function(function)
-    _check_arguments(function, args, kwargs)
+    _check_function(function, verb)
+    _check_arguments(function, args, kwargs, verb)
     try:
         call = call_of(function, args, kwargs)
     except Exception as error:
@@ -80,16 +86,16 @@ def _without_checks(function: Callable[..., Any]) -> Callable[..., Any]:
 # ---- Before tracing ------------------------------------------------------------------------------
 
 
-def _check_function(function: Any) -> None:
+def _check_function(function: Any, verb: str) -> None:
     compiled: Any = (jax.stages.Compiled, jax.stages.Lowered)
     if isinstance(function, compiled):
         raise TypeError(
-            "nanlab.pinpoint needs a function that it can trace, and a compiled program has none "
+            f"nanlab.{verb} needs a function that it can trace, and a compiled program has none "
             f"of its operations left: pass the function that was compiled{_called()}"
         )
     if not callable(function):
         raise TypeError(
-            "nanlab.pinpoint needs a function and its arguments, as in pinpoint(f, x), and got "
+            f"nanlab.{verb} needs a function and its arguments, as in {verb}(f, x), and got "
             f"{_what(function)}: pass the function itself, not the result of its call{_called()}"
         )
     plain = inspect.unwrap(function)
@@ -106,16 +112,18 @@ def _check_function(function: Any) -> None:
             )
 
 
-def _check_arguments(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _check_arguments(
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], verb: str
+) -> None:
     if any(map(inspect.isgenerator, (*args, *kwargs.values()))):
         raise TypeError(
             f"an argument of {_name(function)} is a generator, which can be read only once: pass a "
             f"list{_called()}"
         )
     if _jax.holds_tracer((args, dict(kwargs))):
-        raise TypeError(_inside("an argument"))
+        raise TypeError(_inside("an argument", verb))
     if _jax.is_traced(()) and _jax.holds_tracer(_closed_over(function)):
-        raise TypeError(_inside("an array that the function uses"))
+        raise TypeError(_inside("an array that the function uses", verb))
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -125,7 +133,7 @@ def _check_arguments(function: Any, args: Sequence[Any], kwargs: Mapping[str, An
     except TypeError as error:
         raise TypeError(
             f"{_name(function)}{signature} cannot be called with these arguments: {error}. "
-            f"nanlab.pinpoint takes them after the function, as in pinpoint(f, x, y){_called()}"
+            f"nanlab.{verb} takes them after the function, as in {verb}(f, x, y){_called()}"
         ) from None
 
 
@@ -136,11 +144,11 @@ def _closed_over(function: Any) -> list[Any]:
         return []
 
 
-def _inside(what: str) -> str:
+def _inside(what: str, verb: str) -> str:
     return (
-        f"nanlab.pinpoint runs a function on numbers, and {what} has none yet, as pinpoint is "
+        f"nanlab.{verb} is given a function and numbers, and {what} has none yet, as {verb} is "
         "called inside a function that jax.jit, grad, vmap or the like transforms. Call it "
-        f"outside, as in pinpoint(jax.grad(f), x){_called()}"
+        f"outside, as in {verb}(jax.grad(f), x){_called()}"
     )
 
 
@@ -153,6 +161,11 @@ def _sentence(error: Exception, function: Any) -> str:
         if isinstance(error, kind):
             return f"{_name(function)} cannot be traced: {_at(error)}{reason}"
     text = str(error)
+    if isinstance(error, OverflowError) and "Python int" in text:
+        return (
+            f"{_name(function)} gets a Python int that no integer type of JAX holds ({text}): pass "
+            f"it as a float{_called()}"
+        )
     if isinstance(error, TypeError) and "converted to a scalar index" in text:
         reason = _UNTRACEABLE[jax.errors.TracerIntegerConversionError]
         return f"{_name(function)} cannot be traced: {_at(error)}{reason}"

@@ -11,7 +11,8 @@ from nanlab.blame.diagnosis.attribution import site_at
 from nanlab.blame.diagnosis.location import phases_of
 from nanlab.blame.explain.advice import usual_advice
 from nanlab.blame.explain.expressions import Expressions
-from nanlab.blame.program.call import Call, call_of
+from nanlab.blame.misuse import traced_call
+from nanlab.blame.program.call import Call
 from nanlab.blame.program.dataflow import upstream
 from nanlab.blame.program.program import Program, flatten_closed
 from nanlab.blame.site import Site
@@ -55,6 +56,7 @@ def lint(
         The report; `print` it to read it.
 
     Raises:
+        TypeError: it is not a function, or not one of these arguments.
         ValueError: an assumption fits no argument, or contradicts its example.
         Exception: whatever tracing the function raises.
 
@@ -69,7 +71,8 @@ def lint(
         "log's argument can be 0: softmax(dot(x, w)) lies in [0, 1], and 0 is reached once \
 logits differ by more than 103."
     """
-    return lint_call(call_of(function, args, kwargs), assume)
+    call, _ = traced_call(function, args, kwargs, verb="lint")
+    return lint_call(call, assume)
 
 
 def lint_call(call: Call, assume: Mapping[str, Any] | None = None) -> Report:

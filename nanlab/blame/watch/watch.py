@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nanlab.backend.config import is_examining
 from nanlab.backend.dispatch import dispatch_hooked, has_local_settings, settings
 from nanlab.backend.finiteness import NAN
 from nanlab.blame.watch.compiled import compiled_hooked, donated_leaves
@@ -99,7 +100,8 @@ class Watch:
     # What JAX calls.
 
     def _is_idle(self) -> bool:
-        return self.fault is not None or getattr(self._here, "inside", False)
+        is_inside = getattr(self._here, "inside", False) or is_examining()
+        return self.fault is not None or is_inside
 
     def _is_direct(self) -> bool:
         return self.fault is not None or getattr(self._here, "reading", False)
