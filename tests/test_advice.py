@@ -541,3 +541,21 @@ def test_a_where_after_a_product_would_not_have_been_enough():
     case = CASES["exp times mask"]
     followed = value_and_gradient(lambda x: jnp.where(OK, jnp.exp(x), 0))(case.x)
     assert not is_finite(followed)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd, optax.adam])
+def test_a_schedule_of_the_users_gets_no_advice_on_the_optimizers_eps(optimizer):
+    def schedule(step):
+        return 0.05 * jnp.minimum(1.0, step / 10) / jnp.sqrt(jnp.minimum(step, 10))
+
+    transform = optimizer(schedule)
+    weights = jnp.ones(3)
+
+    def step(weights, state):
+        updates, _ = transform.update(jnp.arange(3.0), state, weights)
+        return optax.apply_updates(weights, updates)
+
+    verdict = nanlab.pinpoint(step, weights, transform.init(weights))
+    assert verdict.culprit.mechanism == "0/0"
+    assert "make the divisor safe" in verdict.culprit.cure
+    assert "eps" not in verdict.culprit.cure

@@ -11,6 +11,8 @@ from nanlab.blame.source_path import from_package_root, is_installed
 
 _NORMAL_LAYERS = ("LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm", "InstanceNorm")
 
+_WITHOUT_MOMENT = ("optax.scale_by_schedule", "optax.scale_by_learning_rate")
+
 
 def functions_around(equation: Equation) -> set[str]:
     """Return all library functions and classes around an equation: "jax.norm", "flax.LayerNorm"."""
@@ -32,7 +34,10 @@ def key_of_library(names: Collection[str], primitive: str) -> str:
         return "cosine"
     if any(layer in name for name in names for layer in _NORMAL_LAYERS):
         return "layer epsilon"
-    is_adaptive = any(name.startswith("optax.scale_by_") for name in names)
+    # A schedule of the user's runs inside optax.scale_by_schedule, which divides by no moment.
+    is_adaptive = any(
+        name.startswith("optax.scale_by_") and name not in _WITHOUT_MOMENT for name in names
+    )
     return "adam" if is_adaptive and primitive == "div" else ""
 
 
