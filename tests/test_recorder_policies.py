@@ -45,6 +45,61 @@ def test_skip_goes_on_as_if_the_batch_had_never_come(name, every):
     assert [fault.step for fault in recorder.faults] == [11, 30]
 
 
+GRADS = jax.jit(jax.value_and_grad(recorded.loss_of))
+ADDS = [
+    jax.jit(lambda a, g: jax.tree.map(jnp.add, a, g), donate_argnums=donate)
+    for donate in ((), 0, 1)
+]
+APPLY = jax.jit(lambda w, a: jax.tree.map(lambda x, y: x - 0.01 * y, w, a))
+
+
+def accumulated(watch, stream, add, every):
+    """Add the gradients of some batches; None is a batch that was left out."""
+    grads, add, apply = watch(GRADS), watch(add), watch(APPLY)
+    w = recorded.params()
+    total = None
+    for t, batch in enumerate(stream):
+        total = jax.tree.map(jnp.zeros_like, w) if t % every == 0 else total
+        if batch is not None:
+            _, g = grads(w, batch)
+            total = add(total, g)
+        if t % every == every - 1:
+            w = apply(w, total)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("add", "every", "bad"),
+    [
+        (0, 4, [8]),
+        (0, 4, [14, 30]),
+        (1, 4, [12, 21, 40]),
+        (2, 4, [16]),
+        (0, 3, [7, 29]),
+        (1, 2, [9]),
+    ],
+)
+def test_skip_leaves_out_one_contribution_to_an_accumulated_gradient(add, every, bad):
+    good = [None if t in bad else b for t, b in enumerate(batches(48))]
+    expected = bits(accumulated(recorded.unwatched, good, ADDS[add], every))
+    with nanlab.Recorder(on_fault="skip") as recorder:
+        actual = bits(accumulated(recorder.watch, batches(48, bad), ADDS[add], every))
+    assert [fault.step for fault in recorder.faults] == bad
+    assert actual == expected
+
+
+@pytest.mark.parametrize("add", [0, 2])
+def test_an_output_of_an_earlier_call_is_never_taken_for_an_argument_from_outside(add):
+    """A sum that begins with zeros now and then has a plan for each of the two."""
+    with nanlab.Recorder() as recorder:
+        accumulated(recorder.watch, batches(48), ADDS[add], 4)
+        entries = [e for epoch in recorder.recording.tape.epochs for e in epoch.entries]
+    adds = [e for e in entries if len(e.plan.donated) == 4 and e.step % 4 and e.n_outputs == 2]
+    adds = [e for e in adds if e.watched.jitted is ADDS[add]]
+    assert len(adds) > 8
+    assert all(None not in e.plan.sources(e.bases) for e in adds)
+
+
 @pytest.mark.parametrize(
     "name",
     [
