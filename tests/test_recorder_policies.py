@@ -100,6 +100,52 @@ def test_an_output_of_an_earlier_call_is_never_taken_for_an_argument_from_outsid
     assert all(None not in e.plan.sources(e.bases) for e in adds)
 
 
+ENDS = [(10, 6), (12, 6), (14, 6), (31, 25), (10, 9), (12, 11), (12, 10), (21, 18)]
+
+
+@pytest.mark.parametrize("name", ["donated", "not donated", "two functions"])
+def test_skip_raises_at_the_end_only_what_it_found_there(name):
+    raised = []
+    for steps, bad in ENDS:
+        good = [b for t, b in enumerate(batches(steps)) if t != bad]
+        recorder = nanlab.Recorder(on_fault="skip")
+        try:
+            with recorder:
+                training = trained(TRAININGS[name], batches(steps, [bad]), recorder.watch)
+        except nanlab.Fault as fault:
+            raised.append((steps, bad))
+            assert "skip was not possible: the training was over before" in str(fault)
+            before = trained(TRAININGS[name], list(batches(steps))[:bad])
+            if name != "two functions":  # there the faulty call takes the weights alone
+                assert bits(fault.state) == bits(before.state())
+        else:
+            assert bits(training.state()) == bits(trained(TRAININGS[name], good).state())
+        assert [fault.step for fault in recorder.faults] == [bad]
+    assert {(10, 9), (12, 11)} <= set(raised) <= {(s, b) for s, b in ENDS if s - b < 4}
+
+
+def averaged(watch, stream, donate):
+    """Average the weights after every eighth step; None is a step that was left out."""
+    step = watch(jax.jit(lambda w, b: (w - 0.01 * jnp.sqrt(b), w @ b**0.5), donate_argnums=donate))
+    average = watch(jax.jit(lambda e, w: 0.9 * e + 0.1 * w, donate_argnums=donate))
+    w, e = jnp.ones(8), jnp.ones(8)
+    for t, batch in enumerate(stream):
+        w = w if batch is None else step(w, batch)[0]
+        e = average(e, w) if t % 8 == 7 else e
+    return w, e
+
+
+@pytest.mark.parametrize("donate", [(), 0])
+@pytest.mark.parametrize("bad", [[7, 12], [7, 10, 14], [15, 23, 27]])
+def test_a_state_that_is_taken_seldom_is_repaired_when_others_are_repaired_again(donate, bad):
+    good = [None if t in bad else b for t, b in enumerate(batches(48))]
+    expected = bits(averaged(recorded.unwatched, good, donate))
+    with nanlab.Recorder(on_fault="skip") as recorder:
+        actual = bits(averaged(recorder.watch, batches(48, bad), donate))
+    assert actual == expected
+    assert [fault.step for fault in recorder.faults] == bad
+
+
 @pytest.mark.parametrize(
     "name",
     [

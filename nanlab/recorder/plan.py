@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,14 @@ class Outputs:
             return False
         # The id of a leaf that is gone may be another object's now.
         return any(id(x) in ids and is_array(x) for x in self.leaves)
+
+    def replace(self, values: Mapping[int, Any]) -> None:
+        """Put other values in place of leaves, by number; None where there is none any more."""
+        is_loose = self._references is not None
+        self._leaves = [values.get(n, x) for n, x in enumerate(self.leaves, self.base)]
+        self._references = self._ids = None
+        if is_loose:
+            self.loosen()
 
     def loosen(self) -> None:
         """Keep none of the leaves alive from now on."""
