@@ -45,6 +45,107 @@ def test_skip_goes_on_as_if_the_batch_had_never_come(name, every):
     assert [fault.step for fault in recorder.faults] == [11, 30]
 
 
+GRADS = jax.jit(jax.value_and_grad(recorded.loss_of))
+ADDS = [
+    jax.jit(lambda a, g: jax.tree.map(jnp.add, a, g), donate_argnums=donate)
+    for donate in ((), 0, 1)
+]
+APPLY = jax.jit(lambda w, a: jax.tree.map(lambda x, y: x - 0.01 * y, w, a))
+
+
+def accumulated(watch, stream, add, every):
+    """Add the gradients of some batches; None is a batch that was left out."""
+    grads, add, apply = watch(GRADS), watch(add), watch(APPLY)
+    w = recorded.params()
+    total = None
+    for t, batch in enumerate(stream):
+        total = jax.tree.map(jnp.zeros_like, w) if t % every == 0 else total
+        if batch is not None:
+            _, g = grads(w, batch)
+            total = add(total, g)
+        if t % every == every - 1:
+            w = apply(w, total)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("add", "every", "bad"),
+    [
+        (0, 4, [8]),
+        (0, 4, [14, 30]),
+        (1, 4, [12, 21, 40]),
+        (2, 4, [16]),
+        (0, 3, [7, 29]),
+        (1, 2, [9]),
+    ],
+)
+def test_skip_leaves_out_one_contribution_to_an_accumulated_gradient(add, every, bad):
+    good = [None if t in bad else b for t, b in enumerate(batches(48))]
+    expected = bits(accumulated(recorded.unwatched, good, ADDS[add], every))
+    with nanlab.Recorder(on_fault="skip") as recorder:
+        actual = bits(accumulated(recorder.watch, batches(48, bad), ADDS[add], every))
+    assert [fault.step for fault in recorder.faults] == bad
+    assert actual == expected
+
+
+@pytest.mark.parametrize("add", [0, 2])
+def test_an_output_of_an_earlier_call_is_never_taken_for_an_argument_from_outside(add):
+    """A sum that begins with zeros now and then has a plan for each of the two."""
+    with nanlab.Recorder() as recorder:
+        accumulated(recorder.watch, batches(48), ADDS[add], 4)
+        entries = [e for epoch in recorder.recording.tape.epochs for e in epoch.entries]
+    adds = [e for e in entries if len(e.plan.donated) == 4 and e.step % 4 and e.n_outputs == 2]
+    adds = [e for e in adds if e.watched.jitted is ADDS[add]]
+    assert len(adds) > 8
+    assert all(None not in e.plan.sources(e.bases) for e in adds)
+
+
+ENDS = [(10, 6), (12, 6), (14, 6), (31, 25), (10, 9), (12, 11), (12, 10), (21, 18)]
+
+
+@pytest.mark.parametrize("name", ["donated", "not donated", "two functions"])
+def test_skip_raises_at_the_end_only_what_it_found_there(name):
+    raised = []
+    for steps, bad in ENDS:
+        good = [b for t, b in enumerate(batches(steps)) if t != bad]
+        recorder = nanlab.Recorder(on_fault="skip")
+        try:
+            with recorder:
+                training = trained(TRAININGS[name], batches(steps, [bad]), recorder.watch)
+        except nanlab.Fault as fault:
+            raised.append((steps, bad))
+            assert "skip was not possible: the training was over before" in str(fault)
+            before = trained(TRAININGS[name], list(batches(steps))[:bad])
+            if name != "two functions":  # there the faulty call takes the weights alone
+                assert bits(fault.state) == bits(before.state())
+        else:
+            assert bits(training.state()) == bits(trained(TRAININGS[name], good).state())
+        assert [fault.step for fault in recorder.faults] == [bad]
+    assert {(10, 9), (12, 11)} <= set(raised) <= {(s, b) for s, b in ENDS if s - b < 4}
+
+
+def averaged(watch, stream, donate):
+    """Average the weights after every eighth step; None is a step that was left out."""
+    step = watch(jax.jit(lambda w, b: (w - 0.01 * jnp.sqrt(b), w @ b**0.5), donate_argnums=donate))
+    average = watch(jax.jit(lambda e, w: 0.9 * e + 0.1 * w, donate_argnums=donate))
+    w, e = jnp.ones(8), jnp.ones(8)
+    for t, batch in enumerate(stream):
+        w = w if batch is None else step(w, batch)[0]
+        e = average(e, w) if t % 8 == 7 else e
+    return w, e
+
+
+@pytest.mark.parametrize("donate", [(), 0])
+@pytest.mark.parametrize("bad", [[7, 12], [7, 10, 14], [15, 23, 27]])
+def test_a_state_that_is_taken_seldom_is_repaired_when_others_are_repaired_again(donate, bad):
+    good = [None if t in bad else b for t, b in enumerate(batches(48))]
+    expected = bits(averaged(recorded.unwatched, good, donate))
+    with nanlab.Recorder(on_fault="skip") as recorder:
+        actual = bits(averaged(recorder.watch, batches(48, bad), donate))
+    assert actual == expected
+    assert [fault.step for fault in recorder.faults] == bad
+
+
 @pytest.mark.parametrize(
     "name",
     [

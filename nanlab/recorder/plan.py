@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import jax
+
+from nanlab.recorder.arrays import is_array
 
 if TYPE_CHECKING:
     from nanlab.recorder.watched import WatchedFunction
@@ -18,10 +20,11 @@ flatten: Callable[[Any], tuple[list[Any], Any]] = jax.tree_util.default_registry
 class Outputs:
     """What one call returned: its leaves, numbered from `base` on among all outputs."""
 
-    __slots__ = ("_leaves", "_references", "base")
+    __slots__ = ("_ids", "_leaves", "_references", "base")
 
     def __init__(self, base: int, leaves: list[Any]) -> None:
         self.base, self._leaves = base, leaves
+        self._ids: frozenset[int] | None = None
         self._references: list[Callable[[], Any]] | None = None
 
     @property
@@ -31,8 +34,26 @@ class Outputs:
             return self._leaves
         return [reference() for reference in self._references]
 
+    def has_any(self, ids: set[int]) -> bool:
+        """Return whether an array with one of these ids is among the leaves."""
+        if self._ids is None:
+            self._ids = frozenset(map(id, self._leaves))
+        if self._ids.isdisjoint(ids):
+            return False
+        # The id of a leaf that is gone may be another object's now.
+        return any(id(x) in ids and is_array(x) for x in self.leaves)
+
+    def replace(self, values: Mapping[int, Any]) -> None:
+        """Put other values in place of leaves, by number; None where there is none any more."""
+        is_loose = self._references is not None
+        self._leaves = [values.get(n, x) for n, x in enumerate(self.leaves, self.base)]
+        self._references = self._ids = None
+        if is_loose:
+            self.loosen()
+
     def loosen(self) -> None:
         """Keep none of the leaves alive from now on."""
+        self._ids = frozenset(map(id, self._leaves))
         self._references = [_reference(x) for x in self._leaves]
         self._leaves = []
 
@@ -86,6 +107,13 @@ class CallPlan:
                 return None
             bases.append(outputs.base)
         return tuple(bases)
+
+    def overlooks(self, leaves: list[Any], functions: Sequence[WatchedFunction]) -> bool:
+        """Return whether a recent call returned one of the leaves that count as outside."""
+        if not self.outside:
+            return False
+        ids = {id(leaves[place]) for place in self.outside}
+        return any(outputs.has_any(ids) for f in functions for outputs in f.recent)
 
     def older(self, bases: Sequence[int], base: int) -> list[int]:
         """Return the leaves that were computed before the output number `base`."""

@@ -23,6 +23,7 @@ def repaired_leaves(
 
     Returns:
         Pairs of a leaf of the state as it is and as it would be; the calls that were left out.
+        The last outputs that the tape knows are from now on those of the repaired state.
     """
     first = max(i for i, epoch in enumerate(tape.epochs) if epoch.first <= call)
     epochs = list(tape.epochs)[first:]
@@ -34,4 +35,7 @@ def repaired_leaves(
     needed = [number for number in current if number >= epochs[0].base]
     repaired = without(epochs, is_left_out, needed)
     pairs = [(current[n], x) for n, x in repaired.values.items() if x is not None]
+    for function in tape.functions:
+        for outputs in function.recent:
+            outputs.replace(repaired.values)
     return pairs, repaired.left_out

@@ -33,9 +33,10 @@ class Recorder:
         history: number of calls whose small outputs are remembered.
         memory: bytes of batches after which the state is copied early.
         on_host: whether copies of the state are stored in the host's memory.
-        on_fault: "raise" `nanlab.Fault`; "skip": compute the state again without the faulty step
-            and go on; "rollback": go on from the state before it; or a function of the fault that
-            returns one of these.
+        on_fault: "raise" `nanlab.Fault`; "skip": compute the state again without the faulty call
+            and those that need more of it than state, and go on; "rollback": go on from the state
+            before it; or a function of the fault that returns one of these. A fault that is found
+            after the last call is raised in any case.
         strict: whether any output that is not finite is a fault, not only state.
 
     Attributes:

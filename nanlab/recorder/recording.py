@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ class Recording:
         self._waits = jax.process_count() > 1  # every process must decide the same at the same call
         self._turn_at, self._look_at, self._flying = options.every, 0, 0
         self._head: WatchedFunction | None = None  # the function that a step begins with
-        self._repaired: dict[int, tuple[Any, Any]] = {}
+        # id of a leaf as the program has it -> a weak reference to it, what to hand on for it
+        self._repaired: dict[int, tuple[weakref.ref[Any], Any]] = {}
         self._undecided: Logged | None = None
         self._lock = threading.RLock()
 
@@ -131,6 +133,7 @@ class Recording:
         if verify(self.tape.epoch, wait=True) is False:
             self._alarm(None, call)
         self.tape.turn()
+        self._repaired = {i: pair for i, pair in self._repaired.items() if pair[0]() is not None}
         self._turn_at = self.tape.number + self.options.every
         self.tape.drop(self.metrics.first_unread(self.tape.number))
 
@@ -177,7 +180,14 @@ class Recording:
                 else self.options.on_fault
             )
             self.faults.append(fault)
-            if call is None or policy not in ("skip", "rollback"):
+            if policy not in ("skip", "rollback"):
+                raise fault
+            if call is None:
+                is_empty = isinstance(fault.state, tuple) and not fault.state
+                fault.notes.append(
+                    f"{policy} was not possible: the training was over before the fault was found"
+                    + ("" if is_empty else "; fault.state holds the state before it")
+                )
                 raise fault
             self._repair(fault, policy)
         except Fault:
@@ -199,7 +209,9 @@ class Recording:
         except (CannotRepair, LostArgument) as error:
             fault.notes.append(f"{policy} was not possible: {error}")
             raise fault from None
-        self._repaired = {id(old): (old, new) for old, new in pairs}
+        # The program may still have leaves from before an earlier repair.
+        self._repaired |= {id(old): (weakref.ref(old), new) for old, new in pairs}
+        self._undecided = None
         count = len(left_out)
         self.say(
             f"step {fault.step} of {fault.function} is not finite: {policy} left out {count} "
@@ -213,12 +225,13 @@ class Recording:
 
     def _with_repaired(self, leaves: list[Any], tree: Any, args: Any, kwargs: Any) -> Any:
         """Hand on the repaired state where the program hands on the bad one."""
-        repaired = self._repaired
-        if not any(id(x) in repaired for x in leaves):
-            if self.tape.number > self.tape.epoch.first + self.options.every:
-                self._repaired, self._undecided = {}, None
+        pairs = [self._repaired.get(id(x)) for x in leaves]
+        if not any(pairs):
             return leaves, args, kwargs
-        leaves = [repaired[id(x)][1] if id(x) in repaired else x for x in leaves]
+        leaves = [
+            pair[1] if pair is not None and pair[0]() is x else x
+            for x, pair in zip(leaves, pairs, strict=True)
+        ]
         args, kwargs = tree.unflatten(leaves)
         return leaves, args, kwargs
 

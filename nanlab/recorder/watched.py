@@ -110,10 +110,11 @@ class WatchedFunction:
         self, tree: Any, leaves: list[Any], version: int
     ) -> tuple[CallPlan | None, tuple[int, ...] | None]:
         """Return the plan that these arguments follow, and the numbers of the outputs they are."""
+        functions = self.recording.tape.functions
         for plan in self._plans.get(tree, ()):
             if plan.version == version:
                 bases = plan.bases(leaves)
-                if bases is not None:
+                if bases is not None and not plan.overlooks(leaves, functions):
                     return plan, bases
         return None, None
 
