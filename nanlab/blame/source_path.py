@@ -27,7 +27,7 @@ def is_installed(file: str) -> bool:
         # Files of nanlab that run user functions, and so appear in their frames.
         return path.parent == _OWN / "backend" or path.is_relative_to(_OWN / "blame")
     return (
-        file.startswith("<frozen")
+        file.startswith(("<frozen", "<@beartype"))
         or _library_folder(path) is not None
         or str(path).startswith(_INSTALLED)
     )

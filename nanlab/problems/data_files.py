@@ -139,7 +139,7 @@ def _of_parquet(path: Path) -> RawData:
     )  # fmt: skip
 
 
-def _check_feature(name: str, kind: pl.DataType) -> None:
+def _check_feature(name: str, kind: Any) -> None:
     if kind == pl.Null:
         raise DataError(f"column {name} has no values; leave it out")
     if not kind.is_numeric():

@@ -17,6 +17,7 @@ _MARKS = frozenset(phase.value for phase in Phase)
 _PLUMBING = re.compile(
     r"[/\\]jax[/\\](extend|_src[/\\]"
     r"(?!nn[/\\]|scipy[/\\]|image[/\\]|numpy[/\\](?!ufunc_api|array_methods)))"
+    r"|-packages[/\\](jaxtyping|beartype)[/\\]|^<@beartype"  # wrappers that check annotations
 )
 _REMAT = ("remat2", "checkpoint", "remat", "rematted_computation")
 _TRANSFORMED = re.compile(r"^[\w.-]+\((.*)\)$")
@@ -177,5 +178,5 @@ def library_frame(equation: Equation) -> CodeFrame | None:
 
 
 def is_plumbing(file: str) -> bool:
-    """Return whether a source file is of Python, of nanlab, or of JAX's internals."""
+    """Return whether a file is of Python, nanlab, JAX's internals, or checks annotations."""
     return is_nanlab(file) or bool(_PLUMBING.search(file)) or is_standard(file)

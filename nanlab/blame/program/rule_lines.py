@@ -70,8 +70,8 @@ def _hooked(context: Any, current: Callable[[], Any]) -> tuple[Any, Callable[[],
 def _is_in_users_code(replay: FrameType) -> bool:
     """Return whether code of the user's has been called since the replay of an equation."""
     frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    is_users = False
     while frame is not None and frame is not replay:
-        if not is_installed(frame.f_code.co_filename):
-            return True
+        is_users = is_users or not is_installed(frame.f_code.co_filename)
         frame = frame.f_back
-    return False
+    return is_users and frame is replay
