@@ -27,6 +27,7 @@ from nanlab.results.errors import ReportError
 from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.snapshot import when_still
 from nanlab.results.store import CHUNKS, PLAN, prepared_grid, sealed_grid
+from nanlab.study.trust import ForeignCodeError, check_lies_here, is_confirmed
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
@@ -42,6 +43,8 @@ class Arguments:
     """the study's folder, for example results/quickstart"""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")]
     """the share to run: 0/8 to 7/8 for eight workers"""
+    trust: bool = False
+    """run code that the folder names and that does not lie in the working directory"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
-    arguments = tyro.cli(Arguments, prog="python -m nanlab.worker", args=argv)
+    arguments = tyro.cli(
+        Arguments, prog="python -m nanlab.worker", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     folder = arguments.results
     try:
         shard = _shard(arguments.shard)
@@ -64,7 +69,10 @@ def _main(argv: list[str] | None) -> int:
         grid = load_grid(folder / CHUNKS / PLAN)
         if grid.source.text != sealed_grid(resolved):
             raise ReportError(f"{folder}: another study has just been prepared; start again")
-        return _work(grid, make_plan(grid), folder, shard)
+        plan = make_plan(grid)
+        if not (arguments.trust or _is_confirmed(plan, folder)):
+            return WRONG
+        return _work(grid, plan, folder, shard)
     except (GridError, ReportError, ValueError) as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -73,6 +81,14 @@ def _main(argv: list[str] | None) -> int:
         way = "; python -m nanlab.sweep takes that flag, and prepares the study again"
         print(f"{folder}: {error}{way if '--set' in str(error) else ''}", file=sys.stderr)
         return WRONG
+
+
+def _is_confirmed(plan: Plan, folder: Path) -> bool:
+    try:
+        check_lies_here(plan, folder)
+    except ForeignCodeError as error:
+        return is_confirmed(error)
+    return True
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import pytest
 
 from nanlab.grid import GridError, load_grid
 from nanlab.grid.parameters import PARAMETERS
+from nanlab.grid.schema import file_model
 from nanlab.grid.toml import file_text
 from nanlab.plan.plan import make_plan
 
@@ -189,5 +190,6 @@ if __name__ == "__main__":
             seed = f"{[*sys.argv, '0'][2]} {block}"
             valid, failures = fuzz(1000, seed, Path(name))
         print(block, "valid", valid, "failures", len(failures), flush=True)
+        file_model.cache_clear()  # one for each set of users' names: a block has some 60
         for i, what, text in failures:
             print(f"--- seed {seed!r}, input {i}: {what}\n{text[:3000]}", flush=True)

@@ -12,8 +12,9 @@ import pytest
 from resealed import reseal
 
 import nanlab
-from nanlab import diff, replay, report, sweep, verify
+from nanlab import diff, replay, report, sweep, verify, worker
 from nanlab.results.files import csv_text, plain_texts
+from nanlab.results.store import CHUNKS, PLAN, prepared_grid, sealed_grid
 from nanlab.study import trust
 from nanlab.study.replay import ReplayError
 
@@ -153,6 +154,24 @@ def test_trusted_code_is_run(study):
     theirs(study)
     for command, arguments in commands():
         assert command.main([*arguments, "--trust"]) == 0
+
+
+@pytest.mark.parametrize("spec", ["../theirs.py:make", "results/y/theirs.py:make", "shutil:rmtree"])
+def test_a_worker_runs_code_of_the_working_directory_alone(spec, study, capsys):
+    flags = ["--out", "results/y", "--no-report", "--set", 'exec.engine="files"']
+    assert sweep.main(["grid.toml", *flags]) == 0
+    prepared = Path("results/y") / CHUNKS / PLAN
+    grid = prepared_grid(Path("results/y")).replace("stranger.py:make", spec)
+    if spec.endswith("theirs.py:make"):
+        shutil.copy("stranger.py", spec.partition(":")[0])
+    prepared.write_text(sealed_grid(grid))
+    forget()
+    work = ["results/y", "--shard", "0/1"]
+    assert worker.main(work) == 2
+    assert f"{spec}, which does not lie in the working directory" in capsys.readouterr().err
+    assert not Path("was_run").exists()
+    if spec.endswith("theirs.py:make"):
+        assert worker.main([*work, "--trust"]) == 0
 
 
 # ---- files that lead elsewhere ----

@@ -37,14 +37,38 @@ def check_is_ours(study: FinishedStudy, folder: Path) -> None:
     Raises:
         ForeignCodeError: they do not.
     """
-    specs = [spec for spec in _user_specs(study.plan) if not _lies_here(_home_of(spec), folder)]
+    specs = _from_elsewhere(study.plan, folder)
     grid = _grid_text(study.manifest, folder)
     specs += [spec for spec in _user_specs(study.plan) if spec not in grid]
+    _refuse(specs, folder, "which no grid of this project names", "--trust (in Python, trust=True)")
+
+
+def check_lies_here(plan: Plan, folder: Path) -> None:
+    """Check that all code and data that a prepared study runs lie in the working directory.
+
+    A prepared study has no manifest yet, so no grid file of it is known.
+
+    Args:
+        plan: the study's plan.
+        folder: its results folder.
+
+    Raises:
+        ForeignCodeError: they do not, or they lie in the results folder.
+    """
+    where = "which does not lie in the working directory, outside the results folder"
+    _refuse(_from_elsewhere(plan, folder), folder, where, "--trust")
+
+
+def _from_elsewhere(plan: Plan, folder: Path) -> list[str]:
+    return [spec for spec in _user_specs(plan) if not _lies_here(_home_of(spec), folder)]
+
+
+def _refuse(specs: list[str], folder: Path, why: str, way_out: str) -> None:
     if specs:
         listed = ", ".join(dict.fromkeys(specs))
         raise ForeignCodeError(
-            f"{folder} runs {listed}, which no grid of this project names; code from elsewhere can "
-            "do anything that you can. --trust (in Python, trust=True) runs it"
+            f"{folder} runs {listed}, {why}; code from elsewhere can do anything that you can. "
+            f"{way_out} runs it"
         )
 
 
