@@ -187,6 +187,15 @@ def test_a_cluster_makes_the_bytes_of_one_process_and_carries_names_and_hashes_a
 
 
 @pytest.mark.slow
+def test_one_cluster_runs_sweeps_with_different_numbers_of_devices(two_workers):
+    for devices in (1, 2, 1):
+        out = f"on{devices}"
+        assert sweep("--force", "--set", f"exec.devices={devices}", out=out) == DONE
+        manifest = json.loads(Path(out, "manifest.json").read_text())
+        assert manifest["environment"]["devices"] == devices
+
+
+@pytest.mark.slow
 def test_a_killed_workers_chunk_is_run_again_to_the_same_bytes(two_workers, undisturbed, capsys):
     act("die-once")
     assert sweep() == DONE

@@ -91,8 +91,8 @@ def _ray() -> tuple[Any, bool]:
     return ray, True
 
 
-def _share(resources: Mapping[str, float], devices: int) -> tuple[dict[str, int], int]:
-    """Return the resources of a worker, accelerators or else cores, and how many workers fit."""
+def _share(resources: Mapping[str, float], devices: int) -> tuple[dict[str, Any], int]:
+    """Return the options of a worker, accelerators or else cores, and how many workers fit."""
     on_gpu = resources.get("GPU", 0) > 0 and os.environ.get("JAX_PLATFORMS", "") != "cpu"
     kind, there = ("num_gpus", "GPU") if on_gpu else ("num_cpus", "CPU")
     have = int(resources.get(there, 0))
@@ -101,7 +101,9 @@ def _share(resources: Mapping[str, float], devices: int) -> tuple[dict[str, int]
             f"exec.devices = {devices}: each worker needs this many, and the Ray cluster has "
             f"{have} of kind {there}"
         )
-    return {kind: devices}, have // devices
+    # Ray reuses the processes of equal environments, and JAX cannot change its number of devices.
+    apart = {"env_vars": {"NANLAB_DEVICES": str(devices)}}
+    return {kind: devices, "runtime_env": apart}, have // devices
 
 
 class RayExecutor:
@@ -111,13 +113,13 @@ class RayExecutor:
         ray: the module `ray`, connected.
         job: data that the tasks share.
         store: the store of the results.
-        share: resources of the cluster that a worker takes.
+        share: Ray's options of a worker: resources and environment.
         slots: number of workers that fit.
         is_own: whether to shut the cluster down when the study ends.
     """
 
     def __init__(
-        self, ray: Any, job: Job, store: Store, share: dict[str, int], slots: int, *,
+        self, ray: Any, job: Job, store: Store, share: dict[str, Any], slots: int, *,
         is_own: bool,
     ) -> None:  # fmt: skip
         self._ray, self._job, self._store = ray, job, store
