@@ -8,6 +8,10 @@ import pytest
 from jax import lax
 
 import nanlab
+from nanlab.blame.diagnosis.op_by_op import OpByOp
+from nanlab.blame.misuse import traced_call
+from nanlab.blame.program.interpreter import bind_equation
+from nanlab.blame.program.program import flatten_closed
 
 F32 = np.float32
 
@@ -123,3 +127,23 @@ def test_a_cure_is_for_the_type_and_the_value_at_hand():
     one = nanlab.pinpoint(lambda x: jnp.std(x, ddof=1), F32([1])).culprit
     assert one.mechanism in ("constant", "0/0")
     assert "mask" not in one.cure or one.mechanism == "0/0"
+
+
+def a_long_chain(x):
+    for _ in range(40):
+        x = jnp.sin(x) * 2.0 + x[0]
+    return x, x.sum()
+
+
+def test_a_program_run_operation_by_operation_stores_no_array_beyond_its_last_use():
+    alive = []
+
+    def count(equation, operands):
+        alive.append(len(jax.live_arrays()))
+        return bind_equation(equation, operands)
+
+    x = jnp.ones(1000)
+    call = traced_call(a_long_chain, (x,), {})[0]
+    results, _ = OpByOp(flatten_closed(call.closed, call.traced.out_info), count)(x)
+    assert np.array_equal(results[0], a_long_chain(x)[0])
+    assert len(alive) > 100 and max(alive) - alive[0] < 8

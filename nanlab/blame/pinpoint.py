@@ -28,7 +28,7 @@ from nanlab.blame.diagnosis.large_programs import (
     SEARCH_SECONDS,
     first_bad_iteration,
 )
-from nanlab.blame.diagnosis.op_by_op import ALONE, is_of_fusion
+from nanlab.blame.diagnosis.op_by_op import ALONE, fusion_note
 from nanlab.blame.diagnosis.reading import OutOfTime, Reading
 from nanlab.blame.diagnosis.vmap_lane import lane_of
 from nanlab.blame.explain.advice import Chain, advice
@@ -149,9 +149,10 @@ class _Pinpointing:
         except OutOfTime:
             sites = {"origin": self._first_loop(replace(reading, deadline=math.inf))}
             self._notes.append(OUT_OF_TIME)
-        if status == Status.REPRODUCED and (is_alone or self._is_of_fusion()):
-            status = Status.COMPILED_ONLY
-            self._notes.append(ALONE)
+        if status == Status.REPRODUCED:
+            note = ALONE if is_alone else self._fusion_note()
+            status = Status.COMPILED_ONLY if note == ALONE else status
+            self._notes += filter(None, [note])
         began = None if self.found is None else self.found.causes.origin
         inputs = self._runs.bad_arguments(None if began is None else began.value)
         names, bad = (*self._call.names, *self._call.numbers), {c.expression for c in inputs}
@@ -186,12 +187,11 @@ class _Pinpointing:
             "benign": self._benign(reading, outputs),
         }
 
-    def _is_of_fusion(self) -> bool:
-        """Return whether operation by operation no output is bad."""
+    def _fusion_note(self) -> str:
         if self.found is None:
-            return False
+            return ""
         events = [event for event in self.found.causes if event is not None]
-        return is_of_fusion(self.found.reading, events, self._call.arrays)
+        return fusion_note(self.found.reading, events, self._call.arrays)
 
     def _benign(self, reading: Reading, outputs: list[Point]) -> tuple[Site, ...]:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from nanlab.backend.finiteness import FINITE, array_code, as_numbers
 from nanlab.blame.diagnosis.causal_walk import Event
 from nanlab.blame.diagnosis.reading import Reading
 from nanlab.blame.probes.codes import Probe
+from nanlab.blame.program.interpreter import Bind, bind_equation
 from nanlab.blame.program.point import Point
+from nanlab.blame.program.program import Frame, Program
 
 ALONE = (
     "run operation by operation, every output is finite: how the compiler fuses or rewrites "
@@ -27,13 +30,21 @@ ALONE = (
 MAX_POINTS = 60
 """Number of values before a fault that are computed again."""
 
+MAX_BYTES = 2**29
+"""Largest outputs of a program that is run operation by operation, which needs several times it."""
+
+TOO_LARGE = (
+    "whether the compiler's fusion of operations makes the fault was not examined: running a "
+    "program of this size operation by operation takes too much memory"
+)
+
 _SUMS = {"add": np.add, "add_any": np.add, "sub": np.subtract}
 _ROUNDINGS = 8
 """Difference of a sum, in units of its last place, that only fusion explains."""
 
 
-def is_of_fusion(reading: Reading, events: Iterable[Event], arguments: Sequence[object]) -> bool:
-    """Return whether sums before a fault are not those of their operands, and op by op all is well.
+def fusion_note(reading: Reading, events: Iterable[Event], arguments: Sequence[object]) -> str:
+    """Return ALONE if every output is finite where each operation is compiled by itself.
 
     Args:
         reading: codes and arrays of the program.
@@ -41,15 +52,43 @@ def is_of_fusion(reading: Reading, events: Iterable[Event], arguments: Sequence[
         arguments: arguments of the program.
 
     Returns:
-        Whether every output is finite where each operation is compiled by itself.
+        ALONE, TOO_LARGE if the program is too large to be run so, or "". It is run so only if a sum
+        before the fault is not that of its operands.
     """
     if not any(_is_fused(reading, point) for point in _before(reading, events)):
-        return False
+        return ""
     program = reading.probe.program
     if any(equation.eqn.effects for equation in program.equations):
-        return False
-    results, _ = Probe(program)(*arguments)
-    return all(int(array_code(jnp.asarray(x))) == FINITE for x in jax.tree.leaves(results))
+        return ""
+    outputs = [program.values[value] for value in program.frames[0].results]
+    if sum(prod(v.shape) * getattr(v.dtype, "itemsize", 8) for v in outputs) > MAX_BYTES:
+        return TOO_LARGE
+    results, _ = OpByOp(program)(*arguments)
+    codes = [int(array_code(jnp.asarray(x))) for x in jax.tree.leaves(results)]
+    return "" if any(code != FINITE for code in codes) else ALONE
+
+
+class OpByOp(Probe):
+    """Runs a program operation by operation; no array outlives its last use.
+
+    Args:
+        program: program to run.
+        bind_equation: function that runs an equation that contains no frames.
+    """
+
+    def __init__(self, program: Program, bind_equation: Bind = bind_equation) -> None:
+        super().__init__(program, bind_equation, only=())
+
+    def dead_after(self, frame: Frame) -> dict[int, list[int]]:
+        """See `Interpreter.dead_after`."""
+        last: dict[int, int] = {}
+        for index in frame.equations:
+            equation = self.program.equations[index]
+            last |= dict.fromkeys((*equation.operands, *equation.results), index)
+        dead: dict[int, list[int]] = {}
+        for value in last.keys() - set(frame.results):
+            dead.setdefault(last[value], []).append(value)
+        return dead
 
 
 def _before(reading: Reading, events: Iterable[Event]) -> list[Point]:

@@ -70,9 +70,14 @@ class Interpreter(ABC):
         """Return the equations of a frame to run, in order."""
         return frame.equations
 
+    def dead_after(self, frame: Frame) -> Mapping[int, Iterable[int]]:
+        """Return equation -> values that neither later equations nor `observe` need."""
+        del frame
+        return {}
+
     def run(self, frame: Frame, arguments: Sequence[Any]) -> tuple[list[Any], Records]:
         """Run a frame; return its results (None for what was not run) and its records."""
-        program = self.program
+        program, dead = self.program, self.dead_after(frame)
         env: dict[int, Any] = dict(zip(frame.arguments, arguments, strict=True))
         inner: Records = {}
         for index in self.equations_of(frame):
@@ -84,6 +89,9 @@ class Interpreter(ABC):
                 results, records = self.run_opened(equation, operands)
                 inner.update(records)
             env.update(zip(equation.results, results, strict=True))
+            del operands, results
+            for value in dead.get(index, ()):
+                env.pop(value, None)
         results = [self.read(env, value) for value in frame.results]
         return results, {**self.observe(frame, env), **inner}
 
