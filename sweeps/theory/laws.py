@@ -133,8 +133,8 @@ def power_of(precision: str = "float16", power: int = 1):
 def residual_blocks(precision: str = "float16", width: int = 256):
     """Add a block x + gain W relu(x) in each step, W with variance 2 / width; no normalization.
 
-    The loss is the mean square of x over its first one; x itself is the state, so that an overflow
-    is a fault. `doublings` is the loss as log2 per block.
+    x itself is the state, so that an overflow is a fault: the fault's step is what is measured. The
+    loss is 0.
     """
 
     def init(knobs, key):
@@ -196,6 +196,68 @@ def last_layer_gradient(placement: str = "post", depth: int = 8, width: int = 64
         return state, jnp.linalg.norm(gradient)
 
     return nanlab.Problem(init=lambda knobs, key: jnp.float32(0.0), step=step, knobs={})
+
+
+def loss_scaling(precision: str = "float16", examples: int = 200):
+    """Train on digits with gradients in float16, from a loss whose weight makes them underflow.
+
+    The tanh network 64-32-10 with squared error, float32 weights, full batches. Its loss is
+    multiplied by the knob `weight` and by a scale, both of which the float32 update divides out.
+    The scale is 2^doublings times the predicted one: the smallest power of 2^(1/4) at which every
+    gradient of the first float32 step, of units and of weights, keeps half of its squared norm when
+    it is rounded to float16. In bfloat16 the scale is 1. The loss is the share of the float32
+    run's decrease in loss that the run reaches.
+    """
+    images, targets = _digits(examples)
+    rate = 0.5
+
+    def backward(weights, scale, dtype):
+        """Return the gradients of the units and of the weights, times `scale`."""
+        weights = jax.tree.map(lambda w: w.astype(dtype), weights)
+        hidden = jnp.tanh(images.astype(dtype) @ weights["first"] + weights["bias"])
+        error = hidden @ weights["second"] + weights["shift"] - targets.astype(dtype)
+        second = (error.astype(jnp.float32) * (scale / examples)).astype(dtype)
+        first = (second @ weights["second"].T) * (1 - hidden * hidden)
+        gradient = {
+            "first": images.astype(dtype).T @ first, "bias": first.sum(0),
+            "second": hidden.T @ second, "shift": second.sum(0),
+        }  # fmt: skip
+        return (first, second), gradient
+
+    def predicted(weights, weight):
+        gradients = jax.tree.leaves(backward(weights, weight, jnp.float32))
+
+        def survives(scale):
+            scaled = [g * scale for g in gradients]
+            rounded = [g.astype(jnp.float16).astype(jnp.float32) for g in scaled]
+            kept = [jnp.sum(r * r) / jnp.sum(g * g) for r, g in zip(rounded, scaled, strict=True)]
+            return jnp.min(jnp.stack(kept)) > 0.5
+
+        scales = 2.0 ** (jnp.arange(-64, 192, dtype=jnp.float32) / 4.0)
+        return scales[jnp.argmax(jax.lax.map(survives, scales))]
+
+    def trained(weights, scale, dtype):
+        _, gradient = backward(weights, scale, dtype)
+        return jax.tree.map(
+            lambda w, g: w - rate * (g.astype(jnp.float32) / scale), weights, gradient
+        )
+
+    loss_of = _digits_loss(examples)
+
+    def init(knobs, key):
+        weights, weight = _tanh_network(key), knobs["weight"].astype(jnp.float32)
+        factor = 2.0 ** knobs["doublings"].astype(jnp.float32)
+        scale = predicted(weights, weight) * factor if precision == "float16" else 1.0
+        return weights, weights, loss_of(weights), scale * weight
+
+    def step(state, knobs, key):
+        weights, reference, first, scale = state
+        weights = trained(weights, scale, precision)
+        reference = trained(reference, jnp.float32(1.0), jnp.float32)
+        share = (first - loss_of(weights)) / (first - loss_of(reference))
+        return (weights, reference, first, scale), share
+
+    return nanlab.Problem(init=init, step=step, knobs={"doublings": 0.0, "weight": 1.0})
 
 
 def edge_of_stability(optimizer: str = "sgd", momentum: float = 0.9, examples: int = 200):
@@ -275,12 +337,16 @@ def adam_spikes(b2: float = 0.999, examples: int = 200):
     return nanlab.Problem(init=init, step=step, knobs={"lr": 0.01})
 
 
-def _digits_loss(examples):
-    """Return the squared error of a tanh network on digits, pixels in [0, 1] and centered."""
+def _digits(examples):
+    """Return images of digits, pixels in [0, 1] and centered, and their labels as one-hot rows."""
     images, labels = load_digits(return_X_y=True)
     images = (images[:examples] / 16.0).astype(np.float32)
-    images = images - images.mean(axis=0)
-    targets = np.eye(10, dtype=np.float32)[labels[:examples]]
+    return images - images.mean(axis=0), np.eye(10, dtype=np.float32)[labels[:examples]]
+
+
+def _digits_loss(examples):
+    """Return the squared error of a tanh network on digits."""
+    images, targets = _digits(examples)
 
     def loss_of(weights):
         hidden = jnp.tanh(images @ weights["first"] + weights["bias"])
