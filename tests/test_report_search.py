@@ -130,7 +130,7 @@ def test_a_running_search_plans_its_rounds_so_far(chunks, known, searched, monke
 
 def results_of(runs, asked, **tables):
     return Results(
-        folder=Path("x"), asked=asked, grid_sha256="0" * 64, runs=runs, blames=pl.DataFrame(),
+        folder=Path("x"), resolved=asked, grid_sha256="0" * 64, runs=runs, blames=pl.DataFrame(),
         curves=pl.DataFrame(schema={"run_id": pl.String, "step": pl.Int64, "value": pl.Float64,
                                     "observable": pl.String, "layer": pl.String}),
         manifest={"search": {"axes": [], "rounds": []}}, planned=runs.height, search=tables,

@@ -20,7 +20,7 @@ from nanlab.reporting.survival import Survival, survivals_of
 from nanlab.reporting.words import visible
 from nanlab.results.read import Results
 
-WRITTEN = ("folder", "asked", "manifest", "runs", "blames", "search", "notes")
+WRITTEN = ("folder", "resolved", "manifest", "runs", "blames", "search", "notes")
 """What holds text of the user's: control characters in it are replaced by visible ones."""
 
 

@@ -25,7 +25,7 @@ FIGURES = tuple(HEADINGS)[:9]
 def headings_of(analysis: Analysis) -> dict[str, str]:
     """Return HEADINGS; that of the critical values is what a search finds."""
     name = critical_name(analysis)
-    is_search = "search" in analysis.results.asked
+    is_search = "search" in analysis.results.resolved
     return HEADINGS | ({"critical": name[0].upper() + name[1:]} if is_search else {})
 
 
@@ -38,11 +38,11 @@ def figures_of(analysis: Analysis) -> list[str]:
 
 def critical_name(analysis: Analysis) -> str:
     """Return `largest stable learning rate`, or what a search finds."""
-    x, asked = analysis.layout.x.name, analysis.results.asked
+    x, resolved = analysis.layout.x.name, analysis.results.resolved
     name = "learning rate" if is_learning_rate(x) else x
-    if "search" not in asked:
+    if "search" not in resolved:
         return f"largest stable {name}"
-    end, _, what = asked["search"].get("finds", FINDS[0]).partition(" ")
+    end, _, what = resolved["search"].get("finds", FINDS[0]).partition(" ")
     return f"{end} {name} {what}"
 
 

@@ -21,9 +21,9 @@ KINDS = ("trains", "fails", "boundary")
 def found_of(results: Results, layout: Layout) -> list[Critical]:
     """Return the answers of a search for each map and row: median and range over seeds."""
     boundaries = results.search.get("boundaries")
-    if boundaries is None or layout.x.name != results.asked["search"]["axis"]:
+    if boundaries is None or layout.x.name != results.resolved["search"]["axis"]:
         return []
-    is_stability = results.asked["search"].get("finds", FINDS[0]) in (FINDS[0], FINDS[-1])
+    is_stability = results.resolved["search"].get("finds", FINDS[0]) in (FINDS[0], FINDS[-1])
     answers, criticals = boundaries.filter("answer"), list[Critical]()
     for panel, row, frame in rows_of(answers, layout):
         lows, values, highs = (frame[name].to_list() for name in ("lower", "value", "upper"))
@@ -71,7 +71,7 @@ def areas_of(results: Results, layout: Layout) -> list[tuple[str, dict[str, floa
     for axis in results.manifest["search"]["axes"]:
         low, high = (pl.col(f"{axis['axis']}_{end}") for end in ("lower", "upper"))
         area = area * ((high / low).log() if axis["scale"] == "log" else high - low)
-    trains = ["trains", *results.asked["refine"].get("trains", [Outcome.TRAINED.value])]
+    trains = ["trains", *results.resolved["refine"].get("trains", [Outcome.TRAINED.value])]
     kind = pl.when(pl.col("kind").is_null()).then(pl.lit("boundary"))
     kind = kind.when(pl.col("kind").is_in(trains)).then(pl.lit("trains")).otherwise(pl.lit("fails"))
     sized, areas = cells.with_columns(area.alias("_area"), kind.alias("_kind")), []

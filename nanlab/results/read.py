@@ -43,7 +43,7 @@ class Results:
 
     Attributes:
         folder: results folder, named like the study.
-        asked: resolved grid.
+        resolved: resolved grid.
         grid_sha256: hash of the resolved grid's text.
         runs: finished runs, in the grid's order.
         blames: distinct blames of these runs.
@@ -55,7 +55,7 @@ class Results:
     """
 
     folder: Path
-    asked: Mapping[str, Any]
+    resolved: Mapping[str, Any]
     grid_sha256: str
     runs: pl.DataFrame
     blames: pl.DataFrame
@@ -78,12 +78,12 @@ class Results:
     @property
     def title(self) -> str:
         """The question, or the study's name where the grid has none."""
-        return str(self.asked.get("title") or self.manifest.get("title") or self.name)
+        return str(self.resolved.get("title") or self.manifest.get("title") or self.name)
 
     @property
     def finer(self) -> tuple[str, ...]:
         """The axes of the search or refinement, in the grid's order."""
-        table = {**self.asked.get("search", {}), **self.asked.get("refine", {})}
+        table = {**self.resolved.get("search", {}), **self.resolved.get("refine", {})}
         return tuple(table.get("axes", ())) or tuple(filter(None, [table.get("axis")]))
 
     @property
@@ -166,7 +166,7 @@ def _finished(folder: Path) -> Results:
     others = {k: v for k, v in manifest["files"].items() if k not in found.contents}
     return Results(
         folder=folder,
-        asked=tomllib.loads(found.contents[PLAN].decode()),
+        resolved=tomllib.loads(found.contents[PLAN].decode()),
         grid_sha256=manifest["grid_sha256"],
         runs=runs,
         blames=found.table("blames.csv"),
@@ -218,7 +218,7 @@ def read_running(folder: Path, resolved: str) -> Results:
     runs = RunsTable(plan).frame(rows, blames).filter(pl.col("outcome").is_not_null())
     return Results(
         folder=folder,
-        asked=tomllib.loads(resolved),
+        resolved=tomllib.loads(resolved),
         grid_sha256=_sha256(resolved),
         runs=runs,
         blames=blames,
