@@ -3,7 +3,9 @@
 import gc
 import os
 import socket
+import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,68 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(programs.cleanup)
         jax.config.update("jax_enable_compilation_cache", True)
         jax.config.update("jax_compilation_cache_dir", programs.name)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+        _add_compiler_options()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add two options of .ci/run."""
+    parser.addoption(
+        "--optimized", action="store_true", help="compile every test's programs as users do"
+    )
+    parser.addoption("--one-of", type=int, default=1, help="run one test of this number")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the files that are compiled as users compile first, so that a worker changes once."""
+    every = config.getoption("one_of")
+    items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % every == 0]
+    items.sort(key=lambda item: item.get_closest_marker("optimized") is None)
+
+
+# What these tests compile runs for milliseconds: without LLVM's optimizations and the emitters of
+# fused loops a training takes a tenth of the time to compile, an operation half of it.
+_UNOPTIMIZED: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+_compiler_options: dict[str, Any] = {}
+
+
+def _add_compiler_options() -> None:
+    import jax
+    from jax._src import compiler
+
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=_UNOPTIMIZED)
+    except jax.errors.JaxRuntimeError:  # JAX 0.12 has no other emitters
+        del _UNOPTIMIZED["xla_cpu_use_fusion_emitters"]
+    options_of = compiler.get_compile_options
+
+    def with_ours(*args: Any, **kwargs: Any) -> Any:
+        options = options_of(*args, **kwargs)
+        overrides = [*_compiler_options.items(), *options.env_option_overrides]
+        options.env_option_overrides = overrides
+        return options
+
+    compiler.get_compile_options = with_ours
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compile as users do in tests that are marked so, or in all; quickly in the others."""
+    is_optimized = item.config.getoption("optimized") or item.get_closest_marker("optimized")
+    options = {} if is_optimized else _UNOPTIMIZED
+    if options == _compiler_options:
+        return
+    _compiler_options.clear()
+    _compiler_options.update(options)
+    # For processes that tests start: in this one XLA has read it already.
+    os.environ["XLA_FLAGS"] = " ".join(f"--{name}={value}" for name, value in options.items())
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def pytest_collection_finish() -> None:

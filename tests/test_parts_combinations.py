@@ -74,14 +74,14 @@ UNFIT = {
         and has_half_updates({"parameter_precision": parameter_precision, "precision": precision})
     ),
 }  # fmt: skip
+CLASHES = [(inspect.signature(clashes).parameters.keys(), clashes) for clashes in UNFIT.values()]
 
 
 def fits(statics, options):
     if is_told_to_be_unfit(statics, options):
         return False
-    for clashes in UNFIT.values():
-        names = inspect.signature(clashes).parameters
-        if set(names) <= set(statics) and clashes(*(statics[name] for name in names)):
+    for names, clashes in CLASHES:
+        if names <= statics.keys() and clashes(*(statics[name] for name in names)):
             return False
     return True
 

@@ -52,19 +52,21 @@ TESTS = """
 def run_pytest(own_folder):
     """Run a file of tests: (exit status, output)."""
 
-    def go(text, *options):
+    def go(text, *options, autoload=False):
         (own_folder / "test_it.py").write_text(dedent(text))
+        # The plugins of these tests take as long to import as JAX.
+        environment = dict(os.environ, COLUMNS="100", PYTEST_ADDOPTS="", CI="", BUILD_NUMBER="")
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                *(() if IS_INSTALLED else ("-p", PLUGIN)),
+                *(() if IS_INSTALLED and autoload else ("-p", PLUGIN)),
                 *options,
             ],
             capture_output=True,
             text=True,
             cwd=own_folder,
             timeout=240,
-            env=dict(os.environ, COLUMNS="100", PYTEST_ADDOPTS="", CI="", BUILD_NUMBER=""),
+            env=environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "" if autoload else "1"},
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -73,7 +75,7 @@ def run_pytest(own_folder):
 
 @pytest.mark.parametrize("options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
 def test_with_nan_check_each_test_that_makes_a_nan_fails_with_its_verdict(run_pytest, options):
-    status, output = run_pytest(TESTS, "--nan-check", *options)
+    status, output = run_pytest(TESTS, "--nan-check", *options, autoload=bool(options))
     assert status == 1, output
     assert "4 failed, 3 passed" in output
     for name, what in (("makes_a_nan", "log, domain"), ("catches_everything", "sqrt, domain"),
@@ -98,7 +100,8 @@ def test_without_it_nothing_is_watched_and_nothing_imported(run_pytest):
             from jax._src import pjit
             assert pjit._run_python_pjit.__module__ == "jax._src.pjit"
             assert jnp.isnan(jax.jit(lambda x: jnp.log(x))(-1.0))
-        """
+        """,
+        autoload=True,
     )
     assert (status, "2 passed" in output) == (0, True), output
     heavy = "{'jax', 'numpy', 'rich'} & set(sys.modules)"

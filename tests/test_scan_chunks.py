@@ -10,6 +10,8 @@ from jax import lax
 
 from nanlab.recorder.scan_chunks import IterationFault, run_in_chunks
 
+pytestmark = pytest.mark.optimized
+
 W = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 # What the planted fault divides by; zero at one iteration.
 AT = 37

@@ -12,6 +12,8 @@ from resealed import reseal
 from nanlab import diff, sweep, verify
 from nanlab.results.compare import compare_runs
 
+pytestmark = pytest.mark.optimized
+
 GRID = """
 [run]
 problem = "quadratic"
