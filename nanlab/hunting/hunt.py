@@ -1,0 +1,180 @@
+"""Function, harmless arguments -> arguments on which it fails: the public `nanlab.hunt`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from nanlab.backend.config import without_checks
+from nanlab.backend.finiteness import as_numbers
+from nanlab.blame.misuse import name_of, traced_call
+from nanlab.blame.pinpoint import pinpoint_call
+from nanlab.blame.program.call import Call
+from nanlab.blame.program.program import flatten_closed
+from nanlab.hunting.found import Found, moved_between
+from nanlab.hunting.shrink import Shrinking
+from nanlab.hunting.space import Variable, variables_of
+from nanlab.hunting.starts import ROUND, Starts, Values
+from nanlab.hunting.trials import Trials
+
+SIGNED = 8
+"""Number of rounds in which floats that are nowhere negative in the example stay so."""
+CANDIDATES = 3
+"""Number of failing inputs of a round that are shrunk, if the first turn out to be finite."""
+
+
+def hunt(
+    function: Callable[..., Any],
+    *args: Any,
+    vary: str | Iterable[str] | None = None,
+    bound: float | Mapping[str, Any] = 10.0,
+    seconds: float = 10.0,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Found:
+    """Search for an input near the given one on which a function returns an inf or a NaN.
+
+    The function is compiled as by `jax.jit` and runs on many inputs, one at a time: the given one
+    scaled, with noise, with zeros, constants, equal rows, corners of the limits, numbers that are
+    written into the program, in all arrays or in one alone. An input that fails is brought back
+    towards the given one for as long as it fails, and `nanlab.pinpoint` examines what is left.
+
+    What an array stands for is respected. Floats that are nowhere negative in the example stay so
+    at first, and go below 0 only if nothing is found; moments of optimizers never do. Arrays of
+    zeros and ones stay that, and one-hot rows one-hot; integers stay within the range of the
+    example; random keys stay what they are, and so do infs and NaNs in the example.
+
+    Args:
+        function: any function that JAX can trace, jitted or not.
+        *args: harmless examples of its positional arguments.
+        vary: names of what may be changed, as ("batch", "state.params"): arguments or any part of
+            them; by default all but the states of Optax's optimizers.
+        bound: largest magnitude that a number may take, at least as large as in its example; or
+            one by name, or a range by name, as {"batch['x']": (0, 255), "state": 1.0}, which is
+            respected to the letter.
+        seconds: time for the search, once the function is compiled; shrinking may take as long.
+        seed: of the random numbers. The same seed finds the same input, unless time runs out.
+        **kwargs: harmless examples of its keyword arguments.
+
+    Returns:
+        What was found; true if there is an input that fails. `print` it to read it.
+
+    Raises:
+        TypeError: it is not a function, or not one of these arguments.
+        ValueError: a name fits no argument, a limit is wrong, nothing can be varied, or no output
+            can be an inf or a NaN.
+        Exception: whatever tracing the function, or running it on the given input, raises.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import nanlab
+        >>> def loss(w, x):
+        ...     return jnp.sqrt(jnp.sum((x @ w) ** 2))
+        >>> found = nanlab.hunt(jax.grad(loss), jnp.ones((3, 2)), jnp.ones((4, 3)), vary="w")
+        >>> bool(found), found.verdict.culprit.primitive
+        (True, 'mul')
+        >>> bool(jnp.isnan(jax.grad(loss)(*found.args)).any())
+        True
+    """
+    _check_numbers(seconds, seed)
+    with without_checks():
+        call, _ = traced_call(function, args, kwargs, verb="hunt")
+        return _Hunt(call, name_of(function), vary, bound, seconds, seed).found()
+
+
+def _check_numbers(seconds: Any, seed: Any) -> None:
+    problems: list[str] = []
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds < float("inf"):
+        problems.append(f"seconds = {seconds!r}: must be a positive number")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        problems.append(f"seed = {seed!r}: must be a whole number, 0 or more")
+    if problems:
+        raise ValueError("\n  ".join(["nanlab.hunt: the search is not well defined", *problems]))
+
+
+class _Hunt:
+    """The search of one call."""
+
+    def __init__(
+        self, call: Call, function: str, vary: Any, bound: Any, seconds: float, seed: int
+    ) -> None:
+        self._call, self._function, self._seconds = call, function, seconds
+        program = flatten_closed(call.closed, call.traced.out_info)
+        if not any(program.values[v].can_be_bad for v in program.frames[0].results):
+            raise ValueError(f"{function} returns no floats, so no output can be an inf or a NaN")
+        self._variables: list[Variable] = variables_of(call, vary, bound)
+        free = [variable.with_any_sign() for variable in self._variables]
+        self._starts = Starts(self._variables, program, seed)
+        self._free_starts = Starts(free, program, seed)
+        self._trials = Trials(call, program, free)
+        self._trials.deadline = time.monotonic() + seconds
+
+    def found(self) -> Found:
+        """Return what the search finds."""
+        if self._trials.given:
+            verdict = pinpoint_call(self._call)
+            return self._report(self._call, verdict=verdict, is_given=True, share=1.0, starts=1)
+        starts = 0
+        for number in count():
+            first = number * ROUND
+            failing = self._failing(range(first, first + ROUND))
+            starts = self._trials.tried
+            for values in failing[:CANDIDATES]:
+                if found := self._examined(values, len(failing) / starts, starts):
+                    return found
+            if self._trials.is_over:
+                break
+        return self._report(self._call, verdict=None, share=0.0, starts=starts)
+
+    def _failing(self, numbers: Iterable[int]) -> list[Values]:
+        """Return the starts that fail, those first in which the fewest arrays are moved."""
+        failing: list[tuple[int, int]] = []
+        for number in numbers:
+            values = self._start(number)
+            if self._trials.fails(values):
+                failing.append((len(values), number))
+            if self._trials.is_over:
+                break
+        return [self._start(number) for _, number in sorted(failing)]
+
+    def _start(self, number: int) -> Values:
+        """Return an input to try: after some rounds, without regard to the example's signs."""
+        return (self._starts if number < SIGNED * ROUND else self._free_starts)[number]
+
+    def _examined(self, values: Values, share: float, starts: int) -> Found | None:
+        """Return an input that fails, shrunk; None if it does not fail again."""
+        until, self._trials.deadline = (
+            self._trials.deadline, time.monotonic() + self._seconds
+        )  # fmt: skip
+        shrunk = Shrinking(self._trials, self._trials.variables, values).shrunk()
+        self._trials.deadline = until
+        for candidate in (shrunk, values):
+            call = self._trials.call_with(candidate)
+            verdict = pinpoint_call(call)
+            if verdict.fault:
+                return self._report(call, verdict=verdict, share=share, starts=starts)
+        return None
+
+    def _report(self, call: Call, **fields: Any) -> Found:
+        assert call.restored is not None
+        args, kwargs = call.restored(call.arrays)
+        indices = [v.index for v in self._variables]
+        given, found = (
+            [as_numbers(np.asarray(c.arrays[i])) for i in indices] for c in (self._call, call)
+        )
+        return Found(
+            args=args,
+            kwargs=kwargs,
+            moved=moved_between([v.name for v in self._variables], given, found),
+            tried=self._trials.tried,
+            errors=self._trials.errors,
+            function=self._function,
+            arrays=dict(zip(call.names, call.arrays, strict=True)),
+            **fields,
+        )
