@@ -108,11 +108,11 @@ class Found:
     def _sentence(self) -> str:
         if self.is_given:
             return f"{self.function} fails on the given input itself; nothing was searched."
-        refused = f", {self.errors:,} of them refused by an error," if self.errors else ""
+        refused = f", {self.errors:,} of them refused with an error" if self.errors else ""
         if self.verdict is None:
             return (
-                f"No failure of {self.function} found: {self.tried:,} inputs were tried{refused} "
-                "and every output was finite. This proves nothing; nanlab.lint may."
+                f"No failure of {self.function} found: {self.tried:,} inputs were tried{refused}, "
+                "and no output was an inf or a NaN. This proves nothing; nanlab.lint may."
             )
         arrays = "1 array" if len(self.moved) == 1 else f"{len(self.moved)} arrays"
         count = sum(moved.count for moved in self.moved)

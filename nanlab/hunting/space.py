@@ -158,10 +158,10 @@ def _nothing(call: Call, chosen: tuple[str, ...] | None, left: set[int]) -> str:
             "nothing can be varied but the state of an optimizer; name it, as in "
             f"vary={call.names[min(left)]!r}"
         )
-    named = "the arguments" if chosen is None else ", ".join(map(repr, chosen))
+    named = "the arguments" if chosen is None else ", ".join(map(repr, chosen)) or "an empty list"
     return (
-        f"nothing can be varied: {named} hold no arrays of numbers with more than one value "
-        "within the limits (random keys and counts stay what they are)"
+        f"nothing can be varied: in {named} is no array of numbers that may take more than one "
+        "value within the limits (random keys and counts stay what they are)"
     )
 
 

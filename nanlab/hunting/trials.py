@@ -47,9 +47,9 @@ class Trials:
             effects = Effects(program)
             with standard_promotion():
                 plain = jax.jit(effects.recording()).lower(*call.arrays).compile()
+                self.given = _is_bad(plain(*call.arrays))
                 results = [Point(value) for value in program.frames[0].results]
                 silent = Capture(program, results, effects.replay())
-                self.given = _is_bad(plain(*call.arrays))
                 self._run: Any = jax.jit(silent).lower(*call.arrays).compile()
         else:
             self._run = call.traced.lower().compile()

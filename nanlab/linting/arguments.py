@@ -86,12 +86,15 @@ def ranges_of(
     """Return the ranges that a mapping gives by name, and add what is wrong with them."""
     for key in given:
         unknown_name(f"{parameter}[{key!r}]", key, names, problems)
-    return {key: _range(f"{parameter}[{key!r}]", x, problems) for key, x in given.items()}
+    named = {key: x for key, x in given.items() if isinstance(key, str)}
+    return {key: _range(f"{parameter}[{key!r}]", x, problems) for key, x in named.items()}
 
 
-def unknown_name(where: str, key: str, names: Sequence[str], problems: list[str]) -> None:
+def unknown_name(where: str, key: Any, names: Sequence[str], problems: list[str]) -> None:
     """Add a problem if no argument has this name or lies below it."""
-    if not any(fits(key, name) for name in names):
+    if not isinstance(key, str):
+        problems.append(f"{where}: must be the name of an argument, as {names[:1]}")
+    elif not any(fits(key, name) for name in names):
         near = difflib.get_close_matches(key, [*names, *map(_head, names)], n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names[:8])}"
         problems.append(f"{where}: no argument has this name; {hint}")
