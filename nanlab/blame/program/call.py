@@ -103,19 +103,22 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
             if isinstance(leaf, float | complex)
         },
         outputs=[_output_name(path, name_of, has_objects=has_objects) for path, _ in outputs],
-        restored=_restorer([leaf for _, leaf in flat], tree, arrays, merged),
+        restored=_restorer([leaf for _, leaf in flat], leaves, tree, arrays, merged),
     )
 
 
 def _restorer(
-    leaves: list[Any], tree: Any, indices: list[int], merged: Callable[[Any], Any] | None
-) -> Callable[[Sequence[Any]], Arguments]:
+    originals: list[Any], leaves: list[Any], tree: Any, indices: list[int],
+    merged: Callable[[Any], Any] | None,
+) -> Callable[[Sequence[Any]], Arguments]:  # fmt: skip
     """Return a function that builds the arguments from arrays in the place of these leaves."""
 
     def restored(arrays: Sequence[Any]) -> Arguments:
-        filled = list(leaves)
+        filled = list(originals)
         for index, array in zip(indices, arrays, strict=True):
-            original = leaves[index]
+            original = originals[index]
+            if array is leaves[index]:
+                continue
             is_numpy = isinstance(array, jax.Array) and _is_numpy_array(original)
             filled[index] = np.asarray(array).astype(original.dtype) if is_numpy else array
         arguments = jax.tree_util.tree_unflatten(tree, filled)
