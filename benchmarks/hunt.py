@@ -1,10 +1,13 @@
 """`nanlab.hunt` on the corpus, each defect from a harmless input, next to uniformly random inputs.
 
-python benchmarks/hunt.py [--seconds S] [--random] [--cases FILE] [NAME ...]
+python benchmarks/hunt.py [--seconds S] [--random | --vmapped | --without-gradients]
+                          [--cases FILE | --corners] [NAME ...]
 
 FILE is another corpus: a Python file with CASES, each with `id`, `kind` and `build()`. The harmless
 input is the failing one with one array (or, failing that, all) replaced by ordinary numbers; a case
-without one is left out. `--random` searches uniformly within the same limits in the same time.
+without one is left out. `--random` searches uniformly within the same limits in the same time;
+`--vmapped` compares the first round in one vmapped program with one input after the other.
+`--corners` takes 40 functions of 4 to 256 numbers that fail near one corner of the limits only.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ import argparse
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +30,10 @@ import numpy as np
 import nanlab
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call, call_of
-from nanlab.hunting import starts
+from nanlab.blame.program.program import flatten_closed
+from nanlab.hunting import climb, starts
 from nanlab.hunting.space import variables_of
+from nanlab.hunting.trials import Trials
 
 Built = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
@@ -43,6 +51,30 @@ def defects(file: str | None) -> Iterator[Built]:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     yield from ((c.id, *c.build()) for c in module.CASES.values() if c.kind != "control")
+
+
+ENDS: dict[str, Callable[[Any, float], Any]] = {
+    "log": lambda m, end: jnp.log(end - m),
+    "sqrt": lambda m, end: jnp.sqrt(end - m),
+    "exp": lambda m, end: jnp.exp(88.8 * m / end),
+    "acosh": lambda m, end: jnp.arccosh(1 + end - m),
+    "rsqrt": lambda m, end: jax.lax.rsqrt(end - m),
+}
+
+
+def corners() -> Iterator[Built]:
+    """Functions of x that fail where a sum, or a layer of tanh, exceeds half of its maximum."""
+    for size, (name, end), is_tanh in product((4, 16, 64, 256), ENDS.items(), (False, True)):
+        rng = np.random.RandomState(size)
+        w = jnp.asarray(rng.randn(size), jnp.float32)
+        layer = jnp.asarray(rng.randn(size, size) / size**0.5 / 10, jnp.float32)
+        half = 0.5 * float(jnp.abs(w).sum()) * (1 if is_tanh else 10)
+        x = jnp.asarray(0.1 * rng.randn(size), jnp.float32)
+
+        def function(x, w=w, layer=layer, half=half, end=end, is_tanh=is_tanh):
+            return end((jnp.tanh(x @ layer) if is_tanh else x) @ w, half)
+
+        yield f"{name} of {size}{' tanh' * is_tanh}", partial(function), (x,)
 
 
 def is_inexact(array: Any) -> bool:
@@ -109,6 +141,7 @@ def uniformly(function: Callable[[], Any]) -> Any:
     try:
         starts._MOVES.clear()
         starts._MOVES.update(dict.fromkeys(map(str, range(starts.ROUND)), starts._uniform))
+        climb.STEPS = 0
         return function()
     finally:
         starts._MOVES.clear()
@@ -135,17 +168,69 @@ def hunted(built: Built, options: argparse.Namespace) -> dict[str, Any] | None:
     return {"name": name, "found": found, "is_real": is_real, "wall": wall, "cpu": cpu}
 
 
+def compared(built: Built) -> tuple[str, float, float, int, int] | None:
+    """CPU time of the first round, one by one and vmapped, and how many inputs fail."""
+    name, function, args = built
+    call = call_of(function, args, {})
+    near = harmless(call)
+    if near is None:
+        return None
+    chosen = settings(call, near[1])
+    call = replace(call, arrays=near[0])
+    program = flatten_closed(call.closed, call.traced.out_info)
+    variables = variables_of(call, chosen.get("vary"), chosen["bound"])
+    inputs = starts.Starts(variables, program, 0)
+    jaxpr, constants = _jax.split_constants(call.closed)
+    jax.clear_caches()
+    begin = time.process_time()
+    trials = Trials(call, program, variables)
+    alone = sum(trials.fails(inputs[number]) for number in range(starts.ROUND))
+    middle = time.process_time()
+    rows = [trials.call_with(inputs[number]).arrays for number in range(starts.ROUND)]
+    stacked = [jnp.stack(column) for column in zip(*rows, strict=True)]
+    run = jax.vmap(lambda *arrays: _jax.run_jaxpr(jaxpr, constants, list(arrays)))
+    outputs = [x for x in jax.jit(run)(*stacked) if is_inexact(x)]
+    good = [np.isfinite(np.asarray(x).astype(np.complex128)).reshape(len(x), -1) for x in outputs]
+    together = int((~np.concatenate(good, 1).all(1)).sum())
+    return name, middle - begin, time.process_time() - middle, alone, together
+
+
+def compare(programs: Iterable[Built]) -> None:
+    rows = []
+    for built in programs:
+        try:
+            row = compared(built)
+        except Exception as error:
+            print(f"{built[0]:32} {type(error).__name__}", flush=True)
+            continue
+        if row is not None:
+            rows.append(row)
+            print("{:32} {:6.2f} {:6.2f} s CPU, {:3} {:3} fail".format(*row), flush=True)
+    ratios = [together / alone for _, alone, together, *_ in rows]
+    print(f"\n| programs | {len(rows)} |")
+    print(f"| CPU time of the vmapped round / one by one, median | {np.median(ratios):.2f} |")
+    print(f"| the same inputs fail | {sum(row[3] == row[4] for row in rows)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--random", action="store_true")
+    parser.add_argument("--vmapped", action="store_true")
+    parser.add_argument("--without-gradients", action="store_true")
+    parser.add_argument("--corners", action="store_true")
     parser.add_argument("--cases")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     rows, without = [], 0
-    for built in defects(options.cases):
-        if options.names and built[0] not in options.names:
-            continue
+    if options.without_gradients:
+        climb.STEPS = 0
+    found = corners() if options.corners else defects(options.cases)
+    programs = [built for built in found if not options.names or built[0] in options.names]
+    if options.vmapped:
+        compare(programs)
+        return
+    for built in programs:
         row = hunted(built, options)
         if row is None:
             without += 1

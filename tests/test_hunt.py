@@ -282,6 +282,16 @@ def test_what_cannot_be_searched_is_explained():
         nanlab.hunt(lambda s: s[0].nu / 2, state)
 
 
+def test_gradients_lead_to_a_corner_that_random_numbers_miss():
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=64), F32)
+    most = 10 * float(jnp.abs(weights).sum())
+    found = nanlab.hunt(lambda x: jnp.log(0.7 * most - x @ weights), jnp.zeros(64, F32))
+    assert found
+    assert found.share == 0
+    assert found.args[0] @ weights > 0.69 * most
+    assert jnp.abs(found.args[0]).max() <= 10
+
+
 # Functions as people have them.
 
 

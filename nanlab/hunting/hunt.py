@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,17 @@ from nanlab.blame.misuse import name_of, traced_call
 from nanlab.blame.pinpoint import pinpoint_call
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
+from nanlab.hunting.climb import Climb
 from nanlab.hunting.found import Found, moved_between
 from nanlab.hunting.shrink import Shrinking
-from nanlab.hunting.space import Variable, variables_of
+from nanlab.hunting.space import variables_of
 from nanlab.hunting.starts import ROUND, Starts, Values
 from nanlab.hunting.trials import Trials
 
 SIGNED = 8
 """Number of rounds in which floats that are nowhere negative in the example stay so."""
+CLIMBS = 3
+"""Number of starts of a round from which gradients are followed, if none of the round fails."""
 CANDIDATES = 3
 """Number of failing inputs of a round that are shrunk, if the first turn out to be finite."""
 
@@ -98,70 +101,86 @@ class _Hunt:
         program = flatten_closed(call.closed, call.traced.out_info)
         if not any(program.values[v].can_be_bad for v in program.frames[0].results):
             raise ValueError(f"{function} returns no floats, so no output can be an inf or a NaN")
-        self._variables: list[Variable] = variables_of(call, vary, bound)
-        free = [variable.with_any_sign() for variable in self._variables]
-        self._starts = Starts(self._variables, program, seed)
-        self._free_starts = Starts(free, program, seed)
+        signed = variables_of(call, vary, bound)
+        free = [variable.with_any_sign() for variable in signed]
+        self._starts = [Starts(variables, program, seed) for variables in (signed, free)]
         self._trials = Trials(call, program, free)
         self._trials.deadline = time.monotonic() + seconds
+        self._started = 0
 
     def found(self) -> Found:
         """Return what the search finds."""
         if self._trials.given:
             verdict = pinpoint_call(self._call)
-            return self._report(self._call, verdict=verdict, is_given=True, share=1.0, starts=1)
-        starts = 0
+            return self._report(self._call, verdict=verdict, is_given=True, share=1.0)
+        climb = None
         for number in count():
-            first = number * ROUND
-            failing = self._failing(range(first, first + ROUND))
-            starts = self._trials.tried
+            failing = self._failing(number)
+            share = len(failing) / self._started
+            if not failing and number >= SIGNED - 1:
+                climb = climb or Climb(self._call, self._trials.variables, self._trials)
+                failing = self._climbed(climb, number)
             for values in failing[:CANDIDATES]:
-                if found := self._examined(values, len(failing) / starts, starts):
+                if found := self._examined(values, share):
                     return found
             if self._trials.is_over:
                 break
-        return self._report(self._call, verdict=None, share=0.0, starts=starts)
-
-    def _failing(self, numbers: Iterable[int]) -> list[Values]:
-        """Return the starts that fail, those first in which the fewest arrays are moved."""
-        failing: list[tuple[int, int]] = []
-        for number in numbers:
-            values = self._start(number)
-            if self._trials.fails(values):
-                failing.append((len(values), number))
-            if self._trials.is_over:
-                break
-        return [self._start(number) for _, number in sorted(failing)]
+        return self._report(self._call, verdict=None, share=0.0)
 
     def _start(self, number: int) -> Values:
         """Return an input to try: after some rounds, without regard to the example's signs."""
-        return (self._starts if number < SIGNED * ROUND else self._free_starts)[number]
+        return self._starts[number >= SIGNED * ROUND][number]
 
-    def _examined(self, values: Values, share: float, starts: int) -> Found | None:
+    def _failing(self, number: int) -> list[Values]:
+        """Return the starts of a round that fail, first those that move the fewest arrays."""
+        failing: list[tuple[int, int]] = []
+        for index in range(number * ROUND, (number + 1) * ROUND):
+            values = self._start(index)
+            self._started += 1
+            if self._trials.fails(values):
+                failing.append((len(values), index))
+            if self._trials.is_over:
+                break
+        return [self._start(index) for _, index in sorted(failing)]
+
+    def _climbed(self, climb: Climb, number: int) -> list[Values]:
+        """Return an input that fails on the way along a gradient, if there is one."""
+        starts = self._starts[number >= SIGNED]
+        inputs = [{}, *(starts[number * ROUND + place] for place in range(CLIMBS))]
+        for (place, values), direction in product(enumerate(inputs), (1, -1)):
+            phase = 0.0 if place < 2 else float(number + place)
+            for moved in climb.steps(values, starts.variables, direction, phase):
+                if self._trials.fails(moved):
+                    return [moved]
+                if self._trials.is_over:
+                    return []
+        return []
+
+    def _examined(self, values: Values, share: float) -> Found | None:
         """Return an input that fails, shrunk; None if it does not fail again."""
-        until, self._trials.deadline = (
-            self._trials.deadline, time.monotonic() + self._seconds
-        )  # fmt: skip
+        deadline, self._trials.deadline = self._trials.deadline, time.monotonic() + self._seconds
         shrunk = Shrinking(self._trials, self._trials.variables, values).shrunk()
-        self._trials.deadline = until
+        self._trials.deadline = deadline
         for candidate in (shrunk, values):
             call = self._trials.call_with(candidate)
             verdict = pinpoint_call(call)
             if verdict.fault:
-                return self._report(call, verdict=verdict, share=share, starts=starts)
+                return self._report(call, verdict=verdict, share=share)
         return None
 
     def _report(self, call: Call, **fields: Any) -> Found:
         assert call.restored is not None
         args, kwargs = call.restored(call.arrays)
-        indices = [v.index for v in self._variables]
+        variables = self._trials.variables
         given, found = (
-            [as_numbers(np.asarray(c.arrays[i])) for i in indices] for c in (self._call, call)
+            [as_numbers(np.asarray(c.arrays[v.index])) for v in variables]
+            for c in (self._call, call)
         )
         return Found(
             args=args,
             kwargs=kwargs,
-            moved=moved_between([v.name for v in self._variables], given, found),
+            moved=moved_between([v.name for v in variables], given, found),
+            starts=self._started,
             tried=self._trials.tried,
             errors=self._trials.errors,
             function=self._function,

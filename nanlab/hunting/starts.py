@@ -31,7 +31,7 @@ class Starts:
     """
 
     def __init__(self, variables: Sequence[Variable], program: Program, seed: int) -> None:
-        self._variables, self._seed = variables, seed
+        self.variables, self._seed = variables, seed
         self.literals = _literals(program)
 
     def __getitem__(self, number: int) -> Values:
@@ -39,17 +39,17 @@ class Starts:
         rng = np.random.default_rng((self._seed, number))
         place, moves = number % ROUND, list(_MOVES.values())
         if place < len(moves):
-            numbers = [v.kind == Kind.NUMBERS for v in self._variables]
+            numbers = [v.kind == Kind.NUMBERS for v in self.variables]
             moved = {i: moves[place] for i, x in enumerate(numbers) if x or rng.random() < 0.5}
         elif place < (len(moves) + ROUND) // 2 + 1:
-            moved = {int(rng.integers(len(self._variables))): moves[rng.integers(len(moves))]}
+            moved = {int(rng.integers(len(self.variables))): moves[rng.integers(len(moves))]}
         else:
-            picked = np.flatnonzero(rng.random(len(self._variables)) < 0.5)
+            picked = np.flatnonzero(rng.random(len(self.variables)) < 0.5)
             moved = {int(i): moves[rng.integers(len(moves))] for i in picked}
         return {i: self._moved(i, move, rng) for i, move in moved.items()}
 
     def _moved(self, position: int, move: Move, rng: np.random.Generator) -> np.ndarray:
-        variable = self._variables[position]
+        variable = self.variables[position]
         if variable.kind != Kind.NUMBERS:
             move = _CHOICES[variable.kind]
         with np.errstate(all="ignore"):

@@ -38,11 +38,13 @@ class Trials:
         tried: number of other inputs on which it has run.
         errors: number of those on which it has raised an error.
         deadline: when to stop, by `time.monotonic`.
+        compile_s: seconds that it took to compile the function.
     """
 
     def __init__(self, call: Call, program: Program, variables: Sequence[Variable]) -> None:
         self._call, self.variables = call, variables
         self.tried, self.errors, self.deadline = 0, 0, math.inf
+        begin = time.monotonic()
         if has_effects(program):
             effects = Effects(program)
             with standard_promotion():
@@ -54,11 +56,18 @@ class Trials:
         else:
             self._run = call.traced.lower().compile()
             self.given = _is_bad(self._run(*call.arrays))
+        self.compile_s = time.monotonic() - begin
 
     @property
     def is_over(self) -> bool:
         """Whether the time is over."""
         return time.monotonic() > self.deadline
+
+    @property
+    def memory(self) -> int:
+        """Memory in bytes that the compiled function takes beyond arguments and outputs."""
+        analysis = self._run.memory_analysis()
+        return 0 if analysis is None else analysis.temp_size_in_bytes
 
     def call_with(self, values: Mapping[int, np.ndarray]) -> Call:
         """Return the call with these numbers in place of the given ones."""
