@@ -47,7 +47,9 @@ class Climb:
         self._indices = tuple(variables[i].index for i in self._moved)
         gradient: Any = None
         remaining = trials.deadline - time.monotonic()
-        if self._moved and trials.compile_s * _COMPILES < remaining:
+        # The gradient would repeat side effects.
+        is_pure = not call.closed.effects
+        if is_pure and self._moved and trials.compile_s * _COMPILES < remaining:
             try:
                 gradient = self._compiled(call)
             except Exception:  # it has no gradient

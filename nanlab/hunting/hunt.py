@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, product
 from typing import Any
 
@@ -117,10 +117,11 @@ class _Hunt:
         for number in count():
             failing = self._failing(number)
             share = len(failing) / self._started
+            candidates = map(self._start, failing[:CANDIDATES])
             if not failing and number >= SIGNED - 1:
                 climb = climb or Climb(self._call, self._trials.variables, self._trials)
-                failing = self._climbed(climb, number)
-            for values in failing[:CANDIDATES]:
+                candidates = self._climbed(climb, number)
+            for values in candidates:
                 if found := self._examined(values, share):
                     return found
             if self._trials.is_over:
@@ -131,7 +132,7 @@ class _Hunt:
         """Return an input to try: after some rounds, without regard to the example's signs."""
         return self._starts[number >= SIGNED * ROUND][number]
 
-    def _failing(self, number: int) -> list[Values]:
+    def _failing(self, number: int) -> list[int]:
         """Return the starts of a round that fail, first those that move the fewest arrays."""
         failing: list[tuple[int, int]] = []
         for index in range(number * ROUND, (number + 1) * ROUND):
@@ -141,20 +142,20 @@ class _Hunt:
                 failing.append((len(values), index))
             if self._trials.is_over:
                 break
-        return [self._start(index) for _, index in sorted(failing)]
+        return [index for _, index in sorted(failing)]
 
-    def _climbed(self, climb: Climb, number: int) -> list[Values]:
-        """Return an input that fails on the way along a gradient, if there is one."""
+    def _climbed(self, climb: Climb, number: int) -> Iterator[Values]:
+        """Yield inputs that fail on the way along a gradient, one for each start."""
         starts = self._starts[number >= SIGNED]
         inputs = [{}, *(starts[number * ROUND + place] for place in range(CLIMBS))]
         for (place, values), direction in product(enumerate(inputs), (1, -1)):
             phase = 0.0 if place < 2 else float(number + place)
             for moved in climb.steps(values, starts.variables, direction, phase):
-                if self._trials.fails(moved):
-                    return [moved]
                 if self._trials.is_over:
-                    return []
-        return []
+                    return
+                if self._trials.fails(moved):
+                    yield moved
+                    break
 
     def _examined(self, values: Values, share: float) -> Found | None:
         """Return an input that fails, shrunk; None if it does not fail again."""

@@ -81,7 +81,7 @@ def assumptions_of(
 
 
 def ranges_of(
-    parameter: str, given: Mapping[str, Any], names: Sequence[str], problems: list[str]
+    parameter: str, given: Mapping[Any, Any], names: Sequence[str], problems: list[str]
 ) -> dict[str, tuple[float, float]]:
     """Return the ranges that a mapping gives by name, and add what is wrong with them."""
     for key in given:
