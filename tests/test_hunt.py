@@ -164,7 +164,7 @@ def ignored(*args, **kwargs):
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves((args, kwargs)) if leaf.dtype == F32)
 
 
-def drawn(args, count=3 * ROUND, **options):
+def drawn(args, count=6 * ROUND, **options):
     """The variables by name, and all the values that a search tries for each."""
     call = call_of(ignored, args, {})
     options = {"vary": None, "bound": 10.0, **options}

@@ -25,7 +25,7 @@ from nanlab.hunting.trials import Trials
 STEPS = 12
 MEMORY = 2 << 30
 """Memory in bytes that the gradient may take beyond that of the function."""
-_COMPILES = 6
+_COMPILES = 3
 """Times that compiling the gradient may take what compiling the function took."""
 
 

@@ -58,7 +58,8 @@ class Starts:
     def number(self, v: Variable, rng: np.random.Generator) -> float:
         """Return a number that a program may treat in a way of its own."""
         within = [x for x in self.literals if v.lo <= x <= v.hi]
-        return float(rng.choice([0.0, v.lo, v.hi, *within]))
+        ends = [0.0, v.lo, v.hi]
+        return float(rng.choice(within if within and rng.random() < 0.5 else ends))
 
 
 def _literals(program: Program) -> list[float]:
