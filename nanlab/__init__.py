@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
     from nanlab.blame.watch.log import log_verdict
+    from nanlab.hunting.found import Found
+    from nanlab.hunting.hunt import hunt
     from nanlab.linting.lint import lint
     from nanlab.linting.report import Finding, Report
     from nanlab.problems.problem import Metrics, Problem
@@ -19,14 +21,16 @@ if TYPE_CHECKING:
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "Fault", "Finding", "LoadError", "Metrics", "Problem", "Recorder", "Report", "Site", "Verdict",
-    "__version__", "lint", "load", "log_verdict", "pinpoint", "replay_run", "watch",
+    "Fault", "Finding", "Found", "LoadError", "Metrics", "Problem", "Recorder", "Report", "Site",
+    "Verdict", "__version__", "hunt", "lint", "load", "log_verdict", "pinpoint", "replay_run",
+    "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
     "Fault": "nanlab.recorder.fault",
     "Finding": "nanlab.linting.report",
+    "Found": "nanlab.hunting.found",
     "LoadError": "nanlab.results.load",
     "Metrics": "nanlab.problems.problem",
     "Problem": "nanlab.problems.problem",
@@ -34,6 +38,7 @@ _HOME = {
     "Report": "nanlab.linting.report",
     "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
+    "hunt": "nanlab.hunting.hunt",
     "lint": "nanlab.linting.lint",
     "load": "nanlab.results.load",
     "log_verdict": "nanlab.blame.watch.log",

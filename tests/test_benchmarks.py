@@ -16,6 +16,7 @@ SMALL = {
     "fractal": ("--pixels", "4", "--steps", "20", "--rounds", "1"),
     "growth": ("--axes", "runs", "groups", "--most", "1000", "--figure", "growth.svg"),
     "limit": ("--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8"),
+    "hunt": ("where_sqrt_grad", "--seconds", "1"),
     "lint": ("healthy", "--most", "3"),
     "peers": (
         "--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8", "--serial-runs", "2",

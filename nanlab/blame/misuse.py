@@ -107,7 +107,7 @@ def _check_function(function: Any, verb: str) -> None:
     for is_kind, kind in kinds.items():
         if is_kind(plain):
             raise TypeError(
-                f"{_name(function)} is {kind}, which computes nothing when it is called: pass a "
+                f"{name_of(function)} is {kind}, which computes nothing when it is called: pass a "
                 f"function that returns arrays{_called()}"
             )
 
@@ -117,8 +117,8 @@ def _check_arguments(
 ) -> None:
     if any(map(inspect.isgenerator, (*args, *kwargs.values()))):
         raise TypeError(
-            f"an argument of {_name(function)} is a generator, which can be read only once: pass a "
-            f"list{_called()}"
+            f"an argument of {name_of(function)} is a generator, which can be read only once: "
+            f"pass a list{_called()}"
         )
     if _jax.holds_tracer((args, dict(kwargs))):
         raise TypeError(_inside("an argument", verb))
@@ -132,7 +132,7 @@ def _check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(
-            f"{_name(function)}{signature} cannot be called with these arguments: {error}. "
+            f"{name_of(function)}{signature} cannot be called with these arguments: {error}. "
             f"nanlab.{verb} takes them after the function, as in {verb}(f, x, y){_called()}"
         ) from None
 
@@ -159,25 +159,25 @@ def _sentence(error: Exception, function: Any) -> str:
     """Return why a function cannot be traced; "" if the error says it itself."""
     for kind, reason in _UNTRACEABLE.items():
         if isinstance(error, kind):
-            return f"{_name(function)} cannot be traced: {_at(error)}{reason}"
+            return f"{name_of(function)} cannot be traced: {_at(error)}{reason}"
     text = str(error)
     if isinstance(error, OverflowError) and "Python int" in text:
         return (
-            f"{_name(function)} gets a Python int that no integer type of JAX holds ({text}): pass "
-            f"it as a float{_called()}"
+            f"{name_of(function)} gets a Python int that no integer type of JAX holds ({text}): "
+            f"pass it as a float{_called()}"
         )
     if isinstance(error, TypeError) and "converted to a scalar index" in text:
         reason = _UNTRACEABLE[jax.errors.TracerIntegerConversionError]
-        return f"{_name(function)} cannot be traced: {_at(error)}{reason}"
+        return f"{name_of(function)} cannot be traced: {_at(error)}{reason}"
     if text.startswith("Non-hashable static arguments"):
         return (
-            f"a static argument of {_name(function)} cannot be hashed, as it is a list, a dict or "
-            f"an array: pass a tuple, or do not make it static{_called()}"
+            f"a static argument of {name_of(function)} cannot be hashed, as it is a list, a dict "
+            f"or an array: pass a tuple, or do not make it static{_called()}"
         )
     if "not a valid JAX type" in text and "returned a value of type" in text:
         kind = text.partition("<class '")[2].partition("'")[0]
         return (
-            f"{_name(function)} returns {_a(kind)}, which is no array: return arrays, or lists, "
+            f"{name_of(function)} returns {_a(kind)}, which is no array: return arrays, or lists, "
             f"tuples and dicts of arrays{_called()}"
         )
     return ""
@@ -211,7 +211,8 @@ def _called() -> str:
     return ""
 
 
-def _name(function: Any) -> str:
+def name_of(function: Any) -> str:
+    """Return the name of a function, for sentences."""
     plain = inspect.unwrap(function)
     name = str(getattr(plain, "__qualname__", None) or type(plain).__name__)
     return "the lambda" if name.endswith("<lambda>") else name.rpartition("<locals>.")[2]

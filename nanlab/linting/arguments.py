@@ -61,36 +61,52 @@ def assumptions_of(
             range. All problems are reported at once.
     """
     problems: list[str] = []
-    ranges = {key: _range(key, given, problems) for key, given in (assume or {}).items()}
-    fitting = {key: [name for name in names if _fits(key, name)] for key in ranges}
-    for key, found in fitting.items():
-        if not found:
-            near = difflib.get_close_matches(key, [*names, *map(_head, names)], n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names[:8])}"
-            problems.append(f"assume[{key!r}]: no argument has this name; {hint}")
+    ranges = ranges_of("assume", assume or {}, names, problems)
     assumptions: list[Assumption | None] = []
     for name, array in zip(names, arrays, strict=True):
-        keys = [key for key in ranges if _fits(key, name)]
-        if not _is_number(array):
+        keys = [key for key in ranges if fits(key, name)]
+        if not is_number(array):
             assumptions.append(None)
         elif not keys:
-            lo, hi = _from_example(name, np.asarray(array))
+            lo, hi = range_of_example(name, np.asarray(array))
             assumptions.append(Assumption(name=name, lo=lo, hi=hi, source="example"))
         else:
             key = max(keys, key=len)
             lo, hi = ranges[key]
-            _compare(name, np.asarray(array), lo, hi, problems)
+            compare(name, np.asarray(array), lo, hi, problems)
             assumptions.append(Assumption(name=name, lo=lo, hi=hi, source="assume"))
     if problems:
         raise ValueError("\n  ".join(["nanlab.lint: the assumptions do not fit", *problems]))
     return assumptions
 
 
-def _is_number(array: Any) -> bool:
+def ranges_of(
+    parameter: str, given: Mapping[Any, Any], names: Sequence[str], problems: list[str]
+) -> dict[str, tuple[float, float]]:
+    """Return the ranges that a mapping gives by name, and add what is wrong with them."""
+    for key in given:
+        unknown_name(f"{parameter}[{key!r}]", key, names, problems)
+    named = {key: x for key, x in given.items() if isinstance(key, str)}
+    return {key: _range(f"{parameter}[{key!r}]", x, problems) for key, x in named.items()}
+
+
+def unknown_name(where: str, key: Any, names: Sequence[str], problems: list[str]) -> None:
+    """Add a problem if no argument has this name or lies below it."""
+    if not isinstance(key, str):
+        problems.append(f"{where}: must be the name of an argument, as {names[:1]}")
+    elif not any(fits(key, name) for name in names):
+        near = difflib.get_close_matches(key, [*names, *map(_head, names)], n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names[:8])}"
+        problems.append(f"{where}: no argument has this name; {hint}")
+
+
+def is_number(array: Any) -> bool:
+    """Return whether an array holds real numbers, and neither keys nor booleans."""
     return not _jax.is_key(array) and (is_float(array.dtype) or array.dtype.kind in "iu")
 
 
-def _fits(key: str, name: str) -> bool:
+def fits(key: str, name: str) -> bool:
+    """Return whether a name is that of an argument, or of a part of it, that `key` names."""
     return name == key or (name.startswith(key) and name[len(key)] in ".[")
 
 
@@ -98,19 +114,20 @@ def _head(name: str) -> str:
     return name.partition("[")[0].partition(".")[0]
 
 
-def _range(key: str, given: Any, problems: list[str]) -> tuple[float, float]:
+def _range(where: str, given: Any, problems: list[str]) -> tuple[float, float]:
     try:
         lo, hi = given if isinstance(given, Sequence) else (-abs(given), abs(given))
         lo, hi = float(lo), float(hi)
     except (TypeError, ValueError):
-        problems.append(f"assume[{key!r}] = {given!r}: must be a number or a pair (least, most)")
+        problems.append(f"{where} = {given!r}: must be a number or a pair (least, most)")
         return 0.0, 0.0
     if not lo <= hi or np.isinf(lo) or np.isinf(hi):
-        problems.append(f"assume[{key!r}] = {given!r}: must be finite, the least number first")
+        problems.append(f"{where} = {given!r}: must be finite, the least number first")
     return lo, hi
 
 
-def _compare(name: str, array: np.ndarray, lo: float, hi: float, problems: list[str]) -> None:
+def compare(name: str, array: np.ndarray, lo: float, hi: float, problems: list[str]) -> None:
+    """Add a problem if an example lies outside of its range."""
     numbers = array.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     if finite.size and not (lo <= finite.min() and finite.max() <= hi):
@@ -120,7 +137,7 @@ def _compare(name: str, array: np.ndarray, lo: float, hi: float, problems: list[
         )
 
 
-def _from_example(name: str, array: np.ndarray) -> tuple[float, float]:
+def range_of_example(name: str, array: np.ndarray) -> tuple[float, float]:
     """Return a range that contains the example with room around it."""
     numbers = array.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]

@@ -186,15 +186,3 @@ class Pool:
             copy = copies.pop()
             if copy.base is not None and sys.getrefcount(copy) <= 2:  # the name, and the argument
                 self._free.setdefault((copy.shape, copy.dtype), []).append(copy)
-
-
-def for_disk(leaf: Any) -> tuple[np.ndarray[Any, Any], str]:
-    """Return a leaf as an array that .npz holds without pickle, and the name of its type."""
-    if is_array(leaf) and is_key(leaf):
-        return on_host(leaf), f"key<{jax.random.key_impl(leaf)}>"
-    if not isinstance(leaf, np.ndarray | np.generic) and not is_array(leaf):
-        return np.asarray(repr(leaf)), "text"
-    array = on_host(leaf)
-    if array.dtype.kind in "fciub":
-        return array, str(array.dtype)
-    return array.view(f"u{array.dtype.itemsize}"), str(array.dtype)

@@ -95,7 +95,7 @@ def _flush(path: Path) -> None:
 
 
 def _write(finding: Detection, folder: Path) -> None:
-    from nanlab.recorder.arrays import for_disk
+    from nanlab.blame.explain.reproducer import for_disk
 
     stored = [for_disk(leaf) for leaf in finding.leaves]
     arrays = {f"a{i}": array for i, (array, _) in enumerate(stored)}

@@ -132,6 +132,21 @@ def _storable(array: np.ndarray) -> np.ndarray:
     return array.view(np.dtype(f"u{array.dtype.itemsize}"))
 
 
+def for_disk(leaf: Any) -> tuple[np.ndarray, str]:
+    """Return a leaf as an array that .npz holds without pickle, and the name of its type.
+
+    Of an array of several processes, it is this process's first shard.
+    """
+    if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
+        return np.asarray(repr(leaf)), "text"
+    kind = str(leaf.dtype)
+    if isinstance(leaf, jax.Array) and _jax.is_key(leaf):
+        kind, leaf = f"key<{jax.random.key_impl(leaf)}>", jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = leaf.addressable_shards[0].data
+    return _storable(np.asarray(leaf)), kind
+
+
 def _source(thing: Any) -> str | None:
     """Return a parameter as Python source; None if that is not possible."""
     if isinstance(thing, float) and not np.isfinite(thing):

@@ -10,7 +10,8 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,9 @@ from nanlab.blame.program.rule_lines import rules_located
 OUTPUT = "output"
 """Name of a function's return value."""
 
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -35,6 +39,8 @@ class Call:
         names: names of these arrays, such as "params['w']".
         numbers: Python numbers among the arguments, by name.
         outputs: names of the leaves of the result.
+        restored: builds the positional and keyword arguments, with other arrays in the place of
+            these; None if the call was not traced from arguments.
     """
 
     traced: Traced
@@ -42,6 +48,7 @@ class Call:
     names: list[str]
     numbers: dict[str, Any]
     outputs: list[str]
+    restored: Callable[[Sequence[Any]], Arguments] | None = None
 
     @property
     def closed(self) -> Any:
@@ -58,7 +65,7 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     Raises:
         ValueError: an argument was donated to an earlier call and deleted.
     """
-    pure, arguments, has_objects = _without_objects(function, tuple(args), dict(kwargs))
+    pure, arguments, merged = _without_objects(function, tuple(args), dict(kwargs))
     flat, tree = jax.tree_util.tree_flatten_with_path(arguments)
     name_of = _names_of_arguments(function)
     names = [name_of(path) for path, _ in flat]
@@ -85,6 +92,7 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         except Exception:
             raise error from None
     outputs = jax.tree_util.tree_flatten_with_path(traced.out_info)[0]
+    has_objects = merged is not None
     return Call(
         traced=traced,
         arrays=[leaves[i] for i in arrays],
@@ -95,7 +103,28 @@ def call_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
             if isinstance(leaf, float | complex)
         },
         outputs=[_output_name(path, name_of, has_objects=has_objects) for path, _ in outputs],
+        restored=_restorer([leaf for _, leaf in flat], leaves, tree, arrays, merged),
     )
+
+
+def _restorer(
+    originals: list[Any], leaves: list[Any], tree: Any, indices: list[int],
+    merged: Callable[[Any], Any] | None,
+) -> Callable[[Sequence[Any]], Arguments]:  # fmt: skip
+    """Return a function that builds the arguments from arrays in the place of these leaves."""
+
+    def restored(arrays: Sequence[Any]) -> Arguments:
+        filled = list(originals)
+        for index, array in zip(indices, arrays, strict=True):
+            original = originals[index]
+            if array is leaves[index]:
+                continue
+            is_numpy = isinstance(array, jax.Array) and _is_numpy_array(original)
+            filled[index] = np.asarray(array).astype(original.dtype) if is_numpy else array
+        arguments = jax.tree_util.tree_unflatten(tree, filled)
+        return arguments if merged is None else merged(arguments)
+
+    return restored
 
 
 def _trace(
@@ -162,11 +191,11 @@ def _key(entry: Any) -> Any:
 
 def _without_objects(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[[Any], Any], Any, bool]:
-    """Return a pure function of one pytree, that pytree, and whether it stands for NNX objects."""
+) -> tuple[Callable[[Any], Any], Any, Callable[[Any], Any] | None]:
+    """Return a pure function of one pytree, that pytree, and what makes NNX objects of it."""
     nnx: Any = sys.modules.get("flax.nnx")
     if nnx is None or not _contains_objects(nnx, (args, kwargs)):
-        return lambda tree: function(*tree[0], **tree[1]), (args, kwargs), False
+        return lambda tree: function(*tree[0], **tree[1]), (args, kwargs), None
     graph, state = nnx.split((args, kwargs))
 
     def pure(state: Any) -> Any:
@@ -175,7 +204,7 @@ def _without_objects(
         _, after = nnx.split((merged_args, merged_kwargs))
         return result, after
 
-    return pure, state, True
+    return pure, state, partial(nnx.merge, graph)
 
 
 def _contains_objects(nnx: Any, tree: Any) -> bool:

@@ -1,0 +1,1 @@
+"""The input that breaks it: a search from harmless inputs, shrunk and examined."""
