@@ -198,3 +198,17 @@ def donated_names(jitted: Any) -> tuple[Sequence[int], Sequence[str]] | None:
     if info is None:
         return None
     return tuple(info.donate_argnums or ()), tuple(info.donate_argnames or ())
+
+
+def static_names(jitted: Any) -> tuple[Sequence[int], Sequence[str]] | None:
+    """Return the static arguments of a jitted function, by index and by name.
+
+    None if that is unknown, or if the function has shardings of its own.
+    """
+    info = getattr(jitted, "_jit_info", None)
+    if info is None or not hasattr(jitted, "trace"):
+        return None
+    shardings = (*info.in_shardings_leaves, *info.out_shardings_leaves)
+    if any(isinstance(x, jax.sharding.Sharding) for x in shardings):
+        return None
+    return tuple(info.static_argnums or ()), tuple(info.static_argnames or ())

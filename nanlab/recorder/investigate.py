@@ -10,7 +10,6 @@ from jax.tree_util import tree_flatten_with_path
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
-from nanlab.recorder.bundle import save
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Detection, Fault
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
@@ -112,13 +111,8 @@ def _fault(
         step, function = made.step, made.watched.name
     else:
         step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
-    fault = Fault(Detection(step=step, call=number, function=function, notes=notes, **about))
-    if recording.options.folder is not None:
-        try:
-            fault.folder = save(fault.finding, recording.options.folder)
-        except OSError as error:
-            recording.say(f"the fault could not be saved in {recording.options.folder}: {error}")
-    return fault
+    finding = Detection(step=step, call=number, function=function, notes=notes, **about)
+    return recording.saved(Fault(finding))
 
 
 def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:

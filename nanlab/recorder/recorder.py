@@ -38,6 +38,8 @@ class Recorder:
             before it; or a function of the fault that returns one of these. A fault that is found
             after the last call is raised in any case.
         strict: whether any output that is not finite is a fault, not only state.
+        long_scan: number of iterations from which a scan that is most of a call runs in chunks, so
+            that the iteration at fault is known; 0 for never.
 
     Attributes:
         events: metrics that were not finite while the state was.
@@ -72,8 +74,14 @@ class Recorder:
         on_host: bool = False,
         on_fault: Policy | Callable[[Fault], Policy | None] = "raise",
         strict: bool = False,
+        long_scan: int = 256,
     ) -> None:
-        for name, number, least in (("every", every, 1), ("lag", lag, 0), ("history", history, 1)):
+        for name, number, least in (
+            ("every", every, 1),
+            ("lag", lag, 0),
+            ("history", history, 1),
+            ("long_scan", long_scan, 0),
+        ):
             if number < least:
                 raise ValueError(f"{name} = {number}: must be {least} or more")
         if not callable(on_fault) and on_fault not in POLICIES:
@@ -89,6 +97,7 @@ class Recorder:
             on_host=on_host,
             on_fault=on_fault,
             strict=strict,
+            long_scan=long_scan,
         )
         self.recording = Recording(options)
         _flush_at_exit(self.recording)

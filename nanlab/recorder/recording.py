@@ -13,12 +13,14 @@ from typing import Any, Literal, TypeAlias
 import jax
 
 from nanlab.recorder.arrays import is_array
+from nanlab.recorder.bundle import save
 from nanlab.recorder.detect import InHand, Logged, SmallOutputs, state_is_bad, verify
 from nanlab.recorder.fault import Fault
 from nanlab.recorder.investigate import investigate
 from nanlab.recorder.plan import flatten
 from nanlab.recorder.policies import repaired_leaves
 from nanlab.recorder.replay import CannotRepair, arguments_of
+from nanlab.recorder.scan_calls import call_in_chunks
 from nanlab.recorder.tape import LostArgument, Tape
 from nanlab.recorder.watched import WatchedFunction
 
@@ -40,6 +42,7 @@ class RecorderOptions:
     on_host: bool
     on_fault: Policy | Callable[[Fault], Policy | None]
     strict: bool
+    long_scan: int
 
 
 class Recording:
@@ -82,6 +85,10 @@ class Recording:
     def call(self, watched: WatchedFunction, args: Any, kwargs: Any) -> Any:
         """Make a call of a watched function and record it."""
         __tracebackhide__ = True
+        if watched.scans is not None:
+            done = call_in_chunks(self, watched, args, kwargs)
+            if done is not None:
+                return done[0]
         with self._lock:
             leaves, tree = flatten((args, kwargs))
             number = self.tape.number
@@ -174,13 +181,8 @@ class Recording:
             if fault is None:
                 self._pass_over(logged)
                 return
-            policy = (
-                self.options.on_fault(fault)
-                if callable(self.options.on_fault)
-                else self.options.on_fault
-            )
-            self.faults.append(fault)
-            if policy not in ("skip", "rollback"):
+            policy = self.policy_on(fault)
+            if policy == "raise":
                 raise fault
             if call is None:
                 is_empty = isinstance(fault.state, tuple) and not fault.state
@@ -195,6 +197,22 @@ class Recording:
             raise
         finally:
             self.is_idle = False
+
+    def policy_on(self, fault: Fault) -> Policy:
+        """Remember a fault, and return what the user wants to happen."""
+        chosen = self.options.on_fault
+        policy = chosen(fault) if callable(chosen) else chosen
+        self.faults.append(fault)
+        return policy if policy in ("skip", "rollback") else "raise"
+
+    def saved(self, fault: Fault) -> Fault:
+        """Write a fault's bundle, and return the fault."""
+        if self.options.folder is not None:
+            try:
+                fault.folder = save(fault.finding, self.options.folder)
+            except OSError as error:
+                self.say(f"the fault could not be saved in {self.options.folder}: {error}")
+        return fault
 
     def _pass_over(self, logged: Logged | None) -> None:
         """The state is good after all."""

@@ -18,6 +18,7 @@ from nanlab.backend.jaxpr import trace_state_clean
 from nanlab.recorder.arrays import is_array, is_metric
 from nanlab.recorder.frameworks import Outer, UserCall, inner_attribute
 from nanlab.recorder.plan import CallPlan, Outputs
+from nanlab.recorder.scan_calls import ScanCalls
 from nanlab.recorder.tape import Check
 
 if TYPE_CHECKING:
@@ -67,11 +68,15 @@ class WatchedFunction:
         metrics: indices of the outputs that are read after each call.
         state: index of an output that is state -> where it is fed: (function, structure, leaf).
         own: index of an output -> the leaf of the same function that it is fed back to.
+        scans: runs calls that are one long scan in chunks; None if the function has no such calls.
+        whole: why the last call did not run in chunks; "" if it did.
     """
 
     def __init__(self, recording: Recording, jitted: Any, name: str, source: Any = None) -> None:
         self.recording, self.jitted, self.name, self.source = recording, jitted, name, source
         self.calls = 0
+        self.scans: ScanCalls | None = ScanCalls(jitted, recording.options)
+        self.whole = "it has not been called yet"
         self.layouts: dict[Any, CallLayout] = {}
         self._plans: dict[Any, list[CallPlan]] = {}
         self._masks: dict[Any, list[bool]] = {}
