@@ -15,6 +15,8 @@ import nanlab
 from nanlab.recorder import scan_calls
 from nanlab.recorder.bundle import read_bundle
 
+pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+
 W = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 # What the planted fault divides by; zero at one iteration.
 AT = 37

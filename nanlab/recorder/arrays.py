@@ -19,6 +19,8 @@ SMALL = 64
 """Outputs of at most this many elements are read after the call: losses, norms, counters."""
 _ALIGNMENT = 64  # XLA on a CPU reads memory aligned to this in place, and copies any other
 
+_PAGES = 1 << 12  # bytes from which the memory of an array is better used again
+
 VALUE, NUMPY, ARRAY = 0, 1, 2
 
 
@@ -166,9 +168,11 @@ class Pool:
     def __init__(self) -> None:
         self._free: dict[Any, list[np.ndarray[Any, Any]]] = {}
 
-    def copy(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return a copy that JAX reads where it lies, and that nobody else writes to."""
-        if x.dtype.hasobject or not x.nbytes:
+    def copy(
+        self, x: np.ndarray[Any, Any], lent: list[np.ndarray[Any, Any]]
+    ) -> np.ndarray[Any, Any]:
+        """Return a copy that nobody else writes to; one to give back is added to the list."""
+        if x.nbytes < _PAGES or x.dtype.hasobject:
             return x.copy()
         free = self._free.get((x.shape, x.dtype))
         if free:
@@ -178,13 +182,14 @@ class Pool:
             start = -raw.ctypes.data % _ALIGNMENT
             copy = raw[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
         np.copyto(copy, x)
+        lent.append(copy)
         return copy
 
     def give_back(self, copies: list[np.ndarray[Any, Any]]) -> None:
         """Take copies back, the list is emptied; one that JAX or the user still has is let go."""
         while copies:
             copy = copies.pop()
-            if copy.base is not None and sys.getrefcount(copy) <= 2:  # the name, and the argument
+            if sys.getrefcount(copy) <= 2:  # the name, and the argument
                 self._free.setdefault((copy.shape, copy.dtype), []).append(copy)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nanlab.recorder.recording import RecorderOptions, Recording
     from nanlab.recorder.watched import WatchedFunction
 
+FIRST_EVERY = 64
+"""Calls or iterations between two copies of the state, before it is known what they cost."""
 _MOST_CHUNKS = 64
 _SHARE = 0.8
 """Share of a program's work that its scan has to do: a step with a loop in it is no training."""
@@ -96,7 +98,8 @@ class ScanCalls:
             paths = tree_flatten_with_path(traced.args_info)[0]
             names = [argument_name(path) for path, _ in paths]
         call = TracedCall(program, names, jax.tree.structure(traced.out_info))
-        every = max(2, self._options.every, -(-split.length // _MOST_CHUNKS))
+        every = FIRST_EVERY if self._options.every == "auto" else self._options.every
+        every = max(2, every, -(-split.length // _MOST_CHUNKS))
         return ScanChunks(call, split, every, self._options.strict, self._options.history)
 
     def run(self, chunks: ScanChunks, leaves: Sequence[Any]) -> Any:

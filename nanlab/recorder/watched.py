@@ -79,6 +79,7 @@ class WatchedFunction:
         self.whole = "it has not been called yet"
         self.layouts: dict[Any, CallLayout] = {}
         self._plans: dict[Any, list[CallPlan]] = {}
+        self._latest: CallPlan | None = None  # it most often fits the next call, too
         self._masks: dict[Any, list[bool]] = {}
         self.forget()
         functools.update_wrapper(self, jitted, updated=())
@@ -108,6 +109,7 @@ class WatchedFunction:
         self.own: dict[int, int] = {}
         self.layouts.clear()
         self._plans.clear()
+        self._latest = None
 
     # Plans.
 
@@ -116,10 +118,16 @@ class WatchedFunction:
     ) -> tuple[CallPlan | None, tuple[int, ...] | None]:
         """Return the plan that these arguments follow, and the numbers of the outputs they are."""
         functions = self.recording.tape.functions
+        latest = self._latest
+        if latest is not None and latest.version == version and latest.tree == tree:
+            bases = latest.bases(leaves)
+            if bases is not None and not latest.overlooks(leaves, functions):
+                return latest, bases
         for plan in self._plans.get(tree, ()):
             if plan.version == version:
                 bases = plan.bases(leaves)
                 if bases is not None and not plan.overlooks(leaves, functions):
+                    self._latest = plan
                     return plan, bases
         return None, None
 
