@@ -1,7 +1,5 @@
 """A training in one call, run in chunks: its bits, and its first faulty iteration."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,8 +224,10 @@ def test_a_function_whose_calls_are_short_is_a_step_and_is_recorded_as_one(monke
     with pytest.raises(nanlab.Fault) as raised:
         chunked(w, AT, 74)
         chunked.recording.flush()
-    assert raised.value.iteration is None and raised.value.step == 4
-    assert raised.value.verdict.origin.iterations[0] == AT
+    fault = raised.value
+    assert (fault.step, fault.iteration) == (4, AT)
+    assert fault.verdict.origin.iterations[0] == AT
+    assert [bits(x) for x in fault.arguments[0]] == [bits(x) for x in (w, AT, 74)]
 
 
 def test_long_scan_says_from_which_length_on():
@@ -359,11 +359,6 @@ def test_a_policy_training_in_one_call_computes_the_same_bits_and_learns():
     assert rewards[-20:].mean() > rewards[:20].mean()
 
 
-@functools.cache
-def watched_policy():
-    return nanlab.Recorder().watch(POLICY)
-
-
 CASES = [(seed, int(np.random.default_rng(seed).integers(0, N_UPDATES))) for seed in range(20)]
 
 
@@ -371,7 +366,7 @@ CASES = [(seed, int(np.random.default_rng(seed).integers(0, N_UPDATES))) for see
 @pytest.mark.parametrize(("seed", "at"), CASES)
 def test_the_faulty_update_of_a_policy_training_is_named(seed, at):
     with pytest.raises(nanlab.Fault) as raised:
-        watched_policy()(jax.random.key(seed), at)
+        nanlab.Recorder().watch(POLICY)(jax.random.key(seed), at)
     fault = raised.value
     assert fault.iteration == at and fault.exact and not fault.notes
     culprit = fault.verdict.culprit

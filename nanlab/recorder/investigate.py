@@ -10,6 +10,7 @@ from jax.tree_util import tree_flatten_with_path
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
+from nanlab.recorder.bad_iteration import BadIteration
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Detection, Fault
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
@@ -107,7 +108,11 @@ def _fault(
                 f"{made.watched.name} calls back into Python (io_callback): the replay called it "
                 "again, and may have received something else"
             )
-        about["verdict"] = _verdict(made, leaves, notes)
+        bad = _bad_iteration(made, leaves)
+        if bad is None:
+            about["verdict"] = _verdict(made, leaves, notes)
+        else:
+            about |= {"verdict": bad.verdict, "iteration": bad.iteration, "length": bad.length}
         step, function = made.step, made.watched.name
     else:
         step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
@@ -131,6 +136,19 @@ def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:
         "names": [argument_name(path) for path, _ in named],
         "leaves": [x for _, x in named],
     }
+
+
+def _bad_iteration(entry: TapeEntry, leaves: list[Any]) -> BadIteration | None:
+    """Return the faulty iteration of a call that is one long scan."""
+    if entry.watched.scans is None:
+        return None
+    args, kwargs = entry.plan.tree.unflatten(leaves)
+    try:
+        found = entry.watched.scans.run(args, kwargs)
+    except LookupError:
+        return None
+    is_found = isinstance(found, BadIteration) and found.verdict is not None
+    return found if is_found and found.iteration >= 0 else None
 
 
 def _verdict(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> Verdict | None:

@@ -92,7 +92,7 @@ class Recording:
     def call(self, watched: WatchedFunction, args: Any, kwargs: Any) -> Any:
         """Make a call of a watched function and record it."""
         __tracebackhide__ = True
-        if watched.scans is not None:
+        if watched.scans is not None and not watched.scans.are_steps:
             done = call_in_chunks(self, watched, args, kwargs)
             if done is not None:
                 return done[0]

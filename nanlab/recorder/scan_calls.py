@@ -7,7 +7,6 @@ looks. So its scan runs in chunks from the host; `scan_chunks` does that for one
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -34,8 +33,8 @@ FIRST_EVERY = 64
 _MOST_CHUNKS = 64
 _SHARE = 0.8
 """Share of a program's work that its scan has to do: a step with a loop in it is no training."""
-STEP_S = 0.1
-"""A call that takes less, in seconds, is a step of a training: chunks would cost too much there."""
+STEP_S = 1.0
+"""A call that takes less, in seconds, is a step of a training: nothing may wait for it."""
 
 
 class ScanCalls:
@@ -44,22 +43,23 @@ class ScanCalls:
     Args:
         jitted: the function.
         options: the recorder's.
+
+    Attributes:
+        are_steps: whether they take so little time that they go on the tape.
     """
 
     def __init__(self, jitted: Any, options: RecorderOptions) -> None:
-        self._jitted, self._options = jitted, options
+        self._jitted, self._options, self.are_steps = jitted, options, False
         # JAX has one jaxpr for all calls of the same types.
         self._of: dict[int, tuple[Any, ScanChunks]] = {}
-        self._runs, self._are_short = 0, False
+        self._timed: set[int] = set()  # programs that have been compiled
 
-    def of(self, args: Any, kwargs: Any) -> tuple[ScanChunks, list[Any]]:
+    def _chunks_of(self, args: Any, kwargs: Any) -> tuple[ScanChunks, list[Any]]:
         """Return the chunks of a call and its leaves.
 
         Raises:
             LookupError: it has to run as a whole.
         """
-        if self._are_short:
-            raise LookupError(f"its calls take less than {STEP_S} s")
         if not self._options.long_scan:
             raise LookupError("long_scan = 0")
         names = static_names(self._jitted)
@@ -102,13 +102,26 @@ class ScanCalls:
         every = max(2, every, -(-split.length // _MOST_CHUNKS))
         return ScanChunks(call, split, every, self._options.strict, self._options.history)
 
-    def run(self, chunks: ScanChunks, leaves: Sequence[Any]) -> Any:
-        """Return the result of a call, or its `BadIteration`."""
-        begin = time.perf_counter()
-        result = chunks.run(leaves)
-        self._runs += 1
-        if self._runs == 2 and time.perf_counter() - begin < STEP_S:  # the first one compiles
-            self._are_short = True
+    def run(self, args: Any, kwargs: Any) -> Any:
+        """Return the result of a call, or its `BadIteration`.
+
+        Raises:
+            LookupError: it has to run as a whole.
+        """
+        is_timed = False
+        try:
+            chunks, leaves = self._chunks_of(args, kwargs)
+            is_timed = id(chunks) in self._timed
+            begin = time.perf_counter()
+            result = chunks.run(leaves)
+        except Exception as error:
+            if is_timed or isinstance(error, LookupError):
+                raise
+            # The call itself says what is wrong with it; if nothing is, it runs as a whole.
+            raise LookupError(f"{type(error).__name__}: {error}") from None
+        if not isinstance(result, BadIteration):
+            self.are_steps = is_timed and time.perf_counter() - begin < STEP_S
+            self._timed.add(id(chunks))
         return result
 
 
@@ -140,15 +153,11 @@ def call_in_chunks(
     scans = watched.scans
     assert scans is not None
     try:
-        chunks, leaves = scans.of(args, kwargs)
+        result = scans.run(args, kwargs)
     except LookupError as reason:
         watched.scans, watched.whole = None, str(reason)
         return None
-    except Exception as error:  # the call itself says what is wrong with it
-        watched.scans, watched.whole = None, f"{type(error).__name__}: {error}"
-        return None
-    watched.whole = ""
-    result = scans.run(chunks, leaves)
+    watched.whole = f"its calls take less than {STEP_S} s" if scans.are_steps else ""
     if isinstance(result, BadIteration):
         fault = _fault(recording, watched, result)
         raise fault
