@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from nanlab.backend.finiteness import FINITE, array_code, code_of
 from nanlab.backend.jaxpr import is_key
@@ -48,7 +49,8 @@ def is_inexact(leaf: Any) -> bool:
 
 def is_metric(leaf: Any) -> bool:
     """Return whether an output is small enough to be read after each call."""
-    return is_inexact(leaf) and leaf.size <= SMALL and leaf.is_fully_addressable
+    is_readable = is_inexact(leaf) and leaf.size <= SMALL
+    return is_readable and (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
 def is_ready(leaf: Any) -> bool:
@@ -144,6 +146,16 @@ def on_host(array: Any) -> np.ndarray[Any, Any]:
     if is_array(array) and not array.is_fully_addressable:
         return np.asarray(array.addressable_shards[0].data)
     return np.asarray(array)
+
+
+def gathered(leaf: Any) -> Any:
+    """Return an array that spans processes as one of this process alone; each has to call this."""
+    if not is_array(leaf) or leaf.is_fully_addressable:
+        return leaf
+    if is_key(leaf):
+        data = gathered(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jnp.asarray(process_allgather(leaf, tiled=True))
 
 
 def is_bad(value: np.ndarray[Any, Any]) -> bool:

@@ -10,6 +10,7 @@ from jax.tree_util import tree_flatten_with_path
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
+from nanlab.recorder.arrays import gathered
 from nanlab.recorder.bad_iteration import BadIteration
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Detection, Fault
@@ -154,6 +155,7 @@ def _bad_iteration(entry: TapeEntry, leaves: list[Any]) -> BadIteration | None:
 def _verdict(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> Verdict | None:
     """Return what is wrong with a call, of the user's own function where that is another."""
     watched, tree = entry.watched, entry.plan.tree
+    leaves = [gathered(leaf) for leaf in leaves]
     attempts: list[Any] = []
     rebuild = watched.layouts[tree].user_call
     if rebuild is not None:
