@@ -124,3 +124,46 @@ MODELS = {
 }
 LARGE = functools.partial(network, model=Attention(width=600, depth=7))
 """A transformer of some 30 million parameters."""
+
+
+class Gated(nn.Module):
+    """A transformer with a causal mask of -inf, and a gate whose inf a division hides at first."""
+
+    @nn.compact
+    def __call__(self, rows: Any, level: Any) -> Any:
+        x = nn.Dense(16, name="embed")(rows[..., None])
+        mask = jnp.where(jnp.tri(rows.shape[-1], dtype=bool), 0.0, -jnp.inf)
+        q, k, v = (nn.Dense(16, name=name)(x) for name in ("query", "key", "value"))
+        x = x + nn.softmax(q @ k.swapaxes(-1, -2) + mask) @ v
+        gate = 1 / (1 + jnp.exp(-level))  # <-- hidden
+        return nn.Dense(1, name="out")(x.mean(-2)) + jax.lax.stop_gradient(
+            gate * jnp.exp(-level - 6)  # zero times an inf, six steps later
+        )
+
+
+def gated(watch: Any) -> Training:
+    """The level of the gate falls by 1 in each step, from -60 on."""
+    model, optimizer = Gated(), optax.adam(1e-3)
+    params = model.init(jax.random.key(0), features(FIRST), jnp.float32(0))["params"]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, batch):
+        params, inner, level = state
+
+        def loss_of(params):
+            out = model.apply({"params": params}, features(batch), level)
+            return jnp.mean((out[:, 0] - batch) ** 2)
+
+        loss, gradients = jax.value_and_grad(loss_of)(params)
+        updates, inner = optimizer.update(gradients, inner, params)
+        norm = optax.tree.norm(gradients)
+        state = optax.apply_updates(params, updates), inner, level - 1
+        return state, {"loss": loss, "norm": norm}
+
+    step, states = watch(step), [(params, optimizer.init(params), jnp.float32(-60))]
+
+    def advance(batch):
+        states[0], metrics = step(states[0], batch)
+        return metrics["loss"]
+
+    return Training(advance, lambda: states[0])

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import recorded
@@ -78,20 +79,67 @@ def test_a_large_transformer():
     check(LARGE, 11, nanlab.Recorder(every=4))
 
 
-@pytest.mark.parametrize("takes", [1e-5, 1e-3, 1.0])
+@pytest.mark.parametrize("takes", [1e-6, 1e-4, 1e-3, 1.0])
 def test_the_state_is_copied_as_often_as_it_is_cheap(monkeypatch, takes):
-    """Here a call takes as long as the test's clock says."""
-    clock = iter(np.arange(10_000) * 1.0)
     recorder = nanlab.Recorder()
     recording = recorder.recording
-    monkeypatch.setattr("nanlab.recorder.recording.time.perf_counter", lambda: next(clock) * takes)
-    training = recorded.TRAININGS["donated"](recorder.watch)
-    for batch in batches(140):
-        recording._turned = recording._turned and (recording.tape.number - 1, recording._turned[1])
-        training.advance(batch)
-    # 9 leaves of some 20 microseconds each, at half a percent of a call
-    expected = min(1024, max(16, 9 * 20e-6 / (0.005 * takes)))
-    assert recording._every == pytest.approx(expected, rel=0.3)
+    step, w = (
+        recorder.watch(jax.jit(lambda w, x: jax.tree.map(lambda w: w - x, w))),
+        [jnp.ones(3)] * 20,
+    )
+    for _ in range(5):
+        w = step(w, np.float32(1))
+    copied = len(recording.tape.epoch.cells)
+    monkeypatch.setattr("time.perf_counter", lambda: 100.0)
+    recording._turned = recording.tape.number - 5, 100 - 5 * takes
+    recording._adapt()
+    # 20 microseconds a leaf, at half a percent of the calls' time
+    assert recording._every == min(1024, max(16, round(copied * 20e-6 / (0.005 * takes))))
+    assert nanlab.Recorder(every=64).recording._every == 64
+
+
+@pytest.mark.slow
+def test_the_run_up_says_since_when_an_inf_was_inside_that_no_output_showed():
+    """exp(x) overflows above 88.72: at level -89, of step 29, and the NaN comes six steps later."""
+    recorder = nanlab.Recorder(every=20, observe=True)
+    with pytest.raises(nanlab.Fault) as caught, recorder:
+        trained(recorded_models.gated, batches(60), recorder.watch)
+    fault = caught.value
+    assert fault.step == 35
+    hidden = 1 + next(
+        i
+        for i, line in enumerate(inspect.getsource(recorded_models).splitlines())
+        if line.endswith("# <-- hidden")
+    )
+    (note,) = fault.notes
+    assert note.startswith("an inf or a NaN was inside since step 29, 6 steps before: exp at ")
+    assert f"recorded_models.py:{hidden} (Gated)" in note
+    rows = {row["step"]: row for row in fault.run_up}
+    assert list(rows) == list(range(20, 36))
+    logged = {row["step"]: row["[1]['norm']"] for row in fault.history}
+    for step, row in rows.items():
+        # exp(level) is by far the largest value; the mask of -inf is always there.
+        exponent = (60 + step) / np.log(10)
+        if step < 29:
+            assert row["inside"] == pytest.approx(38.531839 - exponent, abs=1e-3)
+            assert f":{hidden} " in row["at"]
+        else:
+            assert row["inside"] == -np.inf
+        if step < 35:
+            assert row["gradient norm"] == pytest.approx(logged[step], rel=1e-3)
+    # An independent look at one layer, in the first of these steps.
+    training = trained(recorded_models.gated, batches(20))
+    (batch,) = list(batches(21))[20:]
+    params, _, level = training.state()
+    _, seen = recorded_models.Gated().apply(
+        {"params": params},
+        recorded_models.features(batch),
+        level,
+        capture_intermediates=True,
+    )
+    (query,) = seen["intermediates"]["query"]["__call__"]
+    shown = rows[20]["layers"]["Gated/query"]
+    assert shown == pytest.approx(max(np.abs(query).max(), shown if shown > 1 else 0), rel=1e-5)
 
 
 TWO_PROCESSES = """

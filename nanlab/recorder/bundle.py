@@ -134,6 +134,8 @@ def _plain(value: Any) -> Any:
     """Return a number as JSON has it; an inf or a NaN as text."""
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value.ravel().tolist()]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, bool | int | str):
         return value
     if isinstance(value, complex):

@@ -69,7 +69,10 @@ class Fault(FloatingPointError):
             "function", and the outputs by name.
         run_up: the arguments of up to 17 calls, from the last copy of the state on: "headroom"
             (decades from the largest magnitude to the type's maximum), "leaf" (the argument with
-            the least), "norm" (of the state).
+            the least), "norm" (of the state). With `Recorder(observe=True)` also "inside" (the
+            headroom of all values that the call computes, without those that are never finite),
+            "at" (the operation with the least), "gradient norm", and "layers" (the largest
+            magnitude in the forward pass of each).
         exact: whether the replay's metrics are the logged ones to the bit; None if there are none.
         compared: number of metrics that were compared.
         detected: number of calls that had been made when the fault was found.

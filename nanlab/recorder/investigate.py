@@ -10,10 +10,12 @@ from jax.tree_util import tree_flatten_with_path
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
+from nanlab.blame.site import Site
 from nanlab.recorder.arrays import gathered
 from nanlab.recorder.bad_iteration import BadIteration
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Detection, Fault
+from nanlab.recorder.inside import Inside
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
 from nanlab.recorder.run_up import RunUp, argument_name
 from nanlab.recorder.tape import Epoch, LostArgument, TapeEntry
@@ -94,10 +96,13 @@ def _fault(
     if number is None:
         number = epochs[0].first if epochs else recording.tape.number - 1
     call: Any = None
-    run_up = RunUp(number - _RUN_UP)
+    run_up, inside = RunUp(number - _RUN_UP), None
+    if recording.options.observe and (entry or logged) is not None:
+        inside = Inside((entry or logged).watched, number - _RUN_UP)
     try:
-        call = arguments_of(epochs, number, run_up.measure)
-        about["run_up"] = run_up.rows()
+        call = arguments_of(epochs, number, partial(_observed, run_up, inside, notes))
+        rows = {} if inside is None else inside.rows()
+        about["run_up"] = [row | rows.get(row["call"], {}) for row in run_up.rows()]
     except (LookupError, LostArgument) as error:
         notes.append(str(error))
     if call is not None:
@@ -114,11 +119,29 @@ def _fault(
             about["verdict"] = _verdict(made, leaves, notes)
         else:
             about |= {"verdict": bad.verdict, "iteration": bad.iteration, "length": bad.length}
+        began = "" if inside is None else inside.began(_origin_of(about["verdict"]))
+        notes += [began] if began else []
         step, function = made.step, made.watched.name
     else:
         step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
     finding = Detection(step=step, call=number, function=function, notes=notes, **about)
     return recording.saved(Fault(finding))
+
+
+def _observed(
+    run_up: RunUp, inside: Inside | None, notes: list[str], entry: TapeEntry, leaves: list[Any]
+) -> None:
+    """Measure a call of the replay."""
+    run_up.measure(entry, leaves)
+    if inside is not None:
+        try:
+            inside.measure(entry, leaves)
+        except LookupError as reason:
+            notes += [] if str(reason) in notes else [str(reason)]
+
+
+def _origin_of(verdict: Verdict | None) -> Site | None:
+    return None if verdict is None else verdict.origin or verdict.culprit
 
 
 def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:

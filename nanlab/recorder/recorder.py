@@ -42,6 +42,8 @@ class Recorder:
         strict: whether any output that is not finite is a fault, not only state.
         long_scan: number of iterations from which a scan that is most of a call runs in chunks, so
             that the iteration at fault is known; 0 for never.
+        observe: whether a fault's run-up also says what was inside the last calls: activations by
+            layer, the gradient's norm, since when an inf was there. It is computed after the fault.
 
     Attributes:
         events: metrics that were not finite while the state was.
@@ -77,6 +79,7 @@ class Recorder:
         on_fault: Policy | Callable[[Fault], Policy | None] = "raise",
         strict: bool = False,
         long_scan: int = 256,
+        observe: bool = False,
     ) -> None:
         if isinstance(every, str) and every != "auto":
             raise ValueError(f'every = {every!r}: must be a number of calls or "auto"')
@@ -102,6 +105,7 @@ class Recorder:
             on_fault=on_fault,
             strict=strict,
             long_scan=long_scan,
+            observe=observe,
         )
         self.recording = Recording(options)
         _flush_at_exit(self.recording)

@@ -48,6 +48,7 @@ class RecorderOptions:
     on_fault: Policy | Callable[[Fault], Policy | None]
     strict: bool
     long_scan: int
+    observe: bool
 
 
 class Recording:

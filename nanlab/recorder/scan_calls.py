@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from nanlab.backend.dispatch import static_names
+from nanlab.backend.dispatch import traced_leaves
 from nanlab.backend.jaxpr import open_equation, split_constants
 from nanlab.blame.program.program import flatten_closed, work_of
 from nanlab.blame.program.scan_split import ScanSplit
@@ -62,12 +62,9 @@ class ScanCalls:
         """
         if not self._options.long_scan:
             raise LookupError("long_scan = 0")
-        names = static_names(self._jitted)
-        if names is None:
+        leaves = traced_leaves(self._jitted, args, kwargs)
+        if leaves is None:
             raise LookupError("it is no plain function of jax.jit, or has shardings of its own")
-        indices, words = names
-        own = [x for i, x in enumerate(args) if not {i, i - len(args)} & set(indices)]
-        leaves = jax.tree.leaves((own, {k: v for k, v in kwargs.items() if k not in words}))
         if any(is_array(x) and len(x.sharding.device_set) > 1 for x in leaves):
             raise LookupError("its arguments lie on several devices")
         traced = self._jitted.trace(*args, **kwargs)
