@@ -114,11 +114,7 @@ def _fault(
                 f"{made.watched.name} calls back into Python (io_callback): the replay called it "
                 "again, and may have received something else"
             )
-        bad = _bad_iteration(made, leaves)
-        if bad is None:
-            about["verdict"] = _verdict(made, leaves, notes)
-        else:
-            about |= {"verdict": bad.verdict, "iteration": bad.iteration, "length": bad.length}
+        about |= _examined(made, leaves, notes)
         began = "" if inside is None else inside.began(_origin_of(about["verdict"]))
         notes += [began] if began else []
         step, function = made.step, made.watched.name
@@ -160,6 +156,14 @@ def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:
         "names": [argument_name(path) for path, _ in named],
         "leaves": [x for _, x in named],
     }
+
+
+def _examined(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> dict[str, Any]:
+    """Return the verdict on a call, and the faulty iteration if it is one long scan."""
+    bad = _bad_iteration(entry, leaves)
+    if bad is None:
+        return {"verdict": _verdict(entry, leaves, notes)}
+    return {"verdict": bad.verdict, "iteration": bad.iteration, "length": bad.length}
 
 
 def _bad_iteration(entry: TapeEntry, leaves: list[Any]) -> BadIteration | None:
