@@ -60,7 +60,7 @@ def check(build, at, recorder):
 def test_a_fault_at_a_random_step_is_named_with_the_exact_state(name, seed):
     rng = np.random.default_rng([seed, *name.encode()])
     every = "auto" if seed == 0 else int(rng.integers(1, 40))
-    check(MODELS[name], int(rng.integers(0, 70)), nanlab.Recorder(every=every))
+    check(MODELS[name], int(rng.integers(10, 70)), nanlab.Recorder(every=every))
 
 
 @pytest.mark.slow
