@@ -135,7 +135,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value.ravel().tolist()]
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        items: dict[str, Any] = value
+        return {name: _plain(item) for name, item in items.items()}
     if isinstance(value, bool | int | str):
         return value
     if isinstance(value, complex):

@@ -66,10 +66,7 @@ class Inside:
     def rows(self) -> dict[int, dict[str, Any]]:
         """Return for each call what `Fault.run_up` says of its inside, by the call's number."""
         regular = self._regular()
-        return {
-            call.entry.number: call.program.row(*map(np.asarray, call.sizes), regular)
-            for call in self._calls
-        }
+        return {call.entry.number: call.program.row(call.sizes, regular) for call in self._calls}
 
     def _regular(self) -> set[int]:
         """Return the values that are not finite in the first call, such as masks: these are meant.
@@ -117,7 +114,7 @@ class MeasuringProgram:
         measured = [(e, v) for e in order for v in e.results if values[v].can_be_bad]
         self._values = [v for _, v in measured]
         self.equations = [e for e, _ in measured]
-        self._order = order
+        self._order, self._dtypes = order, list[Any]()
         # Gradients: what the backward pass computes and others take.
         backward = {v for e in order if phases[e.index] == Phase.BACKWARD for v in e.results}
         taken = {v for e in order if phases[e.index] != Phase.BACKWARD for v in e.operands}
@@ -145,10 +142,9 @@ class MeasuringProgram:
         largest = magnitudes([x if x.size else jnp.zeros(1, x.dtype) for x in measured])[0]
         return largest, magnitudes([measured[i] for i in self._gradients])[1]
 
-    def row(
-        self, largest: np.ndarray[Any, Any], norms: np.ndarray[Any, Any], regular: set[int]
-    ) -> dict[str, Any]:
+    def row(self, sizes: Any, regular: set[int]) -> dict[str, Any]:
         """Return what `Fault.run_up` says of a call's inside."""
+        largest, norms = (np.asarray(x) for x in sizes)
         headroom = headroom_of(largest, self._dtypes)
         usual = np.array([i not in regular for i in range(len(largest))], bool)
         layers = {

@@ -97,8 +97,8 @@ def _fault(
         number = epochs[0].first if epochs else recording.tape.number - 1
     call: Any = None
     run_up, inside = RunUp(number - _RUN_UP), None
-    if recording.options.observe and (entry or logged) is not None:
-        inside = Inside((entry or logged).watched, number - _RUN_UP)
+    if recording.options.observe and (seen := entry or logged) is not None:
+        inside = Inside(seen.watched, number - _RUN_UP)
     try:
         call = arguments_of(epochs, number, partial(_observed, run_up, inside, notes))
         rows = {} if inside is None else inside.rows()

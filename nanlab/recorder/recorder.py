@@ -81,7 +81,8 @@ class Recorder:
         long_scan: int = 256,
         observe: bool = False,
     ) -> None:
-        if isinstance(every, str) and every != "auto":
+        chosen: Any = every
+        if isinstance(chosen, str) and chosen != "auto":
             raise ValueError(f'every = {every!r}: must be a number of calls or "auto"')
         for name, number, least in (
             ("every", FIRST_EVERY if every == "auto" else every, 1),
