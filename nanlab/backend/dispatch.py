@@ -12,7 +12,7 @@ in JAX 0.10 and 0.12; ahead-of-time compiled programs alone go another way (`jax
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -198,3 +198,19 @@ def donated_names(jitted: Any) -> tuple[Sequence[int], Sequence[str]] | None:
     if info is None:
         return None
     return tuple(info.donate_argnums or ()), tuple(info.donate_argnames or ())
+
+
+def traced_leaves(jitted: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any] | None:
+    """Return the leaves of a call that a jitted function traces, in the order of its jaxpr.
+
+    None if that is unknown, or if the function has shardings of its own.
+    """
+    info = getattr(jitted, "_jit_info", None)
+    if info is None or not hasattr(jitted, "trace"):
+        return None
+    shardings = (*info.in_shardings_leaves, *info.out_shardings_leaves)
+    if any(isinstance(x, jax.sharding.Sharding) for x in shardings):
+        return None
+    indices, names = info.static_argnums or (), info.static_argnames or ()
+    own = [x for i, x in enumerate(args) if not {i, i - len(args)} & set(indices)]
+    return jax.tree.leaves((own, {k: v for k, v in kwargs.items() if k not in names}))

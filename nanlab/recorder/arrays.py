@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from nanlab.backend.finiteness import FINITE, array_code, code_of
 from nanlab.backend.jaxpr import is_key
@@ -18,6 +19,8 @@ from nanlab.backend.jaxpr import is_key
 SMALL = 64
 """Outputs of at most this many elements are read after the call: losses, norms, counters."""
 _ALIGNMENT = 64  # XLA on a CPU reads memory aligned to this in place, and copies any other
+
+_PAGES = 1 << 12  # bytes from which the memory of an array is better used again
 
 VALUE, NUMPY, ARRAY = 0, 1, 2
 
@@ -46,7 +49,8 @@ def is_inexact(leaf: Any) -> bool:
 
 def is_metric(leaf: Any) -> bool:
     """Return whether an output is small enough to be read after each call."""
-    return is_inexact(leaf) and leaf.size <= SMALL and leaf.is_fully_addressable
+    is_readable = is_inexact(leaf) and leaf.size <= SMALL
+    return is_readable and (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
 def is_ready(leaf: Any) -> bool:
@@ -144,6 +148,16 @@ def on_host(array: Any) -> np.ndarray[Any, Any]:
     return np.asarray(array)
 
 
+def gathered(leaf: Any) -> Any:
+    """Return an array that spans processes as one of this process alone; each has to call this."""
+    if not is_array(leaf) or leaf.is_fully_addressable:
+        return leaf
+    if is_key(leaf):
+        data = gathered(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jnp.asarray(process_allgather(leaf, tiled=True))
+
+
 def is_bad(value: np.ndarray[Any, Any]) -> bool:
     """Return whether numbers on the host hold an inf or a NaN."""
     if value.size == 1 and value.dtype.kind == "f":
@@ -166,9 +180,11 @@ class Pool:
     def __init__(self) -> None:
         self._free: dict[Any, list[np.ndarray[Any, Any]]] = {}
 
-    def copy(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return a copy that JAX reads where it lies, and that nobody else writes to."""
-        if x.dtype.hasobject or not x.nbytes:
+    def copy(
+        self, x: np.ndarray[Any, Any], lent: list[np.ndarray[Any, Any]]
+    ) -> np.ndarray[Any, Any]:
+        """Return a copy that nobody else writes to; one to give back is added to the list."""
+        if x.nbytes < _PAGES or x.dtype.hasobject:
             return x.copy()
         free = self._free.get((x.shape, x.dtype))
         if free:
@@ -178,11 +194,12 @@ class Pool:
             start = -raw.ctypes.data % _ALIGNMENT
             copy = raw[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
         np.copyto(copy, x)
+        lent.append(copy)
         return copy
 
     def give_back(self, copies: list[np.ndarray[Any, Any]]) -> None:
         """Take copies back, the list is emptied; one that JAX or the user still has is let go."""
         while copies:
             copy = copies.pop()
-            if copy.base is not None and sys.getrefcount(copy) <= 2:  # the name, and the argument
+            if sys.getrefcount(copy) <= 2:  # the name, and the argument
                 self._free.setdefault((copy.shape, copy.dtype), []).append(copy)

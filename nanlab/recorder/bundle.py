@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanlab.recorder.fault import headline
+
 if TYPE_CHECKING:
     from nanlab.recorder.fault import Detection
 
@@ -35,8 +37,8 @@ class Bundle:
 
     Attributes:
         folder: where it is.
-        about: `fault.json`: "step", "call", "function", "names", "types", "history", "run_up",
-            "exact", "compared", "notes", "versions", "verdict".
+        about: `fault.json`: "step", "iteration", "length", "call", "function", "names", "types",
+            "history", "run_up", "exact", "compared", "notes", "versions", "verdict".
         arguments: the arguments of the faulty call by name. Types that NumPy lacks (bfloat16) are
             raw integers; "types" has their names. What is no array is its text.
         verdict: the verdict as text; empty without one.
@@ -49,7 +51,8 @@ class Bundle:
 
     def __str__(self) -> str:
         about = self.about
-        lines = [f"Step {about['step']} of {about['function']} is not finite ({self.folder})."]
+        place = about.get("iteration"), about.get("length", 0)
+        lines = [f"{headline(about['step'], about['function'], *place)} ({self.folder})."]
         if about["exact"]:
             lines.append(f"Replayed exactly: {about['compared']} logged values agree to the bit.")
         lines += [f"Note: {note}" for note in about["notes"]]
@@ -107,6 +110,8 @@ def _write(finding: Detection, folder: Path) -> None:
         "step": finding.step,
         "call": finding.call,
         "function": finding.function,
+        "iteration": finding.iteration,
+        "length": finding.length,
         "detected": finding.detected,
         "exact": finding.exact,
         "compared": finding.compared,
@@ -129,6 +134,9 @@ def _plain(value: Any) -> Any:
     """Return a number as JSON has it; an inf or a NaN as text."""
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value.ravel().tolist()]
+    if isinstance(value, dict):
+        items: dict[str, Any] = value
+        return {name: _plain(item) for name, item in items.items()}
     if isinstance(value, bool | int | str):
         return value
     if isinstance(value, complex):
@@ -192,6 +200,8 @@ def _history_lines(history: list[dict[str, Any]], call: int, count: int = 5) -> 
     """Return the last rows of the history up to the faulty call, a line each."""
     lines = []
     for row in [row for row in history if row["call"] <= call][-count:]:
-        values = [f"{k} = {v}" for k, v in row.items() if k not in ("call", "step", "function")]
-        lines.append(f"  step {row['step']} of {row['function']}: {', '.join(values)}")
+        about = ("call", "step", "function", "iteration")
+        values = [f"{k} = {v}" for k, v in row.items() if k not in about]
+        place = f"iteration {row['iteration']}" if "iteration" in row else f"step {row['step']}"
+        lines.append(f"  {place} of {row['function']}: {', '.join(values)}")
     return ["Up to it:", *lines] if lines else []

@@ -103,12 +103,12 @@ class SmallOutputs:
         return [i for i, x in logged.values if muted.get(i, 0) < _CHECKS_BEFORE_MUTED and is_bad(x)]
 
     def _value_of(self, entry: TapeEntry, indices: list[int], arrays: list[Any]) -> Logged:
-        gone = {i for i, x in zip(indices, arrays, strict=True) if x.is_deleted()}
-        if gone:  # small, but state: a bias that was fed back and donated
-            entry.watched.metrics = [i for i in entry.watched.metrics if i not in gone]
-        values = [
-            (i, np.asarray(x)) for i, x in zip(indices, arrays, strict=True) if not x.is_deleted()
-        ]
+        values: list[tuple[int, np.ndarray[Any, Any]]] = []
+        for i, x in zip(indices, arrays, strict=True):
+            if x.is_deleted():  # small, but state: a bias that was fed back and donated
+                entry.watched.metrics = [j for j in entry.watched.metrics if j != i]
+            else:
+                values.append((i, np.asarray(x)))
         return Logged(entry.number, entry.step, entry.watched, values)
 
     def pass_over(self, logged: Logged) -> None:

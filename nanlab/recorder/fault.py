@@ -31,6 +31,8 @@ class Detection:
         exact: whether these agree to the bit; None if there were none.
         verdict: what `nanlab.pinpoint` finds in that call; None if it cannot look into it.
         notes: what else has to be known.
+        iteration: number of the faulty iteration of a call that is one long scan.
+        length: number of its iterations.
     """
 
     step: int
@@ -48,6 +50,8 @@ class Detection:
     exact: bool | None = None
     verdict: Verdict | None = None
     notes: Sequence[str] = ()
+    iteration: int | None = None
+    length: int = 0
 
 
 class Fault(FloatingPointError):
@@ -65,12 +69,18 @@ class Fault(FloatingPointError):
             "function", and the outputs by name.
         run_up: the arguments of up to 17 calls, from the last copy of the state on: "headroom"
             (decades from the largest magnitude to the type's maximum), "leaf" (the argument with
-            the least), "norm" (of the state).
+            the least), "norm" (of the state). With `Recorder(observe=True)` also "inside" (the
+            headroom of all values that the call computes, without those that are never finite),
+            "at" (the operation with the least), "gradient norm", and "layers" (the largest
+            magnitude in the forward pass of each).
         exact: whether the replay's metrics are the logged ones to the bit; None if there are none.
         compared: number of metrics that were compared.
         detected: number of calls that had been made when the fault was found.
         notes: what else has to be known.
         folder: the bundle on disk; None if there is none.
+        iteration: number of the faulty iteration, from 0, of a call that is one long scan; -1 for
+            what precedes the scan; None for other calls. `state` is then the leaves of the carry
+            before it, `batch` the arrays that all iterations read and the slices that it reads.
     """
 
     def __init__(self, finding: Detection) -> None:
@@ -83,6 +93,7 @@ class Fault(FloatingPointError):
         self.run_up = finding.run_up
         self.exact, self.compared = finding.exact, finding.compared
         self.detected, self.notes = finding.detected, list(finding.notes)
+        self.iteration = finding.iteration
         super().__init__(self.headline)
 
     folder: Path | None
@@ -90,7 +101,8 @@ class Fault(FloatingPointError):
     @property
     def headline(self) -> str:
         """The sentence that says where the fault is."""
-        return f"Step {self.step} of {self.function} is not finite."
+        about = self.finding
+        return headline(self.step, self.function, about.iteration, about.length) + "."
 
     def __str__(self) -> str:
         return "\n".join([*self.lines(), "" if self.verdict is None else str(self.verdict)]).strip()
@@ -104,6 +116,15 @@ class Fault(FloatingPointError):
         if self.folder is not None:
             lines.append(f"Saved in {self.folder}: python -m nanlab.replay {self.folder}")
         return lines
+
+
+def headline(step: int, function: str, iteration: int | None, length: int) -> str:
+    """Return the sentence that says where a fault is, without its full stop."""
+    place = f"Step {step} of {function}"
+    if iteration is not None:
+        part = f"Iteration {iteration} of {length}" if iteration >= 0 else "What precedes the scan"
+        place = f"{part} in {place[0].lower()}{place[1:]}"
+    return f"{place} is not finite"
 
 
 def _one(arguments: list[Any]) -> Any:

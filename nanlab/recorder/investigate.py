@@ -10,9 +10,12 @@ from jax.tree_util import tree_flatten_with_path
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint
-from nanlab.recorder.bundle import save
+from nanlab.blame.site import Site
+from nanlab.recorder.arrays import gathered
+from nanlab.recorder.bad_iteration import BadIteration
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Detection, Fault
+from nanlab.recorder.inside import Inside
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
 from nanlab.recorder.run_up import RunUp, argument_name
 from nanlab.recorder.tape import Epoch, LostArgument, TapeEntry
@@ -93,10 +96,13 @@ def _fault(
     if number is None:
         number = epochs[0].first if epochs else recording.tape.number - 1
     call: Any = None
-    run_up = RunUp(number - _RUN_UP)
+    run_up, inside = RunUp(number - _RUN_UP), None
+    if recording.options.observe and (seen := entry or logged) is not None:
+        inside = Inside(seen.watched, number - _RUN_UP)
     try:
-        call = arguments_of(epochs, number, run_up.measure)
-        about["run_up"] = run_up.rows()
+        call = arguments_of(epochs, number, partial(_observed, run_up, inside, notes))
+        rows = {} if inside is None else inside.rows()
+        about["run_up"] = [row | rows.get(row["call"], {}) for row in run_up.rows()]
     except (LookupError, LostArgument) as error:
         notes.append(str(error))
     if call is not None:
@@ -108,17 +114,30 @@ def _fault(
                 f"{made.watched.name} calls back into Python (io_callback): the replay called it "
                 "again, and may have received something else"
             )
-        about["verdict"] = _verdict(made, leaves, notes)
+        about |= _examined(made, leaves, notes)
+        began = "" if inside is None else inside.began(_origin_of(about["verdict"]))
+        notes += [began] if began else []
         step, function = made.step, made.watched.name
     else:
         step, function = (logged.step, logged.watched.name) if logged else (number, "the training")
-    fault = Fault(Detection(step=step, call=number, function=function, notes=notes, **about))
-    if recording.options.folder is not None:
+    finding = Detection(step=step, call=number, function=function, notes=notes, **about)
+    return recording.saved(Fault(finding))
+
+
+def _observed(
+    run_up: RunUp, inside: Inside | None, notes: list[str], entry: TapeEntry, leaves: list[Any]
+) -> None:
+    """Measure a call of the replay."""
+    run_up.measure(entry, leaves)
+    if inside is not None:
         try:
-            fault.folder = save(fault.finding, recording.options.folder)
-        except OSError as error:
-            recording.say(f"the fault could not be saved in {recording.options.folder}: {error}")
-    return fault
+            inside.measure(entry, leaves)
+        except LookupError as reason:
+            notes += [] if str(reason) in notes else [str(reason)]
+
+
+def _origin_of(verdict: Verdict | None) -> Site | None:
+    return None if verdict is None else verdict.origin or verdict.culprit
 
 
 def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:
@@ -139,9 +158,31 @@ def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:
     }
 
 
+def _examined(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> dict[str, Any]:
+    """Return the verdict on a call, and the faulty iteration if it is one long scan."""
+    bad = _bad_iteration(entry, leaves)
+    if bad is None:
+        return {"verdict": _verdict(entry, leaves, notes)}
+    return {"verdict": bad.verdict, "iteration": bad.iteration, "length": bad.length}
+
+
+def _bad_iteration(entry: TapeEntry, leaves: list[Any]) -> BadIteration | None:
+    """Return the faulty iteration of a call that is one long scan."""
+    if entry.watched.scans is None:
+        return None
+    args, kwargs = entry.plan.tree.unflatten(leaves)
+    try:
+        found = entry.watched.scans.run(args, kwargs)
+    except LookupError:
+        return None
+    is_found = isinstance(found, BadIteration) and found.verdict is not None
+    return found if is_found and found.iteration >= 0 else None
+
+
 def _verdict(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> Verdict | None:
     """Return what is wrong with a call, of the user's own function where that is another."""
     watched, tree = entry.watched, entry.plan.tree
+    leaves = [gathered(leaf) for leaf in leaves]
     attempts: list[Any] = []
     rebuild = watched.layouts[tree].user_call
     if rebuild is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from nanlab.recorder.arrays import is_array
+from nanlab.recorder.arrays import ARRAY, KINDS, is_array
 
 if TYPE_CHECKING:
     from nanlab.recorder.watched import WatchedFunction
@@ -36,9 +36,7 @@ class Outputs:
 
     def has_any(self, ids: set[int]) -> bool:
         """Return whether an array with one of these ids is among the leaves."""
-        if self._ids is None:
-            self._ids = frozenset(map(id, self._leaves))
-        if self._ids.isdisjoint(ids):
+        if ids.isdisjoint(map(id, self._leaves) if self._ids is None else self._ids):
             return False
         # The id of a leaf that is gone may be another object's now.
         return any(id(x) in ids and is_array(x) for x in self.leaves)
@@ -96,23 +94,21 @@ class CallPlan:
     def bases(self, leaves: list[Any]) -> tuple[int, ...] | None:
         """Return the numbers of the outputs that feed these leaves; None if others do."""
         bases: list[int] = []
-        for producer, age, take, output in self.feeds:
-            if age >= len(producer.recent):
-                return None
-            outputs = producer.recent[age]
-            try:
+        try:
+            for producer, age, take, output in self.feeds:
+                outputs = producer.recent[age]
                 if not all(map(is_, take(leaves), output(outputs.leaves))):
                     return None
-            except IndexError:  # the function returned less than it did
-                return None
-            bases.append(outputs.base)
+                bases.append(outputs.base)
+        except IndexError:  # the function has been called less, or returned less than it did
+            return None
         return tuple(bases)
 
     def overlooks(self, leaves: list[Any], functions: Sequence[WatchedFunction]) -> bool:
         """Return whether a recent call returned one of the leaves that count as outside."""
-        if not self.outside:
+        ids = {id(x) for p in self.outside if KINDS[type(x := leaves[p])] == ARRAY}
+        if not ids:  # batches of NumPy
             return False
-        ids = {id(leaves[place]) for place in self.outside}
         return any(outputs.has_any(ids) for f in functions for outputs in f.recent)
 
     def older(self, bases: Sequence[int], base: int) -> list[int]:

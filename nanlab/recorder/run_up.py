@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,9 +44,10 @@ class RunUp:
         return [_row(*measured) for measured in self._measured]
 
 
-@jax.jit
-def _measure(xs: list[Any]) -> tuple[Any, Any]:
-    """Return each array's largest magnitude and the logarithm of its norm, base 10."""
+def magnitudes(xs: list[Any]) -> tuple[Any, Any]:
+    """Return the logarithms, base 10, of each array's largest magnitude and of its norm."""
+    if not xs:
+        return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32)
     largest = [largest_magnitude(x) for x in xs]
     norms = [
         # Scaled by the largest magnitude: the squares would overflow before the values do.
@@ -57,14 +59,21 @@ def _measure(xs: list[Any]) -> tuple[Any, Any]:
     )
 
 
+_measure = jax.jit(magnitudes)
+
+
+def headroom_of(largest: np.ndarray[Any, Any], dtypes: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """Return how many decades magnitudes are below their types' maxima; -inf for a NaN."""
+    limits = np.array([np.log10(float(jnp.finfo(measured_as(d)).max)) for d in dtypes])
+    return np.where(np.isnan(largest), -np.inf, limits - largest)
+
+
 def _row(
     entry: TapeEntry, places: list[int], dtypes: list[Any], results: list[Any]
 ) -> dict[str, Any]:
     largest = np.concatenate([np.asarray(part) for part, _ in results])
     norms = np.concatenate([np.asarray(part) for _, part in results]).astype(np.float64)
-    limits = np.array([np.log10(float(jnp.finfo(measured_as(d)).max)) for d in dtypes])
-    # NaN counts as no headroom at all.
-    headroom = np.where(np.isnan(largest), -np.inf, limits - largest)
+    headroom = headroom_of(largest, dtypes)
     least = int(np.argmin(headroom))
     tree = entry.plan.tree
     paths = tree_flatten_with_path(tree.unflatten(range(len(entry.plan.donated))))[0]

@@ -68,6 +68,9 @@ class TapeEntry(NamedTuple):
     n_outputs: int
 
 
+_entry = TapeEntry._make  # quicker than the class, which is called at each call
+
+
 class Check(NamedTuple):
     """The codes of arguments at an epoch's start: of a function, the leaves, what they hold."""
 
@@ -147,34 +150,35 @@ class Tape:
         if plan is None or bases is None:
             plan, bases = self._plan(watched, leaves, tree)
         epoch = self.epoch
-        older = ()
+        places = plan.outside
+        is_checked = plan.is_first
         for base in bases:
             if base < epoch.base:
-                older = plan.older(bases, epoch.base)
+                places, is_checked = [*places, *plan.older(bases, epoch.base)], True
                 break
-        stored, owned = self._store(leaves, plan, [*plan.outside, *older], epoch)
-        if older or plan.is_first:
+        stored, owned = self._store(leaves, plan, places, epoch)
+        if is_checked:
             self._check(watched, plan, leaves, stored, epoch)
         return Taken(epoch, plan, bases, stored, owned)
 
     def after(self, watched: WatchedFunction, taken: Taken, leaves: list[Any]) -> TapeEntry:
         """Record what the call returned."""
-        base, count = self.base, len(leaves)
-        entry = TapeEntry(
-            self.number, watched.calls, watched, taken.plan, taken.bases, taken.stored, base, count
-        )
-        taken.epoch.entries.append(entry)
+        base, number, step = self.base, self.number, watched.calls
+        epoch, plan, bases, stored, _ = taken
+        entry = _entry((number, step, watched, plan, bases, stored, base, len(leaves)))
+        epoch.entries.append(entry)
         recent = watched.recent
-        if len(recent) < (recent.maxlen or 1):
+        depth = recent.maxlen
+        if len(recent) != depth:
             self.version += 1  # plans that were made before may take its outputs for outside
-        if recent and recent.maxlen != 1:
+        if depth != 1 and recent:
             recent[0].loosen()
         recent.appendleft(Outputs(base, leaves))
-        if self.number == self._probed_to:
+        if number == self._probed_to:
             self._end_probe()
-        watched.calls += 1
-        self.base = base + count
-        self.number += 1
+        watched.calls = step + 1
+        self.base = base + len(leaves)
+        self.number = number + 1
         return entry
 
     def _plan(
@@ -231,14 +235,14 @@ class Tape:
         stored: dict[int, Any] = {}
         owned: list[int] = []
         going: list[Cell] = []
+        nbytes = plan.nbytes
         for place in places:
             x = leaves[place]
             kind = KINDS[type(x)]
             if kind == NUMPY:
                 # The step reads this copy: JAX may read an argument after the loader has gone on.
-                stored[place] = x = self.pool.copy(x)
-                epoch.copies.append(x)
-                epoch.nbytes += x.nbytes
+                stored[place] = x = self.pool.copy(x, epoch.copies)
+                nbytes += x.nbytes
                 owned.append(place)
             elif kind == ARRAY:
                 cell = epoch.cells.get(id(x))
@@ -249,7 +253,7 @@ class Tape:
                     going.append(cell)
             else:
                 stored[place] = x
-        epoch.nbytes += plan.nbytes
+        epoch.nbytes += nbytes
         if going:
             self._copy(going)
         return stored, owned

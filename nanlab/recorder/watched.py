@@ -18,6 +18,7 @@ from nanlab.backend.jaxpr import trace_state_clean
 from nanlab.recorder.arrays import is_array, is_metric
 from nanlab.recorder.frameworks import Outer, UserCall, inner_attribute
 from nanlab.recorder.plan import CallPlan, Outputs
+from nanlab.recorder.scan_calls import ScanCalls
 from nanlab.recorder.tape import Check
 
 if TYPE_CHECKING:
@@ -67,13 +68,18 @@ class WatchedFunction:
         metrics: indices of the outputs that are read after each call.
         state: index of an output that is state -> where it is fed: (function, structure, leaf).
         own: index of an output -> the leaf of the same function that it is fed back to.
+        scans: runs calls that are one long scan in chunks; None if the function has no such calls.
+        whole: why the last call did not run in chunks; "" if it did.
     """
 
     def __init__(self, recording: Recording, jitted: Any, name: str, source: Any = None) -> None:
         self.recording, self.jitted, self.name, self.source = recording, jitted, name, source
         self.calls = 0
+        self.scans: ScanCalls | None = ScanCalls(jitted, recording.options)
+        self.whole = "it has not been called yet"
         self.layouts: dict[Any, CallLayout] = {}
         self._plans: dict[Any, list[CallPlan]] = {}
+        self._latest: CallPlan | None = None  # it most often fits the next call, too
         self._masks: dict[Any, list[bool]] = {}
         self.forget()
         functools.update_wrapper(self, jitted, updated=())
@@ -103,6 +109,7 @@ class WatchedFunction:
         self.own: dict[int, int] = {}
         self.layouts.clear()
         self._plans.clear()
+        self._latest = None
 
     # Plans.
 
@@ -111,10 +118,16 @@ class WatchedFunction:
     ) -> tuple[CallPlan | None, tuple[int, ...] | None]:
         """Return the plan that these arguments follow, and the numbers of the outputs they are."""
         functions = self.recording.tape.functions
+        latest = self._latest
+        if latest is not None and latest.version == version and latest.tree == tree:
+            bases = latest.bases(leaves)
+            if bases is not None and not latest.overlooks(leaves, functions):
+                return latest, bases
         for plan in self._plans.get(tree, ()):
             if plan.version == version:
                 bases = plan.bases(leaves)
                 if bases is not None and not plan.overlooks(leaves, functions):
+                    self._latest = plan
                     return plan, bases
         return None, None
 
