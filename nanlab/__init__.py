@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
     from nanlab.blame.watch.log import log_verdict
+    from nanlab.curing.cure import cure
+    from nanlab.curing.report import Cure, Cures
     from nanlab.linting.lint import lint
     from nanlab.linting.report import Finding, Report
     from nanlab.problems.problem import Metrics, Problem
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "Fault", "Finding", "LoadError", "Metrics", "Problem", "Recorder", "Report", "Site", "Verdict",
-    "__version__", "lint", "load", "log_verdict", "pinpoint", "replay_run", "watch",
+    "Cure", "Cures", "Fault", "Finding", "LoadError", "Metrics", "Problem", "Recorder", "Report",
+    "Site", "Verdict", "__version__", "cure", "lint", "load", "log_verdict", "pinpoint",
+    "replay_run", "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
+    "Cure": "nanlab.curing.report",
+    "Cures": "nanlab.curing.report",
     "Fault": "nanlab.recorder.fault",
     "Finding": "nanlab.linting.report",
     "LoadError": "nanlab.results.load",
@@ -34,6 +39,7 @@ _HOME = {
     "Report": "nanlab.linting.report",
     "Site": "nanlab.blame.site",
     "Verdict": "nanlab.blame.explain.verdict",
+    "cure": "nanlab.curing.cure",
     "lint": "nanlab.linting.lint",
     "load": "nanlab.results.load",
     "log_verdict": "nanlab.blame.watch.log",

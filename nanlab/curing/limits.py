@@ -1,0 +1,188 @@
+"""A float64 program near a failing input -> what its outputs tend to, number by number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nanlab.backend import jaxpr as _jax
+from nanlab.curing.inputs import DIRECTIONS, STEPS, nearby
+
+Results = list[np.ndarray]
+LARGEST = 3e38
+"""What is larger in float64 would not be finite in float32."""
+
+
+def numbers(results: Sequence[Any]) -> Results:
+    """Return results as float64 arrays; keys and the like as empty ones."""
+    found: Results = []
+    for x in results:
+        if _jax.is_key(x):
+            found.append(np.zeros(0))
+        elif jnp.issubdtype(x.dtype, jnp.complexfloating):
+            array = np.asarray(x)
+            found.append(np.stack([array.real, array.imag]).astype(np.float64))
+        else:
+            found.append(np.asarray(x).astype(np.float64))
+    return found
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What one output tends to, number by number.
+
+    Attributes:
+        low, high: the smallest and the largest limit over the directions; NaN without one.
+        grown: how large it was at some distance where it grows without bound, with its sign; 0
+            where it does not.
+        exact: whether the number is that of float64 at the failing input itself.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    grown: np.ndarray
+    exact: np.ndarray
+
+
+class Limits:
+    """What the outputs tend to.
+
+    Args:
+        found: for each output, its limit; None if the program does not run in float64.
+    """
+
+    def __init__(self, found: Sequence[Limit] | None) -> None:
+        self._found = found
+
+    def compare(
+        self, results: Sequence[np.ndarray], failing: Sequence[np.ndarray], tolerance: float,
+        unchanged: float, floor: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Compare the outputs of a rewritten program with the limits.
+
+        Args:
+            results: the outputs.
+            failing: the outputs of the original.
+            tolerance: largest relative deviation from a limit.
+            unchanged: largest relative change of what was finite.
+            floor: size below which numbers count as this large.
+
+        Returns:
+            `limit`, `error` and `failure`, as `Checks` has them.
+        """
+        error, kinds = math.nan, set[str]()
+        for index, (new, old) in enumerate(zip(results, failing, strict=True)):
+            if not new.size:
+                continue
+            bad = ~np.isfinite(old)
+            if self._found is None:
+                close = _deviation(new, old, old, floor) <= unchanged
+                if not (close | bad).all():
+                    return {"failure": "finite outputs change"}
+                continue
+            limit = self._found[index]
+            away = _deviation(new, limit.low, limit.high, floor)
+            is_known = np.isfinite(limit.low)
+            same = _deviation(new, old, old, floor) <= 10 * unchanged
+            if (~bad & ~same & ~(is_known & (away <= tolerance))).any():
+                return {"failure": "finite outputs change"}
+            wrong = bad & is_known & ~(away <= tolerance)
+            follows = (np.sign(new) == np.sign(limit.grown)) & (
+                np.abs(new) >= 0.3 * np.abs(limit.grown)
+            )
+            is_grown = bad & (limit.grown != 0) & ~is_known
+            kind = "float64" if limit.exact[bad].any() else "limit"
+            if wrong.any():
+                return {"limit": kind, "failure": "another number than the limit"}
+            if (is_grown & ~follows).any():
+                return {"limit": "infinite limit", "failure": "small where the limit is infinite"}
+            if (bad & is_known).any():
+                kinds.add(kind)
+                error = float(np.fmax(error, away[bad & is_known].max()))
+            if is_grown.any():
+                kinds.add("infinite limit")
+        return {"limit": " and ".join(sorted(kinds)), "error": error}
+
+
+def _deviation(new: np.ndarray, low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
+    """Return how far numbers are outside an interval, relative to its size and the array's."""
+    with np.errstate(all="ignore"):
+        # Differences of a few roundings of 1 are none, as where a gradient cancels.
+        outside = np.maximum(np.maximum(low - new, new - high) - 4 * floor, 0)
+        size = np.maximum(np.abs(low), np.abs(high))
+        known = size[np.isfinite(size) & (size < LARGEST)]
+        scale = np.maximum(size, 0.1 * known.max(initial=0))
+        return outside / np.maximum(scale, floor)
+
+
+def limits_of(
+    reference: Callable[[Sequence[Any]], list[Any]] | None,
+    leaves: Sequence[Any],
+    n_constants: int,
+    failing: Sequence[np.ndarray],
+) -> Limits:
+    """Run a program in float64 at the failing input and near it."""
+    if reference is None:
+        return Limits(None)
+
+    def run(arrays: Sequence[Any]) -> list[np.ndarray]:
+        return numbers(reference(arrays))
+
+    here = run(leaves)
+    bad = [~np.isfinite(x) for x in failing]
+    if all((_is_known(x) | ~b).all() for x, b in zip(here, bad, strict=True)):
+        return Limits([_exact(x) for x in here])
+    rows = [
+        [run(nearby(leaves, d, step, n_constants)) for step in STEPS] for d in range(DIRECTIONS)
+    ]
+    return Limits(
+        [
+            _limit(x, np.array([[row[index] for row in direction] for direction in rows]))
+            for index, x in enumerate(here)
+        ]
+    )
+
+
+def _is_known(x: np.ndarray) -> np.ndarray:
+    return np.isfinite(x) & (np.abs(x) < LARGEST)
+
+
+def _exact(x: np.ndarray) -> Limit:
+    return Limit(x, x, np.zeros(x.shape), _is_known(x))
+
+
+def _limit(here: np.ndarray, near: np.ndarray) -> Limit:
+    """Return the limit of an output from its numbers by direction and step."""
+    with np.errstate(all="ignore"):
+        finite = _is_known(near).all(axis=1)
+        last, before, first = near[:, -1], near[:, -2], near[:, 0]
+        change, ratio = last - before, (last - before) / (before - near[:, -3])
+        size = np.maximum(np.abs(last), np.abs(before))
+        settles = finite & ((np.abs(ratio) <= 0.5) | (np.abs(change) <= 1e-3 * size))
+        grows = finite & ~settles & (np.diff(np.abs(near), axis=1) > 0).all(axis=1)
+        ratio = np.where(np.abs(ratio) <= 0.5, ratio, 0)
+        ends = last + change * ratio / (1 - ratio)  # as if the steps went on to shrink so
+        only_settles = settles.any(axis=0) & ~grows.any(axis=0)
+        low = np.where(settles, ends, np.inf).min(axis=0)
+        high = np.where(settles, ends, -np.inf).max(axis=0)
+        spread, further = high - low, np.where(settles, np.abs(change), 0).max(axis=0)
+        # Where the limit depends on the direction, any number between them, and some more, will do.
+        further += np.where(spread > 0.02 * np.maximum(np.abs(low), np.abs(high)), spread, 0)
+        low, high = (np.where(only_settles, x, np.nan) for x in (low - further, high + further))
+        signs = np.where(grows, np.sign(last), 0)
+        one_sign = np.abs(signs.sum(axis=0)) == grows.sum(axis=0)
+        sizes = np.where(np.sign(first) == np.sign(last), np.abs(first), 1e-30)
+        grown = np.where(grows, sizes, np.inf).min(axis=0)
+        is_grown = grows.any(axis=0) & ~settles.any(axis=0) & one_sign
+        grown = np.where(is_grown, grown * np.sign(signs.sum(axis=0)), 0.0)
+    exact = _is_known(here)
+    # Of an inf in float64 as well, only the sign is known: log(1 - sigmoid(200)) is -200.
+    is_large = ~np.isnan(here) & ~exact & (grown == 0)
+    grown = np.where(is_large, np.sign(here) * np.where(np.isinf(here), 1e-30, 1e3), grown)
+    return Limit(np.where(exact, here, low), np.where(exact, here, high),
+                 np.where(exact, 0.0, grown), exact)  # fmt: skip
