@@ -46,8 +46,6 @@ def cure(
     - what was not finite agrees with float64, or with the limit of nearby arguments, and what was
       finite stays the same: a rewrite whose outputs are finite and wrong is refused.
 
-    Where a check cannot be applied, the cure says so. The file is not written.
-
     Args:
         function: any function that JAX can trace, jitted or not.
         *args: its positional arguments, with which it fails.
@@ -57,7 +55,7 @@ def cure(
         **kwargs: its keyword arguments.
 
     Returns:
-        The cures, best first; empty if there are none, and `reason` says why. `print` them.
+        The cures, best first, with what was checked; empty if there are none, and `reason` says why.
 
     Raises:
         TypeError: it is not a function, or not one of these arguments.

@@ -88,6 +88,8 @@ def form_of(source: Source, node: ast.AST) -> Form | None:
     if is_infinity(node):
         assert isinstance(node, ast.expr)
         return Form(source, node, "infinity", (node,))
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        return Form(source, node, "index", (node.value, node.slice))
     if not isinstance(node, ast.Call) or any(isinstance(a, ast.Starred) for a in node.args):
         return None
     keywords = {word.arg: word.value for word in node.keywords if word.arg is not None}

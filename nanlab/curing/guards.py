@@ -136,6 +136,8 @@ def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
             yield guard
     yield from _of_norms(form)
     yield from _of_types(form, numbers)
+    if form.name == "index" and not isinstance(form.operands[1], ast.Slice | ast.Constant):
+        yield Guard("clip the index", f'$0.at[{form.raw(1)}].get(mode="clip")', 2)
     if form.name == "infinity":
         sign = "-" if form.raw(0).replace("float('", "").startswith("-") else ""
         big = numbers.big if numbers.tiny == "1e-4" else "1e9"
