@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nanlab.blame.watch.log import log_verdict
     from nanlab.curing.cure import cure
     from nanlab.curing.report import Cure, Cures
+    from nanlab.curing.training import TrainingCure, cure_training
     from nanlab.linting.lint import lint
     from nanlab.linting.report import Finding, Report
     from nanlab.problems.problem import Metrics, Problem
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cure", "Cures", "Fault", "Finding", "LoadError", "Metrics", "Problem", "Recorder", "Report",
-    "Site", "Verdict", "__version__", "cure", "lint", "load", "log_verdict", "pinpoint",
-    "replay_run", "watch",
+    "Site", "TrainingCure", "Verdict", "__version__", "cure", "cure_training", "lint", "load",
+    "log_verdict", "pinpoint", "replay_run", "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -38,8 +39,10 @@ _HOME = {
     "Recorder": "nanlab.recorder.recorder",
     "Report": "nanlab.linting.report",
     "Site": "nanlab.blame.site",
+    "TrainingCure": "nanlab.curing.training",
     "Verdict": "nanlab.blame.explain.verdict",
     "cure": "nanlab.curing.cure",
+    "cure_training": "nanlab.curing.training",
     "lint": "nanlab.linting.lint",
     "load": "nanlab.results.load",
     "log_verdict": "nanlab.blame.watch.log",

@@ -34,7 +34,7 @@ def cure(
     healthy: Sequence[tuple[Any, ...]] = (),
     seconds: float = 20.0,
     **kwargs: Any,
-) -> Cures:
+) -> Cures[Cure]:
     """Find rewrites of the user's lines that mend a call whose outputs are not finite.
 
     Rewrites are tried at the lines of the fault and of what feeds them. The rewritten source is
@@ -55,7 +55,7 @@ def cure(
         **kwargs: its keyword arguments.
 
     Returns:
-        The cures, best first, with what was checked; empty if there are none, and `reason` says why.
+        The cures, best first; empty if there are none, and `reason` says why.
 
     Raises:
         TypeError: it is not a function, or not one of these arguments.
@@ -130,7 +130,7 @@ class _Search:
         self._refused: dict[str, int] = {}
         self._n_tried = 0
 
-    def cures(self) -> Cures:
+    def cures(self) -> Cures[Cure]:
         """Return the cures."""
         verdict = pinpoint_call(self._call)
         if not verdict.fault:

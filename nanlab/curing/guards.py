@@ -48,6 +48,7 @@ _POSITIVE = (Guard("clip", "$f($jnp.maximum($0, $tiny)$rest)"),
 _INSIDE = (Guard("clip", f"$f($jnp.clip($0, {_OUTSIDE}))"),)
 _FINITE = Guard("finite operand", "$f($jnp.maximum($0, -$big)$rest)", 1)
 _WIDE = Guard("wider accumulation", "$f($0.astype($jnp.float32)$rest)", 1)
+_FINITE_RESULT = "$jnp.nan_to_num($f($0$rest), posinf=0.0, neginf=0.0)"
 _DISTINCT = "$0 + $jitter * $jnp.diag($jnp.arange($0.shape[-1], dtype=$0.dtype))"
 
 _JITTER = (Guard("jitter", "$f($0 + $jitter * $jnp.eye($0.shape[-1], dtype=$0.dtype)$rest)"),)
@@ -120,6 +121,8 @@ GUARDS: dict[str, Sequence[Guard]] = {
     "svd": (Guard("jitter", "$f($0 + $jitter * $jnp.eye(*$0.shape[-2:], dtype=$0.dtype) * "
                             "$jnp.arange($0.shape[-1], dtype=$0.dtype)$rest)"),),
     "take": (Guard("clip the index", '$f($0, $1, mode="clip"$rest2)'),),
+    "segment_max": (Guard("finite result", _FINITE_RESULT),),
+    "segment_min": (Guard("finite result", _FINITE_RESULT),),
     "where": (
         Guard("finite operand", "$jnp.nan_to_num($f($0$rest), posinf=$big, neginf=-$big)", 4),),
     "global_norm": (Guard("eps", "$jnp.sqrt($f($0) ** 2 + $small)"),),
@@ -136,7 +139,7 @@ def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
             yield guard
     yield from _of_norms(form)
     yield from _of_types(form, numbers)
-    if form.name == "index" and not isinstance(form.operands[1], ast.Slice | ast.Constant):
+    if form.name == "index" and any(isinstance(x, ast.Name) for x in ast.walk(form.operands[1])):
         yield Guard("clip the index", f'$0.at[{form.raw(1)}].get(mode="clip")', 2)
     if form.name == "infinity":
         sign = "-" if form.raw(0).replace("float('", "").startswith("-") else ""

@@ -14,8 +14,6 @@ from nanlab.backend import jaxpr as _jax
 from nanlab.curing.inputs import DIRECTIONS, STEPS, nearby
 
 Results = list[np.ndarray]
-LARGEST = 3e38
-"""What is larger in float64 would not be finite in float32."""
 
 
 def numbers(results: Sequence[Any]) -> Results:
@@ -115,7 +113,7 @@ def _deviation(new: np.ndarray, low: np.ndarray, high: np.ndarray, floor: float)
         # Differences of a few roundings of 1 are none, as where a gradient cancels.
         outside = np.maximum(np.maximum(low - new, new - high) - 4 * floor, 0)
         size = np.maximum(np.abs(low), np.abs(high))
-        known = size[np.isfinite(size) & (size < LARGEST)]
+        known = size[np.isfinite(size)]
         scale = np.maximum(size, 0.1 * known.max(initial=0))
         return outside / np.maximum(scale, floor)
 
@@ -125,8 +123,20 @@ def limits_of(
     leaves: Sequence[Any],
     n_constants: int,
     failing: Sequence[np.ndarray],
+    largest: Sequence[float],
 ) -> Limits:
-    """Run a program in float64 at the failing input and near it."""
+    """Run a program in float64 at the failing input and near it.
+
+    Args:
+        reference: the program; None if it does not run in float64.
+        leaves: its failing arguments.
+        n_constants: the number of constants among these.
+        failing: its outputs in its own types.
+        largest: the largest number of each output's type.
+
+    Returns:
+        What the outputs tend to.
+    """
     if reference is None:
         return Limits(None)
 
@@ -135,31 +145,31 @@ def limits_of(
 
     here = run(leaves)
     bad = [~np.isfinite(x) for x in failing]
-    if all((_is_known(x) | ~b).all() for x, b in zip(here, bad, strict=True)):
-        return Limits([_exact(x) for x in here])
+    if all((_is_known(x, top) | ~b).all() for x, b, top in zip(here, bad, largest, strict=True)):
+        return Limits([_exact(x, top) for x, top in zip(here, largest, strict=True)])
     rows = [
         [run(nearby(leaves, d, step, n_constants)) for step in STEPS] for d in range(DIRECTIONS)
     ]
     return Limits(
         [
-            _limit(x, np.array([[row[index] for row in direction] for direction in rows]))
-            for index, x in enumerate(here)
+            _limit(x, np.array([[row[index] for row in direction] for direction in rows]), top)
+            for index, (x, top) in enumerate(zip(here, largest, strict=True))
         ]
     )
 
 
-def _is_known(x: np.ndarray) -> np.ndarray:
-    return np.isfinite(x) & (np.abs(x) < LARGEST)
+def _is_known(x: np.ndarray, largest: float) -> np.ndarray:
+    return np.isfinite(x) & (np.abs(x) <= largest)
 
 
-def _exact(x: np.ndarray) -> Limit:
-    return Limit(x, x, np.zeros(x.shape), _is_known(x))
+def _exact(x: np.ndarray, largest: float) -> Limit:
+    return Limit(x, x, np.zeros(x.shape), _is_known(x, largest))
 
 
-def _limit(here: np.ndarray, near: np.ndarray) -> Limit:
+def _limit(here: np.ndarray, near: np.ndarray, largest: float) -> Limit:
     """Return the limit of an output from its numbers by direction and step."""
     with np.errstate(all="ignore"):
-        finite = _is_known(near).all(axis=1)
+        finite = _is_known(near, largest).all(axis=1)
         last, before, first = near[:, -1], near[:, -2], near[:, 0]
         change, ratio = last - before, (last - before) / (before - near[:, -3])
         size = np.maximum(np.abs(last), np.abs(before))
@@ -180,7 +190,7 @@ def _limit(here: np.ndarray, near: np.ndarray) -> Limit:
         grown = np.where(grows, sizes, np.inf).min(axis=0)
         is_grown = grows.any(axis=0) & ~settles.any(axis=0) & one_sign
         grown = np.where(is_grown, grown * np.sign(signs.sum(axis=0)), 0.0)
-    exact = _is_known(here)
+    exact = _is_known(here, largest)
     # Of an inf in float64 as well, only the sign is known: log(1 - sigmoid(200)) is -200.
     is_large = ~np.isnan(here) & ~exact & (grown == 0)
     grown = np.where(is_large, np.sign(here) * np.where(np.isinf(here), 1e-30, 1e3), grown)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.source_path import cell_of, displayed
@@ -81,11 +81,14 @@ class Cure:
         return f"Cure({self.kind}, {lines})"
 
     def __str__(self) -> str:
-        return f"{self.diff}{_indented(sentences_of(self))}\n"
+        return f"{self.kind}\n{self.diff}{_indented(sentences_of(self))}\n"
 
 
-class Cures(Sequence[Cure]):
-    """The cures of a call, best first. `print` them to read them.
+AnyCure = TypeVar("AnyCure")
+
+
+class Cures(Sequence[AnyCure]):
+    """The cures of a call or of a training, best first. `print` them to read them.
 
     Attributes:
         reason: why there is none; "" if there is one.
@@ -101,17 +104,17 @@ class Cures(Sequence[Cure]):
     """
 
     def __init__(
-        self, cures: Sequence[Cure], *, reason: str = "", verdict: Verdict | None = None,
+        self, cures: Sequence[AnyCure], *, reason: str = "", verdict: Verdict | None = None,
         n_tried: int = 0,
     ) -> None:  # fmt: skip
         self._cures = tuple(cures)
         self.reason, self.verdict, self.n_tried = reason, verdict, n_tried
 
     @overload
-    def __getitem__(self, index: int) -> Cure: ...
+    def __getitem__(self, index: int) -> AnyCure: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Cure]: ...
-    def __getitem__(self, index: int | slice) -> Cure | Sequence[Cure]:
+    def __getitem__(self, index: slice) -> Sequence[AnyCure]: ...
+    def __getitem__(self, index: int | slice) -> AnyCure | Sequence[AnyCure]:
         if not self._cures:
             raise IndexError(f"there is no cure. {self.reason}")
         return self._cures[index]
@@ -125,9 +128,8 @@ class Cures(Sequence[Cure]):
     def __str__(self) -> str:
         if not self:
             return self.reason
-        count = f"{len(self)} of {self.n_tried} rewrites that were tried mend it, best first."
-        return "\n".join([count, *(f"\n{number}. {cure.kind}\n{cure}"
-                                   for number, cure in enumerate(self, 1))])  # fmt: skip
+        count = f"{len(self)} of {self.n_tried} cures that were tried mend it, best first."
+        return "\n".join([count, *(f"\n{i}. {cure}" for i, cure in enumerate(self, 1))])
 
 
 def sentences_of(cure: Cure) -> list[str]:

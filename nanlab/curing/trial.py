@@ -89,6 +89,13 @@ class Traced:
         self.jaxpr, self.constants, _ = _jax.trace(function, *shapes)
         self.n_outputs = len(jaxpr.outvars)
 
+    @property
+    def largest(self) -> list[float]:
+        """The largest number of each output's type."""
+        types = [v.aval.dtype for v in self.jaxpr.outvars]
+        return [float(jnp.finfo(t).max) if jnp.issubdtype(t, jnp.inexact) else math.inf
+                for t in types]  # fmt: skip
+
     def _differentiated(self, run: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         floats = [i + self.n_constants for i in _differentiable(self._call)]
 
@@ -171,7 +178,9 @@ class Trial:
         if self._limits is None:
             base = self._base
             reference = compiled_reference(base.jaxpr, base.constants, base.leaves)
-            self._limits = limits_of(reference, base.leaves, base.n_constants, self.failing)
+            self._limits = limits_of(
+                reference, base.leaves, base.n_constants, self.failing, base.largest
+            )
         return self._limits
 
     def check(self, call: Call) -> Checks:

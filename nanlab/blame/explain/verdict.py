@@ -12,7 +12,7 @@ from nanlab.blame.vocabulary import Status
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from nanlab import Cures
+    from nanlab import Cure, Cures
     from nanlab.blame.diagnosis.contents import Contents
     from nanlab.blame.explain.reproducer import Evidence
 
@@ -110,7 +110,7 @@ class Verdict:
 
         return save_reproducer(self, Path(folder))
 
-    def cures(self, **options: Any) -> Cures:
+    def cures(self, **options: Any) -> Cures[Cure]:
         """Find rewrites of the user's lines that mend this fault, as `nanlab.cure` does.
 
         Args:
