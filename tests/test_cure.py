@@ -14,7 +14,7 @@ from nanlab.curing.candidates import written
 from nanlab.curing.forms import form_of
 from nanlab.curing.guards import guards_of
 from nanlab.curing.idioms import idioms_of
-from nanlab.curing.limits import limits_of
+from nanlab.curing.limits import Tolerances, limits_of
 from nanlab.curing.source import Source, Span, source_of
 
 HEAD = "import jax\nimport jax.numpy as jnp\nfrom jax import lax\n\n\n"
@@ -210,7 +210,8 @@ def compare(run, leaf, new):
     with np.errstate(all="ignore"):
         failing = [x.astype(np.float64) for x in reference([leaf])]
         limits = limits_of(reference, [jnp.asarray(leaf)], 0, failing, [3e38])
-    return limits.compare([np.asarray(new, np.float64)], failing, 0.03, 1e-4, 1e-7)
+    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, is_value=True, n_values=1)
+    return limits.compare([np.asarray(new, np.float64)], failing, same)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from nanlab.blame.misuse import traced_call
 from nanlab.blame.pinpoint import pinpoint_call
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.program import flatten_closed
+from nanlab.blame.vocabulary import Phase
 from nanlab.curing.candidates import Candidates, Place, Rewrite, places_of
 from nanlab.curing.report import Cure, Cures
 from nanlab.curing.source import Source
@@ -139,7 +140,9 @@ class _Search:
         places = places_of(program, verdict)
         if not places:
             return Cures((), reason=_without_lines(verdict), verdict=verdict)
-        self._trial = Trial(self._call, self._healthy)
+        site = verdict.culprit or verdict.origin
+        is_value = site is None or site.phase != Phase.BACKWARD
+        self._trial = Trial(self._call, self._healthy, is_value=is_value)
         self._try_all(places, {}, ())
         for _ in range(1, MOST_LINES):
             if self._accepted or self._is_late:

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -153,7 +154,7 @@ class Numbers:
     jitters: tuple[str, ...]
 
 
-def numbers_of(dtype: object) -> Numbers:
+def numbers_of(dtype: Any) -> Numbers:
     """Return the numbers of a type; those of float32 if it is no floating-point type."""
     name = str(jnp.dtype(dtype)) if jnp.issubdtype(dtype, jnp.floating) else "float32"
     jitters = ("1e-6", "1e-4", "1e-2")

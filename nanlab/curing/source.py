@@ -157,8 +157,9 @@ class Source:
         bound = {n.id for n in ast.walk(statement)
                  if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}  # fmt: skip
         for other in ast.walk(self.scope(statement)):
-            is_read = isinstance(other, ast.Name) and isinstance(other.ctx, ast.Load)
-            if is_read and other.id in bound and other.lineno > statement.lineno:
+            if not (isinstance(other, ast.Name) and isinstance(other.ctx, ast.Load)):
+                continue
+            if other.id in bound and other.lineno > statement.lineno:
                 yield other
 
     @cached_property

@@ -16,7 +16,7 @@ from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
 from nanlab.curing import inputs
-from nanlab.curing.limits import Limits, Results, limits_of, numbers
+from nanlab.curing.limits import Limits, Results, Tolerances, limits_of, numbers
 from nanlab.curing.reference import QUICK, compiled_reference
 
 Run = Callable[[Sequence[Any]], Results]
@@ -137,9 +137,12 @@ class Trial:
     Args:
         call: the failing call.
         healthy: arguments of calls in which nothing fails.
+        is_value: whether the fault is in the function's value, not in its derivative.
     """
 
-    def __init__(self, call: Call, healthy: Sequence[Sequence[Any]] = ()) -> None:
+    def __init__(
+        self, call: Call, healthy: Sequence[Sequence[Any]] = (), *, is_value: bool = True
+    ) -> None:
         self._program = flatten_closed(call.closed, None)
         differentiates = any("transpose(" in e.scopes for e in self._program.equations)
         self._base, self._gradients = _traced(call, with_gradients=not differentiates)
@@ -148,14 +151,14 @@ class Trial:
         self.failing = self._run(self._base.leaves)
         types = {v.dtype for v in self._program.values if jnp.issubdtype(v.dtype, jnp.floating)}
         self._precision = max((float(jnp.finfo(t).eps) for t in types), default=1e-7)
+        # Rounding explains such changes, or an eps that is small enough.
+        self._tolerances = Tolerances(
+            limit=0.03 + 20 * self._precision, unchanged=max(1e-4, 10 * self._precision),
+            floor=self._precision, is_value=is_value, n_values=self._base.n_outputs,
+        )  # fmt: skip
         first = self._base.leaves[: self._base.n_constants]
         self._healthy = self._healthy_runs([[*first, *arrays] for arrays in healthy])
         self._limits: Limits | None = None
-
-    @property
-    def _tolerance(self) -> float:
-        """Largest relative change that rounding explains, and an eps that is small enough."""
-        return max(1e-4, 10 * self._precision)
 
     def _healthy_runs(self, given: list[list[Any]]) -> list[tuple[list[Any], Results]]:
         found = [(leaves, self._run(leaves)) for leaves in given]
@@ -200,12 +203,9 @@ class Trial:
             for leaves, before in self._healthy
         ]
         known |= {"healthy": len(changes), "change": max(changes, default=math.nan)}
-        if any(not change <= self._tolerance for change in changes):
+        if any(not change <= self._tolerances.unchanged for change in changes):
             return Checks(finite=True, failure="healthy inputs give other numbers", **known)
-        tolerance = 0.03 + 20 * self._precision
-        found = self.limits.compare(
-            results, self.failing, tolerance, self._tolerance, self._precision
-        )
+        found = self.limits.compare(results, self.failing, self._tolerances)
         if not found.get("failure") and _n_bad(traced.compiled(None)(traced.leaves)):
             found["failure"] = "not finite when it is optimized"
         return Checks(finite=True, **known, **found)
