@@ -262,7 +262,7 @@ def test_the_reasons_for_no_cure_are_sentences(tmp_path):
     scope = {"jnp": jnp}
     exec("def f(x):\n    return jnp.log(x)", scope)
     unread = nanlab.cure(scope["f"], jnp.zeros(2))
-    assert not unread and unread.reason.endswith(".")
+    assert not unread and "cannot be read as Python" in unread.reason
 
 
 def test_a_verdict_finds_the_cures_of_its_call(tmp_path):

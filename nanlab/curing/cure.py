@@ -14,10 +14,11 @@ from nanlab.blame.misuse import traced_call
 from nanlab.blame.pinpoint import pinpoint_call
 from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.program import flatten_closed
+from nanlab.blame.source_path import displayed
 from nanlab.blame.vocabulary import Phase
 from nanlab.curing.candidates import Candidates, Place, Rewrite, places_of
 from nanlab.curing.report import Cure, Cures
-from nanlab.curing.source import Source
+from nanlab.curing.source import Source, source_of
 from nanlab.curing.swap import NotApplicable, Swap
 from nanlab.curing.trial import Checks, Trial
 
@@ -222,6 +223,13 @@ class _Search:
 
     def _reason(self, verdict: Verdict, places: Sequence[Place]) -> str:
         site = verdict.culprit or verdict.origin
+        files = {place.file for place in places if not place.is_library}
+        unread = sorted(displayed(file) for file in files if source_of(file) is None)
+        if not self._n_tried and unread:
+            return (
+                f"The source of {', '.join(unread)} cannot be read as Python, so none of its lines "
+                "can be rewritten: put the function into a file of its own."
+            )
         if not self._n_tried:
             where = f"{site.source} ({site.code})" if site else "the fault"
             return (

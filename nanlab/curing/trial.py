@@ -92,7 +92,8 @@ class Traced:
     @property
     def largest(self) -> list[float]:
         """The largest number of each output's type."""
-        types = [v.aval.dtype for v in self.jaxpr.outvars]
+        avals: list[Any] = [v.aval for v in self.jaxpr.outvars]
+        types = [aval.dtype for aval in avals]
         return [float(jnp.finfo(t).max) if jnp.issubdtype(t, jnp.inexact) else math.inf
                 for t in types]  # fmt: skip
 
