@@ -31,9 +31,9 @@ def _scale(x: np.ndarray) -> float:
 
 
 def _moved(x: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Return an array moved; one without negative numbers stays so."""
+    """Return an array moved; one without negative numbers stays so, unless it is all zeros."""
     moved = x + np.where(np.isfinite(x), by, 0)
-    return np.abs(moved) if (x >= 0).all() else moved
+    return np.abs(moved) if (x >= 0).all() and (x > 0).any() else moved
 
 
 def nearby(leaves: Sequence[Any], direction: int, step: float, fixed: int) -> list[Any]:
@@ -49,7 +49,8 @@ def nearby(leaves: Sequence[Any], direction: int, step: float, fixed: int) -> li
     Returns:
         The arrays; what is not varied is the same object.
     """
-    rng = np.random.default_rng(direction)
+    # Directions come in opposite pairs: a norm's gradient at 0 has a limit in each, and 0 between.
+    rng, sign = np.random.default_rng(direction // 2), 1 - 2 * (direction % 2)
     found: list[Any] = []
     for index, leaf in enumerate(leaves):
         is_fixed = index < fixed and direction < DIRECTIONS // 2
@@ -57,7 +58,7 @@ def nearby(leaves: Sequence[Any], direction: int, step: float, fixed: int) -> li
             found.append(leaf)
             continue
         x = np.asarray(leaf, np.float64)
-        found.append(_moved(x, step * _scale(x) * rng.standard_normal(x.shape)))
+        found.append(_moved(x, sign * step * _scale(x) * rng.standard_normal(x.shape)))
     return found
 
 
