@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from nanlab.blame.pinpoint import pinpoint
     from nanlab.blame.site import Site
     from nanlab.blame.watch.log import log_verdict
+    from nanlab.curing.cure import cure
+    from nanlab.curing.report import Cure, Cures
+    from nanlab.curing.training import TrainingCure, cure_training
     from nanlab.hunting.found import Found
     from nanlab.hunting.hunt import hunt
     from nanlab.linting.lint import lint
@@ -21,13 +24,15 @@ if TYPE_CHECKING:
     from nanlab.study.replay import replay_run
 
 __all__ = [
-    "Fault", "Finding", "Found", "LoadError", "Metrics", "Problem", "Recorder", "Report", "Site",
-    "Verdict", "__version__", "hunt", "lint", "load", "log_verdict", "pinpoint", "replay_run",
-    "watch",
+    "Cure", "Cures", "Fault", "Finding", "Found", "LoadError", "Metrics", "Problem", "Recorder",
+    "Report", "Site", "TrainingCure", "Verdict", "__version__", "cure", "cure_training", "hunt",
+    "lint", "load", "log_verdict", "pinpoint", "replay_run", "watch",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
+    "Cure": "nanlab.curing.report",
+    "Cures": "nanlab.curing.report",
     "Fault": "nanlab.recorder.fault",
     "Finding": "nanlab.linting.report",
     "Found": "nanlab.hunting.found",
@@ -37,7 +42,10 @@ _HOME = {
     "Recorder": "nanlab.recorder.recorder",
     "Report": "nanlab.linting.report",
     "Site": "nanlab.blame.site",
+    "TrainingCure": "nanlab.curing.training",
     "Verdict": "nanlab.blame.explain.verdict",
+    "cure": "nanlab.curing.cure",
+    "cure_training": "nanlab.curing.training",
     "hunt": "nanlab.hunting.hunt",
     "lint": "nanlab.linting.lint",
     "load": "nanlab.results.load",

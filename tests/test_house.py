@@ -25,19 +25,19 @@ README = (ROOT / "README.md").read_text()
 
 # nanlab/ from the ground up: a room may import the rooms before it, a command any of them.
 ROOMS = (
-    "backend", "parts", "blame", "linting", "hunting", "recorder", "grid", "plan", "results",
-    "problems", "engine", "study", "ledger", "reporting", "cli",
+    "backend", "parts", "blame", "linting", "hunting", "curing", "recorder", "grid", "plan",
+    "results", "problems", "engine", "study", "ledger", "reporting", "cli",
 )  # fmt: skip
 # The two foundations do not know each other, and what stands on blame does not know parts.
 STANDS_ON = {
     "blame": {"backend"}, "parts": {"backend"}, "linting": {"backend", "blame"},
-    "hunting": {"backend", "blame", "linting"},
+    "hunting": {"backend", "blame", "linting"}, "curing": {"backend", "blame"},
     "recorder": {"backend", "blame"},
 }  # fmt: skip
 JAX_INTERNALS = ROOT / "nanlab/backend/jaxpr.py"
 # Its vmap goes over the examples of one lane, each of which has a key of its own.
 OVER_EXAMPLES = ROOT / "nanlab/parts/corruptions.py"
-MAY_COMPILE = {"backend", "blame", "hunting", "recorder", "engine"}
+MAY_COMPILE = {"backend", "blame", "hunting", "curing", "recorder", "engine"}
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 50
 

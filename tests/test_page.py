@@ -36,7 +36,9 @@ def data_of(page):
 def test_what_people_wrote_is_escaped_and_nothing_is_fetched(results):
     title = 'Does <script>alert("x")</script> & co. fail?'
     _, page = page_of(
-        results, resolved={**results.resolved, "title": title}, notes=["a <b> note", "</script><script>"]
+        results,
+        resolved={**results.resolved, "title": title},
+        notes=["a <b> note", "</script><script>"],
     )
     assert title not in page
     assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; co.") >= 2

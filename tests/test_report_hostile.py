@@ -54,7 +54,8 @@ def hostile(request, tmp_path_factory):
     folder.mkdir()
     results = replace(
         before, folder=folder.parent / text.replace("/", "-").replace("\x00", ""), runs=runs,
-        blames=blames, manifest=manifest, resolved={**before.resolved, "title": text}, notes=(text,),
+        blames=blames, manifest=manifest, resolved={**before.resolved, "title": text},
+        notes=(text,),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nanlab.reporting.write.read_results", lambda _: results)

@@ -309,6 +309,12 @@ def equation_frames(eqn: JaxprEqn) -> list[CodeFrame]:
     return [CodeFrame(f.file_name, f.function_name, f.line_num) for f in traceback.frames]
 
 
+def equation_codes(eqn: JaxprEqn) -> list[tuple[Any, int]]:
+    """Return the code objects of those frames, each with its last instruction."""
+    traceback = eqn.source_info.traceback
+    return [] if traceback is None else list(zip(*traceback.raw_frames(), strict=True))
+
+
 def equation_scopes(eqn: JaxprEqn) -> str:
     """Return the named scopes and transformations around an equation, relative to its jaxpr."""
     return str(eqn.source_info.name_stack)

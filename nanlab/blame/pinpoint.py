@@ -96,7 +96,7 @@ def pinpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict
     """
     with without_checks():
         call, notes = traced_call(function, args, kwargs)
-        return pinpoint_call(call, notes)
+        return replace(pinpoint_call(call, notes), call=(function, args, kwargs))
 
 
 def pinpoint_call(call: Call, notes: Sequence[str] = ()) -> Verdict:

@@ -12,6 +12,7 @@ from nanlab.blame.vocabulary import Status
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from nanlab import Cure, Cures
     from nanlab.blame.diagnosis.contents import Contents
     from nanlab.blame.explain.reproducer import Evidence
 
@@ -40,6 +41,8 @@ class Verdict:
         nan_outputs: names of outputs that contain a NaN.
         notes: remarks on how to read this verdict.
         evidence: the equation and operands that `save` writes.
+        call: the function, its positional and its keyword arguments; None where only a program or
+            a record of the call is at hand.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,6 +68,7 @@ class Verdict:
     nan_outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    call: tuple[Any, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def fault(self) -> bool:
@@ -86,8 +90,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as dicts, lists, strings and numbers; inf and NaN become strings."""
-        fields = asdict(replace(self, evidence=None))
-        del fields["evidence"]
+        fields = asdict(replace(self, evidence=None, call=None))
+        del fields["evidence"], fields["call"]
         return _plain({"fault": self.fault, **fields})
 
     def save(self, folder: str | Path) -> Path:
@@ -105,6 +109,27 @@ class Verdict:
         from nanlab.blame.explain.reproducer import save_reproducer
 
         return save_reproducer(self, Path(folder))
+
+    def cures(self, **options: Any) -> Cures[Cure]:
+        """Find rewrites of the user's lines that mend this fault, as `nanlab.cure` does.
+
+        Args:
+            **options: `healthy` and `seconds` of `nanlab.cure`.
+
+        Returns:
+            The cures, best first.
+
+        Raises:
+            ValueError: the call is not at hand, as in the verdict of a recorded run.
+        """
+        import nanlab
+
+        if self.call is None:
+            raise ValueError(
+                "this verdict does not hold its call: use nanlab.cure(function, *arguments)"
+            )
+        function, args, kwargs = self.call
+        return nanlab.cure(function, *args, **options, **kwargs)
 
     def __repr__(self) -> str:
         from nanlab.blame.explain.text import verdict_line

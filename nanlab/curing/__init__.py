@@ -1,0 +1,1 @@
+"""Rewrites of the user's line that mend a fault, each checked by running it."""

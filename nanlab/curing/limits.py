@@ -1,0 +1,214 @@
+"""A float64 program near a failing input -> what its outputs tend to, number by number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nanlab.backend import jaxpr as _jax
+from nanlab.curing.inputs import DIRECTIONS, STEPS, nearby
+
+Results = list[np.ndarray]
+
+
+def numbers(results: Sequence[Any]) -> Results:
+    """Return results as float64 arrays; keys and the like as empty ones."""
+    found: Results = []
+    for x in results:
+        if _jax.is_key(x):
+            found.append(np.zeros(0))
+        elif jnp.issubdtype(x.dtype, jnp.complexfloating):
+            array: Any = np.asarray(x)
+            found.append(np.stack([array.real, array.imag]).astype(np.float64))
+        else:
+            found.append(np.asarray(x).astype(np.float64))
+    return found
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What one output tends to, number by number.
+
+    Attributes:
+        low, high: the smallest and the largest limit over the directions; NaN without one.
+        grown: how large it was at some distance where it grows without bound, with its sign; 0
+            where it does not.
+        exact: whether the number is that of float64 at the failing input itself.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    grown: np.ndarray
+    exact: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """What counts as the same number.
+
+    Attributes:
+        limit: largest relative deviation from a limit.
+        unchanged: largest relative change of what was finite.
+        floor: size below which numbers count as this large.
+        is_value: whether the fault is in the function's value, which has to be large where it
+            grows without a limit; a gradient there is a choice.
+        n_values: the number of outputs, before the gradients that were added.
+    """
+
+    limit: float
+    unchanged: float
+    floor: float
+    is_value: bool
+    n_values: int
+
+
+class Limits:
+    """What the outputs tend to.
+
+    Args:
+        found: for each output, its limit; None if the program does not run in float64.
+    """
+
+    def __init__(self, found: Sequence[Limit] | None) -> None:
+        self._found = found
+
+    def compare(
+        self, results: Sequence[np.ndarray], failing: Sequence[np.ndarray], tolerances: Tolerances
+    ) -> dict[str, Any]:
+        """Compare the outputs of a rewritten program with the limits.
+
+        Args:
+            results: the outputs.
+            failing: the outputs of the original.
+            tolerances: what counts as the same.
+
+        Returns:
+            `limit`, `error` and `failure`, as `Checks` has them.
+        """
+        error, kinds, grown = math.nan, set[str](), list[bool]()
+        for index, (new, old) in enumerate(zip(results, failing, strict=True)):
+            if not new.size:
+                continue
+            limit = self._found[index] if self._found is not None else _unknown(old)
+            bad, known = ~np.isfinite(old), np.isfinite(limit.low)
+            away = _deviation(new, limit.low, limit.high, tolerances.floor)
+            is_right = known & (away <= tolerances.limit)
+            changed = _deviation(new, old, old, tolerances.floor) > 10 * tolerances.unchanged
+            if index < tolerances.n_values and (~bad & changed & ~is_right).any():
+                return {"failure": "finite outputs change"}
+            kind = "float64" if limit.exact[bad].any() else "limit"
+            if (bad & known & ~is_right).any():
+                return {"limit": kind, "failure": "another number than the limit"}
+            if (bad & known).any():
+                kinds.add(kind)
+                error = float(np.fmax(error, away[bad & known].max()))
+            is_grown = bad & (limit.grown != 0) & ~known
+            follows = (np.sign(new) == np.sign(limit.grown)) & (np.abs(new) >= np.abs(limit.grown))
+            grown += [bool(x) for x in follows[is_grown]]
+        if grown and tolerances.is_value:
+            # A clip has no derivative where it clips, so that the gradient need not be large.
+            if not any(grown):
+                return {"limit": "infinite limit", "failure": "small where the limit is infinite"}
+            kinds.add("infinite limit")
+        return {"limit": " and ".join(sorted(kinds)), "error": error}
+
+
+def _unknown(output: np.ndarray) -> Limit:
+    nothing = np.full(output.shape, np.nan)
+    return Limit(nothing, nothing, np.zeros(output.shape), np.zeros(output.shape, bool))
+
+
+def _deviation(new: np.ndarray, low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
+    """Return how far numbers are outside an interval, relative to its size and the array's."""
+    with np.errstate(all="ignore"):
+        # Differences of a few roundings of 1 are none, as where a gradient cancels.
+        outside = np.maximum(np.maximum(low - new, new - high) - 4 * floor, 0)
+        size = np.maximum(np.abs(low), np.abs(high))
+        known = size[np.isfinite(size)]
+        scale = np.maximum(size, 0.1 * known.max(initial=0))
+        return outside / np.maximum(scale, floor)
+
+
+def limits_of(
+    reference: Callable[[Sequence[Any]], list[Any]] | None,
+    leaves: Sequence[Any],
+    n_constants: int,
+    failing: Sequence[np.ndarray],
+    largest: Sequence[float],
+) -> Limits:
+    """Run a program in float64 at the failing input and near it.
+
+    Args:
+        reference: the program; None if it does not run in float64.
+        leaves: its failing arguments.
+        n_constants: the number of constants among these.
+        failing: its outputs in its own types.
+        largest: the largest number of each output's type.
+
+    Returns:
+        What the outputs tend to.
+    """
+    if reference is None:
+        return Limits(None)
+
+    def run(arrays: Sequence[Any]) -> list[np.ndarray]:
+        return numbers(reference(arrays))
+
+    here = run(leaves)
+    bad = [~np.isfinite(x) for x in failing]
+    if all((_is_known(x, top) | ~b).all() for x, b, top in zip(here, bad, largest, strict=True)):
+        return Limits([_exact(x, top) for x, top in zip(here, largest, strict=True)])
+    rows = [
+        [run(nearby(leaves, d, step, n_constants)) for step in STEPS] for d in range(DIRECTIONS)
+    ]
+    return Limits(
+        [
+            _limit(x, np.array([[row[index] for row in direction] for direction in rows]), top)
+            for index, (x, top) in enumerate(zip(here, largest, strict=True))
+        ]
+    )
+
+
+def _is_known(x: np.ndarray, largest: float) -> np.ndarray:
+    return np.isfinite(x) & (np.abs(x) <= largest)
+
+
+def _exact(x: np.ndarray, largest: float) -> Limit:
+    return Limit(x, x, np.zeros(x.shape), _is_known(x, largest))
+
+
+def _limit(here: np.ndarray, near: np.ndarray, largest: float) -> Limit:
+    """Return the limit of an output from its numbers by direction and step."""
+    with np.errstate(all="ignore"):
+        finite = _is_known(near, largest).all(axis=1)
+        last, before, first = near[:, -1], near[:, -2], near[:, 0]
+        change, ratio = last - before, (last - before) / (before - near[:, -3])
+        size = np.maximum(np.abs(last), np.abs(before))
+        settles = finite & ((np.abs(ratio) <= 0.5) | (np.abs(change) <= 1e-3 * size))
+        grows = finite & ~settles & (np.diff(np.abs(near), axis=1) > 0).all(axis=1)
+        ratio = np.where(np.abs(ratio) <= 0.5, ratio, 0)
+        ends = last + change * ratio / (1 - ratio)  # as if the steps went on to shrink so
+        only_settles = settles.any(axis=0) & ~grows.any(axis=0)
+        low = np.where(settles, ends, np.inf).min(axis=0)
+        high = np.where(settles, ends, -np.inf).max(axis=0)
+        spread, further = high - low, np.where(settles, np.abs(change), 0).max(axis=0)
+        # Where the limit depends on the direction, any number between them, and some more, will do.
+        further += np.where(spread > 0.02 * np.maximum(np.abs(low), np.abs(high)), spread, 0)
+        low, high = (np.where(only_settles, x, np.nan) for x in (low - further, high + further))
+        signs = np.where(grows, np.sign(last), 0)
+        one_sign = np.abs(signs.sum(axis=0)) == grows.sum(axis=0)
+        sizes = np.where(np.sign(first) == np.sign(last), 0.99 * np.abs(first), 1e-30)
+        grown = np.where(grows, sizes, np.inf).min(axis=0)
+        is_grown = grows.any(axis=0) & ~settles.any(axis=0) & one_sign
+        grown = np.where(is_grown, grown * np.sign(signs.sum(axis=0)), 0.0)
+    exact = _is_known(here, largest)
+    # Of an inf in float64 as well, only the sign is known: log(1 - sigmoid(200)) is -200.
+    is_large = ~np.isnan(here) & ~exact & (grown == 0)
+    grown = np.where(is_large, np.sign(here) * np.where(np.isinf(here), 1e-30, 1e3), grown)
+    return Limit(np.where(exact, here, low), np.where(exact, here, high),
+                 np.where(exact, 0.0, grown), exact)  # fmt: skip

@@ -1,0 +1,298 @@
+"""Rewrites of a user's lines: what is proposed, what is refused, and what it computes."""
+
+import importlib.util
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nanlab
+from nanlab.curing.candidates import written
+from nanlab.curing.forms import form_of
+from nanlab.curing.guards import guards_of
+from nanlab.curing.idioms import idioms_of
+from nanlab.curing.limits import Tolerances, limits_of
+from nanlab.curing.source import Source, Span, source_of
+
+HEAD = "import jax\nimport jax.numpy as jnp\nfrom jax import lax\n\n\n"
+
+# What fails, and the kinds of rewrite that mend it (one of them has to come first).
+FAULTS = {
+    "masked root": (
+        "def f(x):\n    return jnp.sum(jnp.where(x < 1, x, jnp.sqrt(x)))\n\n\nrun = jax.grad(f)\n",
+        [jnp.array([0.0, 4.0])], {"double-where", "clip", "eps"},
+    ),
+    "log of a sigmoid, named": (
+        "def run(z):\n    p = jax.nn.sigmoid(z)\n    return -jnp.mean(jnp.log(1.0 - p))\n",
+        [jnp.array([1.0, 200.0])], {"log space"},
+    ),
+    "own softmax": (
+        "@jax.jit\ndef run(s):\n    e = jnp.exp(s)\n"
+        "    return e / jnp.sum(e, axis=-1, keepdims=True)\n",
+        [jnp.array([[0.0, 2000.0], [1.0, 2.0]])], {"log space"},
+    ),
+    "distance": (
+        "def f(a, b):\n    return jnp.linalg.norm(a - b)\n\n\nrun = jax.jit(jax.grad(f))\n",
+        [jnp.ones(3), jnp.ones(3)], {"double-where"},
+    ),
+    "loop": (
+        "def run(xs):\n    def body(c, x):\n        return c + x * jnp.log(x), c\n\n"
+        "    return lax.scan(body, 0.0, xs)\n",
+        [jnp.array([0.5, 0.0, 2.0])], {"clip", "eps", "xlogx", "xlogy", "zero wins"},
+    ),
+    "method": (
+        "class Scale:\n    def __call__(self, x):\n        return x / x.std(0)\n\n\n"
+        "@jax.jit\ndef run(x):\n    return jnp.where(jnp.isnan(x), 0, Scale()(x))\n",
+        [jnp.stack([jnp.zeros(4), jnp.arange(4.0)], 1)], {"clip", "eps", "double-where"},
+    ),
+    "lambda": (
+        "run = jax.vmap(lambda x: jnp.sum(x * jnp.log(x)))\n",
+        [jnp.array([[0.0, 1.0], [0.5, 0.5]])], {"clip", "eps", "xlogx", "xlogy", "zero wins"},
+    ),
+}  # fmt: skip
+
+
+def module_of(path, text):
+    """A module with this text, imported from this file."""
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def patched(text, diff):
+    """The text after a unified diff."""
+    lines, out, at = text.splitlines(keepends=True), [], 0
+    for line in diff.splitlines(keepends=True)[2:]:
+        if hunk := re.match(r"@@ -(\d+)", line):
+            start = int(hunk[1]) - 1
+            out += lines[at:start]
+            at = start
+        elif line[0] == "+":
+            out.append(line[1:])
+        else:
+            assert lines[at] == line[1:], "the diff is of another text"
+            at += 1
+            out += [line[1:]] if line[0] == " " else []
+    return "".join(out + lines[at:])
+
+
+def bits_of(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+SLOW = ("distance", "method", "lambda", "own softmax")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FAULTS]
+)
+def test_the_diff_written_into_the_file_computes_the_bits_of_apply(name, tmp_path):
+    text, arguments, kinds = FAULTS[name]
+    module = module_of(tmp_path / f"before_{abs(hash(name))}.py", HEAD + text)
+    cures = nanlab.cure(module.run, *arguments)
+    assert cures and cures[0].kind in kinds, str(cures)
+    for number, cure in enumerate(cures):
+        assert cure.checks.is_checked
+        result = cure.apply(module.run)(*arguments)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+        after = patched(HEAD + text, cure.diff)
+        other = module_of(tmp_path / f"after_{number}_{abs(hash(name))}.py", after)
+        assert bits_of(other.run(*arguments)) == bits_of(result)
+    # The function itself is what it was.
+    assert nanlab.pinpoint(module.run, *arguments)
+    assert (tmp_path / f"before_{abs(hash(name))}.py").read_text() == HEAD + text
+
+
+def test_what_apply_returns_is_jitted_and_differentiated_like_the_function(tmp_path):
+    module = module_of(
+        tmp_path / "applied.py", HEAD + "def f(x):\n    return jnp.sum(jnp.sqrt(x)) + x[0]\n"
+    )
+    x = jnp.array([0.0, 4.0])
+    cure = nanlab.cure(jax.grad(module.f), x)[0]
+    mended = cure.apply(module.f)
+    plain = jax.grad(mended)(x)
+    assert np.isfinite(plain).all() and plain[1] == 0.25
+    np.testing.assert_array_equal(jax.jit(jax.grad(mended))(x), plain)
+    np.testing.assert_array_equal(jax.vmap(jax.grad(mended))(x[None])[0], plain)
+    assert not np.isfinite(jax.grad(module.f)(x)).all()
+
+
+def rewritten(line, *, idioms=True, dtype="float32"):
+    """The rewrites of the outermost expression of a line of a function of a, b, x, y and z."""
+    text = f"{HEAD}def f(a, b, x, y, z):\n    {line}\n"
+    source = Source("f.py", text)
+    last = text.splitlines()[-1]
+    column = last.index("return ") + len("return ")
+    number = len(text.splitlines())
+    node = source.at(Span(number, number, column, len(last)))
+    form = form_of(source, node)
+    from nanlab.curing.forms import numbers_of
+
+    rules = idioms_of(form) if idioms else guards_of(form, numbers_of(dtype))
+    sources = [written(form, rule, dtype) for rule in rules]
+    return [s.text.splitlines()[-1].split("return ")[1] for s in sources if s is not None]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("return jnp.log(jax.nn.sigmoid(z))", "jax.nn.log_sigmoid(z)"),
+        ("p = 1 / (1 + jnp.exp(-z)); return jnp.log(p)", "jax.nn.log_sigmoid(z)"),
+        ("return jnp.log(1 - jax.nn.sigmoid(z))", "jax.nn.log_sigmoid(-z)"),
+        ("return jnp.log(jax.nn.softmax(z, axis=0))", "jax.nn.log_softmax(z, axis=0)"),
+        ("return jnp.log(jnp.sum(jnp.exp(z), -1))", "jax.nn.logsumexp(z, -1)"),
+        ("return jnp.log(jnp.exp(a) + jnp.exp(b))", "jnp.logaddexp(a, b)"),
+        ("return jnp.log(1 + jnp.exp(z))", "jax.nn.softplus(z)"),
+        ("return jnp.log1p(jnp.exp(z))", "jax.nn.softplus(z)"),
+        ("return jnp.log(jnp.prod(x))", "jnp.sum(jnp.log(x))"),
+        ("return jnp.log(1 - jnp.tanh(z) ** 2)",
+         "2 * (jnp.log(2.0) - z - jax.nn.softplus(-2 * z))"),
+        ("return 1 / (1 + jnp.exp(-z))", "jax.nn.sigmoid(z)"),
+        ("return jnp.exp(z) / jnp.sum(jnp.exp(z))", "jax.nn.softmax(z, axis=None)"),
+        ("return jnp.mean(x**2, 0) - jnp.mean(x, 0) ** 2", "jnp.var(x, 0)"),
+        ("return jnp.exp(z) - 1", "jnp.expm1(z)"),
+        ("return jnp.exp(a) / jnp.exp(b)", "jnp.exp(a - (b))"),
+        ("return jnp.exp(jnp.cumsum(jnp.log(x)))", "jnp.cumprod(x)"),
+    ],
+)  # fmt: skip
+def test_an_idiom_has_another_formula_with_the_same_numbers(line, expected):
+    line = line.replace("; ", "\n    ")
+    assert expected in rewritten(line)
+    names = "a, b, x, y, z"
+    values = [jnp.array([0.3, 0.6, 0.2], jnp.float32) + 0.1 * i for i in range(5)]
+    results = []
+    for body in (line, f"return {expected}"):
+        scope = {"jax": jax, "jnp": jnp}
+        exec(f"def f({names}):\n    {body}", scope)
+        results.append(scope["f"](*values))
+    np.testing.assert_allclose(*results, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = jnp.exp(z)\n    x = x + 1\n    return jnp.log(x)",  # two bindings
+        "x = jnp.exp(x)\n    return jnp.log(x)",  # a parameter that is bound again
+        "return jnp.log(y - jax.nn.sigmoid(z))",
+        "return y / jnp.sum(jnp.exp(y))",
+        "return jnp.mean(x**2) - jnp.mean(y) ** 2",
+    ],
+)
+def test_what_only_looks_like_an_idiom_is_none(line):
+    assert not [text for text in rewritten(line) if "nn." in text or "var" in text]
+
+
+def test_a_long_operand_is_computed_once_and_a_module_is_imported_if_need_be():
+    (first, *_) = rewritten("return jnp.sqrt(jnp.sum(x * y))", idioms=False)
+    assert first == (
+        "jnp.where((arg := jnp.sum(x * y)) > 0, jnp.sqrt(jnp.where(arg > 0, arg, 1)), 0)"
+    )
+    source = Source("f.py", "from jax.numpy import log\n\ndef f(x):\n    return log(x)\n")
+    node = source.at(Span(4, 4, 11, 17))
+    form = form_of(source, node)
+    from nanlab.curing.forms import numbers_of
+
+    after = written(form, next(guards_of(form, numbers_of("float32"))), "float32")
+    assert after.text.splitlines()[3:] == [
+        "    import jax.numpy as jnp", "    return log(jnp.maximum(x, 1e-37))",
+    ]  # fmt: skip
+
+
+def compare(run, leaf, new):
+    """What a limit check says of `new` in place of what `run` gives at `leaf`."""
+    reference = lambda arrays: [np.asarray(run(np.asarray(arrays[0], np.float64)))]  # noqa: E731
+    with np.errstate(all="ignore"):
+        failing = [x.astype(np.float64) for x in reference([leaf])]
+        limits = limits_of(reference, [jnp.asarray(leaf)], 0, failing, [3e38])
+    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, is_value=True, n_values=1)
+    return limits.compare([np.asarray(new, np.float64)], failing, same)
+
+
+@pytest.mark.parametrize(
+    ("run", "new", "limit", "is_right"),
+    [
+        (lambda x: np.sin(x) / x, [1.0], "limit", True),
+        (lambda x: np.sin(x) / x, [0.0], "limit", False),
+        (lambda x: -np.log(x), [16.0], "infinite limit", True),
+        (lambda x: -np.log(x), [0.0], "infinite limit", False),
+        (lambda x: -np.log(x), [-16.0], "infinite limit", False),
+        (lambda x: x * np.log(x), [0.0], "limit", True),
+        (lambda x: np.full(1, np.nan), [0.0], "", True),
+    ],
+)
+def test_a_finite_number_that_is_not_the_limit_is_refused(run, new, limit, is_right):
+    found = compare(run, np.zeros(1, np.float32), new)
+    assert found["limit"] == limit
+    assert bool(found.get("failure")) != is_right
+
+
+def test_outputs_that_were_finite_may_not_change():
+    run = lambda x: np.array([7.0, np.nan])  # noqa: E731
+    assert compare(run, np.zeros(1, np.float32), [8.0, 0.0])["failure"] == "finite outputs change"
+    assert not compare(run, np.zeros(1, np.float32), [7.0, 0.0]).get("failure")
+
+
+def test_a_fill_of_zero_for_the_log_of_zero_is_refused_and_a_small_eps_is_not(tmp_path):
+    text = "def run(p):\n    return -jnp.mean(jnp.log(p))\n"
+    module = module_of(tmp_path / "fill.py", HEAD + text)
+    cures = nanlab.cure(module.run, jnp.array([0.0, 0.5]), healthy=[(jnp.array([0.2, 0.5]),)])
+    assert {cure.kind for cure in cures} <= {"clip", "eps"} and cures
+    assert "infinite limit" in cures[0].checks.limit
+    assert "With 1 healthy inputs" in str(cures)
+
+
+def test_healthy_arguments_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"shapes.*pass healthy=\[\(a, b\)"):
+        nanlab.cure(jnp.log, jnp.zeros(2), healthy=[(jnp.ones(3),)])
+
+
+def test_the_reasons_for_no_cure_are_sentences(tmp_path):
+    healthy = nanlab.cure(jnp.exp, jnp.zeros(2))
+    assert not healthy and str(healthy).startswith("Every output is finite")
+    with pytest.raises(IndexError, match="there is no cure"):
+        healthy[0]
+    data = nanlab.cure(jnp.sin, jnp.array([jnp.nan]))
+    assert "came with x" in data.reason or "came with" in data.reason
+    scope = {"jnp": jnp}
+    exec("def f(x):\n    return jnp.log(x)", scope)
+    unread = nanlab.cure(scope["f"], jnp.zeros(2))
+    assert not unread and "cannot be read as Python" in unread.reason
+
+
+def test_a_verdict_finds_the_cures_of_its_call(tmp_path):
+    module = module_of(tmp_path / "verdict.py", HEAD + "def run(x):\n    return x * jnp.log(x)\n")
+    verdict = nanlab.pinpoint(module.run, jnp.array([0.0, 1.0]))
+    assert verdict.cures()
+    assert "call" not in verdict.to_dict()
+    with pytest.raises(ValueError, match=r"use nanlab\.cure"):
+        nanlab.Verdict(status=verdict.status).cures()
+
+
+def test_a_line_of_a_library_is_cured_by_apply_and_the_text_says_so():
+    import optax
+
+    tx = optax.adam(1e-3)
+    w = {"w": jnp.ones(2, jnp.float16)}
+
+    def step(w, state):
+        updates, state = tx.update({"w": jnp.zeros(2, jnp.float16)}, state)
+        return optax.apply_updates(w, updates), state
+
+    cures = nanlab.cure(step, w, tx.init(w))
+    assert cures
+    mended, _ = cures[0].apply(step)(w, tx.init(w))
+    assert np.isfinite(np.asarray(mended["w"], np.float32)).all()
+    library = [cure for cure in cures if cure.is_library]
+    assert all("use apply()" in str(cure) for cure in library)
+
+
+def test_a_file_that_cannot_be_read_has_no_source(tmp_path):
+    assert source_of(str(tmp_path / "nothing.py")) is None
+    (tmp_path / "broken.py").write_text("%matplotlib\n")
+    assert source_of(str(tmp_path / "broken.py")) is None
