@@ -123,6 +123,31 @@ def test_what_apply_returns_is_jitted_and_differentiated_like_the_function(tmp_p
     assert not np.isfinite(jax.grad(module.f)(x)).all()
 
 
+CROSS_ENTROPY = """\
+import jax
+import jax.numpy as jnp
+
+
+def step(w, x, labels):
+    def loss(w):
+        p = jax.nn.softmax(x @ w)
+        return -jnp.mean(jnp.log(p[jnp.arange(2), labels]))
+
+    return w - 0.1 * jax.grad(loss)(w)
+"""
+
+
+def test_a_clipped_probability_is_refused_since_its_gradient_is_not_the_limit(own_folder):
+    module = module_of(own_folder / "entropy.py", CROSS_ENTROPY)
+    w, x = jnp.float32([[1, -1]]), jnp.float32([[100], [-100]])
+    cures = nanlab.cure(module.step, w, x, jnp.array([1, 0]))
+    assert [cure.kind for cure in cures] == ["log space"], str(cures)
+    assert "jax.nn.log_softmax(x @ w)[jnp.arange(2), labels]" in cures[0].diff
+    # The gradient of the mean loss by the logits is (p - y) / 2: with x, (100, -100) by w.
+    expected = w - 0.1 * jnp.array([[100.0, -100.0]])
+    np.testing.assert_array_equal(cures[0].apply(module.step)(w, x, jnp.array([1, 0])), expected)
+
+
 def rewritten(line, *, idioms=True, dtype="float32"):
     """The rewrites of the outermost expression of a line of a function of a, b, x, y and z."""
     text = f"{HEAD}def f(a, b, x, y, z):\n    {line}\n"
@@ -146,6 +171,10 @@ def rewritten(line, *, idioms=True, dtype="float32"):
         ("p = 1 / (1 + jnp.exp(-z)); return jnp.log(p)", "jax.nn.log_sigmoid(z)"),
         ("return jnp.log(1 - jax.nn.sigmoid(z))", "jax.nn.log_sigmoid(-z)"),
         ("return jnp.log(jax.nn.softmax(z, axis=0))", "jax.nn.log_softmax(z, axis=0)"),
+        ("p = jax.nn.softmax(z); return jnp.log(p[1:])", "jax.nn.log_softmax(z)[1:]"),
+        ("return jnp.log(jnp.take(1 - jax.nn.sigmoid(z), 0))",
+         "jnp.take(jax.nn.log_sigmoid(-z), 0)"),
+        ("return jnp.log((1 - x).reshape(-1))", "jnp.log1p(-x).reshape(-1)"),
         ("return jnp.log(jnp.sum(jnp.exp(z), -1))", "jax.nn.logsumexp(z, -1)"),
         ("return jnp.log(jnp.exp(a) + jnp.exp(b))", "jnp.logaddexp(a, b)"),
         ("return jnp.log(1 + jnp.exp(z))", "jax.nn.softplus(z)"),

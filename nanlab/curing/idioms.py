@@ -9,6 +9,12 @@ from nanlab.curing.forms import Form, enclosed, form_of
 from nanlab.curing.guards import Guard
 from nanlab.curing.source import Source
 
+_SELECTIONS = (
+    "index", "take", "take_along_axis", "squeeze", "reshape", "ravel", "transpose", "swapaxes",
+    "moveaxis", "max", "min", "broadcast_to",
+)  # fmt: skip
+"""What only selects or arranges numbers, or keeps their order, so that a logarithm passes it."""
+
 
 class Algebra:
     """Reads expressions through the names that stand for them.
@@ -104,7 +110,25 @@ class Algebra:
             return f"$nn.log_sigmoid({pair[0]})"
         if (fraction := self.normalized(node)) and (a := self.log(fraction[0].operands[0])):
             return f"$nn.log_softmax({a}{axis_of(fraction[1])})"
-        return self._of_sum(node, form) or self._of_call(form, top) or self._of_product(form)
+        return (
+            self._of_sum(node, form)
+            or self._of_call(form, top)
+            or self._of_product(form)
+            or self._of_selection(form)
+        )
+
+    def _of_selection(self, form: Form) -> str | None:
+        """Return the logarithm of selected numbers: the same selection of the logarithms."""
+        inner = self.log(form.operands[0]) if form.name in _SELECTIONS else None
+        if inner is None:
+            return None
+        is_call = isinstance(ast.parse(inner.replace("$", ""), mode="eval").body, ast.Call)
+        whole = inner if is_call else f"({inner})"
+        if form.name == "index":
+            return f"{whole}[{form.raw(1)}]"
+        if form.is_method:
+            return f"{whole}.{form.name}({form.rest(1, '')})"
+        return f"{form.function}({inner}{form.rest()})"
 
     def _of_sum(self, node: ast.expr, form: Form) -> str | None:
         if (x := self.complement(node)) is not None:
@@ -150,7 +174,8 @@ class Algebra:
             "det": "$jnp.linalg.slogdet({0})[1]",
         }
         if form.name in single:
-            return single[form.name].format(form.text(0), rest=form.rest())
+            operand = form.text(0) if form.name == "exp" else form.raw(0)
+            return single[form.name].format(operand, rest=form.rest())
         return f"0.5 * $jnp.log({form.text(0)})" if top and form.name == "sqrt" else None
 
     def _count(self, form: Form, text: str) -> str:

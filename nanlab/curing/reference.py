@@ -19,6 +19,12 @@ _WIDE = jnp.float64
 # What reads or draws the bits of a type runs in this type.
 _NARROW = ("bitcast_convert_type", "random_gamma", "random_gamma_grad", "nextafter")
 
+# Their equations hold a computation in the original type.
+_SCATTERS: dict[str, Callable[..., Any]] = {
+    "scatter-add": lax.scatter_add, "scatter-sub": lax.scatter_sub, "scatter-mul": lax.scatter_mul,
+    "scatter-min": lax.scatter_min, "scatter-max": lax.scatter_max,
+}  # fmt: skip
+
 
 class NoReference(Exception):
     """The program has a part that does not run in float64."""
@@ -60,6 +66,9 @@ def _bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         return runs[opened.kind](eqn, opened, operands)
     if name == "reduce_precision":
         return operands
+    if name in _SCATTERS:
+        options = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+        return [_SCATTERS[name](*operands, **{key: eqn.params[key] for key in options})]
     if name in _NARROW:
         types = [v.aval.dtype for v in eqn.invars]
         narrow = [lax.convert_element_type(x, t) if _is_float(t) else x
