@@ -122,7 +122,8 @@ def _chosen(arguments: Arguments, entries: Sequence[LedgerEntry]) -> list[Ledger
 
 
 def _studies(entries: Sequence[LedgerEntry]) -> list[str]:
-    return list(dict.fromkeys(e.claim.study_stem for e in entries if not e.claim.reason))
+    stems = (stem for e in entries if not e.claim.reason for stem in e.claim.every_study)
+    return list(dict.fromkeys(stems))
 
 
 def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, list[str]]]:
@@ -131,8 +132,8 @@ def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, lis
 
     rules: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
-        stem = entry.claim.study_stem
-        rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
+        for stem in entry.claim.every_study:
+            rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
     return rules
 
 
@@ -142,9 +143,7 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     from nanlab.ledger.write import write_ledger
 
     studies = {
-        entry.claim.study_stem: arguments.out / entry.claim.study_stem
-        for entry in entries
-        if not entry.claim.reason and is_there(arguments.out / entry.claim.study_stem)
+        stem: arguments.out / stem for stem in _studies(entries) if is_there(arguments.out / stem)
     }
     try:
         judged = judge([entry.claim for entry in entries], studies)

@@ -180,7 +180,7 @@ def test_a_claim_that_is_not_testable_here_says_why_and_tells_no_numbers(ledger,
     ("text", "sentence"),
     [
         (UNTESTABLE + "within = 0.1\n", "has a reason why it is not testable here, so it has no"),
-        (UNTESTABLE.replace("reason", "remark"), "has no measure; a claim that is not testable"),
+        (UNTESTABLE.replace("reason", "remark"), "has no measure; it asks"),
     ],
 )
 def test_a_claim_has_either_a_rule_or_a_reason(text, sentence, tmp_path, capsys):
