@@ -14,7 +14,8 @@ from nanlab import claims
 from nanlab.cli.exit_status import CRASHED
 from nanlab.ledger import rules
 from nanlab.ledger import strata as pairs
-from nanlab.ledger.claim import Claim, every_id, rule_hash, stem_of
+from nanlab.ledger.claim import Claim, every_id, stem_of
+from nanlab.ledger.rules import rule_hash
 from nanlab.ledger.conditions import conditions_of
 from nanlab.ledger.figures import MAX_FIGURES
 from nanlab.ledger.judge import judge, rules_of

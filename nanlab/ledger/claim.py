@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -319,8 +317,3 @@ RULE = frozenset(
 )  # fmt: skip
 """The fields of a claim that decide its verdict; the others describe it."""
 
-
-def rule_hash(claim: Claim) -> str:
-    """Return a hash of a claim's rule, 16 hex digits, to detect later changes."""
-    rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(RULE))
-    return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
