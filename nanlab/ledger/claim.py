@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
 from nanlab.grid.errors import Complaint, GridError, sentence_of
-from nanlab.grid.outcome import Outcome
+from nanlab.ledger.contrast import ClaimTable, Contrast, Measure, Values
 
 ARTICLES = {
     "A": "Why does ReLU activation cause NaN outputs during deep learning training, while tanh "
@@ -31,7 +29,6 @@ ARTICLES = {
 CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
 """Number of claims of each article."""
 
-Values = dict[str, Any]
 ClaimKind = Literal["effect", "null", "example", "distribution"]
 Asks = Literal["faults", "trains", "measure"]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
@@ -41,53 +38,7 @@ class LedgerError(Exception):
     """A claim cannot be judged from its study; the message says why."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Measure(_Table):
-    """A condition on a run: all that are given must hold.
-
-    Attributes:
-        outcome: outcomes, one of which the run must have.
-        column: column of `runs` to compare.
-        to: column to divide `column` by.
-        above: lower bound; false for a run without the number.
-        below: upper bound; false for a run without the number.
-        equals: columns of `runs` and their required values.
-    """
-
-    outcome: tuple[Outcome, ...] = ()
-    column: str | None = None
-    to: str | None = None
-    above: float | None = None
-    below: float | None = None
-    equals: Values = {}
-
-
-class Contrast(_Table):
-    """Pairs of runs that differ only in one factor.
-
-    Attributes:
-        with_: parameters and values of the side with the factor.
-        without: parameters and values of the side without the factor.
-        move: instead of both, an axis and the number of values by which the side `with` is shifted.
-        at_least: smallest effect that counts; negative if the claim is that something gets rarer.
-        of_failed: whether only runs whose side `without` had a fault are compared (a cure).
-        placebos: moves that a cure must beat, in addition to a fresh seed.
-        random_of: moves of the cure's length, of which each run gets a random one, to beat too.
-    """
-
-    with_: Values = Field({}, alias="with")
-    without: Values = {}
-    move: dict[str, int] = {}
-    at_least: float
-    of_failed: bool = False
-    placebos: tuple[dict[str, int], ...] = ()
-    random_of: tuple[dict[str, int], ...] = ()
-
-
-class Usual(_Table):
+class Usual(ClaimTable):
     """The same question in the range in which people train; what is given replaces [claim]'s.
 
     Attributes:
@@ -99,6 +50,7 @@ class Usual(_Table):
         any_of: parameters.
         beyond: values of strata.
         measure: condition.
+        shows: predicate.
         contrast: pairs.
         share_at_least: share.
         within: largest difference.
@@ -108,11 +60,12 @@ class Usual(_Table):
     none: str = ""
     study: Names = ()
     range: str = ""
-    where: Values = {}
+    where: Values = Field(default={})
     strata: tuple[str, ...] = ()
     any_of: tuple[str, ...] = ()
-    beyond: Values = {}
+    beyond: Values = Field(default={})
     measure: Measure = Measure()
+    shows: str = ""
     contrast: Contrast | None = None
     share_at_least: float | None = None
     within: float | None = None
@@ -127,7 +80,7 @@ class Usual(_Table):
         return self
 
 
-class Claim(_Table):
+class Claim(ClaimTable):
     """A claim and the rule that judges it, written before its study is run.
 
     Its own fields are about the stress range, the table [claim.usual] about the usual one.
@@ -147,6 +100,7 @@ class Claim(_Table):
             nothing.
         measure: condition whose frequency is measured; by default whether a run has a fault, stays
             finite (a cure) or trains.
+        shows: what runs do that meet the measure, as a predicate: "come to NaN".
         contrast: pairs to compare, of an effect or a null claim only.
         share_at_least: required share of runs, of an example or a distribution only.
         of_failed: whether the share is of the runs that had a fault.
@@ -166,11 +120,12 @@ class Claim(_Table):
     because: str = ""
     range: str
     study: Names = ()
-    where: Values = {}
+    where: Values = Field(default={})
     strata: tuple[str, ...] = ()
     any_of: tuple[str, ...] = ()
-    beyond: Values = {}
+    beyond: Values = Field(default={})
     measure: Measure = Measure()
+    shows: str = ""
     contrast: Contrast | None = None
     share_at_least: float | None = None
     of_failed: bool = False
@@ -316,4 +271,3 @@ RULE = frozenset(
     )
 )  # fmt: skip
 """The fields of a claim that decide its verdict; the others describe it."""
-

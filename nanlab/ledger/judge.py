@@ -113,7 +113,7 @@ class Judged:
 
     @property
     def seal(self) -> str:
-        """A hash of the rule, of the version of the deciding code and of the grids that were run."""
+        """A hash of the rule, of the deciding code's version and of the grids that were run."""
         grids = [m.get("grid_sha256", "") for each in self.ranges for m in each.manifests]
         text = " ".join([rule_hash(self.claim), *map(str, grids)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]

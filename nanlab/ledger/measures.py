@@ -7,7 +7,8 @@ from typing import Literal
 import polars as pl
 
 from nanlab.grid.outcome import FAILED, Outcome
-from nanlab.ledger.claim import Claim, Measure
+from nanlab.ledger.claim import Claim
+from nanlab.ledger.contrast import Measure
 
 Question = Literal["faults", "trains", "measure"]
 

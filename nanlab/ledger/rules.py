@@ -16,6 +16,7 @@ from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
+BORDERLINE_CLAIM = "borderline"
 NOT_TESTABLE = "not testable here"
 HOLDS, FAILS, BORDERLINE, OPEN = "holds", "fails", "borderline", "open"
 UNSEEN = "nothing to see"
@@ -24,7 +25,7 @@ UNSEEN = "nothing to see"
 MIN_SEEDS = 20
 """With fewer seeds a stratum stays open."""
 MIN_SEEDS_OF_ONE_CELL = 60
-"""The same where a seed has a single run or pair: 20 of them say little about a share of one half."""
+"""The same where a seed has a single run or pair: 20 say little about a share of one half."""
 
 RULES_VERSION = 2
 VERSIONS = {
@@ -76,9 +77,7 @@ class ClaimVerdict:
     conditions: dict[str, list[str]]
 
 
-def results_of(
-    claim: Claim, question: Question, strata: Sequence[Stratum]
-) -> list[StratumResult]:
+def results_of(claim: Claim, question: Question, strata: Sequence[Stratum]) -> list[StratumResult]:
     """Return the statistics and the answer of each stratum of one question."""
     found = [_measured(claim, question, stratum) for stratum in strata]
     tested = [i for i, f in enumerate(found) if f.p is not None and f.stratum.decides]
@@ -134,9 +133,7 @@ def _required(claim: Claim, question: Question) -> tuple[float, float]:
     return (1.0, least) if least >= 0.0 else (-1.0, -least)
 
 
-def answer(
-    claim: Claim, question: Question, found: StratumResult, adjusted: float | None
-) -> str:
+def answer(claim: Claim, question: Question, found: StratumResult, adjusted: float | None) -> str:
     """Return the answer of one stratum: HOLDS, FAILS, BORDERLINE, OPEN or UNSEEN."""
     if found.effect is None or found.low is None or found.high is None:
         return UNSEEN

@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from nanlab.grid.outcome import FAILED
 from nanlab.grid.parameters import PARAMETERS, is_user_defined
-from nanlab.ledger.claim import Claim, Contrast, LedgerError
+from nanlab.ledger.claim import Claim, LedgerError
+from nanlab.ledger.contrast import Contrast
 from nanlab.ledger.measures import Question, condition_of
 from nanlab.results.compare import completed
 
@@ -131,7 +132,8 @@ def compared(claim: Claim, question: Question, runs: pl.DataFrame) -> list[Strat
 def _relevant(claim: Claim, question: Question, runs: pl.DataFrame) -> pl.DataFrame:
     runs = matching(completed(runs, [*claim.strata, "task"]), claim.where)
     return runs.filter(pl.col("outcome") != "crashed").with_columns(
-        condition_of(claim, question).alias("_true"), pl.col("outcome").is_in(FAILED).alias("_failed")
+        condition_of(claim, question).alias("_true"),
+        pl.col("outcome").is_in(FAILED).alias("_failed"),
     )
 
 
@@ -162,7 +164,11 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _cells(runs: pl.DataFrame) -> int:
-    return int(runs.get_column("seed").value_counts().get_column("count").max() or 0) if len(runs) else 0  # type: ignore[arg-type]
+    return (
+        int(runs.get_column("seed").value_counts().get_column("count").max() or 0)
+        if len(runs)
+        else 0
+    )  # type: ignore[arg-type]
 
 
 def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[StratumComparison]:
@@ -194,9 +200,7 @@ def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]
     return {words: tried.select("run_id", *ends) for words, tried in placebos.items()}
 
 
-def _difference(
-    claim: Claim, key: Mapping[str, str], pairs: pl.DataFrame, placebo: str
-) -> Stratum:
+def _difference(claim: Claim, key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> Stratum:
     with_, without = (_of_seeds(pairs, pl.col(name)) for name in ("_true", "_true_without"))
     return Stratum(
         key=key,

@@ -70,7 +70,6 @@ def seed_interval(
 
 def _lower_end(values: Float[np.ndarray, "*studies seeds"]) -> Float[np.ndarray, "*studies"]:
     """Return the lower end for the mean of a quantity that is never negative."""
-
     n = values.shape[-1]
     left, right = values.min(axis=-1), values.max(axis=-1)
     best = np.zeros_like(left)
