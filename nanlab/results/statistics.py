@@ -71,18 +71,38 @@ def seed_interval(
 def _lower_end(values: Float[np.ndarray, "*studies seeds"]) -> Float[np.ndarray, "*studies"]:
     """Return the lower end for the mean of a quantity that is never negative."""
     n = values.shape[-1]
-    left, right = values.min(axis=-1), values.max(axis=-1)
+    studies = values.reshape(-1, n)
+    left, right = studies.min(axis=-1), studies.max(axis=-1)
+    best = _end_under(studies, right)
+    # The end is concave in the values, so as a function of the cap it has one maximum; mostly it
+    # is at the largest value, where a cap just below it makes the end no larger.
+    below = _end_under(studies, right - 1e-6 * (right - left)) > best
+    best[below] = _best_end(studies[below], left[below], right[below])
+    return best.reshape(values.shape[:-1])
+
+
+def _best_end(
+    values: Float[np.ndarray, "studies seeds"],
+    left: Float[np.ndarray, " studies"],
+    right: Float[np.ndarray, " studies"],
+) -> Float[np.ndarray, " studies"]:
     best = np.zeros_like(left)
-    # The end is concave in the values, so as a function of the cap it has one maximum.
     for _ in range(CAP_ROUNDS):
-        caps = np.linspace(left, right, CAPS, axis=-1)
-        capped = np.minimum(values[..., None, :], caps[..., None])
-        ends = _end_of(capped.mean(axis=-1), capped.std(axis=-1, ddof=min(n - 1, 1)), n)
-        at = ends.argmax(axis=-1)[..., None]
-        best = np.maximum(best, np.take_along_axis(ends, at, axis=-1)[..., 0])
-        left = np.take_along_axis(caps, np.maximum(at - 1, 0), axis=-1)[..., 0]
-        right = np.take_along_axis(caps, np.minimum(at + 1, CAPS - 1), axis=-1)[..., 0]
+        caps = np.linspace(left, right, CAPS)
+        ends = np.stack([_end_under(values, cap) for cap in caps])
+        at, studies = ends.argmax(axis=0), np.arange(len(left))
+        best = np.maximum(best, ends[at, studies])
+        left = caps[np.maximum(at - 1, 0), studies]
+        right = caps[np.minimum(at + 1, CAPS - 1), studies]
     return best
+
+
+def _end_under(
+    values: Float[np.ndarray, "studies seeds"], cap: Float[np.ndarray, " studies"]
+) -> Float[np.ndarray, " studies"]:
+    """Return the lower end where values above a cap count as the cap."""
+    capped, n = np.minimum(values, cap[:, None]), values.shape[-1]
+    return _end_of(capped.mean(axis=-1), capped.std(axis=-1, ddof=min(n - 1, 1)), n)
 
 
 def _end_of(
