@@ -41,7 +41,8 @@ class Contrast(ClaimTable):
     """Pairs of runs that differ only in one factor.
 
     Attributes:
-        with_: parameters and values of the side with the factor.
+        with_: parameters and values of the side with the factor; or a list of alternatives, each
+            of which is paired by all parameters but its own.
         without: parameters and values of the side without the factor.
         move: instead of both, an axis and the number of values by which the side `with` is shifted.
         at_least: smallest effect that counts; negative if the claim is that something gets rarer.
@@ -50,10 +51,15 @@ class Contrast(ClaimTable):
         random_of: moves of the cure's length, of which each run gets a random one, to beat too.
     """
 
-    with_: Values = Field({}, alias="with")
+    with_: Values | tuple[Values, ...] = Field(default={}, alias="with")
     without: Values = {}
     move: dict[str, int] = {}
     at_least: float
     of_failed: bool = False
     placebos: tuple[dict[str, int], ...] = ()
     random_of: tuple[dict[str, int], ...] = ()
+
+    @property
+    def alternatives(self) -> tuple[Values, ...]:
+        """The sides with the factor."""
+        return self.with_ if isinstance(self.with_, tuple) else (self.with_,)

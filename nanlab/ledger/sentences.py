@@ -96,7 +96,7 @@ def placebo_words(placebo: str) -> str:
 def _contrast_text(judged: RangeJudged) -> str:
     claim, asked = judged.claim, judged.asked
     assert claim.contrast is not None
-    with_, without = side(claim.contrast.with_), side(claim.contrast.without)
+    with_, without = side(claim.contrast.alternatives), side([claim.contrast.without])
     with_, without = (with_ or "it", without or "it")
     first = _pair_text(strongest(asked), shows(claim, asked), with_, without, claim)
     others = [each for each in judged.answers[1:] if strongest(each).effect is not None]

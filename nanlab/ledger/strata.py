@@ -219,12 +219,25 @@ def _paired(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
     """Pair each run of the side `with` with the run that differs only in the factor."""
     if contrast.move:
         return _moved(runs, contrast.move, keep_all=True)
-    factor = list(dict.fromkeys((*contrast.with_, *contrast.without)))
-    sides = [matching(completed(runs, factor), side) for side in (contrast.with_, contrast.without)]
-    rest = [name for name in _parameters(sides[0]) if name not in factor]
-    ends = ["run_id", "_true", "_failed"]
-    other = sides[1].select(*rest, *ends, *(name for name in factor if name not in rest))
-    pairs = sides[0].join(other, on=rest, how="inner", suffix="_without", nulls_equal=True)
+    without, is_one = contrast.without, not isinstance(contrast.with_, tuple)
+    runs = completed(runs, [*without, *(n for side in contrast.alternatives for n in side)])
+    pairs = [
+        _paired_with(runs, side, without, {*side, *(without if is_one else ())})
+        for side in contrast.alternatives
+    ]
+    return pl.concat(pairs, how="diagonal")
+
+
+def _paired_with(
+    runs: pl.DataFrame, with_: Mapping[str, Any], without: Mapping[str, Any], factor: set[str]
+) -> pl.DataFrame:
+    """Pair the runs of two sides by all parameters but those of the factor."""
+    rest = [name for name in _parameters(runs) if name not in factor]
+    ends = [n for n in _parameters(runs) if n in factor] + ["run_id", "_true", "_failed"]
+    other = matching(runs, without).select(
+        *rest, *(pl.col(name).alias(f"{name}_without") for name in ends)
+    )
+    pairs = matching(runs, with_).join(other, on=rest, how="inner", nulls_equal=True)
     return pairs.filter(pl.col("run_id") != pl.col("run_id_without"))
 
 

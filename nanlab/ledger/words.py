@@ -77,11 +77,11 @@ def _speaks(text: str) -> bool:
     return text[:1].isalpha() and text not in ("none", "True", "False")
 
 
-def side(values: Mapping[str, Any]) -> str:
+def side(alternatives: Sequence[Mapping[str, Any]]) -> str:
     """Return one side of a contrast as a phrase, "" if it takes several parameters."""
-    if len(values) != 1:
+    if len(alternatives) != 1 or len(alternatives[0]) != 1:
         return ""
-    ((name, value),) = values.items()
+    ((name, value),) = alternatives[0].items()
     return phrase(name, value if isinstance(value, list | tuple) else [value])
 
 
