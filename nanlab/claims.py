@@ -122,7 +122,8 @@ def _chosen(arguments: Arguments, entries: Sequence[LedgerEntry]) -> list[Ledger
 
 
 def _studies(entries: Sequence[LedgerEntry]) -> list[str]:
-    return list(dict.fromkeys(e.claim.study_stem for e in entries if not e.claim.reason))
+    stems = (stem for e in entries if not e.claim.reason for stem in e.claim.every_study)
+    return list(dict.fromkeys(stems))
 
 
 def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, list[str]]]:
@@ -131,20 +132,20 @@ def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, lis
 
     rules: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
-        stem = entry.claim.study_stem
-        rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
+        for stem in entry.claim.every_study:
+            rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
     return rules
 
 
 def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
+    from nanlab.ledger.history import read_history
     from nanlab.ledger.judge import judge
+    from nanlab.ledger.sentences import conditions_text
     from nanlab.ledger.write import write_ledger
 
     studies = {
-        entry.claim.study_stem: arguments.out / entry.claim.study_stem
-        for entry in entries
-        if not entry.claim.reason and is_there(arguments.out / entry.claim.study_stem)
+        stem: arguments.out / stem for stem in _studies(entries) if is_there(arguments.out / stem)
     }
     try:
         judged = judge([entry.claim for entry in entries], studies)
@@ -152,15 +153,22 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if judged:
         with writing(arguments.out):
-            write_ledger(arguments.out, judged)
+            write_ledger(arguments.out, judged, studies, read_history(arguments.sweeps))
     by_id = {each.claim.id: each for each in judged}
     for entry in entries:
         each = by_id.get(entry.claim.id)
-        word = "not run" if each is None else each.verdict.word
-        changed = " (its rule was changed after the result)" if each and each.rule_changed else ""
-        print(f"{entry.claim.id:4} {word:12} {entry.claim.says}{changed}")
-        if each is not None and each.verdict.condition:
-            print(f"{'':17} {each.verdict.condition}")
+        if each is None:
+            print(f"{entry.claim.id:4} {'not run':12} {entry.claim.says}")
+            continue
+        changed = " (its rule was changed after the result)" if each.rule_changed else ""
+        print(f"{entry.claim.id:4} {each.word:12} {entry.claim.says}{changed}")
+        for one in each.ranges:
+            where = conditions_text(one.asked.verdict)
+            if where or len(each.ranges) > 1:
+                word = one.asked.verdict.word
+                print(f"{'':17} {one.name} range: {word}{f', {where}' if where else ''}")
+        if each.claim.reason:
+            print(f"{'':17} {each.claim.reason}")
     return DONE
 
 
