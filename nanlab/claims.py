@@ -166,7 +166,7 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
             where = conditions_text(one.asked.verdict)
             if where or len(each.ranges) > 1:
                 word = one.asked.verdict.word
-                print(f"{'':17} {one.name} range: {word}{f', {where}' if where else ''}")
+                print(f"{'':17} {one.name} range: {word}.{f' {where}' if where else ''}")
         if each.claim.reason:
             print(f"{'':17} {each.claim.reason}")
     return DONE

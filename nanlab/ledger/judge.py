@@ -102,11 +102,10 @@ class Judged:
 
     @property
     def rule_changed(self) -> bool:
-        """Whether the rule was changed after a result existed."""
+        """Whether the rule was changed after the headline's result existed."""
         recorded = {
             hash_
-            for each in self.ranges
-            for manifest in each.manifests
+            for manifest in (self.headline.manifests if self.headline else ())
             for hash_ in manifest.get("rules", {}).get(self.claim.id, [])
         }
         return bool(self.claim.corrected) or bool(recorded - {rule_hash(self.claim)})
@@ -147,9 +146,10 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
             continue
         usual = claim.in_usual_range()
         named: list[tuple[RangeName, Claim]] = [("usual", usual)] if usual else []
+        named.append(("stress", claim))
         ranges = tuple(
             _judged(name, each, [read[stem] for stem in each.study_stems])
-            for name, each in [*named, ("stress", claim)]
+            for name, each in named
             if all(stem in read for stem in each.study_stems)
         )
         if ranges:

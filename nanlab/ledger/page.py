@@ -27,6 +27,7 @@ from nanlab.ledger.sentences import (
     breaks_text,
     conditions_text,
     finding_text,
+    range_label,
     strongest,
 )
 from nanlab.ledger.words import between, percent, points
@@ -129,7 +130,9 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
         first = headline.answer("faults") or headline.answer("measure")
     words = [_range_word(judged.range(name)) for name in ("usual", "stress")]
     if headline is None:
-        words = [NOT_TESTABLE, NOT_TESTABLE]
+        words = [NOT_TESTABLE, NOTHING]
+    elif range_label(judged, headline) == "as stated":
+        words = [f"as stated: {judged.word}", NOTHING]
     return (
         f"{name} {claim.says}", answer_text(first), answer_text(trains), *words,
         breaks_text(judged) or NOTHING,
@@ -176,13 +179,14 @@ def _section(each: Judged) -> list[str]:
         return [*lines, " ".join(filter(None, [f"**Not testable here.** {claim.reason}",
                                                claim.remark])), ""]  # fmt: skip
     verdicts = " ".join(
-        f"{one.name.capitalize()} range: **{one.asked.verdict.word}**." for one in each.ranges
+        f"{range_label(each, one).capitalize()}: **{one.asked.verdict.word}**."
+        for one in each.ranges
     )
     lines += [f"{verdicts} {finding_text(each)}", ""]
     for one in each.ranges:
-        lines += [f"- {_range_text(one)}"]
+        lines += [f"- {_range_text(one, range_label(each, one))}"]
     if claim.usual is not None and claim.usual.none:
-        lines += [f"- No usual range: {claim.usual.none}"]
+        lines += [f"- There is no usual range: {claim.usual.none}"]
     headline = each.headline
     assert headline is not None
     because = f" {claim.because}" if claim.because else ""
@@ -194,14 +198,14 @@ def _section(each: Judged) -> list[str]:
     return [*lines, ""]
 
 
-def _range_text(judged: RangeJudged) -> str:
+def _range_text(judged: RangeJudged, label: str) -> str:
     claim = judged.claim
     links = " ".join(f"[{stem}]({stem}/manifest.json)" for stem in claim.study_stems)
-    parts = [f"{judged.name.capitalize()} range: {claim.range.rstrip('.')} ({links})."]
+    parts = [f"{label.capitalize()}: {claim.range.rstrip('.')} ({links})."]
     for answer in judged.answers:
         where = conditions_text(answer.verdict)
         asks = {"faults": "Faults", "trains": "Training", "measure": "Verdict"}[answer.question]
-        parts.append(f"{asks}: {answer.verdict.word}{f', {where}' if where else ''}.")
+        parts.append(f"{asks}: {answer.verdict.word}.{f' {where}' if where else ''}")
     return " ".join(parts)
 
 

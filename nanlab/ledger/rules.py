@@ -12,6 +12,7 @@ from nanlab.ledger.claim import RULE, Claim, Usual
 from nanlab.ledger.conditions import Key, conditions_of
 from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.strata import Stratum
+from nanlab.ledger.words import parameter, percent
 from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip_p
 
 LEVEL = 0.05
@@ -213,21 +214,20 @@ def rule(claim: Claim) -> str:
     """Return a claim's rule as a sentence."""
     if claim.reason:
         return ""
-    every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""
+    names = [f"each {parameter(name)}" for name in claim.strata]
+    every = f", for {', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]}" if names else ""
+    if claim.any_of:
+        every += f" (one {' or '.join(map(parameter, claim.any_of))} that does it is enough)"
     if claim.within is not None:
-        return f"the 95 % interval of the paired difference lies within ±{claim.within:g}{every}"
+        return f"the interval of the difference lies within ±{100 * claim.within:g} points{every}"
     if claim.contrast is not None:
         least = claim.contrast.at_least
         word = "at least" if least >= 0 else "at most"
         beyond = " beyond each placebo" if claim.contrast.of_failed else ""
-        return (
-            f"the 95 % interval of the paired difference{beyond} is {word} {least:+g} as a whole, "
-            f"and its adjusted p is at most {LEVEL:g}{every}"
-        )
-    share = claim.share_at_least
-    if claim.deterministic:
-        return f"the share is at least {share:g}{every}"
-    return f"the lower end of the share's 95 % interval is at least {share:g}{every}"
+        return f"the interval of the difference{beyond} is {word} {100 * least:+g} points{every}"
+    share = percent(claim.share_at_least or 0.0)
+    whole = "share" if claim.deterministic else "interval of the share"
+    return f"the {whole} is at least {share}{every}"
 
 
 def rule_hash(claim: Claim) -> str:

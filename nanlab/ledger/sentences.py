@@ -161,12 +161,12 @@ _A_SHARE = Claim(id="A1", says="", kind="example", asks="faults", range="", shar
 
 
 def conditions_text(verdict: ClaimVerdict) -> str:
-    """Return where a claim holds and where it does not: "holds: ReLU; fails: tanh, float16"."""
+    """Return where a claim holds and where not, as "Holds: ReLU. Fails: tanh, float16."."""
     heads = (
-        (HOLDS, "holds"), (FAILS, "fails"), (BORDERLINE, "borderline"), (OPEN, "undecided"),
+        (HOLDS, "Holds"), (FAILS, "Fails"), (BORDERLINE, "Borderline"), (OPEN, "Undecided"),
     )  # fmt: skip
-    return "; ".join(
-        f"{head}: {listed(verdict.conditions[word])}"
+    return " ".join(
+        f"{head}: {listed(verdict.conditions[word])}."
         for word, head in heads
         if word in verdict.conditions
     )
@@ -177,8 +177,15 @@ def listed(conditions: Sequence[str]) -> str:
     texts = [each for each in conditions if each]
     more = len(texts) - LEAVES
     if more <= 1:
-        return " / ".join(texts)
-    return " / ".join(texts[:LEAVES]) + f" / {more} other combinations"
+        return "; ".join(texts)
+    return "; ".join(texts[:LEAVES]) + f"; {more} other combinations"
+
+
+def range_label(judged: Judged, one: RangeJudged) -> str:
+    """Return the name of a range; an article's own numbers have none but themselves."""
+    if judged.claim.usual is not None and judged.claim.usual.none:
+        return "as stated"
+    return f"{one.name} range"
 
 
 def breaks_text(judged: Judged) -> str:
@@ -187,12 +194,12 @@ def breaks_text(judged: Judged) -> str:
     for each in judged.ranges:
         word, conditions = each.asked.verdict.word, each.asked.verdict.conditions
         if FAILS in conditions:
-            parts.append(f"{each.name} range: {listed(conditions[FAILS])}")
+            parts.append(f"{range_label(judged, each)}: {listed(conditions[FAILS])}")
         elif word == "refuted" and each is not judged.headline:
             parts.append(f"the {each.name} range as a whole")
         if beyond := _beyond(each):
             parts.append(f"beyond the claim: {beyond}")
-    return "; ".join(parts)
+    return ". ".join(parts)
 
 
 def _beyond(judged: RangeJudged) -> str:

@@ -164,11 +164,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _cells(runs: pl.DataFrame) -> int:
-    return (
-        int(runs.get_column("seed").value_counts().get_column("count").max() or 0)
-        if len(runs)
-        else 0
-    )  # type: ignore[arg-type]
+    counts: list[int] = runs.group_by("seed").len().get_column("len").to_list()
+    return max(counts, default=0)
 
 
 def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[StratumComparison]:

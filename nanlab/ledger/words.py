@@ -57,6 +57,15 @@ def plain_name(name: str) -> str:
     return name.removeprefix("static.").removeprefix("knobs.").removesuffix("_without")
 
 
+def parameter(name: str) -> str:
+    """Return a parameter's name in words: lr is "learning rate"."""
+    plain = plain_name(name)
+    words = {"lr": "learning rate", "init_scale": "initial weights", "told": "quantity",
+             "clip": "kind of clipping", "norm": "normalization"}  # fmt: skip
+    side = " of the other side" if name.endswith("_without") else ""
+    return words.get(plain, plain.replace("_", " ")) + side
+
+
 def phrase(name: str, values: Sequence[Any]) -> str:
     """Return a parameter and some of its values as a phrase: "a learning rate of 0.1 or 1"."""
     plain = plain_name(name)
