@@ -160,8 +160,7 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
         if each is None:
             print(f"{entry.claim.id:4} {'not run':12} {entry.claim.says}")
             continue
-        changed = " (its rule was changed after the result)" if each.rule_changed else ""
-        print(f"{entry.claim.id:4} {each.word:12} {entry.claim.says}{changed}")
+        print(f"{entry.claim.id:4} {each.word + '*' * each.rule_changed:12} {entry.claim.says}")
         for one in each.ranges:
             where = conditions_text(one.asked.verdict)
             if where or len(each.ranges) > 1:
@@ -169,6 +168,8 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
                 print(f"{'':17} {one.name} range: {word}.{f' {where}' if where else ''}")
         if each.claim.reason:
             print(f"{'':17} {each.claim.reason}")
+    if any(each.rule_changed for each in judged):
+        print(f"* its rule was changed after the result: see {arguments.out / 'README.md'}")
     return DONE
 
 

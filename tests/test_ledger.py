@@ -560,7 +560,9 @@ def test_a_rule_that_is_changed_after_the_result_is_told(ledger, capsys):
     path.write_text(old.replace("at_least = 0.3", "at_least = 0.2"), encoding="utf-8")
     try:
         assert claims.main(flags) == claims.DONE
-        assert "Inputs 2 % larger make more NaN. (its rule was changed" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "A2   refuted*     Inputs 2 % larger" in shown and "A1   supported  " in shown
+        assert f"* its rule was changed after the result: see {folder / 'out/README.md'}" in shown
         assert rows(folder)["A2"]["rule_changed"] and not rows(folder)["A1"]["rule_changed"]
     finally:
         path.write_text(old, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def _overviews(judged: Sequence[Judged]) -> list[Drawer]:
         if rows:
             caption = (
                 f"{of} Means over all conditions with 95 % intervals over seeds; filled: usual "
-                "range, hollow: stress range. The mark is the verdict in that range on faults."
+                "range, hollow: stress range. The mark is the verdict on faults in that range."
             )
             drawing = Drawing(name=f"{name}.svg", caption=caption)
             found.append((drawing, lambda f, r=rows, text=label: _draw_effects(f, r, text)))
@@ -124,6 +125,8 @@ def _draw_effects(figure: Figure, rows: Sequence[Judged], label: str) -> None:
     for word in (word for word in MARKS if word in shown):
         color, shape = MARKS[word]
         axes.plot([], [], marker=shape, color=color, linestyle="", label=word)
+    for face, label_ in (("#6E6E6E", "usual range"), ("white", "stress range")):
+        axes.plot([], [], marker="o", color="#6E6E6E", markerfacecolor=face, label=label_)
     axes.axvline(0.0, color="#999999", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [_label(each) for each in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -150,8 +153,7 @@ def _draw_effect(axes: Axes, judged: RangeJudged, at: float) -> str:
 
 
 def _label(judged: Judged) -> str:
-    says = judged.claim.says
-    return f"{says if len(says) <= 72 else says[:70].rstrip() + ' …'}  {judged.claim.id}"
+    return f"{textwrap.shorten(judged.claim.says, 64, placeholder=' …')}  {judged.claim.id}"
 
 
 def _maps(judged: Sequence[Judged], studies: Mapping[str, Path]) -> list[Drawer]:

@@ -31,7 +31,7 @@ from nanlab.ledger.sentences import (
     strongest,
 )
 from nanlab.ledger.words import between, percent, points
-from nanlab.results.text_tables import markdown_table
+from nanlab.results.text_tables import markdown_escape, markdown_table
 
 WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE_CLAIM, REFUTED, OPEN, NOT_TESTABLE)
 
@@ -134,7 +134,8 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     elif range_label(judged, headline) == "as stated":
         words = [f"as stated: {judged.word}", NOTHING]
     return (
-        f"{name} {claim.says}", answer_text(first), answer_text(trains), *words,
+        f"{name} {markdown_escape(claim.says) if link else claim.says}", answer_text(first),
+        answer_text(trains), *words,
         breaks_text(judged) or NOTHING,
     )  # fmt: skip
 
@@ -166,7 +167,7 @@ def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
     for each in by_id.values():
         others = [by_id[name] for name in each.claim.against if name in by_id]
         for one in [each, *others] if others else []:
-            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {one.claim.says}"
+            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {markdown_escape(one.claim.says)}"
             rows.append((claim, one.word, finding_text(one)))
         rows += [("", "", "")] if others else []
     return [markdown_table(("claim", "verdict", "what was found"), rows[:-1])] if rows else []
@@ -174,7 +175,7 @@ def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
 
 def _section(each: Judged) -> list[str]:
     claim = each.claim
-    lines = [f"### {claim.id}", "", f"*{claim.says}*", ""]
+    lines = [f"### {claim.id}", "", f"> {markdown_escape(claim.says)}", ""]
     if not each.ranges:
         return [*lines, " ".join(filter(None, [f"**Not testable here.** {claim.reason}",
                                                claim.remark])), ""]  # fmt: skip
@@ -184,7 +185,7 @@ def _section(each: Judged) -> list[str]:
     )
     lines += [f"{verdicts} {finding_text(each)}", ""]
     for one in each.ranges:
-        lines += [f"- {_range_text(one, range_label(each, one))}"]
+        lines += _range_lines(one, range_label(each, one))
     if claim.usual is not None and claim.usual.none:
         lines += [f"- There is no usual range: {claim.usual.none}"]
     headline = each.headline
@@ -192,21 +193,22 @@ def _section(each: Judged) -> list[str]:
     because = f" {claim.because}" if claim.because else ""
     lines += [f"- Rule: {rule(headline.claim)}.{because}"]
     notes = dict.fromkeys(filter(None, [headline.claim.remark, claim.remark]))
-    corrected = f"The rule was corrected after its first result: {claim.corrected}"
+    corrected = f"*The rule was corrected after its first result.* {claim.corrected}"
     notes |= {corrected: None} if claim.corrected else {}
     lines += [f"- {' '.join(notes)}"] if notes else []
     return [*lines, ""]
 
 
-def _range_text(judged: RangeJudged, label: str) -> str:
+def _range_lines(judged: RangeJudged, label: str) -> list[str]:
     claim = judged.claim
-    links = " ".join(f"[{stem}]({stem}/manifest.json)" for stem in claim.study_stems)
-    parts = [f"{label.capitalize()}: {claim.range.rstrip('.')} ({links})."]
+    links = ", ".join(f"[{stem}]({stem}/manifest.json)" for stem in claim.study_stems)
+    head = "Runs" if label == "as stated" else label.capitalize()
+    lines = [f"- {head}: {claim.range.rstrip('.')} ({links})."]
     for answer in judged.answers:
         where = conditions_text(answer.verdict)
         asks = {"faults": "Faults", "trains": "Training", "measure": "Verdict"}[answer.question]
-        parts.append(f"{asks}: {answer.verdict.word}.{f' {where}' if where else ''}")
-    return " ".join(parts)
+        lines.append(f"  - {asks}: {answer.verdict.word}.{f' {where}' if where else ''}")
+    return lines
 
 
 def _changes(judged: Sequence[Judged], history: History) -> list[str]:

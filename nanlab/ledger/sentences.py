@@ -13,6 +13,7 @@ from nanlab.ledger.rules import (
     FAILS,
     HOLDS,
     OPEN,
+    REFUTED,
     UNSEEN,
     ClaimVerdict,
     StratumResult,
@@ -195,8 +196,10 @@ def breaks_text(judged: Judged) -> str:
         word, conditions = each.asked.verdict.word, each.asked.verdict.conditions
         if FAILS in conditions:
             parts.append(f"{range_label(judged, each)}: {listed(conditions[FAILS])}")
-        elif word == "refuted" and each is not judged.headline:
+        elif word == REFUTED and each is not judged.headline:
             parts.append(f"the {each.name} range as a whole")
+        elif unsettled := [*conditions.get(BORDERLINE, []), *conditions.get(OPEN, [])]:
+            parts.append(f"{range_label(judged, each)}, not settled: {listed(unsettled)}")
         if beyond := _beyond(each):
             parts.append(f"beyond the claim: {beyond}")
     return ". ".join(parts)

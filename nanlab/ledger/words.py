@@ -71,7 +71,7 @@ def phrase(name: str, values: Sequence[Any]) -> str:
     plain = plain_name(name)
     texts = [_value(value) for value in values]
     words = OF_PARAMETER.get(plain, {})
-    named = " or ".join(words.get(text, VALUES.get(text, text)) for text in texts)
+    named = _either([words.get(text, VALUES.get(text, text)) for text in texts])
     if plain in PHRASES:
         named = PHRASES[plain].format(named)
     elif all(text in words or text in VALUES or _speaks(text) for text in texts):
@@ -79,6 +79,10 @@ def phrase(name: str, values: Sequence[Any]) -> str:
     else:
         named = f"{plain.replace('_', ' ')} {named}"
     return f"against {named}" if name.endswith("_without") else named
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _speaks(text: str) -> bool:
