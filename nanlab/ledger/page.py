@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from nanlab.ledger.claim import ARTICLES, every_id
 from nanlab.ledger.figures import FIGURES, Drawing
 from nanlab.ledger.history import History
-from nanlab.ledger.judge import Answer, Judged, RangeJudged
+from nanlab.ledger.judge import Answer, Judged, RangeJudged, RangeName
 from nanlab.ledger.measures import WELL_ABOVE
 from nanlab.ledger.rules import (
     BORDERLINE_CLAIM,
@@ -128,7 +128,9 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     if headline is not None:
         trains = headline.answer("trains")
         first = headline.answer("faults") or headline.answer("measure")
-    words = [_range_word(judged.range(name)) for name in ("usual", "stress")]
+    words = [_range_word(judged, "usual"), _range_word(judged, "stress")]
+    if claim.usual is None:
+        words[0] = NOTHING
     if headline is None:
         words = [NOT_TESTABLE, NOTHING]
     elif range_label(judged, headline) == "as stated":
@@ -140,8 +142,9 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _range_word(judged: RangeJudged | None) -> str:
-    return NOTHING if judged is None else judged.asked.verdict.word
+def _range_word(judged: Judged, name: RangeName) -> str:
+    found = judged.range(name)
+    return "not run yet" if found is None else found.asked.verdict.word
 
 
 def answer_text(answer: Answer | None) -> str:
@@ -183,6 +186,8 @@ def _section(each: Judged) -> list[str]:
         f"{range_label(each, one).capitalize()}: **{one.asked.verdict.word}**."
         for one in each.ranges
     )
+    if claim.usual is not None and not claim.usual.none and each.range("usual") is None:
+        verdicts += " The study of its usual range has not run yet."
     lines += [f"{verdicts} {finding_text(each)}", ""]
     for one in each.ranges:
         lines += _range_lines(one, range_label(each, one))
