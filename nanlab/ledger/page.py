@@ -24,13 +24,16 @@ from nanlab.ledger.rules import (
     rule,
 )
 from nanlab.ledger.sentences import (
+    answer_label,
     breaks_text,
     conditions_text,
+    dependences,
     finding_text,
+    open_text,
     range_label,
     strongest,
 )
-from nanlab.ledger.words import between, percent, points
+from nanlab.ledger.words import between, enumerated, parameter, percent, points
 from nanlab.results.text_tables import markdown_escape, markdown_table
 
 WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE_CLAIM, REFUTED, OPEN, NOT_TESTABLE)
@@ -78,6 +81,9 @@ def ledger_page(judged: Sequence[Judged], drawings: Sequence[Drawing], history: 
         lines += ["## Figures", ""]
         for each in drawings:
             lines += [f"![{each.caption}]({FIGURES}/{each.name})", "", each.caption, ""]
+    if rows := _dependences(judged):
+        lines += ["## What the verdicts depend on", "", DEPENDS, ""]
+        lines += [markdown_table(("claim", "depends on"), rows), ""]
     if contradictions := _contradictions(by_id):
         lines += ["## Where two articles contradict each other", "", *contradictions, ""]
     lines += ["## Claim by claim", ""]
@@ -165,6 +171,23 @@ def answer_text(answer: Answer | None) -> str:
     )
 
 
+DEPENDS = (
+    "In the usual range these claims hold in one network or training and fail in another that "
+    "differs in nothing but the parameter."
+)
+
+
+def _dependences(judged: Sequence[Judged]) -> list[tuple[str, str]]:
+    found = [(each, each.range("usual")) for each in judged]
+    named = [(each, dependences(usual)) for each, usual in found if usual is not None]
+    return [
+        (f"[{each.claim.id}](#{each.claim.id.lower()}) {markdown_escape(each.claim.says)}",
+         enumerated([parameter(name) for name in names]))
+        for each, names in named
+        if names
+    ]  # fmt: skip
+
+
 def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
     rows: list[tuple[str, ...]] = []
     for each in by_id.values():
@@ -211,8 +234,9 @@ def _range_lines(judged: RangeJudged, label: str) -> list[str]:
     lines = [f"- {head}: {claim.range.rstrip('.')} ({links})."]
     for answer in judged.answers:
         where = conditions_text(answer.verdict)
-        asks = {"faults": "Faults", "trains": "Training", "measure": "Verdict"}[answer.question]
-        lines.append(f"  - {asks}: {answer.verdict.word}.{f' {where}' if where else ''}")
+        why = open_text(answer)
+        word = f"{answer.verdict.word} ({why})" if why else answer.verdict.word
+        lines.append(f"  - {answer_label(claim, answer.question)}: {word}. {where}".rstrip())
     return lines
 
 

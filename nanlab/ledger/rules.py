@@ -12,7 +12,7 @@ from nanlab.ledger.claim import RULE, Claim, Usual
 from nanlab.ledger.conditions import Key, conditions_of
 from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.strata import Stratum
-from nanlab.ledger.words import parameter, percent
+from nanlab.ledger.words import enumerated, parameter, percent
 from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip_p
 
 LEVEL = 0.05
@@ -138,10 +138,7 @@ def answer(claim: Claim, question: Question, found: StratumResult, adjusted: flo
     """Return the answer of one stratum: HOLDS, FAILS, BORDERLINE, OPEN or UNSEEN."""
     if found.effect is None or found.low is None or found.high is None:
         return UNSEEN
-    seeds, needed = len(found.stratum.values), MIN_SEEDS
-    if found.stratum.cells == 1:
-        needed = MIN_SEEDS_OF_ONE_CELL
-    if seeds < needed and not claim.deterministic:
+    if has_few_seeds(found.stratum) and not claim.deterministic:
         return OPEN
     if claim.within is not None:
         return _equivalent(claim.within, found.low, found.high)
@@ -155,6 +152,12 @@ def answer(claim: Claim, question: Question, found: StratumResult, adjusted: flo
     if low >= least and (adjusted is None or adjusted <= LEVEL):
         return HOLDS
     return BORDERLINE if low > 0.0 else OPEN
+
+
+def has_few_seeds(stratum: Stratum) -> bool:
+    """Return whether a stratum has too few seeds to be decided."""
+    needed = MIN_SEEDS_OF_ONE_CELL if stratum.cells == 1 else MIN_SEEDS
+    return len(stratum.values) < needed
 
 
 def _equivalent(within: float, low: float, high: float) -> str:
@@ -178,8 +181,7 @@ def verdict(claim: Claim, found: Sequence[StratumResult]) -> ClaimVerdict:
     Supported if the rule holds in all of them, conditional if it holds in some, refuted if it fails
     in some and none comes near it.
     """
-    joined = _joined(claim, [each for each in found if each.stratum.decides])
-    seen = [(key, word) for key, word in joined if word != UNSEEN]
+    seen = answers_of(claim, found)
     words = {word for _, word in seen}
     if not words - {OPEN}:
         return ClaimVerdict(word=OPEN, conditions={})
@@ -192,8 +194,12 @@ def verdict(claim: Claim, found: Sequence[StratumResult]) -> ClaimVerdict:
     return ClaimVerdict(word=word, conditions=conditions)
 
 
-def _joined(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str]]:
-    """Return the answer of each stratum, over the placebos and the alternatives of `any_of`."""
+def answers_of(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str]]:
+    """Return the answer of each stratum that decides and shows something.
+
+    Each is over the placebos, and over the alternatives of `any_of`.
+    """
+    found = [each for each in found if each.stratum.decides]
     of_placebos: dict[str, list[StratumResult]] = {}
     for each in found:
         of_placebos.setdefault(each.stratum.name, []).append(each)
@@ -204,7 +210,8 @@ def _joined(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str
         words = [word for each in results if (word := each.answer) != UNSEEN]
         word = min(words, key=_ORDER.index, default=UNSEEN)
         groups.setdefault(tuple(key.items()), []).append(word)
-    return [(dict(key), max(words, key=_ORDER.index)) for key, words in groups.items()]
+    best = [(dict(key), max(words, key=_ORDER.index)) for key, words in groups.items()]
+    return [(key, word) for key, word in best if word != UNSEEN]
 
 
 _ORDER = (UNSEEN, FAILS, OPEN, BORDERLINE, HOLDS)
@@ -214,10 +221,10 @@ def rule(claim: Claim) -> str:
     """Return a claim's rule as a sentence."""
     if claim.reason:
         return ""
-    names = [f"each {parameter(name)}" for name in claim.strata]
-    every = f", for {', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]}" if names else ""
+    names = [parameter(name) for name in claim.strata]
+    every = f", for every {'combination of ' * (len(names) > 1)}{enumerated(names)}" * bool(names)
     if claim.any_of:
-        every += f" (one {' or '.join(map(parameter, claim.any_of))} that does it is enough)"
+        every += f" (one {' or '.join(map(parameter, claim.any_of))} is enough)"
     if claim.within is not None:
         return f"the interval of the difference lies within ±{100 * claim.within:g} points{every}"
     if claim.contrast is not None:

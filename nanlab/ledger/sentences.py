@@ -8,6 +8,7 @@ from nanlab.grid.outcome import FAILED
 from nanlab.ledger.claim import Claim
 from nanlab.ledger.contrast import Measure
 from nanlab.ledger.judge import Answer, Judged, RangeJudged
+from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.rules import (
     BORDERLINE,
     FAILS,
@@ -17,7 +18,9 @@ from nanlab.ledger.rules import (
     UNSEEN,
     ClaimVerdict,
     StratumResult,
+    answers_of,
     estimate,
+    has_few_seeds,
 )
 from nanlab.ledger.strata import Stratum
 from nanlab.ledger.words import between, percent, phrase, points, side
@@ -113,7 +116,9 @@ def _contrast_text(judged: RangeJudged) -> str:
 def _pair_text(result: StratumResult, shown: str, with_: str, without: str, claim: Claim) -> str:
     stratum = result.stratum
     assert result.effect is not None and result.low is not None and result.high is not None
-    apart = f"{points(result.effect)} points {between(result.low, result.high, signed=True)}"
+    moved = points(result.effect)
+    unit = "point" if moved in ("+1", "-1") else "points"
+    apart = f"{moved} {unit} {between(result.low, result.high, signed=True)}"
     against = f"without {without}" if without == "it" else f"with {without}"
     margin = f"; within ±{100 * claim.within:g} points counts as none" if claim.within else ""
     return (
@@ -220,6 +225,52 @@ def _beyond(judged: RangeJudged) -> str:
 
 def _as_key(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def answer_label(claim: Claim, question: Question) -> str:
+    """Return what an answer's verdict is about, such as "Faults more often"."""
+    contrast = claim.contrast
+    if question == "measure" or contrast is None:
+        return "Verdict"
+    if contrast.of_failed:
+        return "Stays finite" if question == "faults" else "Trains"
+    what = question.capitalize()
+    if claim.within is not None:
+        return f"{what} as often"
+    return f"{what} {'more' if least_of(claim, question) >= 0.0 else 'less'} often"
+
+
+def open_text(answer: Answer) -> str:
+    """Return why an answer is open, "" if it is not."""
+    if answer.verdict.word != OPEN:
+        return ""
+    if sees_nothing(answer):
+        return "no failing run, or no room for the effect"
+    strata = [f.stratum for f in answer.findings if f.stratum.decides and f.answer == OPEN]
+    if all(map(has_few_seeds, strata)):
+        least, most = (end(len(each.values) for each in strata) for end in (min, max))
+        seeds = f"{least} to {most}" if least < most else f"{most}"
+        return f"{seeds} seeds are too few"
+    return "the intervals contain both zero and the required size"
+
+
+DEPENDENCES = ("task", "model", "loss", "depth", "width", "steps", "precision")
+"""Parameters of the network and its training of which the page says whether a verdict depends."""
+
+
+def dependences(judged: RangeJudged) -> list[str]:
+    """Return the parameters on which alone it depends whether the claim holds or fails."""
+    answers = answers_of(judged.claim, judged.asked.findings)
+    found: list[str] = []
+    for name in DEPENDENCES:
+        groups: dict[tuple[tuple[str, str], ...], set[str]] = {}
+        for key, word in answers:
+            if name in key:
+                rest = tuple((n, v) for n, v in key.items() if n != name)
+                groups.setdefault(rest, set()).add(word)
+        if any({HOLDS, FAILS} <= words for words in groups.values()):
+            found.append(name)
+    return found
 
 
 def sees_nothing(answer: Answer) -> bool:

@@ -30,6 +30,8 @@ OF_PARAMETER: dict[str, Mapping[str, str]] = {
                  "cosine": "a cosine schedule", "step_decay": "a step decay",
                  "warmup_cosine": "a warm-up and cosine schedule"},
     "standardize": {"True": "standardized inputs", "False": "raw inputs"},
+    "form": {"as written": "the form as written", "guarded": "the guarded form",
+             "naive": "the naive form"},
     "told": {"activations": "the hidden activations", "loss": "the loss",
              "gradient": "the gradient of all layers", "first": "the gradient of the first layer"},
 }  # fmt: skip
@@ -60,9 +62,12 @@ def plain_name(name: str) -> str:
 def parameter(name: str) -> str:
     """Return a parameter's name in words: lr is "learning rate"."""
     plain = plain_name(name)
-    words = {"lr": "learning rate", "init_scale": "initial weights", "told": "quantity",
-             "clip": "kind of clipping", "norm": "normalization"}  # fmt: skip
-    side = " of the other side" if name.endswith("_without") else ""
+    words = {
+        "lr": "learning rate", "init_scale": "scale of the weights", "told": "quantity",
+        "clip": "kind of clipping", "norm": "normalization", "steps": "number of steps",
+        "inputs": "form of the inputs", "numbers": "size of the numbers",
+    }  # fmt: skip
+    side = " on the other side" if name.endswith("_without") else ""
     return words.get(plain, plain.replace("_", " ")) + side
 
 
@@ -124,3 +129,8 @@ def points(difference: float) -> str:
     """Return a difference of shares in percentage points: +29."""
     text = f"{100.0 * difference:+.0f}"
     return "0" if text in ("+0", "-0") else text
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: "loss, depth and width"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
