@@ -144,11 +144,19 @@ def shapes_of(tables: Mapping[str, pl.DataFrame]) -> Shapes | None:
             best, most = runs, count
     if best is None:
         return None
-    task = best["task"].mode().sort()[0]
-    best = best.filter(pl.col("task") == task, pl.col("activation").is_in(ACTIVATIONS))
+    best = completed(best, [*LIKE, "loss"]).filter(
+        pl.col("precision") == LIKE["precision"], pl.col("steps") == LIKE["steps"],
+        pl.col("activation").is_in(ACTIVATIONS),
+    )  # fmt: skip
+    if best.is_empty():
+        return None
+    counted = best.group_by("task", "loss").len().sort("len", "task", "loss", descending=True)
+    task, loss = counted.row(0)[:2]
+    best = best.filter(pl.col("task") == task, pl.col("loss") == loss)
     caption = (
-        f"How width and depth move the boundary: share of runs with a fault on {VALUES[task]}, "
-        "over all learning rates of the usual range, against the initial weights."
+        "How width and depth move the boundary: share of runs with a fault on "
+        f"{VALUES.get(task, task)} with {VALUES.get(loss, loss)}, over all learning rates of the "
+        "usual range, against the initial weights."
     )
     return Shapes(cells=_shares(best, *names), caption=caption)
 
@@ -173,6 +181,9 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
                     markersize=3, label=label,
                 )  # fmt: skip
         axes.set_xscale("log")
+        scales = sorted(cells["init_scale"].unique().to_list())
+        axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        axes.set_xticks([], minor=True)
         axes.set_title(f"{depth} layers", fontsize=9)
         axes.set_xlabel("initial weights (times LeCun's)")
         axes.spines[["top", "right"]].set_visible(False)

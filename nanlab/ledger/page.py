@@ -38,7 +38,7 @@ from nanlab.results.text_tables import markdown_escape, markdown_table
 
 WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE_CLAIM, REFUTED, OPEN, NOT_TESTABLE)
 
-NOTHING = "–"
+NOTHING = "-"
 
 RANGES = (
     "The **usual range** is the one in which people train: weights of 0.5 to 4 times LeCun's, "
