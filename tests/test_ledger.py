@@ -478,7 +478,7 @@ def test_a_claims_usual_study_is_run_with_its_own(tmp_path, capsys):
 WRONG_USUAL = {
     "a study and a reason": ({"none": "x", "study": "y"}, "so it has no study"),
     "no study": ({"range": "x"}, "has a study and a range in words, or none and the reason"),
-    "an unknown key": ({**USUAL, "wher": {}}, "claim.usual.wher: unknown key"),
+    "an unknown key": ({**USUAL, "rnge": {}}, "claim.usual.rnge: unknown key"),
     "beyond what is no stratum": ({**USUAL, "beyond": {"lr": [1.0]}}, "which is not one of the st"),
     "a rule of another kind": ({**USUAL, "share_at_least": 0.5}, "examples and distributions have"),
 }

@@ -1,6 +1,8 @@
 """What the ledger's page says: sentences from numbers, and maps over a planted grid."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -119,13 +121,16 @@ def test_what_breaks_a_claim_names_what_is_beyond_it_too():
 
 def test_an_open_answer_says_why():
     few = judged_of(claim(), faults=[stratum(1.0, 0.0, seeds=20, cells=1)])
-    assert open_text(few.ranges[0].asked) == "20 seeds are too few"
+    assert open_text(few.claim, few.ranges[0].asked) == "20 seeds are too few"
     wide = judged_of(claim(), faults=[stratum(0.2, 0.0, seeds=20)])
-    assert "contain both zero and" in open_text(wide.ranges[0].asked)
+    assert "contain both zero and" in open_text(wide.claim, wide.ranges[0].asked)
     nothing = judged_of(claim(), faults=[stratum(0.0, 0.9)])
     assert nothing.word == "refuted"
     no_room = judged_of(claim(), faults=[stratum(0.9, 0.9)])
-    assert open_text(no_room.ranges[0].asked) == "no failing run, or no room for the effect"
+    assert (
+        open_text(no_room.claim, no_room.ranges[0].asked)
+        == "no failing run, or no room for the effect"
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,3 +217,11 @@ def test_tables_are_joined_with_each_run_once_and_defaults_where_a_parameter_is_
     assert table.filter(run_id="new")["clip"].to_list() == ["value"]
     assert set(table.filter(pl.col("run_id") != "new")["clip"]) == {"none"}
     assert table["depth"].null_count() == 0
+
+
+def test_judging_and_writing_the_ledger_needs_no_jax():
+    code = (
+        "import sys, nanlab.claims, nanlab.ledger.history, nanlab.ledger.judge, "
+        "nanlab.ledger.write, nanlab.results.statistics; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

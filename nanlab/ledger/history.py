@@ -61,7 +61,7 @@ def _why(each: Judged, old: str) -> str:
     if contrast is not None and contrast.of_failed and headline.asked.question == "faults":
         reasons.append("asks whether the NaN goes away, and no longer whether the run trains")
     if each.word == OPEN:
-        reasons.append(open_text(headline.asked))
+        reasons.append(open_text(headline.claim, headline.asked))
     elif each.word == CONDITIONAL:
         reasons.append(conditions_text(headline.asked.verdict))
     else:

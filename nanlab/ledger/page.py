@@ -234,7 +234,7 @@ def _range_lines(judged: RangeJudged, label: str) -> list[str]:
     lines = [f"- {head}: {claim.range.rstrip('.')} ({links})."]
     for answer in judged.answers:
         where = conditions_text(answer.verdict)
-        why = open_text(answer)
+        why = open_text(claim, answer)
         word = f"{answer.verdict.word} ({why})" if why else answer.verdict.word
         lines.append(f"  - {answer_label(claim, answer.question)}: {word}. {where}".rstrip())
     return lines

@@ -240,7 +240,7 @@ def answer_label(claim: Claim, question: Question) -> str:
     return f"{what} {'more' if least_of(claim, question) >= 0.0 else 'less'} often"
 
 
-def open_text(answer: Answer) -> str:
+def open_text(claim: Claim, answer: Answer) -> str:
     """Return why an answer is open, "" if it is not."""
     if answer.verdict.word != OPEN:
         return ""
@@ -251,6 +251,8 @@ def open_text(answer: Answer) -> str:
         least, most = (end(len(each.values) for each in strata) for end in (min, max))
         seeds = f"{least} to {most}" if least < most else f"{most}"
         return f"{seeds} seeds are too few"
+    if claim.within is not None:
+        return "the intervals reach beyond the margin"
     return "the intervals contain both zero and the required size"
 
 
