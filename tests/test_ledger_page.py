@@ -120,8 +120,8 @@ def test_what_breaks_a_claim_names_what_is_beyond_it_too():
 
 
 def test_an_open_answer_says_why():
-    few = judged_of(claim(), faults=[stratum(1.0, 0.0, seeds=20, cells=1)])
-    assert open_text(few.claim, few.ranges[0].asked) == "20 seeds are too few"
+    few = judged_of(claim(), faults=[stratum(1.0, 0.0, seeds=19, cells=1)])
+    assert open_text(few.claim, few.ranges[0].asked) == "19 seeds are too few"
     wide = judged_of(claim(), faults=[stratum(0.2, 0.0, seeds=20)])
     assert "contain both zero and" in open_text(wide.claim, wide.ranges[0].asked)
     nothing = judged_of(claim(), faults=[stratum(0.0, 0.9)])

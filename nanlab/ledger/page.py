@@ -14,7 +14,6 @@ from nanlab.ledger.rules import (
     BORDERLINE_CLAIM,
     CONDITIONAL,
     MIN_SEEDS,
-    MIN_SEEDS_OF_ONE_CELL,
     NOT_TESTABLE,
     OPEN,
     REFUTED,
@@ -65,9 +64,10 @@ and the p value, corrected for the number of conditions of this claim (Holm), is
 fails if the whole interval falls short. *Supported*: it holds under every condition that shows \
 anything. *Conditional*: it holds under some. *Borderline*: there is an effect, and the interval \
 contains the required size. *Refuted*: it fails, and holds nowhere. *Open*: the interval contains \
-both zero and the required size, or there are fewer than {MIN_SEEDS} seeds \
-({MIN_SEEDS_OF_ONE_CELL} where a seed has one run). `strata.csv` has every condition, and in the \
-column `detectable` the smallest effect that would have been found in 80 % of such studies."""
+both zero and the required size, or there are fewer than {MIN_SEEDS} seeds. With 20 seeds of \
+one run each little can be seen: a difference has to be about 44 points to be found above zero in \
+four such studies of five. `strata.csv` has every condition, and in the column `detectable` the smallest effect that \
+would have been found in 80 % of such studies."""
 assert WELL_ABOVE == 0.25
 
 

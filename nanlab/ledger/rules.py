@@ -24,9 +24,7 @@ UNSEEN = "nothing to see"
 """The answer of a stratum without a failing run, or without room for the required effect."""
 
 MIN_SEEDS = 20
-"""With fewer seeds a stratum stays open."""
-MIN_SEEDS_OF_ONE_CELL = 60
-"""The same where a seed has a single run or pair: 20 say little about a share of one half."""
+"""With fewer seeds a stratum stays open; with more its interval decides, however wide it is."""
 
 RULES_VERSION = 2
 VERSIONS = {
@@ -156,8 +154,7 @@ def answer(claim: Claim, question: Question, found: StratumResult, adjusted: flo
 
 def has_few_seeds(stratum: Stratum) -> bool:
     """Return whether a stratum has too few seeds to be decided."""
-    needed = MIN_SEEDS_OF_ONE_CELL if stratum.cells == 1 else MIN_SEEDS
-    return len(stratum.values) < needed
+    return len(stratum.values) < MIN_SEEDS
 
 
 def _equivalent(within: float, low: float, high: float) -> str:
