@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nanlab.ledger.judge import RUNS, Judged, RangeJudged, joined, study_of
 from nanlab.ledger.maps import MAPS, draw_map, draw_shapes, map_of, shapes_of
-from nanlab.ledger.rules import BORDERLINE_CLAIM, CONDITIONAL, OPEN, REFUTED, SUPPORTED
+from nanlab.ledger.rules import BORDERLINE, CONDITIONAL, OPEN, REFUTED, SUPPORTED
 from nanlab.ledger.sentences import strongest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FIGURES = "figures"
 
 # Okabe and Ito's colors, safe for color-blind readers; the shapes differ too.
 MARKS = {
-    SUPPORTED: ("#0072B2", "o"), CONDITIONAL: ("#56B4E9", "^"), BORDERLINE_CLAIM: ("#E69F00", "v"),
+    SUPPORTED: ("#0072B2", "o"), CONDITIONAL: ("#56B4E9", "^"), BORDERLINE: ("#E69F00", "v"),
     REFUTED: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D"),
 }  # fmt: skip
 

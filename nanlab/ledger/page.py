@@ -9,9 +9,8 @@ from nanlab.ledger.claim import ARTICLES, every_id
 from nanlab.ledger.figures import FIGURES, Drawing
 from nanlab.ledger.history import History
 from nanlab.ledger.judge import Answer, Judged, RangeJudged, RangeName
-from nanlab.ledger.measures import WELL_ABOVE
 from nanlab.ledger.rules import (
-    BORDERLINE_CLAIM,
+    BORDERLINE,
     CONDITIONAL,
     MIN_SEEDS,
     NOT_TESTABLE,
@@ -35,7 +34,7 @@ from nanlab.ledger.sentences import (
 from nanlab.ledger.words import between, enumerated, parameter, percent, points
 from nanlab.results.text_tables import markdown_escape, markdown_table
 
-WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE_CLAIM, REFUTED, OPEN, NOT_TESTABLE)
+WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE, REFUTED, OPEN, NOT_TESTABLE)
 
 NOTHING = "-"
 
@@ -66,9 +65,8 @@ anything. *Conditional*: it holds under some. *Borderline*: there is an effect, 
 contains the required size. *Refuted*: it fails, and holds nowhere. *Open*: the interval contains \
 both zero and the required size, or there are fewer than {MIN_SEEDS} seeds. With 20 seeds of \
 one run each little can be seen: a difference has to be about 44 points to be found above zero in \
-four such studies of five. `strata.csv` has every condition, and in the column `detectable` the smallest effect that \
-would have been found in 80 % of such studies."""
-assert WELL_ABOVE == 0.25
+four such studies of five. `strata.csv` has every condition, and in the column `detectable` the \
+smallest effect that would have been found in 80 % of such studies."""
 
 
 def ledger_page(judged: Sequence[Judged], drawings: Sequence[Drawing], history: History) -> str:

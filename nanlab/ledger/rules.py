@@ -17,7 +17,6 @@ from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
-BORDERLINE_CLAIM = "borderline"
 NOT_TESTABLE = "not testable here"
 HOLDS, FAILS, BORDERLINE, OPEN = "holds", "fails", "borderline", "open"
 UNSEEN = "nothing to see"
