@@ -22,7 +22,7 @@ from nanlab.ledger.rules import (
     rule_hash,
     verdict,
 )
-from nanlab.ledger.strata import pooled, strata_of
+from nanlab.ledger.strata import strata_of
 from nanlab.results.compare import completed
 from nanlab.results.manifest import MANIFEST, read_manifest
 from nanlab.results.snapshot import Snapshot, snapshot, when_still
@@ -161,8 +161,9 @@ def _judged(name: RangeName, claim: Claim, studies: Sequence[Snapshot]) -> Range
     runs = joined([study.table(RUNS) for study in studies])
     answers: list[Answer] = []
     for question in questions_of(claim):
-        findings = results_of(claim, question, strata_of(claim, question, runs))
-        overall = [estimate(claim, stratum) for stratum in pooled(claim, question, runs)]
+        strata, whole = strata_of(claim, question, runs)
+        findings = results_of(claim, question, strata)
+        overall = [estimate(claim, stratum) for stratum in whole]
         answers.append(
             Answer(
                 question=question, verdict=verdict(claim, findings), findings=tuple(findings),
