@@ -675,11 +675,11 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables():
 
 
 @pytest.mark.slow
-def test_the_whole_ledger_needs_at_most_600_compiles(capsys, monkeypatch):
+def test_the_whole_ledger_needs_at_most_700_compiles(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert claims.main(["--all", "--dry-run"]) == claims.DONE
     last = capsys.readouterr().out.strip().splitlines()[-1].split()
-    assert last[0] == "all" and int(last[last.index("compiles,") - 1].replace(",", "")) <= 600
+    assert last[0] == "all" and int(last[last.index("compiles,") - 1].replace(",", "")) <= 700
 
 
 @pytest.mark.parametrize("stem", sampled([s for s in MEASURED if CLAIMS[s].kind == "effect"], 6))
