@@ -40,7 +40,7 @@ NOTHING = "-"
 
 RANGES = (
     "The **usual range** is the one in which people train: weights of 0.5 to 4 times LeCun's, "
-    "learning rates of 0.001 to 3 for SGD and those usual for adaptive optimizers. The **stress "
+    "learning rates of 0.003 to 3 for SGD and those usual for adaptive optimizers. The **stress "
     "range** goes far beyond it, to see what breaks. Both were declared in each claim's file "
     "before its studies ran. The verdict of a claim is that of the usual range, where there is one."
 )
