@@ -454,7 +454,7 @@ def test_the_usual_range_is_the_headline_and_the_stress_range_shows_what_breaks_
     table = pl.read_csv(tmp_path / "claims.csv")
     assert table["usual"].to_list() == ["supported", "supported"]
     assert table["stress"].to_list() == ["supported", "refuted"]
-    assert table["what_breaks_it"][1] == "the stress range as a whole"
+    assert table["what_breaks_it"][1] == "Stress range: everywhere."
     page = (tmp_path / "README.md").read_text("utf-8")
     assert "Usual range: **supported**. Stress range: **refuted**." in page
     assert "Three runs of ten." in page and "| [A1](#a1) | refuted | supported |" in page
@@ -622,7 +622,7 @@ def test_conditions_are_told_as_short_as_they_can_be():
     keys = [{"steps": s, "static.precision": p} for s in ("10", "1000") for p in ("a", "b", "c")]
     assert conditions_of(keys, ["no", "no", "yes", "yes", "yes", "yes"]) == {
         "no": ["10 steps, a or b"],
-        "yes": ["10 steps, c", "1000 steps"],
+        "yes": ["10 steps, c", "1,000 steps"],
     }
     assert conditions_of(keys, ["yes", "no", "yes"] * 2) == {
         "yes": ["a or c"],

@@ -108,7 +108,7 @@ def test_the_page_says_on_which_parameters_alone_a_verdict_depends():
     assert conditions_text(judged.ranges[0].asked.verdict) == (
         "Holds: the digits. Fails: the wine data."
     )
-    assert breaks_text(judged) == "usual range: the wine data"
+    assert breaks_text(judged) == "Usual range: the wine data."
 
 
 def test_what_breaks_a_claim_names_what_is_beyond_it_too():
@@ -116,7 +116,7 @@ def test_what_breaks_a_claim_names_what_is_beyond_it_too():
     strata = [stratum(0.9, 0.0, norm="batch"), stratum(0.0, 0.0, norm="layer", decides=False)]
     judged = judged_of(beyond, faults=strata)
     assert judged.word == "supported"
-    assert breaks_text(judged) == "beyond the claim: layer normalization"
+    assert breaks_text(judged) == "Beyond the claim: layer normalization."
 
 
 def test_an_open_answer_says_why():
@@ -149,6 +149,11 @@ def test_phrases_are_words_and_no_keys():
             "no clipping, clipping by value or clipping by norm",
         ("activation_without", ("tanh",)): "against tanh",
         ("momentum", (0.9,)): "momentum 0.9",
+        ("steps", ("1000",)): "1,000 steps",
+        ("init_scale", ("1.41421", "300")): "weights 1.414 or 300 times LeCun's",
+        ("loss_epsilon", (1e-12,)): "a constant of 1e-12",
+        ("bias_scale", (-10.0, -1000.0)): "biases of -10 or -1,000",
+        ("lr", (100000,)): "a learning rate of 100,000",
     }  # fmt: skip
     for (name, values), text in cases.items():
         assert words.phrase(name, values) == text

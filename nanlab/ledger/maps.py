@@ -99,7 +99,7 @@ def _mesh(axes: Axes, here: pl.DataFrame, column: str, *, is_usual: bool):
     x, y = _edges(np.array(scales)), _edges(wide["lr"].to_numpy())
     if is_usual:
         axes.add_patch(_box(x, y))
-    return axes.pcolormesh(x, y, shares, cmap="cividis", vmin=0.0, vmax=1.0, linewidth=0)
+    return axes.pcolormesh(x, y, shares, cmap="cividis", vmin=0.0, vmax=1.0, edgecolors="face")
 
 
 def _box(x: Float[np.ndarray, " edges"], y: Float[np.ndarray, " edges"]):

@@ -140,10 +140,15 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     elif range_label(judged, headline) == "as stated":
         words = [f"as stated: {judged.word}", NOTHING]
     return (
-        f"{name} {markdown_escape(claim.says) if link else claim.says}", answer_text(first),
+        f"{name} {_cell(claim.says) if link else claim.says}", answer_text(first),
         answer_text(trains), *words,
         breaks_text(judged) or NOTHING,
     )  # fmt: skip
+
+
+def _cell(text: str) -> str:
+    """Return a text escaped for a table, which escapes its bars itself."""
+    return markdown_escape(text).replace(r"\|", "|")
 
 
 def _range_word(judged: Judged, name: RangeName) -> str:
@@ -179,7 +184,7 @@ def _dependences(judged: Sequence[Judged]) -> list[tuple[str, str]]:
     found = [(each, each.range("usual")) for each in judged]
     named = [(each, dependences(usual)) for each, usual in found if usual is not None]
     return [
-        (f"[{each.claim.id}](#{each.claim.id.lower()}) {markdown_escape(each.claim.says)}",
+        (f"[{each.claim.id}](#{each.claim.id.lower()}) {_cell(each.claim.says)}",
          enumerated([parameter(name) for name in names]))
         for each, names in named
         if names
@@ -191,7 +196,7 @@ def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
     for each in by_id.values():
         others = [by_id[name] for name in each.claim.against if name in by_id]
         for one in [each, *others] if others else []:
-            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {markdown_escape(one.claim.says)}"
+            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {_cell(one.claim.says)}"
             rows.append((claim, one.word, finding_text(one)))
         rows += [("", "", "")] if others else []
     return [markdown_table(("claim", "verdict", "what was found"), rows[:-1])] if rows else []
@@ -218,10 +223,15 @@ def _section(each: Judged) -> list[str]:
     assert headline is not None
     because = f" {claim.because}" if claim.because else ""
     lines += [f"- Rule: {rule(headline.claim)}.{because}"]
-    notes = dict.fromkeys(filter(None, [headline.claim.remark, claim.remark]))
-    corrected = f"*The rule was corrected after its first result.* {claim.corrected}"
-    notes |= {corrected: None} if claim.corrected else {}
-    lines += [f"- {' '.join(notes)}"] if notes else []
+    notes = [claim.remark]
+    if headline.claim.remark != claim.remark:
+        notes = [
+            f"In the usual range: {headline.claim.remark}",
+            f"In the stress range: {claim.remark}",
+        ]
+    if claim.corrected:
+        notes.append(f"*The rule was corrected after its first result.* {claim.corrected}")
+    lines += [f"- {note}" for note in notes if note]
     return [*lines, ""]
 
 

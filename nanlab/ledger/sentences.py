@@ -195,32 +195,35 @@ def range_label(judged: Judged, one: RangeJudged) -> str:
 
 
 def breaks_text(judged: Judged) -> str:
-    """Return what breaks a claim: strata in which it fails, in the usual range, then in stress."""
+    """Return what breaks a claim: where it fails or is not settled, in each range."""
     parts: list[str] = []
     for each in judged.ranges:
-        word, conditions = each.asked.verdict.word, each.asked.verdict.conditions
-        if FAILS in conditions:
-            parts.append(f"{range_label(judged, each)}: {listed(conditions[FAILS])}")
-        elif word == REFUTED and each is not judged.headline:
-            parts.append(f"the {each.name} range as a whole")
-        elif unsettled := [*conditions.get(BORDERLINE, []), *conditions.get(OPEN, [])]:
-            parts.append(f"{range_label(judged, each)}, not settled: {listed(unsettled)}")
-        if beyond := _beyond(each):
-            parts.append(f"beyond the claim: {beyond}")
-    return ". ".join(parts)
+        verdict, label = each.asked.verdict, range_label(judged, each).capitalize()
+        unsettled = [
+            word for name in (BORDERLINE, OPEN) for word in verdict.conditions.get(name, [])
+        ]
+        if FAILS in verdict.conditions:
+            parts.append(f"{label}: {listed(verdict.conditions[FAILS])}.")
+        elif verdict.word == REFUTED:
+            parts.append(f"{label}: everywhere.")
+        elif unsettled:
+            parts.append(f"{label}, not settled: {listed(unsettled)}.")
+    beyond = dict.fromkeys(word for each in judged.ranges for word in _beyond(each))
+    if beyond:
+        parts.append(f"Beyond the claim: {' or '.join(beyond)}.")
+    return " ".join(parts)
 
 
-def _beyond(judged: RangeJudged) -> str:
+def _beyond(judged: RangeJudged) -> list[str]:
     """Return the values beyond the claim with which it fails somewhere."""
     failing = [f.stratum for f in judged.asked.findings
                if not f.stratum.decides and f.answer == FAILS]  # fmt: skip
-    words = [
+    return [
         phrase(name, [value])
         for name, values in judged.claim.beyond.items()
         for value in (values if isinstance(values, list | tuple) else [values])
         if any(str(stratum.key.get(name)) == _as_key(value) for stratum in failing)
     ]
-    return " or ".join(words)
 
 
 def _as_key(value: object) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 
 VALUES = {
     "relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU", "selu": "SELU",
@@ -104,9 +107,14 @@ def side(alternatives: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,g}" if abs(value) >= 1.0 or value == 0.0 else f"{value:g}"
-    return str(value)
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        value = float(value)
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else _whole(value)
+
+
+def _whole(value: Any) -> str:
+    is_whole = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:,.0f}" if is_whole else str(value)
 
 
 def percent(share: float) -> str:
