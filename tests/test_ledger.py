@@ -473,6 +473,12 @@ def test_a_claims_usual_study_is_run_with_its_own(tmp_path, capsys):
     (tmp_path / "usual/weights.toml").write_text(STUDY, encoding="utf-8")
     assert claims.main(["A1", "--dry-run", *flags]) == claims.DONE
     assert "usual/weights" in capsys.readouterr().out
+    # A study that no claim reads is for the figures, and belongs to the whole ledger.
+    (tmp_path / "usual/map.toml").write_text(STUDY, encoding="utf-8")
+    assert claims.main(["A1", "--dry-run", *flags]) == claims.DONE
+    assert "usual/map" not in capsys.readouterr().out
+    assert claims.main(["--all", "--dry-run", *flags]) == claims.DONE
+    assert "usual/map" in capsys.readouterr().out
 
 
 WRONG_USUAL = {

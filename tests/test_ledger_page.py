@@ -202,16 +202,27 @@ def test_a_map_has_a_box_around_the_usual_range_a_bar_and_units():
 
 
 def test_the_figure_of_widths_takes_the_study_with_most_of_them():
-    tables = {"one": planted(), "two": planted(widths=(32, 128))}
-    shapes = maps.shapes_of(tables)
+    (shapes,) = maps.shapes_of([planted(), planted(widths=(32, 128))])
+    assert shapes.name == "widths"
     assert shapes.cells["width"].unique().sort().to_list() == [32, 128]
     # Over four rates: weights of 0.5 and 128 units fail at a rate of 3 alone.
     (row,) = shapes.cells.filter(width=128, activation="relu", init_scale=0.5).iter_rows(named=True)
-    assert row["fault"] == 0.25
-    assert maps.shapes_of({"one": planted()}) is None
+    assert row["fault"] == 0.25 and "rates of 0.003 to 3" in shapes.caption
+    assert not maps.shapes_of([planted(), pl.DataFrame({"width": [1]})])
     figure = Figure()
     maps.draw_shapes(figure, shapes)
     assert figure.axes[0].get_ylabel() == "share of runs with a fault"
+
+
+def test_shapes_are_compared_at_the_rates_that_all_of_them_have():
+    runs = planted(widths=(32, 128)).filter((pl.col("width") == 32) | (pl.col("lr") == 0.3))
+    (shapes,) = maps.shapes_of([runs])
+    assert "rates of 0.3 (" in shapes.caption
+    faults = shapes.cells.filter(activation="relu", init_scale=1.0).sort("width")["fault"]
+    assert faults.to_list() == [0.0, 1.0]
+    deep = planted().with_columns(pl.lit(8).cast(pl.Int64).alias("depth"))
+    both = maps.shapes_of([runs, pl.concat([planted(), deep])])
+    assert [each.name for each in both] == ["widths", "depths"]
 
 
 def test_tables_are_joined_with_each_run_once_and_defaults_where_a_parameter_is_absent():

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanlab.ledger.judge import RUNS, Judged, RangeJudged, joined, study_of
+import polars as pl
+
+from nanlab.ledger.judge import RUNS, Judged, RangeJudged, study_of
 from nanlab.ledger.maps import MAPS, draw_map, draw_shapes, map_of, shapes_of
 from nanlab.ledger.rules import BORDERLINE, CONDITIONAL, OPEN, REFUTED, SUPPORTED
 from nanlab.ledger.sentences import strongest
@@ -55,7 +57,7 @@ def write_ledger_figures(
     import matplotlib
     from matplotlib.figure import Figure
 
-    drawers = [*_overviews(judged), *_maps(judged, studies)]
+    drawers = [*_overviews(judged), *_maps(studies)]
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     wanted = {drawing.name for drawing, _ in drawers}
     for path in (folder / FIGURES).glob("*.svg"):
@@ -156,25 +158,20 @@ def _label(judged: Judged) -> str:
     return f"{textwrap.shorten(judged.claim.says, 64, placeholder=' …')}  {judged.claim.id}"
 
 
-def _maps(judged: Sequence[Judged], studies: Mapping[str, Path]) -> list[Drawer]:
-    """Return the maps over weights and learning rate, and the figure of widths and depths."""
-    first = next((each for each in judged if each.claim.id == "A1"), None)
+def _maps(studies: Mapping[str, Path]) -> list[Drawer]:
+    """Return the maps over weights and learning rate, and the figures of widths and depths."""
+    tables = {stem: study_of(folder).table(RUNS) for stem, folder in studies.items()}
+    cells: dict[str, pl.DataFrame] = {}
+    for stem, table in tables.items():
+        name, mapped = "usual" if stem.startswith("usual/") else "stress", map_of(table)
+        # The finest map of each range.
+        if mapped.height > cells.get(name, pl.DataFrame()).height:
+            cells[name] = mapped
     found: list[Drawer] = []
-    if first is not None:
-        tables = {
-            one.name: joined([study_of(studies[s]).table(RUNS) for s in one.claim.study_stems])
-            for one in first.ranges
-        }
-        cells = {name: map_of(table) for name, table in tables.items()}
-        for name, column, label, caption in MAPS:
-            if all(not each.is_empty() for each in cells.values()) and cells:
-                drawing = Drawing(name=f"{name}.svg", caption=caption)
-                found.append((drawing, lambda f, c=column, text=label: draw_map(f, cells, c, text)))
-    stems = dict.fromkeys(
-        s for each in judged for one in each.ranges for s in one.claim.study_stems
-    )
-    shapes = shapes_of({stem: study_of(studies[stem]).table(RUNS) for stem in stems})
-    if shapes is not None:
-        drawing = Drawing(name="widths_and_depths.svg", caption=shapes.caption)
-        found.append((drawing, lambda f: draw_shapes(f, shapes)))
+    for name, column, label, caption in MAPS if cells else ():
+        drawing = Drawing(name=f"{name}.svg", caption=caption)
+        found.append((drawing, lambda f, c=column, text=label: draw_map(f, cells, c, text)))
+    for shapes in shapes_of([t for stem, t in tables.items() if stem.startswith("usual/")]):
+        drawing = Drawing(name=f"{shapes.name}.svg", caption=shapes.caption)
+        found.append((drawing, lambda f, one=shapes: draw_shapes(f, one)))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,41 +124,60 @@ class Shapes:
     """Shares of faults by width, depth, activation and weight.
 
     Attributes:
+        name: name of the figure's file, without its suffix.
         cells: a row for each.
         caption: what the figure shows.
     """
 
+    name: str
     cells: pl.DataFrame
     caption: str
 
 
-def shapes_of(tables: Mapping[str, pl.DataFrame]) -> Shapes | None:
-    """Return the shares of the study with the most widths and depths; None if no study has two."""
-    names = ["width", "depth", "activation", "init_scale"]
-    best, most = None, 1
-    for runs in tables.values():
-        if not {*names, "task"} <= set(runs.columns):
-            continue
-        count = runs["width"].n_unique() * runs["depth"].n_unique()
-        if runs["width"].n_unique() > 1 and runs["init_scale"].n_unique() > 2 and count > most:
-            best, most = runs, count
-    if best is None:
-        return None
-    best = completed(best, [*LIKE, "loss"]).filter(
-        pl.col("precision") == LIKE["precision"], pl.col("steps") == LIKE["steps"],
+def shapes_of(tables: Sequence[pl.DataFrame]) -> list[Shapes]:
+    """Return the shares of the study with the most widths, and of that with several depths."""
+    places = [_comparable(runs) for runs in tables]
+    places = [runs for runs in places if runs.height and runs["init_scale"].n_unique() > 2]
+    found: list[Shapes] = []
+    for name, more, others in (("widths", "width", "depth"), ("depths", "depth", "width")):
+        best = max(
+            places, key=lambda runs: (runs[more].n_unique(), runs[others].n_unique()), default=None
+        )
+        if best is not None and best[more].n_unique() > 1:
+            found.append(_shapes(name, more, best))
+    return found
+
+
+def _comparable(runs: pl.DataFrame) -> pl.DataFrame:
+    """Return runs of the maps' training on one task and loss, at the rates that all shapes have."""
+    shape = ["width", "depth"]
+    if not {*shape, "activation", "init_scale", "lr", "loss"} <= set(runs.columns):
+        return pl.DataFrame()
+    runs = completed(runs, LIKE).filter(
+        *(pl.col(name) == LIKE[name] for name in LIKE if name not in (*shape, "task")),
         pl.col("activation").is_in(ACTIVATIONS),
-    )  # fmt: skip
-    if best.is_empty():
-        return None
-    counted = best.group_by("task", "loss").len().sort("len", "task", "loss", descending=True)
-    task, loss = counted.row(0)[:2]
-    best = best.filter(pl.col("task") == task, pl.col("loss") == loss)
-    caption = (
-        "How width and depth move the boundary: share of runs with a fault on "
-        f"{VALUES.get(task, task)} with {VALUES.get(loss, loss)}, over all learning rates of the "
-        "usual range, against the initial weights."
     )
-    return Shapes(cells=_shares(best, *names), caption=caption)
+    if runs.is_empty():
+        return runs
+    shapes = runs.select("task", "loss", *shape).unique().group_by("task", "loss").len("shapes")
+    task, loss, _ = shapes.sort("shapes", "task", "loss", descending=True).row(0)
+    runs = runs.filter(task=task, loss=loss)
+    every = runs.select(shape).n_unique()
+    rates = runs.select("lr", *shape).unique().group_by("lr").len().filter(pl.col("len") == every)
+    return runs.filter(pl.col("lr").is_in(rates["lr"].to_list()))
+
+
+def _shapes(name: str, more: str, runs: pl.DataFrame) -> Shapes:
+    rates = sorted(runs["lr"].unique().to_list())
+    ends = " to ".join(dict.fromkeys(f"{rate:g}" for rate in (rates[0], rates[-1])))
+    task, loss = runs.select("task", "loss").row(0)
+    return Shapes(
+        name=name,
+        cells=_shares(runs, "width", "depth", "activation", "init_scale"),
+        caption=f"How {more} moves the boundary: share of runs with a fault on "
+        f"{VALUES.get(task, task)} with {VALUES.get(loss, loss)}, at learning rates of {ends} "
+        "(SGD, 100 steps, float32), against the initial weights.",
+    )
 
 
 def draw_shapes(figure: Figure, shapes: Shapes) -> None:
@@ -175,6 +194,8 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
                     pl.col("depth") == depth, pl.col("width") == width,
                     pl.col("activation") == activation,
                 )  # fmt: skip
+                if line.is_empty() and depth != depths[-1]:
+                    continue
                 label = f"{VALUES.get(activation, activation)}, {width} units"
                 axes.plot(
                     line["init_scale"], line["fault"], style, color=color, marker="o",
