@@ -1,6 +1,7 @@
 """The ledger: planted claims are settled rightly, and the committed ones hold up to shuffling."""
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,19 @@ from sampled import sampled
 
 from nanlab import claims
 from nanlab.cli.exit_status import CRASHED
+from nanlab.grid import GridError
 from nanlab.grid.outcome import FAILED
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.ledger import rules
 from nanlab.ledger import strata as pairs
-from nanlab.ledger.claim import Claim, every_id, stem_of
+from nanlab.ledger.claim import Claim, every_id, read_claim, stem_of
 from nanlab.ledger.conditions import conditions_of
 from nanlab.ledger.frames import ledger_frame, strata_frame
+from nanlab.ledger.history import History
 from nanlab.ledger.judge import joined, judge, rules_of
 from nanlab.ledger.measures import MOST_FREQUENT, trains
 from nanlab.ledger.rules import rule_hash
+from nanlab.ledger.write import write_ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results/claims"
@@ -309,7 +313,7 @@ def answers(claim, *strata):
 
 def test_with_few_seeds_a_stratum_stays_open():
     for seeds, cells, word in (
-        (19, 2, rules.OPEN), (20, 2, rules.HOLDS), (59, 1, rules.OPEN), (60, 1, rules.HOLDS),
+        (19, 2, rules.OPEN), (20, 2, rules.HOLDS), (19, 1, rules.OPEN), (20, 1, rules.HOLDS),
     ):  # fmt: skip
         assert answers(effect(), stratum(np.ones(seeds), cells=cells)) == [word]
 
@@ -426,6 +430,74 @@ def test_a_rule_that_was_another_at_an_earlier_result_is_told_even_by_force(ledg
     assert replace(judged, claim=corrected).rule_changed
 
 
+USUAL = {"study": "weights", "range": "LeCun's weights", "where": {"init_scale": [1.0, 10.0]}}
+
+
+def test_the_usual_range_is_the_headline_and_the_stress_range_shows_what_breaks_it(
+    ledger, tmp_path
+):
+    # The usual range here: with weights of LeCun's or more, 2 % larger inputs are "beyond".
+    folder = ledger[0] / "out/A01"
+    usual = USUAL | {"strata": ["input_scale"], "beyond": {"input_scale": [1.02]}}
+    held = effect(usual=usual, because="Three runs of ten.")
+    fails = effect(0.3, id="A2", study=["A1"], contrast={
+        "with": {"input_scale": 1.02}, "without": {"input_scale": 1.0}, "at_least": 0.3,
+    }, usual={"study": "weights", "range": "the same", "contrast": {
+        "with": {"lr": 100.0}, "without": {"lr": 0.01}, "at_least": 0.3}})  # fmt: skip
+    studies = {"A01": folder, "usual/weights": folder}
+    judged = judge([held, fails], studies)
+    assert [[one.name for one in each.ranges] for each in judged] == [["usual", "stress"]] * 2
+    assert [each.word for each in judged] == ["supported", "supported"]
+    decides = {f.stratum.name: f.stratum.decides for f in judged[0].ranges[0].asked.findings}
+    assert decides == {"input_scale 1": True, "input_scale 1.02": False}
+    write_ledger(tmp_path, judged, studies, History(first={"A1": "refuted", "A2": "supported"}))
+    table = pl.read_csv(tmp_path / "claims.csv")
+    assert table["usual"].to_list() == ["supported", "supported"]
+    assert table["stress"].to_list() == ["supported", "refuted"]
+    assert table["what_breaks_it"][1] == "Stress range: everywhere."
+    page = (tmp_path / "README.md").read_text("utf-8")
+    assert "Usual range: **supported**. Stress range: **refuted**." in page
+    assert "Three runs of ten." in page and "| [A1](#a1) | refuted | supported |" in page
+    assert "init_scale" not in page and "Effect" not in page
+    tex = (tmp_path / "claims.tex").read_text("utf-8")
+    assert r"\begin{tabularx}{\textwidth}" in tex and r"\begin{table*}" in tex
+
+
+def test_a_claims_usual_study_is_run_with_its_own(tmp_path, capsys):
+    text = TRUE + "\n[claim.usual]\nstudy = 'weights'\nrange = 'here'\n" + STUDY
+    (tmp_path / "A01.toml").write_text(text, encoding="utf-8")
+    flags = ["--sweeps", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert claims.main(["A1", "--dry-run", *flags]) == claims.WRONG
+    assert "usual/weights.toml" in capsys.readouterr().err
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual/weights.toml").write_text(STUDY, encoding="utf-8")
+    assert claims.main(["A1", "--dry-run", *flags]) == claims.DONE
+    assert "usual/weights" in capsys.readouterr().out
+    # A study that no claim reads is for the figures, and belongs to the whole ledger.
+    (tmp_path / "usual/map.toml").write_text(STUDY, encoding="utf-8")
+    assert claims.main(["A1", "--dry-run", *flags]) == claims.DONE
+    assert "usual/map" not in capsys.readouterr().out
+    assert claims.main(["--all", "--dry-run", *flags]) == claims.DONE
+    assert "usual/map" in capsys.readouterr().out
+
+
+WRONG_USUAL = {
+    "a study and a reason": ({"none": "x", "study": "y"}, "so it has no study"),
+    "no study": ({"range": "x"}, "has a study and a range in words, or none and the reason"),
+    "an unknown key": ({**USUAL, "rnge": {}}, "claim.usual.rnge: unknown key"),
+    "beyond what is no stratum": ({**USUAL, "beyond": {"lr": [1.0]}}, "which is not one of the st"),
+    "a rule of another kind": ({**USUAL, "share_at_least": 0.5}, "examples and distributions have"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_USUAL)
+def test_a_usual_range_that_does_not_fit_its_claim_is_refused(name):
+    usual, sentence = WRONG_USUAL[name]
+    table = tomllib.loads(TRUE)["claim"] | {"usual": usual}
+    with pytest.raises(GridError, match=re.escape(sentence)):
+        read_claim("A01.toml", table)
+
+
 def test_a_seal_covers_the_rule_the_grid_and_the_version_of_what_decides(ledger, monkeypatch):
     claim = Claim.model_validate(tomllib.loads(FALSE)["claim"])
     judged = judge([claim], {"A01": ledger[0] / "out/A01"})[0]
@@ -494,7 +566,9 @@ def test_a_rule_that_is_changed_after_the_result_is_told(ledger, capsys):
     path.write_text(old.replace("at_least = 0.3", "at_least = 0.2"), encoding="utf-8")
     try:
         assert claims.main(flags) == claims.DONE
-        assert "Inputs 2 % larger make more NaN. (its rule was changed" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "A2   refuted*     Inputs 2 % larger" in shown and "A1   supported  " in shown
+        assert f"* its rule was changed after the result: see {folder / 'out/README.md'}" in shown
         assert rows(folder)["A2"]["rule_changed"] and not rows(folder)["A1"]["rule_changed"]
     finally:
         path.write_text(old, encoding="utf-8")
@@ -554,7 +628,7 @@ def test_conditions_are_told_as_short_as_they_can_be():
     keys = [{"steps": s, "static.precision": p} for s in ("10", "1000") for p in ("a", "b", "c")]
     assert conditions_of(keys, ["no", "no", "yes", "yes", "yes", "yes"]) == {
         "no": ["10 steps, a or b"],
-        "yes": ["10 steps, c", "1000 steps"],
+        "yes": ["10 steps, c", "1,000 steps"],
     }
     assert conditions_of(keys, ["yes", "no", "yes"] * 2) == {
         "yes": ["a or c"],
@@ -585,6 +659,16 @@ def test_every_committed_claim_has_a_file_of_its_name_and_a_study():
 
 
 @pytest.mark.slow
+def test_a_study_of_the_usual_range_has_sixty_seeds_where_a_seed_has_one_run():
+    # Of claims about the runs that fail, seeds without such a run do not count.
+    cures = {c.id for c in CLAIMS.values() if c.contrast is not None and c.contrast.of_failed}
+    whole = [c.id for c in CLAIMS.values() if not c.of_failed and c.id not in cures]
+    strata = pl.read_csv(COMMITTED / "strata.csv", infer_schema_length=None)
+    usual = strata.filter(pl.col("id").is_in(whole), range="usual", cells=1)
+    assert usual.filter(pl.col("seeds") < 60).is_empty()
+
+
+@pytest.mark.slow
 def test_the_committed_verdicts_are_those_of_the_committed_tables():
     stems = {stem for s in MEASURED for stem in CLAIMS[s].every_study}
     ordered = [name for name in every_id() if stem_of(name) in SETTLED]
@@ -597,11 +681,11 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables():
 
 
 @pytest.mark.slow
-def test_the_whole_ledger_needs_at_most_600_compiles(capsys, monkeypatch):
+def test_the_whole_ledger_needs_at_most_700_compiles(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert claims.main(["--all", "--dry-run"]) == claims.DONE
     last = capsys.readouterr().out.strip().splitlines()[-1].split()
-    assert last[0] == "all" and int(last[last.index("compiles,") - 1].replace(",", "")) <= 600
+    assert last[0] == "all" and int(last[last.index("compiles,") - 1].replace(",", "")) <= 700
 
 
 @pytest.mark.parametrize("stem", sampled([s for s in MEASURED if CLAIMS[s].kind == "effect"], 6))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanlab.ledger.judge import RUNS, Judged, RangeJudged, joined, study_of
+import polars as pl
+
+from nanlab.ledger.judge import RUNS, Judged, RangeJudged, study_of
 from nanlab.ledger.maps import MAPS, draw_map, draw_shapes, map_of, shapes_of
-from nanlab.ledger.rules import BORDERLINE_CLAIM, CONDITIONAL, OPEN, REFUTED, SUPPORTED
+from nanlab.ledger.rules import BORDERLINE, CONDITIONAL, OPEN, REFUTED, SUPPORTED
 from nanlab.ledger.sentences import strongest
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ FIGURES = "figures"
 
 # Okabe and Ito's colors, safe for color-blind readers; the shapes differ too.
 MARKS = {
-    SUPPORTED: ("#0072B2", "o"), CONDITIONAL: ("#56B4E9", "^"), BORDERLINE_CLAIM: ("#E69F00", "v"),
+    SUPPORTED: ("#0072B2", "o"), CONDITIONAL: ("#56B4E9", "^"), BORDERLINE: ("#E69F00", "v"),
     REFUTED: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D"),
 }  # fmt: skip
 
@@ -54,7 +57,7 @@ def write_ledger_figures(
     import matplotlib
     from matplotlib.figure import Figure
 
-    drawers = [*_overviews(judged), *_maps(judged, studies)]
+    drawers = [*_overviews(judged), *_maps(studies)]
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     wanted = {drawing.name for drawing, _ in drawers}
     for path in (folder / FIGURES).glob("*.svg"):
@@ -93,7 +96,7 @@ def _overviews(judged: Sequence[Judged]) -> list[Drawer]:
         if rows:
             caption = (
                 f"{of} Means over all conditions with 95 % intervals over seeds; filled: usual "
-                "range, hollow: stress range. The mark is the verdict in that range on faults."
+                "range, hollow: stress range. The mark is the verdict on faults in that range."
             )
             drawing = Drawing(name=f"{name}.svg", caption=caption)
             found.append((drawing, lambda f, r=rows, text=label: _draw_effects(f, r, text)))
@@ -124,6 +127,8 @@ def _draw_effects(figure: Figure, rows: Sequence[Judged], label: str) -> None:
     for word in (word for word in MARKS if word in shown):
         color, shape = MARKS[word]
         axes.plot([], [], marker=shape, color=color, linestyle="", label=word)
+    for face, label_ in (("#6E6E6E", "usual range"), ("white", "stress range")):
+        axes.plot([], [], marker="o", color="#6E6E6E", markerfacecolor=face, label=label_)
     axes.axvline(0.0, color="#999999", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [_label(each) for each in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -150,29 +155,23 @@ def _draw_effect(axes: Axes, judged: RangeJudged, at: float) -> str:
 
 
 def _label(judged: Judged) -> str:
-    says = judged.claim.says
-    return f"{says if len(says) <= 72 else says[:70].rstrip() + ' …'}  {judged.claim.id}"
+    return f"{textwrap.shorten(judged.claim.says, 64, placeholder=' …')}  {judged.claim.id}"
 
 
-def _maps(judged: Sequence[Judged], studies: Mapping[str, Path]) -> list[Drawer]:
-    """Return the maps over weights and learning rate, and the figure of widths and depths."""
-    first = next((each for each in judged if each.claim.id == "A1"), None)
+def _maps(studies: Mapping[str, Path]) -> list[Drawer]:
+    """Return the maps over weights and learning rate, and the figures of widths and depths."""
+    tables = {stem: study_of(folder).table(RUNS) for stem, folder in studies.items()}
+    cells: dict[str, pl.DataFrame] = {}
+    for stem, table in tables.items():
+        name, mapped = "usual" if stem.startswith("usual/") else "stress", map_of(table)
+        # The finest map of each range.
+        if mapped.height > cells.get(name, pl.DataFrame()).height:
+            cells[name] = mapped
     found: list[Drawer] = []
-    if first is not None:
-        tables = {
-            one.name: joined([study_of(studies[s]).table(RUNS) for s in one.claim.study_stems])
-            for one in first.ranges
-        }
-        cells = {name: map_of(table) for name, table in tables.items()}
-        for name, column, label, caption in MAPS:
-            if all(not each.is_empty() for each in cells.values()) and cells:
-                drawing = Drawing(name=f"{name}.svg", caption=caption)
-                found.append((drawing, lambda f, c=column, text=label: draw_map(f, cells, c, text)))
-    stems = dict.fromkeys(
-        s for each in judged for one in each.ranges for s in one.claim.study_stems
-    )
-    shapes = shapes_of({stem: study_of(studies[stem]).table(RUNS) for stem in stems})
-    if shapes is not None:
-        drawing = Drawing(name="widths_and_depths.svg", caption=shapes.caption)
-        found.append((drawing, lambda f: draw_shapes(f, shapes)))
+    for name, column, label, caption in MAPS if cells else ():
+        drawing = Drawing(name=f"{name}.svg", caption=caption)
+        found.append((drawing, lambda f, c=column, text=label: draw_map(f, cells, c, text)))
+    for shapes in shapes_of([t for stem, t in tables.items() if stem.startswith("usual/")]):
+        drawing = Drawing(name=f"{shapes.name}.svg", caption=shapes.caption)
+        found.append((drawing, lambda f, one=shapes: draw_shapes(f, one)))
     return found

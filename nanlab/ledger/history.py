@@ -10,7 +10,7 @@ import polars as pl
 
 from nanlab.ledger.judge import Judged
 from nanlab.ledger.rules import CONDITIONAL, FAILS, HOLDS, OPEN
-from nanlab.ledger.sentences import conditions_text, sees_nothing
+from nanlab.ledger.sentences import conditions_text, open_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,8 @@ def _why(each: Judged, old: str) -> str:
     contrast = headline.claim.contrast
     if contrast is not None and contrast.of_failed and headline.asked.question == "faults":
         reasons.append("asks whether the NaN goes away, and no longer whether the run trains")
-    if sees_nothing(headline.asked):
-        reasons.append("no failing run, or no room for the effect, in this range")
-    elif each.word == OPEN:
-        reasons.append("intervals that allow for a seed not yet seen contain both zero and the "
-                       "required size")  # fmt: skip
+    if each.word == OPEN:
+        reasons.append(open_text(headline.claim, headline.asked))
     elif each.word == CONDITIONAL:
         reasons.append(conditions_text(headline.asked.verdict))
     else:

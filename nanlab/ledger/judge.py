@@ -22,7 +22,7 @@ from nanlab.ledger.rules import (
     rule_hash,
     verdict,
 )
-from nanlab.ledger.strata import pooled, strata_of
+from nanlab.ledger.strata import strata_of
 from nanlab.results.compare import completed
 from nanlab.results.manifest import MANIFEST, read_manifest
 from nanlab.results.snapshot import Snapshot, snapshot, when_still
@@ -102,11 +102,10 @@ class Judged:
 
     @property
     def rule_changed(self) -> bool:
-        """Whether the rule was changed after a result existed."""
+        """Whether the rule was changed after the headline's result existed."""
         recorded = {
             hash_
-            for each in self.ranges
-            for manifest in each.manifests
+            for manifest in (self.headline.manifests if self.headline else ())
             for hash_ in manifest.get("rules", {}).get(self.claim.id, [])
         }
         return bool(self.claim.corrected) or bool(recorded - {rule_hash(self.claim)})
@@ -147,9 +146,10 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
             continue
         usual = claim.in_usual_range()
         named: list[tuple[RangeName, Claim]] = [("usual", usual)] if usual else []
+        named.append(("stress", claim))
         ranges = tuple(
             _judged(name, each, [read[stem] for stem in each.study_stems])
-            for name, each in [*named, ("stress", claim)]
+            for name, each in named
             if all(stem in read for stem in each.study_stems)
         )
         if ranges:
@@ -161,8 +161,9 @@ def _judged(name: RangeName, claim: Claim, studies: Sequence[Snapshot]) -> Range
     runs = joined([study.table(RUNS) for study in studies])
     answers: list[Answer] = []
     for question in questions_of(claim):
-        findings = results_of(claim, question, strata_of(claim, question, runs))
-        overall = [estimate(claim, stratum) for stratum in pooled(claim, question, runs)]
+        strata, whole = strata_of(claim, question, runs)
+        findings = results_of(claim, question, strata)
+        overall = [estimate(claim, stratum) for stratum in whole]
         answers.append(
             Answer(
                 question=question, verdict=verdict(claim, findings), findings=tuple(findings),

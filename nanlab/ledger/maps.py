@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,7 +99,7 @@ def _mesh(axes: Axes, here: pl.DataFrame, column: str, *, is_usual: bool):
     x, y = _edges(np.array(scales)), _edges(wide["lr"].to_numpy())
     if is_usual:
         axes.add_patch(_box(x, y))
-    return axes.pcolormesh(x, y, shares, cmap="cividis", vmin=0.0, vmax=1.0, linewidth=0)
+    return axes.pcolormesh(x, y, shares, cmap="cividis", vmin=0.0, vmax=1.0, edgecolors="face")
 
 
 def _box(x: Float[np.ndarray, " edges"], y: Float[np.ndarray, " edges"]):
@@ -124,33 +124,60 @@ class Shapes:
     """Shares of faults by width, depth, activation and weight.
 
     Attributes:
+        name: name of the figure's file, without its suffix.
         cells: a row for each.
         caption: what the figure shows.
     """
 
+    name: str
     cells: pl.DataFrame
     caption: str
 
 
-def shapes_of(tables: Mapping[str, pl.DataFrame]) -> Shapes | None:
-    """Return the shares of the study with the most widths and depths; None if no study has two."""
-    names = ["width", "depth", "activation", "init_scale"]
-    best, most = None, 1
-    for runs in tables.values():
-        if not {*names, "task"} <= set(runs.columns):
-            continue
-        count = runs["width"].n_unique() * runs["depth"].n_unique()
-        if runs["width"].n_unique() > 1 and runs["init_scale"].n_unique() > 2 and count > most:
-            best, most = runs, count
-    if best is None:
-        return None
-    task = best["task"].mode().sort()[0]
-    best = best.filter(pl.col("task") == task, pl.col("activation").is_in(ACTIVATIONS))
-    caption = (
-        f"How width and depth move the boundary: share of runs with a fault on {VALUES[task]}, "
-        "over all learning rates of the usual range, against the initial weights."
+def shapes_of(tables: Sequence[pl.DataFrame]) -> list[Shapes]:
+    """Return the shares of the study with the most widths, and of that with several depths."""
+    places = [_comparable(runs) for runs in tables]
+    places = [runs for runs in places if runs.height and runs["init_scale"].n_unique() > 2]
+    found: list[Shapes] = []
+    for name, more, others in (("widths", "width", "depth"), ("depths", "depth", "width")):
+        best = max(
+            places, key=lambda runs: (runs[more].n_unique(), runs[others].n_unique()), default=None
+        )
+        if best is not None and best[more].n_unique() > 1:
+            found.append(_shapes(name, more, best))
+    return found
+
+
+def _comparable(runs: pl.DataFrame) -> pl.DataFrame:
+    """Return runs of the maps' training on one task and loss, at the rates that all shapes have."""
+    shape = ["width", "depth"]
+    if not {*shape, "activation", "init_scale", "lr", "loss"} <= set(runs.columns):
+        return pl.DataFrame()
+    runs = completed(runs, LIKE).filter(
+        *(pl.col(name) == LIKE[name] for name in LIKE if name not in (*shape, "task")),
+        pl.col("activation").is_in(ACTIVATIONS),
     )
-    return Shapes(cells=_shares(best, *names), caption=caption)
+    if runs.is_empty():
+        return runs
+    shapes = runs.select("task", "loss", *shape).unique().group_by("task", "loss").len("shapes")
+    task, loss, _ = shapes.sort("shapes", "task", "loss", descending=True).row(0)
+    runs = runs.filter(task=task, loss=loss)
+    every = runs.select(shape).n_unique()
+    rates = runs.select("lr", *shape).unique().group_by("lr").len().filter(pl.col("len") == every)
+    return runs.filter(pl.col("lr").is_in(rates["lr"].to_list()))
+
+
+def _shapes(name: str, more: str, runs: pl.DataFrame) -> Shapes:
+    rates = sorted(runs["lr"].unique().to_list())
+    ends = " to ".join(dict.fromkeys(f"{rate:g}" for rate in (rates[0], rates[-1])))
+    task, loss = runs.select("task", "loss").row(0)
+    return Shapes(
+        name=name,
+        cells=_shares(runs, "width", "depth", "activation", "init_scale"),
+        caption=f"How {more} moves the boundary: share of runs with a fault on "
+        f"{VALUES.get(task, task)} with {VALUES.get(loss, loss)}, at learning rates of {ends} "
+        "(SGD, 100 steps, float32), against the initial weights.",
+    )
 
 
 def draw_shapes(figure: Figure, shapes: Shapes) -> None:
@@ -167,12 +194,17 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
                     pl.col("depth") == depth, pl.col("width") == width,
                     pl.col("activation") == activation,
                 )  # fmt: skip
+                if line.is_empty() and depth != depths[-1]:
+                    continue
                 label = f"{VALUES.get(activation, activation)}, {width} units"
                 axes.plot(
                     line["init_scale"], line["fault"], style, color=color, marker="o",
                     markersize=3, label=label,
                 )  # fmt: skip
         axes.set_xscale("log")
+        scales = sorted(cells["init_scale"].unique().to_list())
+        axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        axes.set_xticks([], minor=True)
         axes.set_title(f"{depth} layers", fontsize=9)
         axes.set_xlabel("initial weights (times LeCun's)")
         axes.spines[["top", "right"]].set_visible(False)

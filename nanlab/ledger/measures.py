@@ -40,7 +40,7 @@ def condition_of(claim: Claim, question: Question) -> pl.Expr:
     measures are the same for all claims: a run has a fault (of a cure, it stays finite), it trains.
     """
     if question == claim.asks and claim.measure != Measure():
-        return _measured(claim.measure)
+        return measured(claim.measure)
     if question == "trains":
         return trains().cast(pl.Float64)
     has_fault = pl.col("outcome").is_in(FAILED)
@@ -67,7 +67,8 @@ def trains() -> pl.Expr:
     return pl.when(has_accuracy).then(enough).otherwise(by_loss) & ~pl.col("outcome").is_in(FAILED)
 
 
-def _measured(measure: Measure) -> pl.Expr:
+def measured(measure: Measure) -> pl.Expr:
+    """Return whether the condition holds for a run, as 0.0 or 1.0."""
     true = pl.lit(True)
     if measure.outcome:
         true = true & pl.col("outcome").is_in(list(measure.outcome))

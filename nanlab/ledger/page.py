@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from nanlab.ledger.claim import ARTICLES, every_id
 from nanlab.ledger.figures import FIGURES, Drawing
 from nanlab.ledger.history import History
-from nanlab.ledger.judge import Answer, Judged, RangeJudged
-from nanlab.ledger.measures import WELL_ABOVE
+from nanlab.ledger.judge import Answer, Judged, RangeJudged, RangeName
 from nanlab.ledger.rules import (
-    BORDERLINE_CLAIM,
+    BORDERLINE,
     CONDITIONAL,
     MIN_SEEDS,
-    MIN_SEEDS_OF_ONE_CELL,
     NOT_TESTABLE,
     OPEN,
     REFUTED,
@@ -24,21 +22,25 @@ from nanlab.ledger.rules import (
     rule,
 )
 from nanlab.ledger.sentences import (
+    answer_label,
     breaks_text,
     conditions_text,
+    dependences,
     finding_text,
+    open_text,
+    range_label,
     strongest,
 )
-from nanlab.ledger.words import between, percent, points
-from nanlab.results.text_tables import markdown_table
+from nanlab.ledger.words import between, enumerated, parameter, percent, points
+from nanlab.results.text_tables import markdown_escape, markdown_table
 
-WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE_CLAIM, REFUTED, OPEN, NOT_TESTABLE)
+WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE, REFUTED, OPEN, NOT_TESTABLE)
 
-NOTHING = "–"
+NOTHING = "-"
 
 RANGES = (
     "The **usual range** is the one in which people train: weights of 0.5 to 4 times LeCun's, "
-    "learning rates of 0.001 to 3 for SGD and those usual for adaptive optimizers. The **stress "
+    "learning rates of 0.003 to 3 for SGD and those usual for adaptive optimizers. The **stress "
     "range** goes far beyond it, to see what breaks. Both were declared in each claim's file "
     "before its studies ran. The verdict of a claim is that of the usual range, where there is one."
 )
@@ -61,10 +63,10 @@ and the p value, corrected for the number of conditions of this claim (Holm), is
 fails if the whole interval falls short. *Supported*: it holds under every condition that shows \
 anything. *Conditional*: it holds under some. *Borderline*: there is an effect, and the interval \
 contains the required size. *Refuted*: it fails, and holds nowhere. *Open*: the interval contains \
-both zero and the required size, or there are fewer than {MIN_SEEDS} seeds \
-({MIN_SEEDS_OF_ONE_CELL} where a seed has one run). `strata.csv` has every condition, and in the \
-column `detectable` the smallest effect that would have been found in 80 % of such studies."""
-assert WELL_ABOVE == 0.25
+both zero and the required size, or there are fewer than {MIN_SEEDS} seeds. With 20 seeds of \
+one run each little can be seen: a difference has to be about 44 points to be found above zero in \
+four such studies of five. `strata.csv` has every condition, and in the column `detectable` the \
+smallest effect that would have been found in 80 % of such studies."""
 
 
 def ledger_page(judged: Sequence[Judged], drawings: Sequence[Drawing], history: History) -> str:
@@ -77,6 +79,9 @@ def ledger_page(judged: Sequence[Judged], drawings: Sequence[Drawing], history: 
         lines += ["## Figures", ""]
         for each in drawings:
             lines += [f"![{each.caption}]({FIGURES}/{each.name})", "", each.caption, ""]
+    if rows := _dependences(judged):
+        lines += ["## What the verdicts depend on", "", DEPENDS, ""]
+        lines += [markdown_table(("claim", "depends on"), rows), ""]
     if contradictions := _contradictions(by_id):
         lines += ["## Where two articles contradict each other", "", *contradictions, ""]
     lines += ["## Claim by claim", ""]
@@ -127,17 +132,28 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     if headline is not None:
         trains = headline.answer("trains")
         first = headline.answer("faults") or headline.answer("measure")
-    words = [_range_word(judged.range(name)) for name in ("usual", "stress")]
+    words = [_range_word(judged, "usual"), _range_word(judged, "stress")]
+    if claim.usual is None:
+        words[0] = NOTHING
     if headline is None:
-        words = [NOT_TESTABLE, NOT_TESTABLE]
+        words = [NOT_TESTABLE, NOTHING]
+    elif range_label(judged, headline) == "as stated":
+        words = [f"as stated: {judged.word}", NOTHING]
     return (
-        f"{name} {claim.says}", answer_text(first), answer_text(trains), *words,
+        f"{name} {_cell(claim.says) if link else claim.says}", answer_text(first),
+        answer_text(trains), *words,
         breaks_text(judged) or NOTHING,
     )  # fmt: skip
 
 
-def _range_word(judged: RangeJudged | None) -> str:
-    return NOTHING if judged is None else judged.asked.verdict.word
+def _cell(text: str) -> str:
+    """Return a text escaped for a table, which escapes its bars itself."""
+    return markdown_escape(text).replace(r"\|", "|")
+
+
+def _range_word(judged: Judged, name: RangeName) -> str:
+    found = judged.range(name)
+    return "not run yet" if found is None else found.asked.verdict.word
 
 
 def answer_text(answer: Answer | None) -> str:
@@ -158,12 +174,29 @@ def answer_text(answer: Answer | None) -> str:
     )
 
 
+DEPENDS = (
+    "In the usual range these claims hold in one network or training and fail in another that "
+    "differs in nothing but the parameter."
+)
+
+
+def _dependences(judged: Sequence[Judged]) -> list[tuple[str, str]]:
+    found = [(each, each.range("usual")) for each in judged]
+    named = [(each, dependences(usual)) for each, usual in found if usual is not None]
+    return [
+        (f"[{each.claim.id}](#{each.claim.id.lower()}) {_cell(each.claim.says)}",
+         enumerated([parameter(name) for name in names]))
+        for each, names in named
+        if names
+    ]  # fmt: skip
+
+
 def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
     rows: list[tuple[str, ...]] = []
     for each in by_id.values():
         others = [by_id[name] for name in each.claim.against if name in by_id]
         for one in [each, *others] if others else []:
-            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {one.claim.says}"
+            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {_cell(one.claim.says)}"
             rows.append((claim, one.word, finding_text(one)))
         rows += [("", "", "")] if others else []
     return [markdown_table(("claim", "verdict", "what was found"), rows[:-1])] if rows else []
@@ -171,38 +204,48 @@ def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
 
 def _section(each: Judged) -> list[str]:
     claim = each.claim
-    lines = [f"### {claim.id}", "", f"*{claim.says}*", ""]
+    lines = [f"### {claim.id}", "", f"> {markdown_escape(claim.says)}", ""]
     if not each.ranges:
         return [*lines, " ".join(filter(None, [f"**Not testable here.** {claim.reason}",
                                                claim.remark])), ""]  # fmt: skip
     verdicts = " ".join(
-        f"{one.name.capitalize()} range: **{one.asked.verdict.word}**." for one in each.ranges
+        f"{range_label(each, one).capitalize()}: **{one.asked.verdict.word}**."
+        for one in each.ranges
     )
+    if claim.usual is not None and not claim.usual.none and each.range("usual") is None:
+        verdicts += " The study of its usual range has not run yet."
     lines += [f"{verdicts} {finding_text(each)}", ""]
     for one in each.ranges:
-        lines += [f"- {_range_text(one)}"]
+        lines += _range_lines(one, range_label(each, one))
     if claim.usual is not None and claim.usual.none:
-        lines += [f"- No usual range: {claim.usual.none}"]
+        lines += [f"- There is no usual range: {claim.usual.none}"]
     headline = each.headline
     assert headline is not None
     because = f" {claim.because}" if claim.because else ""
     lines += [f"- Rule: {rule(headline.claim)}.{because}"]
-    notes = dict.fromkeys(filter(None, [headline.claim.remark, claim.remark]))
-    corrected = f"The rule was corrected after its first result: {claim.corrected}"
-    notes |= {corrected: None} if claim.corrected else {}
-    lines += [f"- {' '.join(notes)}"] if notes else []
+    notes = [claim.remark]
+    if headline.claim.remark != claim.remark:
+        notes = [
+            f"In the usual range: {headline.claim.remark}",
+            f"In the stress range: {claim.remark}",
+        ]
+    if claim.corrected:
+        notes.append(f"*The rule was corrected after its first result.* {claim.corrected}")
+    lines += [f"- {note}" for note in notes if note]
     return [*lines, ""]
 
 
-def _range_text(judged: RangeJudged) -> str:
+def _range_lines(judged: RangeJudged, label: str) -> list[str]:
     claim = judged.claim
-    links = " ".join(f"[{stem}]({stem}/manifest.json)" for stem in claim.study_stems)
-    parts = [f"{judged.name.capitalize()} range: {claim.range.rstrip('.')} ({links})."]
+    links = ", ".join(f"[{stem}]({stem}/manifest.json)" for stem in claim.study_stems)
+    head = "Runs" if label == "as stated" else label.capitalize()
+    lines = [f"- {head}: {claim.range.rstrip('.')} ({links})."]
     for answer in judged.answers:
         where = conditions_text(answer.verdict)
-        asks = {"faults": "Faults", "trains": "Training", "measure": "Verdict"}[answer.question]
-        parts.append(f"{asks}: {answer.verdict.word}{f', {where}' if where else ''}.")
-    return " ".join(parts)
+        why = open_text(claim, answer)
+        word = f"{answer.verdict.word} ({why})" if why else answer.verdict.word
+        lines.append(f"  - {answer_label(claim, answer.question)}: {word}. {where}".rstrip())
+    return lines
 
 
 def _changes(judged: Sequence[Judged], history: History) -> list[str]:

@@ -12,20 +12,18 @@ from nanlab.ledger.claim import RULE, Claim, Usual
 from nanlab.ledger.conditions import Key, conditions_of
 from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.strata import Stratum
+from nanlab.ledger.words import enumerated, parameter, percent
 from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip_p
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
-BORDERLINE_CLAIM = "borderline"
 NOT_TESTABLE = "not testable here"
 HOLDS, FAILS, BORDERLINE, OPEN = "holds", "fails", "borderline", "open"
 UNSEEN = "nothing to see"
 """The answer of a stratum without a failing run, or without room for the required effect."""
 
 MIN_SEEDS = 20
-"""With fewer seeds a stratum stays open."""
-MIN_SEEDS_OF_ONE_CELL = 60
-"""The same where a seed has a single run or pair: 20 say little about a share of one half."""
+"""With fewer seeds a stratum stays open; with more its interval decides, however wide it is."""
 
 RULES_VERSION = 2
 VERSIONS = {
@@ -137,10 +135,7 @@ def answer(claim: Claim, question: Question, found: StratumResult, adjusted: flo
     """Return the answer of one stratum: HOLDS, FAILS, BORDERLINE, OPEN or UNSEEN."""
     if found.effect is None or found.low is None or found.high is None:
         return UNSEEN
-    seeds, needed = len(found.stratum.values), MIN_SEEDS
-    if found.stratum.cells == 1:
-        needed = MIN_SEEDS_OF_ONE_CELL
-    if seeds < needed and not claim.deterministic:
+    if has_few_seeds(found.stratum) and not claim.deterministic:
         return OPEN
     if claim.within is not None:
         return _equivalent(claim.within, found.low, found.high)
@@ -154,6 +149,11 @@ def answer(claim: Claim, question: Question, found: StratumResult, adjusted: flo
     if low >= least and (adjusted is None or adjusted <= LEVEL):
         return HOLDS
     return BORDERLINE if low > 0.0 else OPEN
+
+
+def has_few_seeds(stratum: Stratum) -> bool:
+    """Return whether a stratum has too few seeds to be decided."""
+    return len(stratum.values) < MIN_SEEDS
 
 
 def _equivalent(within: float, low: float, high: float) -> str:
@@ -177,8 +177,7 @@ def verdict(claim: Claim, found: Sequence[StratumResult]) -> ClaimVerdict:
     Supported if the rule holds in all of them, conditional if it holds in some, refuted if it fails
     in some and none comes near it.
     """
-    joined = _joined(claim, [each for each in found if each.stratum.decides])
-    seen = [(key, word) for key, word in joined if word != UNSEEN]
+    seen = answers_of(claim, found)
     words = {word for _, word in seen}
     if not words - {OPEN}:
         return ClaimVerdict(word=OPEN, conditions={})
@@ -191,8 +190,12 @@ def verdict(claim: Claim, found: Sequence[StratumResult]) -> ClaimVerdict:
     return ClaimVerdict(word=word, conditions=conditions)
 
 
-def _joined(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str]]:
-    """Return the answer of each stratum, over the placebos and the alternatives of `any_of`."""
+def answers_of(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str]]:
+    """Return the answer of each stratum that decides and shows something.
+
+    Each is over the placebos, and over the alternatives of `any_of`.
+    """
+    found = [each for each in found if each.stratum.decides]
     of_placebos: dict[str, list[StratumResult]] = {}
     for each in found:
         of_placebos.setdefault(each.stratum.name, []).append(each)
@@ -203,7 +206,8 @@ def _joined(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str
         words = [word for each in results if (word := each.answer) != UNSEEN]
         word = min(words, key=_ORDER.index, default=UNSEEN)
         groups.setdefault(tuple(key.items()), []).append(word)
-    return [(dict(key), max(words, key=_ORDER.index)) for key, words in groups.items()]
+    best = [(dict(key), max(words, key=_ORDER.index)) for key, words in groups.items()]
+    return [(key, word) for key, word in best if word != UNSEEN]
 
 
 _ORDER = (UNSEEN, FAILS, OPEN, BORDERLINE, HOLDS)
@@ -213,21 +217,20 @@ def rule(claim: Claim) -> str:
     """Return a claim's rule as a sentence."""
     if claim.reason:
         return ""
-    every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""
+    names = [parameter(name) for name in claim.strata]
+    every = f", for every {'combination of ' * (len(names) > 1)}{enumerated(names)}" * bool(names)
+    if claim.any_of:
+        every += f" (one {' or '.join(map(parameter, claim.any_of))} is enough)"
     if claim.within is not None:
-        return f"the 95 % interval of the paired difference lies within ±{claim.within:g}{every}"
+        return f"the interval of the difference lies within ±{100 * claim.within:g} points{every}"
     if claim.contrast is not None:
         least = claim.contrast.at_least
         word = "at least" if least >= 0 else "at most"
         beyond = " beyond each placebo" if claim.contrast.of_failed else ""
-        return (
-            f"the 95 % interval of the paired difference{beyond} is {word} {least:+g} as a whole, "
-            f"and its adjusted p is at most {LEVEL:g}{every}"
-        )
-    share = claim.share_at_least
-    if claim.deterministic:
-        return f"the share is at least {share:g}{every}"
-    return f"the lower end of the share's 95 % interval is at least {share:g}{every}"
+        return f"the interval of the difference{beyond} is {word} {100 * least:+g} points{every}"
+    share = percent(claim.share_at_least or 0.0)
+    whole = "share" if claim.deterministic else "interval of the share"
+    return f"the {whole} is at least {share}{every}"
 
 
 def rule_hash(claim: Claim) -> str:

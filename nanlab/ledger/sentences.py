@@ -8,15 +8,19 @@ from nanlab.grid.outcome import FAILED
 from nanlab.ledger.claim import Claim
 from nanlab.ledger.contrast import Measure
 from nanlab.ledger.judge import Answer, Judged, RangeJudged
+from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.rules import (
     BORDERLINE,
     FAILS,
     HOLDS,
     OPEN,
+    REFUTED,
     UNSEEN,
     ClaimVerdict,
     StratumResult,
+    answers_of,
     estimate,
+    has_few_seeds,
 )
 from nanlab.ledger.strata import Stratum
 from nanlab.ledger.words import between, percent, phrase, points, side
@@ -112,7 +116,9 @@ def _contrast_text(judged: RangeJudged) -> str:
 def _pair_text(result: StratumResult, shown: str, with_: str, without: str, claim: Claim) -> str:
     stratum = result.stratum
     assert result.effect is not None and result.low is not None and result.high is not None
-    apart = f"{points(result.effect)} points {between(result.low, result.high, signed=True)}"
+    moved = points(result.effect)
+    unit = "point" if moved in ("+1", "-1") else "points"
+    apart = f"{moved} {unit} {between(result.low, result.high, signed=True)}"
     against = f"without {without}" if without == "it" else f"with {without}"
     margin = f"; within ±{100 * claim.within:g} points counts as none" if claim.within else ""
     return (
@@ -161,12 +167,12 @@ _A_SHARE = Claim(id="A1", says="", kind="example", asks="faults", range="", shar
 
 
 def conditions_text(verdict: ClaimVerdict) -> str:
-    """Return where a claim holds and where it does not: "holds: ReLU; fails: tanh, float16"."""
+    """Return where a claim holds and where not, as "Holds: ReLU. Fails: tanh, float16."."""
     heads = (
-        (HOLDS, "holds"), (FAILS, "fails"), (BORDERLINE, "borderline"), (OPEN, "undecided"),
+        (HOLDS, "Holds"), (FAILS, "Fails"), (BORDERLINE, "Borderline"), (OPEN, "Undecided"),
     )  # fmt: skip
-    return "; ".join(
-        f"{head}: {listed(verdict.conditions[word])}"
+    return " ".join(
+        f"{head}: {listed(verdict.conditions[word])}."
         for word, head in heads
         if word in verdict.conditions
     )
@@ -177,39 +183,99 @@ def listed(conditions: Sequence[str]) -> str:
     texts = [each for each in conditions if each]
     more = len(texts) - LEAVES
     if more <= 1:
-        return " / ".join(texts)
-    return " / ".join(texts[:LEAVES]) + f" / {more} other combinations"
+        return "; ".join(texts)
+    return "; ".join(texts[:LEAVES]) + f"; {more} other combinations"
+
+
+def range_label(judged: Judged, one: RangeJudged) -> str:
+    """Return the name of a range; an article's own numbers have none but themselves."""
+    if judged.claim.usual is not None and judged.claim.usual.none:
+        return "as stated"
+    return f"{one.name} range"
 
 
 def breaks_text(judged: Judged) -> str:
-    """Return what breaks a claim: strata in which it fails, in the usual range, then in stress."""
+    """Return what breaks a claim: where it fails or is not settled, in each range."""
     parts: list[str] = []
     for each in judged.ranges:
-        word, conditions = each.asked.verdict.word, each.asked.verdict.conditions
-        if FAILS in conditions:
-            parts.append(f"{each.name} range: {listed(conditions[FAILS])}")
-        elif word == "refuted" and each is not judged.headline:
-            parts.append(f"the {each.name} range as a whole")
-        if beyond := _beyond(each):
-            parts.append(f"beyond the claim: {beyond}")
-    return "; ".join(parts)
+        verdict, label = each.asked.verdict, range_label(judged, each).capitalize()
+        unsettled = [
+            word for name in (BORDERLINE, OPEN) for word in verdict.conditions.get(name, [])
+        ]
+        if FAILS in verdict.conditions:
+            parts.append(f"{label}: {listed(verdict.conditions[FAILS])}.")
+        elif verdict.word == REFUTED:
+            parts.append(f"{label}: everywhere.")
+        elif unsettled:
+            parts.append(f"{label}, not settled: {listed(unsettled)}.")
+    beyond = dict.fromkeys(word for each in judged.ranges for word in _beyond(each))
+    if beyond:
+        parts.append(f"Beyond the claim: {' or '.join(beyond)}.")
+    return " ".join(parts)
 
 
-def _beyond(judged: RangeJudged) -> str:
+def _beyond(judged: RangeJudged) -> list[str]:
     """Return the values beyond the claim with which it fails somewhere."""
     failing = [f.stratum for f in judged.asked.findings
                if not f.stratum.decides and f.answer == FAILS]  # fmt: skip
-    words = [
+    return [
         phrase(name, [value])
         for name, values in judged.claim.beyond.items()
         for value in (values if isinstance(values, list | tuple) else [values])
         if any(str(stratum.key.get(name)) == _as_key(value) for stratum in failing)
     ]
-    return " or ".join(words)
 
 
 def _as_key(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def answer_label(claim: Claim, question: Question) -> str:
+    """Return what an answer's verdict is about, such as "Faults more often"."""
+    contrast = claim.contrast
+    if question == "measure" or contrast is None:
+        return "Verdict"
+    if contrast.of_failed:
+        return "Stays finite" if question == "faults" else "Trains"
+    what = question.capitalize()
+    if claim.within is not None:
+        return f"{what} as often"
+    return f"{what} {'more' if least_of(claim, question) >= 0.0 else 'less'} often"
+
+
+def open_text(claim: Claim, answer: Answer) -> str:
+    """Return why an answer is open, "" if it is not."""
+    if answer.verdict.word != OPEN:
+        return ""
+    if sees_nothing(answer):
+        return "no failing run, or no room for the effect"
+    strata = [f.stratum for f in answer.findings if f.stratum.decides and f.answer == OPEN]
+    if all(map(has_few_seeds, strata)):
+        least, most = (end(len(each.values) for each in strata) for end in (min, max))
+        seeds = f"{least} to {most}" if least < most else f"{most}"
+        return f"{seeds} seeds are too few"
+    if claim.within is not None:
+        return "the intervals reach beyond the margin"
+    return "the intervals contain both zero and the required size"
+
+
+DEPENDENCES = ("task", "model", "loss", "depth", "width", "steps", "precision")
+"""Parameters of the network and its training of which the page says whether a verdict depends."""
+
+
+def dependences(judged: RangeJudged) -> list[str]:
+    """Return the parameters on which alone it depends whether the claim holds or fails."""
+    answers = answers_of(judged.claim, judged.asked.findings)
+    found: list[str] = []
+    for name in DEPENDENCES:
+        groups: dict[tuple[tuple[str, str], ...], set[str]] = {}
+        for key, word in answers:
+            if name in key:
+                rest = tuple((n, v) for n, v in key.items() if n != name)
+                groups.setdefault(rest, set()).add(word)
+        if any({HOLDS, FAILS} <= words for words in groups.values()):
+            found.append(name)
+    return found
 
 
 def sees_nothing(answer: Answer) -> bool:

@@ -80,40 +80,36 @@ def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
     return runs
 
 
-def strata_of(claim: Claim, question: Question, runs: pl.DataFrame) -> list[Stratum]:
-    """Measure each stratum of a claim.
+def strata_of(
+    claim: Claim, question: Question, runs: pl.DataFrame
+) -> tuple[list[Stratum], list[Stratum]]:
+    """Measure each stratum of a claim, and as one all strata that decide.
 
     Args:
         claim: the claim.
         question: what is measured.
-        runs: the table of runs of its study.
+        runs: the table of runs of its studies.
 
     Returns:
-        The strata, or those of each placebo of a cure.
+        The strata, or those of each placebo of a cure; and the whole, or one for each placebo.
 
     Raises:
         LedgerError: there is nothing to compare.
     """
     runs = _relevant(claim, question, runs)
     if claim.contrast is None:
-        found = _shares(claim, runs)
+        one = claim.model_copy(update={"strata": (), "beyond": {}})
+        found, whole = _shares(claim, runs), _shares(one, _within(claim, runs))
     else:
-        found = [_difference(claim, *each) for each in _compared(claim, claim.contrast, runs)]
+        compared = _compared(claim, claim.contrast, runs)
+        found = [_difference(claim, *each) for each in compared]
+        pairs: dict[str, list[pl.DataFrame]] = {}
+        for each in compared:
+            pairs.setdefault(each.placebo, []).append(_within(claim, each.pairs))
+        whole = [_difference(claim, {}, pl.concat(parts), name) for name, parts in pairs.items()]
     if not found:
         raise LedgerError(f"claim {claim.id}: no runs to compare in its study")
-    return found
-
-
-def pooled(claim: Claim, question: Question, runs: pl.DataFrame) -> list[Stratum]:
-    """Measure all strata that decide as one, or as one for each placebo of a cure."""
-    kept = _relevant(claim, question, runs)
-    if claim.contrast is None:
-        whole = claim.model_copy(update={"strata": (), "beyond": {}})
-        return _shares(whole, _within(claim, kept))
-    pairs: dict[str, list[pl.DataFrame]] = {}
-    for each in _compared(claim, claim.contrast, kept):
-        pairs.setdefault(each.placebo, []).append(_within(claim, each.pairs))
-    return [_difference(claim, {}, pl.concat(parts), name) for name, parts in pairs.items()]
+    return found, whole
 
 
 def _within(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
@@ -164,11 +160,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _cells(runs: pl.DataFrame) -> int:
-    return (
-        int(runs.get_column("seed").value_counts().get_column("count").max() or 0)
-        if len(runs)
-        else 0
-    )  # type: ignore[arg-type]
+    counts: list[int] = runs.group_by("seed").len().get_column("len").to_list()
+    return max(counts, default=0)
 
 
 def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[StratumComparison]:

@@ -11,8 +11,15 @@ from nanlab.results.text_tables import latex_escape
 ROWS = 22
 """Rows of a page's table in LaTeX."""
 
-COLUMNS = r"@{}>{\raggedright\arraybackslash}X l l l l@{}"
-HEADING = ("claim", "prevents or causes", "trains", "usual", "stress")
+COLUMNS = r"@{}>{\raggedright\arraybackslash}X p{0.17\textwidth} p{0.17\textwidth} " + (
+    r"p{0.1\textwidth} p{0.1\textwidth}@{}"
+)
+HEADING = ("claim", "prevents or causes", "trains", "usual range", "stress range")
+CAPTION = (
+    "Published claims about NaN, settled by measurement. In percent of runs: with the factor / "
+    "without it, their difference in points and its 95 % interval over seeds; for a cure, of the "
+    "runs that fail without it, against its best placebo."
+)
 
 
 def claims_markdown(judged: Sequence[Judged]) -> str:
@@ -24,27 +31,27 @@ def claims_latex(judged: Sequence[Judged]) -> str:
     """Return the ledger as LaTeX tables over both columns; they need booktabs and tabularx."""
     lines: list[str] = []
     for start in range(0, len(judged), ROWS):
-        caption = (
-            "Continued."
-            if start
-            else "Published claims about NaN, settled by measurement. Shares of runs with and "
-            "without the factor, their difference in percentage points and its 95 % interval over "
-            "seeds; for a cure, of the runs that fail without it, against its best placebo."
-        )
         lines += [
             r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{latex_escape(caption)}}}" + ("" if start else r"\label{tab:claims}"),
+            r"\caption{Continued.}"
+            if start
+            else rf"\caption{{{latex_escape(CAPTION)}}}\label{{tab:claims}}",
             rf"\begin{{tabularx}}{{\textwidth}}{{{COLUMNS}}}",
             r"\toprule",
             _row(HEADING),
             r"\midrule",
-            *(_row(table_row(each, link=False)[:5]) for each in judged[start : start + ROWS]),
+            *(_row(_cells(each)) for each in judged[start : start + ROWS]),
             r"\bottomrule",
             r"\end{tabularx}",
             r"\end{table*}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _cells(judged: Judged) -> list[str]:
+    claim, *numbers = table_row(judged, link=False)[:5]
+    return [claim, *(cell.replace(" %", "").replace(" against ", " / ") for cell in numbers)]
 
 
 def _row(cells: Sequence[str]) -> str:

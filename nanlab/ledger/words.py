@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 
 VALUES = {
     "relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU", "selu": "SELU",
@@ -30,6 +33,8 @@ OF_PARAMETER: dict[str, Mapping[str, str]] = {
                  "cosine": "a cosine schedule", "step_decay": "a step decay",
                  "warmup_cosine": "a warm-up and cosine schedule"},
     "standardize": {"True": "standardized inputs", "False": "raw inputs"},
+    "form": {"as written": "the form as written", "guarded": "the guarded form",
+             "naive": "the naive form"},
     "told": {"activations": "the hidden activations", "loss": "the loss",
              "gradient": "the gradient of all layers", "first": "the gradient of the first layer"},
 }  # fmt: skip
@@ -57,12 +62,24 @@ def plain_name(name: str) -> str:
     return name.removeprefix("static.").removeprefix("knobs.").removesuffix("_without")
 
 
+def parameter(name: str) -> str:
+    """Return a parameter's name in words: lr is "learning rate"."""
+    plain = plain_name(name)
+    words = {
+        "lr": "learning rate", "init_scale": "scale of the weights", "told": "quantity",
+        "clip": "kind of clipping", "norm": "normalization", "steps": "number of steps",
+        "inputs": "form of the inputs", "numbers": "size of the numbers",
+    }  # fmt: skip
+    side = " on the other side" if name.endswith("_without") else ""
+    return words.get(plain, plain.replace("_", " ")) + side
+
+
 def phrase(name: str, values: Sequence[Any]) -> str:
     """Return a parameter and some of its values as a phrase: "a learning rate of 0.1 or 1"."""
     plain = plain_name(name)
     texts = [_value(value) for value in values]
     words = OF_PARAMETER.get(plain, {})
-    named = " or ".join(words.get(text, VALUES.get(text, text)) for text in texts)
+    named = _either([words.get(text, VALUES.get(text, text)) for text in texts])
     if plain in PHRASES:
         named = PHRASES[plain].format(named)
     elif all(text in words or text in VALUES or _speaks(text) for text in texts):
@@ -70,6 +87,10 @@ def phrase(name: str, values: Sequence[Any]) -> str:
     else:
         named = f"{plain.replace('_', ' ')} {named}"
     return f"against {named}" if name.endswith("_without") else named
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _speaks(text: str) -> bool:
@@ -86,9 +107,14 @@ def side(alternatives: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,g}" if abs(value) >= 1.0 or value == 0.0 else f"{value:g}"
-    return str(value)
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        value = float(value)
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else _whole(value)
+
+
+def _whole(value: Any) -> str:
+    is_whole = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:,.0f}" if is_whole else str(value)
 
 
 def percent(share: float) -> str:
@@ -111,3 +137,8 @@ def points(difference: float) -> str:
     """Return a difference of shares in percentage points: +29."""
     text = f"{100.0 * difference:+.0f}"
     return "0" if text in ("+0", "-0") else text
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: "loss, depth and width"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -77,7 +77,8 @@ def _lower_end(values: Float[np.ndarray, "*studies seeds"]) -> Float[np.ndarray,
     # The end is concave in the values, so as a function of the cap it has one maximum; mostly it
     # is at the largest value, where a cap just below it makes the end no larger.
     below = _end_under(studies, right - 1e-6 * (right - left)) > best
-    best[below] = _best_end(studies[below], left[below], right[below])
+    if below.any():
+        best[below] = _best_end(studies[below], left[below], right[below])
     return best.reshape(values.shape[:-1])
 
 
