@@ -153,6 +153,8 @@ def test_phrases_are_words_and_no_keys():
         ("init_scale", ("1.41421", "300")): "weights 1.414 or 300 times LeCun's",
         ("loss_epsilon", (1e-12,)): "a constant of 1e-12",
         ("bias_scale", (-10.0, -1000.0)): "biases of -10 or -1,000",
+        ("label_noise", (0.0,)): "no wrong labels",
+        ("dropout", (0.0, 0.3)): "dropout 0 or 0.3",
         ("lr", (100000,)): "a learning rate of 100,000",
     }  # fmt: skip
     for (name, values), text in cases.items():

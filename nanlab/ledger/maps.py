@@ -194,7 +194,7 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
                     pl.col("depth") == depth, pl.col("width") == width,
                     pl.col("activation") == activation,
                 )  # fmt: skip
-                if line.is_empty() and depth != depths[-1]:
+                if line.is_empty():
                     continue
                 label = f"{VALUES.get(activation, activation)}, {width} units"
                 axes.plot(
@@ -209,4 +209,12 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
         axes.set_xlabel("initial weights (times LeCun's)")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of runs with a fault")
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    panels[-1].legend(
+        handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+    )  # fmt: skip

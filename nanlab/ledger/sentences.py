@@ -204,7 +204,7 @@ def breaks_text(judged: Judged) -> str:
         ]
         if FAILS in verdict.conditions:
             parts.append(f"{label}: {listed(verdict.conditions[FAILS])}.")
-        elif verdict.word == REFUTED:
+        elif verdict.word == REFUTED and label != "As stated":
             parts.append(f"{label}: everywhere.")
         elif unsettled:
             parts.append(f"{label}, not settled: {listed(unsettled)}.")

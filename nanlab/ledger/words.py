@@ -20,6 +20,7 @@ VALUES = {
     "lecun_normal": "LeCun's weights", "normal": "normal weights", "uniform": "uniform weights",
     "xavier": "Xavier's weights", "digits": "the digits", "wine": "the wine data",
     "iris": "the iris data", "breast_cancer": "the breast cancer data", "images": "made pictures",
+    "adding": "the adding problem", "copy": "the copying problem", "diabetes": "the diabetes data",
     "nan": "runs that come to NaN", "stalled": "runs without a fault",
 }  # fmt: skip
 """Words for values that are the same under every parameter."""
@@ -39,6 +40,13 @@ OF_PARAMETER: dict[str, Mapping[str, str]] = {
              "gradient": "the gradient of all layers", "first": "the gradient of the first layer"},
 }  # fmt: skip
 """Words for the values of some parameters."""
+
+OF_ZERO = {
+    "label_noise": "no wrong labels", "outlier_fraction": "no extreme entries",
+    "dropout": "no dropout", "weight_decay": "no weight decay",
+    "constant_fraction": "no constant features",
+}  # fmt: skip
+"""Words for the value 0 alone of some parameters."""
 
 PHRASES = {
     "lr": "a learning rate of {}", "init_scale": "weights {} times LeCun's", "steps": "{} steps",
@@ -80,7 +88,9 @@ def phrase(name: str, values: Sequence[Any]) -> str:
     texts = [_value(value) for value in values]
     words = OF_PARAMETER.get(plain, {})
     named = _either([words.get(text, VALUES.get(text, text)) for text in texts])
-    if plain in PHRASES:
+    if texts == ["0"] and plain in OF_ZERO:
+        named = OF_ZERO[plain]
+    elif plain in PHRASES:
         named = PHRASES[plain].format(named)
     elif all(text in words or text in VALUES or _speaks(text) for text in texts):
         pass
