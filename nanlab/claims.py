@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         entries = read_entries(arguments.sweeps)
         chosen = _chosen(arguments, entries)
-        grids = {stem: load_grid(arguments.sweeps / f"{stem}.toml") for stem in _studies(chosen)}
+        stems = _studies(chosen, arguments.sweeps if arguments.all else None)
+        grids = {stem: load_grid(arguments.sweeps / f"{stem}.toml") for stem in stems}
         if arguments.dry_run:
             print(describe_plans(grids))
             return DONE
@@ -121,8 +122,11 @@ def _chosen(arguments: Arguments, entries: Sequence[LedgerEntry]) -> list[Ledger
     return [by_id[name] for name in dict.fromkeys(names)]
 
 
-def _studies(entries: Sequence[LedgerEntry]) -> list[str]:
-    return list(dict.fromkeys(e.claim.study_stem for e in entries if not e.claim.reason))
+def _studies(entries: Sequence[LedgerEntry], sweeps: Path | None) -> list[str]:
+    """Return the studies of some claims; with `sweeps`, also those of the figures alone."""
+    stems = [stem for e in entries if not e.claim.reason for stem in e.claim.every_study]
+    figures = sorted((sweeps / "usual").glob("*.toml")) if sweeps else []
+    return list(dict.fromkeys([*stems, *(f"usual/{path.stem}" for path in figures)]))
 
 
 def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, list[str]]]:
@@ -131,20 +135,22 @@ def _rules(entries: Sequence[LedgerEntry], out: Path) -> dict[str, dict[str, lis
 
     rules: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
-        stem = entry.claim.study_stem
-        rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
+        for stem in entry.claim.every_study:
+            rules.setdefault(stem, {})[entry.claim.id] = rules_of(entry.claim, out / stem)
     return rules
 
 
 def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
     from nanlab.ledger.claim import LedgerError
+    from nanlab.ledger.history import read_history
     from nanlab.ledger.judge import judge
+    from nanlab.ledger.sentences import conditions_text
     from nanlab.ledger.write import write_ledger
 
     studies = {
-        entry.claim.study_stem: arguments.out / entry.claim.study_stem
-        for entry in entries
-        if not entry.claim.reason and is_there(arguments.out / entry.claim.study_stem)
+        stem: arguments.out / stem
+        for stem in _studies(entries, arguments.sweeps)
+        if is_there(arguments.out / stem)
     }
     try:
         judged = judge([entry.claim for entry in entries], studies)
@@ -152,15 +158,23 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
         raise GridError(str(arguments.sweeps), [Complaint(sentence=str(error))]) from error
     if judged:
         with writing(arguments.out):
-            write_ledger(arguments.out, judged)
+            write_ledger(arguments.out, judged, studies, read_history(arguments.sweeps))
     by_id = {each.claim.id: each for each in judged}
     for entry in entries:
         each = by_id.get(entry.claim.id)
-        word = "not run" if each is None else each.verdict.word
-        changed = " (its rule was changed after the result)" if each and each.rule_changed else ""
-        print(f"{entry.claim.id:4} {word:12} {entry.claim.says}{changed}")
-        if each is not None and each.verdict.condition:
-            print(f"{'':17} {each.verdict.condition}")
+        if each is None:
+            print(f"{entry.claim.id:4} {'not run':12} {entry.claim.says}")
+            continue
+        print(f"{entry.claim.id:4} {each.word + '*' * each.rule_changed:12} {entry.claim.says}")
+        for one in each.ranges:
+            where = conditions_text(one.asked.verdict)
+            if where or len(each.ranges) > 1:
+                word = one.asked.verdict.word
+                print(f"{'':17} {one.name} range: {word}.{f' {where}' if where else ''}")
+        if each.claim.reason:
+            print(f"{'':17} {each.claim.reason}")
+    if any(each.rule_changed for each in judged):
+        print(f"* its rule was changed after the result: see {arguments.out / 'README.md'}")
     return DONE
 
 

@@ -29,9 +29,12 @@ def describe_plans(grids: Mapping[str, Grid]) -> str:
     """Return the number of runs and compiles of each study, and of all, as lines."""
     plans = {stem: make_plan(grid) for stem, grid in grids.items()}
     counts = [(stem, len(plan), len(plan.groups)) for stem, plan in plans.items()]
-    lines = [f"{stem}  {runs:8,} runs  {groups:4,} compiles" for stem, runs, groups in counts]
+    wide = max(map(len, ["all", *plans]))
+    lines = [
+        f"{stem:{wide}}  {runs:8,} runs  {groups:4,} compiles" for stem, runs, groups in counts
+    ]
     runs, groups = sum(c[1] for c in counts), sum(c[2] for c in counts)
-    lines.append(f"all  {runs:8,} runs  {groups:4,} compiles, in {len(grids)} studies")
+    lines.append(f"{'all':{wide}}  {runs:8,} runs  {groups:4,} compiles, in {len(grids)} studies")
     return "\n".join(lines)
 
 

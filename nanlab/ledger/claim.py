@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from nanlab.grid.errors import Complaint, GridError, sentence_of
-from nanlab.grid.outcome import Outcome
+from nanlab.ledger.contrast import ClaimTable, Contrast, Measure, Values
 
 ARTICLES = {
     "A": "Why does ReLU activation cause NaN outputs during deep learning training, while tanh "
@@ -26,72 +29,78 @@ ARTICLES = {
 CLAIMS = {"A": 12, "B": 18, "C": 9, "D": 10, "E": 13}
 """Number of claims of each article."""
 
-Values = dict[str, Any]
 ClaimKind = Literal["effect", "null", "example", "distribution"]
+Asks = Literal["faults", "trains", "measure"]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
 
 class LedgerError(Exception):
     """A claim cannot be judged from its study; the message says why."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Measure(_Table):
-    """A condition on a run: all that are given must hold.
+class Usual(ClaimTable):
+    """The same question in the range in which people train; what is given replaces [claim]'s.
 
     Attributes:
-        outcome: outcomes, one of which the run must have.
-        column: column of `runs` to compare.
-        to: column to divide `column` by.
-        above: lower bound; false for a run without the number.
-        below: upper bound; false for a run without the number.
-        equals: columns of `runs` and their required values.
+        none: why there is no such range; then nothing else is given.
+        study: names of the studies in sweeps/claims/usual.
+        range: see Claim, as are the following.
+        where: runs.
+        strata: parameters.
+        any_of: parameters.
+        beyond: values of strata.
+        measure: condition.
+        shows: predicate.
+        contrast: pairs.
+        share_at_least: share.
+        within: largest difference.
+        remark: note.
     """
 
-    outcome: tuple[Outcome, ...] = ()
-    column: str | None = None
-    to: str | None = None
-    above: float | None = None
-    below: float | None = None
-    equals: Values = {}
+    none: str = ""
+    study: Names = ()
+    range: str = ""
+    where: Values = Field(default={})
+    strata: tuple[str, ...] = ()
+    any_of: tuple[str, ...] = ()
+    beyond: Values = Field(default={})
+    measure: Measure = Measure()
+    shows: str = ""
+    contrast: Contrast | None = None
+    share_at_least: float | None = None
+    within: float | None = None
+    remark: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_study_or_a_reason(self) -> Usual:
+        if self.none and (more := sorted(self.model_fields_set - {"none"})):
+            raise ValueError(f"has a reason why there is no usual range, so it has no {more[0]}")
+        if not self.none and not (self.study and self.range):
+            raise ValueError("has a study and a range in words, or none and the reason")
+        return self
 
 
-class Contrast(_Table):
-    """Pairs of runs that differ only in one factor.
-
-    Attributes:
-        with_: parameters and values of the side with the factor.
-        without: parameters and values of the side without the factor.
-        move: instead of both, an axis and the number of values by which the side `with` is shifted.
-        at_least: smallest effect that counts; negative if the claim is that something gets rarer.
-        of_failed: whether only runs whose side `without` had a fault are compared (a cure).
-        placebos: moves that a cure must beat, in addition to a fresh seed.
-        random_of: moves of the cure's length, of which each run gets a random one, to beat too.
-    """
-
-    with_: Values = Field({}, alias="with")
-    without: Values = {}
-    move: dict[str, int] = {}
-    at_least: float
-    of_failed: bool = False
-    placebos: tuple[dict[str, int], ...] = ()
-    random_of: tuple[dict[str, int], ...] = ()
-
-
-class Claim(_Table):
+class Claim(ClaimTable):
     """A claim and the rule that judges it, written before its study is run.
+
+    Its own fields are about the stress range, the table [claim.usual] about the usual one.
 
     Attributes:
         id: id, such as "A1".
         says: paraphrase of the claim.
         kind: kind of claim, which selects the rule.
+        asks: what its sentence is about: faults, whether runs train, or a measure of its own.
+        because: reason of the threshold, in one sentence.
         range: conditions under which the verdict holds, in words.
-        study: claim whose study it is read from, by default its own.
+        study: claims whose studies it is read from, by default its own.
         where: parameters and values of the runs that it is about.
         strata: parameters; the rule must hold for each combination of their values.
-        measure: condition whose frequency is measured.
+        any_of: those of the strata of which one value that meets the rule is enough.
+        beyond: values of strata that go beyond what the sentence says: reported, they decide
+            nothing.
+        measure: condition whose frequency is measured; by default whether a run has a fault, stays
+            finite (a cure) or trains.
+        shows: what runs do that meet the measure, as a predicate: "come to NaN".
         contrast: pairs to compare, of an effect or a null claim only.
         share_at_least: required share of runs, of an example or a distribution only.
         of_failed: whether the share is of the runs that had a fault.
@@ -101,16 +110,22 @@ class Claim(_Table):
         corrected: correction of the rule after its result was seen, if any.
         against: claims of other articles that contradict it.
         reason: why it is not testable here; such a claim has no rule and no study.
+        usual: what differs in the usual range.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-E][1-9][0-9]?$")]
     says: str
     kind: ClaimKind
+    asks: Asks = "measure"
+    because: str = ""
     range: str
-    study: str | None = None
-    where: Values = {}
+    study: Names = ()
+    where: Values = Field(default={})
     strata: tuple[str, ...] = ()
+    any_of: tuple[str, ...] = ()
+    beyond: Values = Field(default={})
     measure: Measure = Measure()
+    shows: str = ""
     contrast: Contrast | None = None
     share_at_least: float | None = None
     of_failed: bool = False
@@ -120,20 +135,48 @@ class Claim(_Table):
     corrected: str = ""
     against: tuple[str, ...] = ()
     reason: str = ""
+    usual: Usual | None = None
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Claim:
         if self.reason:
             return _without_a_rule(self)
-        if "measure" not in self.model_fields_set:
-            raise ValueError("has no measure; a claim that is not testable here has a reason")
+        if self.asks == "measure" and "measure" not in self.model_fields_set:
+            raise ValueError(
+                'has no measure; it asks "faults" or "trains", or it has a reason why it is not '
+                "testable here"
+            )
         if (self.contrast is None) == (self.kind in ("effect", "null")):
             raise ValueError("effect and null claims have a contrast, and no others")
         if (self.share_at_least is None) == (self.kind in ("example", "distribution")):
             raise ValueError("examples and distributions have share_at_least, and no others")
         if (self.within is None) == (self.kind == "null"):
             raise ValueError("null claims have within, and no others")
+        for key in ("any_of", "beyond"):
+            if unknown := sorted(set(getattr(self, key)) - set(self.strata)):
+                raise ValueError(f"{key} has {unknown[0]}, which is not one of the strata")
+        if self.usual is not None:
+            self.in_usual_range()
         return self
+
+    def in_usual_range(self) -> Claim | None:
+        """Return the claim as it is judged in the usual range; None if there is no such range.
+
+        Raises:
+            ValueError: the two do not fit together.
+        """
+        if self.usual is None or self.usual.none:
+            return None
+        given = {name: getattr(self.usual, name) for name in self.usual.model_fields_set}
+        given["study"] = tuple(f"usual/{name}" for name in self.usual.study)
+        if "strata" in given:  # a value that is beyond the claim here may not be among these strata
+            for name in {"any_of", "beyond"} - set(given):
+                given[name] = type(getattr(self, name))()
+        own = {n: getattr(self, n) for n in self.model_fields_set - {"usual"}}
+        try:
+            return Claim(**own | given)
+        except ValidationError as invalid:
+            raise ValueError("usual: " + _sentence(dict(invalid.errors()[0]))) from None
 
     @property
     def source(self) -> str:
@@ -146,9 +189,21 @@ class Claim(_Table):
         return stem_of(self.id)
 
     @property
+    def every_study(self) -> tuple[str, ...]:
+        """The names of the studies of both ranges."""
+        usual = self.in_usual_range()
+        return self.study_stems + (usual.study_stems if usual else ())
+
+    @property
     def study_stem(self) -> str:
-        """The name of the study it is read from."""
-        return stem_of(self.study or self.id)
+        """The name of the first study it is read from."""
+        return self.study_stems[0]
+
+    @property
+    def study_stems(self) -> tuple[str, ...]:
+        """The names of the studies it is read from: A01, usual/activations."""
+        names = self.study or (self.id,)
+        return tuple(name if name.startswith("usual/") else stem_of(name) for name in names)
 
 
 def _without_a_rule(claim: Claim) -> Claim:
@@ -211,14 +266,8 @@ def _sentence(error: dict[str, Any]) -> str:
 
 RULE = frozenset(
     (
-        "kind", "study", "where", "strata", "measure", "contrast", "share_at_least", "of_failed",
-        "within", "deterministic",
+        "kind", "asks", "study", "where", "strata", "any_of", "beyond", "measure", "contrast",
+        "share_at_least", "of_failed", "within", "deterministic", "usual",
     )
 )  # fmt: skip
 """The fields of a claim that decide its verdict; the others describe it."""
-
-
-def rule_hash(claim: Claim) -> str:
-    """Return a hash of a claim's rule, 16 hex digits, to detect later changes."""
-    rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(RULE))
-    return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]

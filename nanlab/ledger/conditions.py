@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nanlab.ledger.words import phrase
+
 Key = Mapping[str, str]
 """The parameters of a stratum and their values, as text."""
 
 
-def short_name(name: str) -> str:
-    """Return a parameter as text: "last layer" for static.last_layer."""
-    if name.endswith("_without"):
-        return "against"
-    return name.removeprefix("static.").removeprefix("knobs.").replace("_", " ")
-
-
 def conditions_of(keys: Sequence[Key], answers: Sequence[str]) -> dict[str, list[str]]:
-    """Return the conditions of each answer, such as "loss mse, precision float16"."""
+    """Return the conditions of each answer, such as "squared error, float16"."""
     conditions: dict[str, list[str]] = {answer: [] for answer in dict.fromkeys(answers)}
     for condition, answer in _leaves(list(zip(keys, answers, strict=True))):
         conditions[answer].append(condition)
@@ -34,10 +29,9 @@ def _leaves(rows: Sequence[tuple[Key, str]]) -> list[tuple[str, str]]:
     name = min(names, key=lambda each: sum(len(leaves) for _, leaves in trees[each]))
     if len(trees[name]) == 1:  # the parameter makes no difference
         return trees[name][0][1]
-    short = short_name(name)
     found: list[tuple[str, str]] = []
     for values, leaves in trees[name]:
-        head = f"{short} {' or '.join(values)}"
+        head = phrase(name, values)
         found += [(f"{head}, {rest}" if rest else head, answer) for rest, answer in leaves]
     return found
 

@@ -1,141 +1,177 @@
-"""Ledger -> figures/A01.svg ...: the effects and intervals of the strata of some claims."""
+"""Ledger -> figures/*.svg: all effects with their intervals, and maps of faults and training."""
 
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nanlab.ledger.conditions import short_name
-from nanlab.ledger.judge import Judged, reverses
-from nanlab.ledger.rules import FAILS, HOLDS, OPEN, StratumResult
+import polars as pl
+
+from nanlab.ledger.judge import RUNS, Judged, RangeJudged, study_of
+from nanlab.ledger.maps import MAPS, draw_map, draw_shapes, map_of, shapes_of
+from nanlab.ledger.rules import BORDERLINE, CONDITIONAL, OPEN, REFUTED, SUPPORTED
+from nanlab.ledger.sentences import strongest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIGURES = "figures"
-MAX_FIGURES = 10
-"""Number of claims with a figure."""
-MAX_PER_STUDY = 3
-"""Figures of one study at most, so that they differ."""
-ROWS = 24
-"""Rows of a figure at most; of more strata, a sample evenly spaced by rank of the effect."""
 
 # Okabe and Ito's colors, safe for color-blind readers; the shapes differ too.
-MARKS = {HOLDS: ("#0072B2", "o"), FAILS: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D")}
+MARKS = {
+    SUPPORTED: ("#0072B2", "o"), CONDITIONAL: ("#56B4E9", "^"), BORDERLINE: ("#E69F00", "v"),
+    REFUTED: ("#D55E00", "s"), OPEN: ("#6E6E6E", "D"),
+}  # fmt: skip
 
 
-def figure_name(judged: Judged) -> str:
-    """Return the file name of a claim's figure."""
-    return f"{judged.claim.stem}.svg"
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        name: name of its file in the folder of figures.
+        caption: what it shows, in full sentences.
+    """
+
+    name: str
+    caption: str
 
 
-def most_telling(judged: Sequence[Judged]) -> list[Judged]:
-    """Return the claims whose results deviate most from the claim, or differ most between strata.
+def write_ledger_figures(
+    folder: Path, judged: Sequence[Judged], studies: Mapping[str, Path]
+) -> list[Drawing]:
+    """Draw the figures, and delete all others.
 
-    Claims whose opposite was measured come first, then those with the largest distance: between
-    the rule's smallest effect and the measured one, or the range of effects over strata if larger.
-    Deterministic examples are left out, as they have no interval.
+    Args:
+        folder: folder of the ledger.
+        judged: judged claims.
+        studies: name of a study -> its results folder.
 
     Returns:
-        Up to MAX_FIGURES claims.
+        The figures, in the order of the page.
     """
-    drawn = [each for each in judged if each.findings and not each.claim.deterministic]
-    drawn.sort(key=lambda each: (not reverses(each), -_distance(each), each.claim.id))
-    of_study: Counter[str] = Counter()
-    chosen: list[Judged] = []
-    for each in drawn:
-        of_study[each.claim.study_stem] += 1
-        if of_study[each.claim.study_stem] <= MAX_PER_STUDY:
-            chosen.append(each)
-    return chosen[:MAX_FIGURES]
-
-
-def _distance(judged: Judged) -> float:
-    claim = judged.claim
-    effects = [f.effect for f in judged.findings if f.effect is not None]
-    if not effects:
-        return 0.0
-    if claim.within is not None:
-        return max(map(abs, effects)) - claim.within
-    least = claim.contrast.at_least if claim.contrast else claim.share_at_least
-    assert least is not None
-    sign = -1.0 if least < 0.0 else 1.0
-    return max(sign * least - min(sign * e for e in effects), max(effects) - min(effects))
-
-
-def write_ledger_figures(folder: Path, judged: Sequence[Judged]) -> None:
-    """Draw the figures of the most telling claims, and delete all others."""
     import matplotlib
+    from matplotlib.figure import Figure
 
+    drawers = [*_overviews(judged), *_maps(studies)]
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-    chosen = most_telling(judged)
-    wanted = {figure_name(each) for each in chosen}
+    wanted = {drawing.name for drawing, _ in drawers}
     for path in (folder / FIGURES).glob("*.svg"):
         if path.name not in wanted:
             path.unlink()
     # Reproducible bytes: no date, and ids from a fixed salt.
     with matplotlib.rc_context({"svg.hashsalt": "nanlab", "font.size": 8.0}):
-        for each in chosen:
-            _draw(each, folder / FIGURES / figure_name(each))
+        for drawing, draw in drawers:
+            figure = Figure()
+            draw(figure)
+            figure.savefig(
+                folder / FIGURES / drawing.name, format="svg", metadata={"Date": None},
+                bbox_inches="tight",
+            )  # fmt: skip
+    return [drawing for drawing, _ in drawers]
 
 
-def _draw(judged: Judged, path: Path) -> None:
-    from matplotlib.figure import Figure
+Drawer = tuple[Drawing, Callable[["Figure"], None]]
 
-    rows = _rows(judged)
-    # The axes fill the figure; bbox_inches="tight" adds room for labels and title.
-    figure = Figure(figsize=(3.6, 0.2 + 0.21 * len(rows)))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    for at, (finding, word) in enumerate(rows):
+
+def _overviews(judged: Sequence[Judged]) -> list[Drawer]:
+    """Return the figures of all harms, and of all cures, that ask for faults."""
+    found: list[Drawer] = []
+    for name, is_cure, label, of in (
+        (
+            "harms", False, "share of runs with a fault: with the factor, minus without it",
+            "How the claimed causes change the share of runs with a fault.",
+        ),
+        (
+            "cures", True,
+            "share of failing runs that stay finite: with the cure, minus its best placebo",
+            "How many of the runs that fail the claimed cures keep finite.",
+        ),
+    ):  # fmt: skip
+        rows = [each for each in judged if _is_drawn(each, is_cure=is_cure)]
+        if rows:
+            caption = (
+                f"{of} Means over all conditions with 95 % intervals over seeds; filled: usual "
+                "range, hollow: stress range. The mark is the verdict on faults in that range."
+            )
+            drawing = Drawing(name=f"{name}.svg", caption=caption)
+            found.append((drawing, lambda f, r=rows, text=label: _draw_effects(f, r, text)))
+    return found
+
+
+def _is_drawn(judged: Judged, *, is_cure: bool) -> bool:
+    contrast = judged.claim.contrast
+    return (
+        contrast is not None
+        and contrast.of_failed == is_cure
+        and any(_measured(each) for each in judged.ranges)
+    )
+
+
+def _measured(judged: RangeJudged) -> bool:
+    answer = judged.answer("faults")
+    return answer is not None and strongest(answer).effect is not None
+
+
+def _draw_effects(figure: Figure, rows: Sequence[Judged], label: str) -> None:
+    figure.set_size_inches(6.4, 0.8 + 0.24 * len(rows))
+    axes = figure.add_subplot()
+    shown: set[str] = set()
+    for at, each in enumerate(rows):
+        for one in filter(_measured, each.ranges):
+            shown.add(_draw_effect(axes, one, at + (0.14 if one.name == "stress" else -0.14)))
+    for word in (word for word in MARKS if word in shown):
         color, shape = MARKS[word]
-        assert finding.effect is not None and finding.low is not None and finding.high is not None
-        axes.plot([finding.low, finding.high], [at, at], color=color, linewidth=1.4)
-        axes.plot(finding.effect, at, marker=shape, color=color, markersize=4.5, linestyle="")
-    claim = judged.claim
-    least = claim.contrast.at_least if claim.contrast else claim.share_at_least
-    if claim.within is not None:
-        axes.axvspan(-claim.within, claim.within, color="#0072B2", alpha=0.12, linewidth=0)
-    elif least is not None:
-        axes.axvline(least, color="#333333", linewidth=0.9, linestyle="--")
-        axes.annotate(
-            f"required: {least:+g}" if claim.contrast else f"required: {least:g}",
-            (least, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
-            textcoords="offset points", fontsize=7, color="#333333",
-        )  # fmt: skip
+        axes.plot([], [], marker=shape, color=color, linestyle="", label=word)
+    for face, label_ in (("#6E6E6E", "usual range"), ("white", "stress range")):
+        axes.plot([], [], marker="o", color="#6E6E6E", markerfacecolor=face, label=label_)
     axes.axvline(0.0, color="#999999", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), _labels(judged, rows))
+    axes.set_yticks(range(len(rows)), [_label(each) for each in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    label = "difference in the share of runs" if claim.contrast else "share of runs"
-    strata = len({finding.stratum.name for finding in judged.findings})
-    shown = f"\n{len(rows)} of {strata} strata" if len(rows) < strata else ""
-    axes.set_xlabel(f"{label}, mean over seeds with its 95 % interval{shown}")
+    axes.set_xlabel(f"{label}\n(percentage points)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), title="verdict", frameon=False)
+    axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.06)
-    title = "\n".join(textwrap.wrap(f"{claim.id} ({judged.verdict.word})  {claim.says}", 66))
-    axes.set_title(title, fontsize=9, loc="right", pad=16)
-    figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def _rows(judged: Judged) -> list[tuple[StratumResult, str]]:
-    """Return each stratum's result and answer; of a cure, that of the strongest placebo."""
-    worst: dict[str, tuple[StratumResult, str]] = {}
-    for finding, word in zip(judged.findings, judged.verdict.answers, strict=True):
-        name = finding.stratum.name
-        if finding.effect is None:
-            continue
-        if name not in worst or abs(finding.effect) < abs(worst[name][0].effect or 0.0):
-            worst[name] = (finding, word)
-    rows = list(worst.values())
-    if len(rows) <= ROWS:
-        return rows
-    rows.sort(key=lambda row: row[0].effect or 0.0)
-    return [rows[round(i * (len(rows) - 1) / (ROWS - 1))] for i in range(ROWS)]
+def _draw_effect(axes: Axes, judged: RangeJudged, at: float) -> str:
+    answer = judged.answer("faults")
+    assert answer is not None
+    result, word = strongest(answer), answer.verdict.word
+    assert result.effect is not None and result.low is not None and result.high is not None
+    color, shape = MARKS[word]
+    face = color if judged.name == "usual" else "white"
+    axes.plot([100 * result.low, 100 * result.high], [at, at], color=color, linewidth=1.2)
+    axes.plot(
+        100 * result.effect, at, marker=shape, color=color, markerfacecolor=face, markersize=4.5,
+        linestyle="",
+    )  # fmt: skip
+    return word
 
 
-def _labels(judged: Judged, rows: Sequence[tuple[StratumResult, str]]) -> list[str]:
-    """Return the strata as text, without the parameters that all of them share."""
-    keys = [finding.stratum.key for finding in judged.findings]
-    varying = [name for name in keys[0] if len({key[name] for key in keys}) > 1]
-    return [
-        ", ".join(f"{short_name(name)} {f.stratum.key[name]}" for name in varying) or f.stratum.name
-        for f, _ in rows
-    ]
+def _label(judged: Judged) -> str:
+    return f"{textwrap.shorten(judged.claim.says, 64, placeholder=' …')}  {judged.claim.id}"
+
+
+def _maps(studies: Mapping[str, Path]) -> list[Drawer]:
+    """Return the maps over weights and learning rate, and the figures of widths and depths."""
+    tables = {stem: study_of(folder).table(RUNS) for stem, folder in studies.items()}
+    cells: dict[str, pl.DataFrame] = {}
+    for stem, table in tables.items():
+        name, mapped = "usual" if stem.startswith("usual/") else "stress", map_of(table)
+        # The finest map of each range.
+        if mapped.height > cells.get(name, pl.DataFrame()).height:
+            cells[name] = mapped
+    found: list[Drawer] = []
+    for name, column, label, caption in MAPS if cells else ():
+        drawing = Drawing(name=f"{name}.svg", caption=caption)
+        found.append((drawing, lambda f, c=column, text=label: draw_map(f, cells, c, text)))
+    for shapes in shapes_of([t for stem, t in tables.items() if stem.startswith("usual/")]):
+        drawing = Drawing(name=f"{shapes.name}.svg", caption=shapes.caption)
+        found.append((drawing, lambda f, one=shapes: draw_shapes(f, one)))
+    return found

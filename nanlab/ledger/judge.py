@@ -1,50 +1,121 @@
-"""Claims, tables of their studies -> verdicts, with one correction for multiple tests."""
+"""Claims, tables of their studies -> verdicts: for each range, and for each question."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
-from nanlab.ledger.claim import Claim, rule_hash
-from nanlab.ledger.rules import ClaimVerdict, StratumResult, finding, rule, verdict
+from nanlab.grid.parameters import PARAMETERS, is_user_defined
+from nanlab.ledger.claim import Claim
+from nanlab.ledger.measures import Question, questions_of
+from nanlab.ledger.rules import (
+    NOT_TESTABLE,
+    ClaimVerdict,
+    StratumResult,
+    estimate,
+    results_of,
+    rule_hash,
+    verdict,
+)
 from nanlab.ledger.strata import strata_of
+from nanlab.results.compare import completed
 from nanlab.results.manifest import MANIFEST, read_manifest
 from nanlab.results.snapshot import Snapshot, snapshot, when_still
-from nanlab.results.statistics import holm
 
 RUNS = "runs.parquet"
+RangeName = Literal["usual", "stress"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The answer to one question about a claim, in one range.
+
+    Attributes:
+        question: question.
+        verdict: verdict.
+        findings: results of each stratum, or of each stratum and placebo of a cure.
+        overall: estimates over all strata that decide, of a cure one for each placebo.
+    """
+
+    question: Question
+    verdict: ClaimVerdict
+    findings: tuple[StratumResult, ...]
+    overall: tuple[StratumResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeJudged:
+    """A claim's answers in one range.
+
+    Attributes:
+        name: "usual" or "stress".
+        claim: claim as it is judged in this range.
+        answers: answers, first that of the claim's sentence.
+        manifests: manifests of the studies.
+    """
+
+    name: RangeName
+    claim: Claim
+    answers: tuple[Answer, ...]
+    manifests: tuple[Mapping[str, Any], ...]
+
+    @property
+    def asked(self) -> Answer:
+        """The answer to what the claim's sentence asks."""
+        return self.answers[0]
+
+    def answer(self, question: Question) -> Answer | None:
+        """Return the answer to a question, None if it was not measured."""
+        return next((each for each in self.answers if each.question == question), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A claim with its verdict and the evidence.
+    """A claim with its verdicts and the evidence.
 
     Attributes:
         claim: claim.
-        verdict: verdict.
-        findings: results of each stratum, or of each stratum and placebo of a cure.
-        adjusted: p values of the findings, adjusted over the ledger.
-        manifest: manifest of the study.
-        rule_hash: hash of the rule in the claim's file.
+        ranges: the judged ranges, the usual one first; empty if it is not testable here.
     """
 
     claim: Claim
-    verdict: ClaimVerdict
-    findings: tuple[StratumResult, ...]
-    adjusted: tuple[float | None, ...]
-    manifest: Mapping[str, Any]
-    rule_hash: str
+    ranges: tuple[RangeJudged, ...]
+
+    @property
+    def headline(self) -> RangeJudged | None:
+        """The usual range, or the stress range where there is no usual one."""
+        return self.ranges[0] if self.ranges else None
+
+    @property
+    def word(self) -> str:
+        """The verdict in the headline's range."""
+        return self.ranges[0].asked.verdict.word if self.ranges else NOT_TESTABLE
+
+    def range(self, name: RangeName) -> RangeJudged | None:
+        """Return a range's judgment, None if there is none."""
+        return next((each for each in self.ranges if each.name == name), None)
 
     @property
     def rule_changed(self) -> bool:
-        """Whether the rule was changed after a result existed."""
-        recorded = set(self.manifest.get("rules", {}).get(self.claim.id, []))
-        return bool(self.claim.corrected) or bool(recorded - {self.rule_hash})
+        """Whether the rule was changed after the headline's result existed."""
+        recorded = {
+            hash_
+            for manifest in (self.headline.manifests if self.headline else ())
+            for hash_ in manifest.get("rules", {}).get(self.claim.id, [])
+        }
+        return bool(self.claim.corrected) or bool(recorded - {rule_hash(self.claim)})
+
+    @property
+    def seal(self) -> str:
+        """A hash of the rule, of the deciding code's version and of the grids that were run."""
+        grids = [m.get("grid_sha256", "") for each in self.ranges for m in each.manifests]
+        text = " ".join([rule_hash(self.claim), *map(str, grids)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rules_of(claim: Claim, folder: Path) -> list[str]:
@@ -54,7 +125,7 @@ def rules_of(claim: Claim, folder: Path) -> list[str]:
 
 
 def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
-    """Judge all claims whose study has results.
+    """Judge all claims of which a study has results.
 
     Args:
         claims: the claims.
@@ -68,26 +139,56 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
         ReportError: the results of a study are damaged.
     """
     read = {stem: study_of(folder) for stem, folder in studies.items()}
-    settled = [claim for claim in claims if claim.reason or claim.study_stem in studies]
-    found = [
-        []
-        if claim.reason
-        else [finding(claim, f) for f in strata_of(claim, read[claim.study_stem].table(RUNS))]
-        for claim in settled
-    ]
-    tested = [each.p for findings in found for each in findings if each.p is not None]
-    adjusted = iter(holm(tested))
     judged: list[Judged] = []
-    for claim, findings in zip(settled, found, strict=True):
-        ps = [None if each.p is None else next(adjusted) for each in findings]
-        manifest = {} if claim.reason else read[claim.study_stem].manifest
-        judged.append(
-            Judged(
-                claim=claim, verdict=verdict(claim, findings, ps), findings=tuple(findings),
-                adjusted=tuple(ps), manifest=manifest, rule_hash=rule_hash(claim),
+    for claim in claims:
+        if claim.reason:
+            judged.append(Judged(claim=claim, ranges=()))
+            continue
+        usual = claim.in_usual_range()
+        named: list[tuple[RangeName, Claim]] = [("usual", usual)] if usual else []
+        named.append(("stress", claim))
+        ranges = tuple(
+            _judged(name, each, [read[stem] for stem in each.study_stems])
+            for name, each in named
+            if all(stem in read for stem in each.study_stems)
+        )
+        if ranges:
+            judged.append(Judged(claim=claim, ranges=ranges))
+    return judged
+
+
+def _judged(name: RangeName, claim: Claim, studies: Sequence[Snapshot]) -> RangeJudged:
+    runs = joined([study.table(RUNS) for study in studies])
+    answers: list[Answer] = []
+    for question in questions_of(claim):
+        strata, whole = strata_of(claim, question, runs)
+        findings = results_of(claim, question, strata)
+        overall = [estimate(claim, stratum) for stratum in whole]
+        answers.append(
+            Answer(
+                question=question, verdict=verdict(claim, findings), findings=tuple(findings),
+                overall=tuple(overall),
             )
         )  # fmt: skip
-    return judged
+    manifests = tuple(study.manifest for study in studies)
+    return RangeJudged(name=name, claim=claim, answers=tuple(answers), manifests=manifests)
+
+
+def joined(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return the runs of several studies as one table, each run once.
+
+    A parameter that a study does not have gets its default.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    names = dict.fromkeys(
+        name
+        for table in tables
+        for name in table.columns
+        if name in PARAMETERS and not is_user_defined(name)
+    )
+    whole = pl.concat([completed(table, names) for table in tables], how="diagonal_relaxed")
+    return whole.unique("run_id", keep="first", maintain_order=True)
 
 
 def study_of(folder: Path) -> Snapshot:
@@ -97,108 +198,3 @@ def study_of(folder: Path) -> Snapshot:
         ReportError: it is damaged.
     """
     return when_still(folder, lambda: snapshot(folder, [RUNS]))
-
-
-def ledger_frame(judged: Sequence[Judged]) -> pl.DataFrame:
-    """Return a row for each claim; its effect is that of the weakest stratum."""
-    return pl.DataFrame([_row(each) for each in judged], infer_schema_length=None)
-
-
-def weakest(judged: Judged) -> int:
-    """Return the index of the finding that deviates most from the claim."""
-    claim = judged.claim
-    is_negative = claim.contrast is not None and claim.contrast.at_least < 0
-
-    def strength(i: int) -> float:
-        effect = judged.findings[i].effect
-        if effect is None:
-            return np.inf
-        return -abs(effect) if claim.within is not None else -effect if is_negative else effect
-
-    return min(range(len(judged.findings)), key=strength)
-
-
-def reverses(judged: Judged) -> bool:
-    """Return whether every stratum shows the opposite of an effect claim."""
-    contrast = judged.claim.contrast
-    if contrast is None or judged.claim.kind != "effect":
-        return False
-    sign = 1.0 if contrast.at_least >= 0.0 else -1.0
-    ends = [(f.low, f.high) for f in judged.findings if f.low is not None and f.high is not None]
-    return bool(ends) and all(max(sign * low, sign * high) < 0.0 for low, high in ends)
-
-
-def _row(judged: Judged) -> dict[str, Any]:
-    claim = judged.claim
-    measured = _measured(judged) if judged.findings else {}
-    return {
-        "id": claim.id,
-        "claim": claim.says,
-        "source": claim.source,
-        "verdict": judged.verdict.word,
-        "kind": claim.kind,
-        "condition": judged.verdict.condition,
-        **{name: measured.get(name) for name in MEASURED},
-        "rule": rule(claim),
-        "rule_changed": judged.rule_changed,
-        "range": claim.range,
-        "remark": claim.remark,
-        "rule_corrected": claim.corrected,
-        "study": f"sweeps/claims/{claim.study_stem}.toml",
-        "table": f"results/claims/{claim.study_stem}/runs.parquet" if measured else None,
-        "code_sha256": measured.get("code_sha256"),
-        "rule_sha256": judged.rule_hash,
-    }
-
-
-MEASURED = (
-    "effect", "low", "high", "adjusted_p", "stratum", "seeds", "runs_with", "runs_without",
-)  # fmt: skip
-
-
-def _measured(judged: Judged) -> dict[str, Any]:
-    """Return the measured columns of a claim's row: MEASURED and the code's hash."""
-    i = weakest(judged)
-    result = judged.findings[i]
-    return {
-        "effect": rounded(result.effect),
-        "low": rounded(result.low),
-        "high": rounded(result.high),
-        "adjusted_p": None if (p := judged.adjusted[i]) is None else float(f"{p:.3g}"),
-        "stratum": result.stratum.name,
-        "seeds": len(result.stratum.values),
-        "runs_with": sum(f.stratum.runs_with for f in judged.findings),
-        "runs_without": sum(f.stratum.runs_without for f in judged.findings),
-        "code_sha256": str(judged.manifest["environment"]["code_sha256"])[:16],
-    }
-
-
-def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
-    """Return a row for each claim and stratum, and for each placebo of a cure."""
-    rows = [
-        {
-            "id": each.claim.id,
-            "stratum": f.stratum.name,
-            "placebo": f.stratum.placebo or None,
-            "answer": word,
-            "with": rounded(f.stratum.with_),
-            "without": rounded(f.stratum.without),
-            "finite_with": rounded(f.stratum.finite_with),
-            "finite_without": rounded(f.stratum.finite_without),
-            "effect": rounded(f.effect),
-            "low": rounded(f.low),
-            "high": rounded(f.high),
-            "adjusted_p": None if p is None else float(f"{p:.3g}"),
-            "seeds": len(f.stratum.values),
-            "runs_with": f.stratum.runs_with,
-            "runs_without": f.stratum.runs_without,
-        }
-        for each in judged
-        for f, p, word in zip(each.findings, each.adjusted, each.verdict.answers, strict=True)
-    ]
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def rounded(number: float | None) -> float | None:
-    """Return a number rounded to six digits, to be the same on every machine."""
-    return None if number is None else round(number, 6) + 0.0

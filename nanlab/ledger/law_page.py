@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from nanlab.ledger.conditions import short_name
 from nanlab.ledger.laws import Agreement, Law, Measurement
+from nanlab.ledger.words import plain_name
 from nanlab.results.files import write_text
 from nanlab.results.text_tables import markdown_table
 
@@ -76,7 +76,9 @@ def _row(each: Measurement, *, is_first: bool) -> tuple[str, ...]:
 
 
 def _condition(each: Measurement) -> str:
-    return ", ".join(f"{short_name(name)} {value}" for name, value in each.key.items())
+    return ", ".join(
+        f"{plain_name(name).replace('_', ' ')} {value}" for name, value in each.key.items()
+    )
 
 
 def _source(law: Law, stem: str) -> str:

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from nanlab.grid.errors import Complaint, GridError
-from nanlab.ledger.claim import LedgerError, Measure, complaint_of
-from nanlab.ledger.strata import matching, measured
+from nanlab.ledger.claim import LedgerError, complaint_of
+from nanlab.ledger.contrast import Measure
+from nanlab.ledger.measures import measured
+from nanlab.ledger.strata import matching
 from nanlab.results.compare import completed
 from nanlab.results.statistics import mean_interval
 

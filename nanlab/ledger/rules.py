@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from nanlab.ledger.claim import Claim
+from nanlab.ledger.claim import RULE, Claim, Usual
 from nanlab.ledger.conditions import Key, conditions_of
+from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.strata import Stratum
-from nanlab.results.statistics import interval, share_interval, sign_flip_p
+from nanlab.ledger.words import enumerated, parameter, percent
+from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip_p
 
 LEVEL = 0.05
 SUPPORTED, REFUTED, CONDITIONAL = "supported", "refuted", "conditional"
 NOT_TESTABLE = "not testable here"
-HOLDS, FAILS, OPEN = "holds", "fails", "open"
+HOLDS, FAILS, BORDERLINE, OPEN = "holds", "fails", "borderline", "open"
+UNSEEN = "nothing to see"
+"""The answer of a stratum without a failing run, or without room for the required effect."""
 
 MIN_SEEDS = 20
-"""With fewer seeds a stratum stays open."""
+"""With fewer seeds a stratum stays open; with more its interval decides, however wide it is."""
+
+RULES_VERSION = 2
+VERSIONS = {
+    1: "A stratum held where the point estimate passed the threshold and the bootstrap interval "
+    "excluded 0; p values were corrected over the whole ledger; a cure had to make runs train.",
+    2: "A stratum holds where the near end of its interval passes the threshold; intervals are "
+    "exact where seeds agree; p values are corrected within a claim; whether faults go away and "
+    "whether runs train are two answers.",
+}
+"""What decides, in each version of this code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,63 +46,114 @@ class StratumResult:
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
         p: two-sided p value by sign flips over seeds, None if the rule needs none.
+        adjusted: p value adjusted over the strata that decide the same verdict.
+        detectable: smallest effect that would have been found in 80 % of such studies.
+        answer: HOLDS, FAILS, BORDERLINE, OPEN or UNSEEN.
     """
 
     stratum: Stratum
     effect: float | None
     low: float | None
     high: float | None
-    p: float | None
+    p: float | None = None
+    adjusted: float | None = None
+    detectable: float | None = None
+    answer: str = UNSEEN
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimVerdict:
-    """The verdict on a claim.
+    """The verdict on one question about a claim, in one range.
 
     Attributes:
-        word: "supported", "refuted", "conditional", "open" or "not testable here".
-        condition: where the claim holds, fails or stays open, as text; or the reason.
-        answers: answer of each stratum: HOLDS, FAILS or OPEN.
+        word: "supported", "refuted", "conditional", "borderline", "open" or "not testable here".
+        conditions: conditions under which the claim holds, fails ..., by answer; empty if they
+            are the same everywhere.
     """
 
     word: str
-    condition: str
-    answers: tuple[str, ...]
+    conditions: dict[str, list[str]]
 
 
-def finding(claim: Claim, stratum: Stratum) -> StratumResult:
-    """Return the statistics of a stratum."""
-    values = stratum.values
-    if not len(values):
-        return StratumResult(stratum=stratum, effect=None, low=None, high=None, p=None)
-    effect = float(np.mean(values))
-    if claim.deterministic:
-        low = high = effect
-    elif claim.contrast is None:
-        low, high = share_interval(values)
-    else:
-        low, high = interval(values)
-    p = sign_flip_p(values) if claim.kind == "effect" else None
-    return StratumResult(stratum=stratum, effect=effect, low=low, high=high, p=p)
+def results_of(claim: Claim, question: Question, strata: Sequence[Stratum]) -> list[StratumResult]:
+    """Return the statistics and the answer of each stratum of one question."""
+    found = [_measured(claim, question, stratum) for stratum in strata]
+    tested = [i for i, f in enumerate(found) if f.p is not None and f.stratum.decides]
+    adjusted: dict[int, float | None] = {
+        i: found[i].p for i in range(len(found)) if i not in tested
+    }
+    adjusted |= dict(zip(tested, holm([found[i].p or 0.0 for i in tested]), strict=True))
+    return [
+        StratumResult(
+            stratum=f.stratum, effect=f.effect, low=f.low, high=f.high, p=f.p,
+            adjusted=adjusted[i], detectable=f.detectable,
+            answer=answer(claim, question, f, adjusted[i]),
+        )
+        for i, f in enumerate(found)
+    ]  # fmt: skip
 
 
-def answer(claim: Claim, found: StratumResult, adjusted: float | None) -> str:
-    """Return the answer of one stratum: HOLDS, FAILS or OPEN."""
+def estimate(claim: Claim, stratum: Stratum) -> StratumResult:
+    """Return the mean and interval of a stratum, without an answer."""
+    values, effect = stratum.values, None
+    low = high = None
+    if len(values):
+        effect = float(values.mean())
+        ends = seed_interval(values, bounds=_bounds(claim))
+        low, high = (effect, effect) if claim.deterministic else (float(ends[0]), float(ends[1]))
+    return StratumResult(stratum=stratum, effect=effect, low=low, high=high)
+
+
+def _bounds(claim: Claim) -> tuple[float, float]:
+    return (0.0, 1.0) if claim.contrast is None else (-1.0, 1.0)
+
+
+def _measured(claim: Claim, question: Question, stratum: Stratum) -> StratumResult:
+    plain = estimate(claim, stratum)
+    if plain.effect is None or claim.kind == "null" or claim.deterministic:
+        return plain
+    sign, least = _required(claim, question)
+    smallest = detectable(sign * stratum.values, least, bounds=_bounds(claim))
+    # Without room for the effect there is nothing to test, so it does not count as a test.
+    is_tested = claim.kind == "effect" and not _leaves_no_room(claim, question, stratum)
+    return StratumResult(
+        stratum=stratum, effect=plain.effect, low=plain.low, high=plain.high,
+        p=sign_flip_p(stratum.values) if is_tested else None,
+        detectable=None if smallest is None else sign * smallest,
+    )  # fmt: skip
+
+
+def _required(claim: Claim, question: Question) -> tuple[float, float]:
+    """Return the sign of the required effect, and its size."""
+    if claim.contrast is None:
+        return 1.0, claim.share_at_least or 0.0
+    least = least_of(claim, question)
+    return (1.0, least) if least >= 0.0 else (-1.0, -least)
+
+
+def answer(claim: Claim, question: Question, found: StratumResult, adjusted: float | None) -> str:
+    """Return the answer of one stratum: HOLDS, FAILS, BORDERLINE, OPEN or UNSEEN."""
     if found.effect is None or found.low is None or found.high is None:
-        return OPEN
-    if len(found.stratum.values) < MIN_SEEDS and not claim.deterministic:
+        return UNSEEN
+    if has_few_seeds(found.stratum) and not claim.deterministic:
         return OPEN
     if claim.within is not None:
         return _equivalent(claim.within, found.low, found.high)
-    if claim.contrast is not None:
-        if _leaves_no_room(claim.contrast.at_least, found.stratum.without):
-            return OPEN
-        p = 1.0 if adjusted is None else adjusted
-        return _moved(claim.contrast.at_least, found.effect, (found.low, found.high), p)
-    assert claim.share_at_least is not None
-    if found.low >= claim.share_at_least:
+    sign, least = _required(claim, question)
+    # The smallest effect is negative if something becomes rarer: mirror both ends.
+    low, high = sorted((sign * found.low, sign * found.high))
+    if claim.contrast is not None and _leaves_no_room(claim, question, found.stratum):
+        return FAILS if high < 0.0 else UNSEEN
+    if high < least:
+        return FAILS
+    if low >= least and (adjusted is None or adjusted <= LEVEL):
         return HOLDS
-    return FAILS if found.high < claim.share_at_least else OPEN
+    return BORDERLINE if low > 0.0 else OPEN
+
+
+def has_few_seeds(stratum: Stratum) -> bool:
+    """Return whether a stratum has too few seeds to be decided."""
+    return len(stratum.values) < MIN_SEEDS
 
 
 def _equivalent(within: float, low: float, high: float) -> str:
@@ -96,83 +162,81 @@ def _equivalent(within: float, low: float, high: float) -> str:
     return FAILS if low > within or high < -within else OPEN
 
 
-def _leaves_no_room(least: float, without: float | None) -> bool:
+def _leaves_no_room(claim: Claim, question: Question, stratum: Stratum) -> bool:
     """Return whether the required effect is impossible: if all fail, none can fail more often."""
-    if without is None:
+    if stratum.without is None:
         return False
-    room = 1.0 - without if least >= 0.0 else without
-    return room < abs(least) - 1e-9
+    sign, least = _required(claim, question)
+    room = 1.0 - stratum.without if sign > 0.0 else stratum.without
+    return room < least - 1e-9
 
 
-def _moved(least: float, effect: float, between: tuple[float, float], p: float) -> str:
-    # The smallest effect is negative if something becomes rarer: mirror both ends.
-    sign = 1.0 if least >= 0.0 else -1.0
-    low, high = sorted(sign * end for end in between)
-    if sign * effect >= sign * least and low > 0.0 and p <= LEVEL:
-        return HOLDS
-    return FAILS if high < sign * least else OPEN
+def verdict(claim: Claim, found: Sequence[StratumResult]) -> ClaimVerdict:
+    """Return the verdict of one question, from the strata that decide and show something.
+
+    Supported if the rule holds in all of them, conditional if it holds in some, refuted if it fails
+    in some and none comes near it.
+    """
+    seen = answers_of(claim, found)
+    words = {word for _, word in seen}
+    if not words - {OPEN}:
+        return ClaimVerdict(word=OPEN, conditions={})
+    conditions = conditions_of([key for key, _ in seen], [word for _, word in seen])
+    if len(words) == 1:
+        conditions = {}
+    if HOLDS in words:
+        return ClaimVerdict(word=CONDITIONAL if conditions else SUPPORTED, conditions=conditions)
+    word = BORDERLINE if BORDERLINE in words else REFUTED
+    return ClaimVerdict(word=word, conditions=conditions)
 
 
-def verdict(
-    claim: Claim, found: Sequence[StratumResult], adjusted: Sequence[float | None]
-) -> ClaimVerdict:
-    """Return the verdict: supported if all strata hold, refuted if none holds and some fail."""
-    if claim.reason:
-        return ClaimVerdict(word=NOT_TESTABLE, condition=claim.reason, answers=())
-    answers = tuple(answer(claim, f, p) for f, p in zip(found, adjusted, strict=True))
-    if set(answers) == {HOLDS}:
-        return ClaimVerdict(word=SUPPORTED, condition="", answers=answers)
-    # A cure fails in a stratum if a single placebo does as well.
-    joined = _joined(found, answers)
-    words = {word for _, word in joined}
-    if words == {OPEN}:
-        return ClaimVerdict(word=OPEN, condition="", answers=answers)
-    if words == {FAILS}:
-        return ClaimVerdict(word=REFUTED, condition="", answers=answers)
-    if HOLDS not in words:
-        return ClaimVerdict(word=REFUTED, condition=_condition(joined), answers=answers)
-    return ClaimVerdict(word=CONDITIONAL, condition=_condition(joined), answers=answers)
+def answers_of(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str]]:
+    """Return the answer of each stratum that decides and shows something.
+
+    Each is over the placebos, and over the alternatives of `any_of`.
+    """
+    found = [each for each in found if each.stratum.decides]
+    of_placebos: dict[str, list[StratumResult]] = {}
+    for each in found:
+        of_placebos.setdefault(each.stratum.name, []).append(each)
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for results in of_placebos.values():
+        key = {n: v for n, v in results[0].stratum.key.items() if n not in claim.any_of}
+        # A cure fails if a single placebo does as well.
+        words = [word for each in results if (word := each.answer) != UNSEEN]
+        word = min(words, key=_ORDER.index, default=UNSEEN)
+        groups.setdefault(tuple(key.items()), []).append(word)
+    best = [(dict(key), max(words, key=_ORDER.index)) for key, words in groups.items()]
+    return [(key, word) for key, word in best if word != UNSEEN]
 
 
-def _joined(found: Sequence[StratumResult], answers: Sequence[str]) -> list[tuple[Key, str]]:
-    """Return the answer of each stratum, with the answers of its placebos merged."""
-    keys: dict[str, Key] = {}
-    words: dict[str, list[str]] = {}
-    for each, word in zip(found, answers, strict=True):
-        keys[each.stratum.name] = each.stratum.key
-        words.setdefault(each.stratum.name, []).append(word)
-    return [
-        (keys[name], FAILS if FAILS in given else OPEN if OPEN in given else HOLDS)
-        for name, given in words.items()
-    ]
-
-
-def _condition(joined: Sequence[tuple[Key, str]]) -> str:
-    conditions = conditions_of([key for key, _ in joined], [word for _, word in joined])
-    sentences = ((HOLDS, "holds for"), (FAILS, "not for"), (OPEN, "open for"))
-    return ". ".join(
-        f"{sentence} {'; '.join(conditions[word])}" if any(conditions[word]) else "open"
-        for word, sentence in sentences
-        if word in conditions
-    )
+_ORDER = (UNSEEN, FAILS, OPEN, BORDERLINE, HOLDS)
 
 
 def rule(claim: Claim) -> str:
     """Return a claim's rule as a sentence."""
     if claim.reason:
         return ""
-    every = f" in each {' and '.join(claim.strata)}" if claim.strata else ""
+    names = [parameter(name) for name in claim.strata]
+    every = f", for every {'combination of ' * (len(names) > 1)}{enumerated(names)}" * bool(names)
+    if claim.any_of:
+        every += f" (one {' or '.join(map(parameter, claim.any_of))} is enough)"
     if claim.within is not None:
-        return f"the 95 % interval of the paired difference lies within ±{claim.within:g}{every}"
+        return f"the interval of the difference lies within ±{100 * claim.within:g} points{every}"
     if claim.contrast is not None:
         least = claim.contrast.at_least
         word = "at least" if least >= 0 else "at most"
         beyond = " beyond each placebo" if claim.contrast.of_failed else ""
-        return (
-            f"the paired difference{beyond} is {word} {least:+g}, its 95 % interval excludes 0 and "
-            f"its adjusted p is at most {LEVEL:g}{every}"
-        )
-    share = claim.share_at_least
-    if claim.deterministic:
-        return f"the share is at least {share:g}{every}"
-    return f"the lower end of the share's 95 % interval is at least {share:g}{every}"
+        return f"the interval of the difference{beyond} is {word} {100 * least:+g} points{every}"
+    share = percent(claim.share_at_least or 0.0)
+    whole = "share" if claim.deterministic else "interval of the share"
+    return f"the {whole} is at least {share}{every}"
+
+
+def rule_hash(claim: Claim) -> str:
+    """Return a hash of a claim's rule in both ranges and of this code's version, 16 hex digits."""
+    fields: dict[str, Any] = dict.fromkeys(RULE, True)
+    fields["usual"] = {name for name in Usual.model_fields if name in RULE}
+    rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=fields)
+    text = json.dumps([RULES_VERSION, rule], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,7 +13,9 @@ from jaxtyping import Float
 
 from nanlab.grid.outcome import FAILED
 from nanlab.grid.parameters import PARAMETERS, is_user_defined
-from nanlab.ledger.claim import Claim, Contrast, LedgerError, Measure
+from nanlab.ledger.claim import Claim, LedgerError
+from nanlab.ledger.contrast import Contrast
+from nanlab.ledger.measures import Question, condition_of
 from nanlab.results.compare import completed
 
 EVERY = "all runs"
@@ -27,24 +29,34 @@ class Stratum:
         key: parameters and values of the stratum, as text.
         values: difference or share of each seed, in their order; empty if there is nothing to
             compare, for example if no run fails without a cure.
-        with_: mean of the measure on the side with the factor.
-        without: mean on the other side, None for a share.
+        with_seeds: mean of the measure on the side with the factor, of each seed.
+        without_seeds: mean on the other side, None for a share.
         runs_with: number of runs on the side with the factor.
         runs_without: number of runs on the other side.
-        finite_with: share of the runs with the factor that had no fault.
-        finite_without: share of the other runs that had no fault.
+        cells: largest number of pairs, or of runs of a share, with one seed.
+        decides: whether it belongs to what the claim's sentence says.
         placebo: placebo of a cure that the values are relative to, as text.
     """
 
     key: Mapping[str, str]
     values: Float[np.ndarray, " seeds"]
-    with_: float
-    without: float | None
+    with_seeds: Float[np.ndarray, " seeds"]
+    without_seeds: Float[np.ndarray, " seeds"] | None
     runs_with: int
     runs_without: int
-    finite_with: float | None = None
-    finite_without: float | None = None
+    cells: int
+    decides: bool = True
     placebo: str = ""
+
+    @property
+    def with_(self) -> float | None:
+        """Mean over seeds of the side with the factor; None if there is nothing to compare."""
+        return _mean(self.with_seeds)
+
+    @property
+    def without(self) -> float | None:
+        """Mean over seeds of the other side; None for a share."""
+        return None if self.without_seeds is None else _mean(self.without_seeds)
 
     @property
     def name(self) -> str:
@@ -64,75 +76,92 @@ def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
     """Return the runs whose parameters have these values, or one of several values."""
     runs = completed(runs, values)
     for name, value in values.items():
-        wanted = value if isinstance(value, list | tuple) else [value]
-        runs = runs.filter(pl.col(name).is_in(list(wanted)))
+        runs = runs.filter(pl.col(name).is_in(_listed(value)))
     return runs
 
 
-def measured(measure: Measure) -> pl.Expr:
-    """Return whether the condition holds for a run, as 0.0 or 1.0."""
-    true = pl.lit(True)
-    if measure.outcome:
-        true = true & pl.col("outcome").is_in(list(measure.outcome))
-    for name, value in measure.equals.items():
-        wanted = value if isinstance(value, list | tuple) else [value]
-        true = true & pl.col(name).is_in(list(wanted))
-    if measure.column:
-        number = pl.col(measure.column)
-        number = number / pl.col(measure.to) if measure.to else number
-        if measure.above is not None:
-            true = true & (number > measure.above)
-        if measure.below is not None:
-            true = true & (number < measure.below)
-    return true.fill_null(False).cast(pl.Float64)
-
-
-def strata_of(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
-    """Measure each stratum of a claim.
+def strata_of(
+    claim: Claim, question: Question, runs: pl.DataFrame
+) -> tuple[list[Stratum], list[Stratum]]:
+    """Measure each stratum of a claim, and as one all strata that decide.
 
     Args:
         claim: the claim.
-        runs: the table of runs of its study.
+        question: what is measured.
+        runs: the table of runs of its studies.
 
     Returns:
-        The strata, or those of each placebo of a cure.
+        The strata, or those of each placebo of a cure; and the whole, or one for each placebo.
 
     Raises:
         LedgerError: there is nothing to compare.
     """
-    runs = _relevant(claim, runs)
+    runs = _relevant(claim, question, runs)
     if claim.contrast is None:
-        found = _shares(claim, runs)
+        one = claim.model_copy(update={"strata": (), "beyond": {}})
+        found, whole = _shares(claim, runs), _shares(one, _within(claim, runs))
     else:
-        found = [_difference(*each) for each in _compared(claim, claim.contrast, runs)]
+        compared = _compared(claim, claim.contrast, runs)
+        found = [_difference(claim, *each) for each in compared]
+        pairs: dict[str, list[pl.DataFrame]] = {}
+        for each in compared:
+            pairs.setdefault(each.placebo, []).append(_within(claim, each.pairs))
+        whole = [_difference(claim, {}, pl.concat(parts), name) for name, parts in pairs.items()]
     if not found:
         raise LedgerError(f"claim {claim.id}: no runs to compare in its study")
-    return found
+    return found, whole
 
 
-def compared(claim: Claim, runs: pl.DataFrame) -> list[StratumComparison]:
+def _within(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
+    """Return the runs whose strata do not go beyond the claim."""
+    for name, values in claim.beyond.items():
+        runs = runs.filter(~pl.col(name).is_in(_listed(values)))
+    return runs
+
+
+def compared(claim: Claim, question: Question, runs: pl.DataFrame) -> list[StratumComparison]:
     """Return the pairs of runs behind an effect or null claim, by stratum (and placebo)."""
     assert claim.contrast is not None
-    return _compared(claim, claim.contrast, _relevant(claim, runs))
+    return _compared(claim, claim.contrast, _relevant(claim, question, runs))
 
 
-def _relevant(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
-    runs = matching(completed(runs, claim.strata), claim.where)
+def _relevant(claim: Claim, question: Question, runs: pl.DataFrame) -> pl.DataFrame:
+    runs = matching(completed(runs, [*claim.strata, "task"]), claim.where)
     return runs.filter(pl.col("outcome") != "crashed").with_columns(
-        measured(claim.measure).alias("_true"),
+        condition_of(claim, question).alias("_true"),
         pl.col("outcome").is_in(FAILED).alias("_failed"),
     )
 
 
 def _shares(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
     counted = runs.filter(pl.col("_failed")) if claim.of_failed else runs
-    return [
-        Stratum(
-            key=key, values=_of_seeds(part, pl.col("_true")), with_=_mean(part, "_true"),
-            without=None, runs_with=part.height, runs_without=0,
-        )
-        for key, part in _parts(claim, counted, every=runs)
-    ]  # fmt: skip
+    found: list[Stratum] = []
+    for key, part in _parts(claim, counted, every=runs):
+        shares = _of_seeds(part, pl.col("_true"))
+        found.append(
+            Stratum(
+                key=key, values=shares, with_seeds=shares, without_seeds=None,
+                runs_with=part.height, runs_without=0, cells=_cells(part),
+                decides=_decides(claim, key),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _decides(claim: Claim, key: Mapping[str, str]) -> bool:
+    return not any(
+        key.get(name) in [_value(value) for value in _listed(values)]
+        for name, values in claim.beyond.items()
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _cells(runs: pl.DataFrame) -> int:
+    counts: list[int] = runs.group_by("seed").len().get_column("len").to_list()
+    return max(counts, default=0)
 
 
 def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[StratumComparison]:
@@ -164,16 +193,17 @@ def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]
     return {words: tried.select("run_id", *ends) for words, tried in placebos.items()}
 
 
-def _difference(key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> Stratum:
+def _difference(claim: Claim, key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> Stratum:
+    with_, without = (_of_seeds(pairs, pl.col(name)) for name in ("_true", "_true_without"))
     return Stratum(
         key=key,
-        values=_of_seeds(pairs, pl.col("_true") - pl.col("_true_without")),
-        with_=_mean(pairs, "_true"),
-        without=_mean(pairs, "_true_without"),
+        values=with_ - without,
+        with_seeds=with_,
+        without_seeds=without,
         runs_with=pairs.height,
         runs_without=pairs.get_column("run_id_without").n_unique(),
-        finite_with=_mean(pairs, ~pl.col("_failed")),
-        finite_without=_mean(pairs, ~pl.col("_failed_without")),
+        cells=_cells(pairs),
+        decides=_decides(claim, key),
         placebo=placebo,
     )
 
@@ -182,12 +212,25 @@ def _paired(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
     """Pair each run of the side `with` with the run that differs only in the factor."""
     if contrast.move:
         return _moved(runs, contrast.move, keep_all=True)
-    factor = list(dict.fromkeys((*contrast.with_, *contrast.without)))
-    sides = [matching(completed(runs, factor), side) for side in (contrast.with_, contrast.without)]
-    rest = [name for name in _parameters(sides[0]) if name not in factor]
-    ends = ["run_id", "_true", "_failed"]
-    other = sides[1].select(*rest, *ends, *(name for name in factor if name not in rest))
-    pairs = sides[0].join(other, on=rest, how="inner", suffix="_without", nulls_equal=True)
+    without, is_one = contrast.without, not isinstance(contrast.with_, tuple)
+    runs = completed(runs, [*without, *(n for side in contrast.alternatives for n in side)])
+    pairs = [
+        _paired_with(runs, side, without, {*side, *(without if is_one else ())})
+        for side in contrast.alternatives
+    ]
+    return pl.concat(pairs, how="diagonal")
+
+
+def _paired_with(
+    runs: pl.DataFrame, with_: Mapping[str, Any], without: Mapping[str, Any], factor: set[str]
+) -> pl.DataFrame:
+    """Pair the runs of two sides by all parameters but those of the factor."""
+    rest = [name for name in _parameters(runs) if name not in factor]
+    ends = [n for n in _parameters(runs) if n in factor] + ["run_id", "_true", "_failed"]
+    other = matching(runs, without).select(
+        *rest, *(pl.col(name).alias(f"{name}_without") for name in ends)
+    )
+    pairs = matching(runs, with_).join(other, on=rest, how="inner", nulls_equal=True)
     return pairs.filter(pl.col("run_id") != pl.col("run_id_without"))
 
 
@@ -268,8 +311,6 @@ def _of_seeds(runs: pl.DataFrame, value: pl.Expr) -> Float[np.ndarray, " seeds"]
     return each.get_column("_value").to_numpy()
 
 
-def _mean(runs: pl.DataFrame, value: str | pl.Expr) -> float:
+def _mean(seeds: Float[np.ndarray, " seeds"]) -> float | None:
     # fsum is exact, so the mean does not depend on the order.
-    expression = pl.col(value) if isinstance(value, str) else value
-    numbers = runs.select(expression.cast(pl.Float64).alias("_value")).get_column("_value")
-    return math.fsum(numbers.to_list()) / max(runs.height, 1)
+    return math.fsum(seeds.tolist()) / len(seeds) if len(seeds) else None
