@@ -228,10 +228,8 @@ def _section(each: Judged) -> list[str]:
     lines += [f"- Rule: {rule(headline.claim)}.{because}"]
     notes = [claim.remark]
     if headline.claim.remark != claim.remark:
-        notes = [
-            f"In the usual range: {headline.claim.remark}",
-            f"In the stress range: {claim.remark}",
-        ]
+        both = {"usual": headline.claim.remark, "stress": claim.remark}
+        notes = [f"In the {name} range: {text}" for name, text in both.items() if text]
     if claim.corrected:
         notes.append(f"*The rule was corrected after its first result.* {claim.corrected}")
     lines += [f"- {_linked(note)}" for note in notes if note]
