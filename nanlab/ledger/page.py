@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +28,7 @@ from nanlab.ledger.sentences import (
     conditions_text,
     dependences,
     finding_text,
+    of_placebo,
     open_text,
     range_label,
     strongest,
@@ -128,8 +130,9 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     """Return a claim's row of the table."""
     claim, headline = judged.claim, judged.headline
     name = f"[{claim.id}](#{claim.id.lower()})" if link else claim.id
-    first = trains = None
+    first, trains, placebo = None, None, ""
     if headline is not None:
+        placebo = strongest(headline.asked).stratum.placebo
         trains = headline.answer("trains")
         first = headline.answer("faults") or headline.answer("measure")
     words = [_range_word(judged, "usual"), _range_word(judged, "stress")]
@@ -140,8 +143,8 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     elif range_label(judged, headline) == "as stated":
         words = [f"as stated: {judged.word}", NOTHING]
     return (
-        f"{name} {_cell(claim.says) if link else claim.says}", answer_text(first),
-        answer_text(trains), *words,
+        f"{name} {_cell(claim.says) if link else claim.says}", answer_text(first, placebo),
+        answer_text(trains, placebo), *words,
         breaks_text(judged) or NOTHING,
     )  # fmt: skip
 
@@ -156,11 +159,11 @@ def _range_word(judged: Judged, name: RangeName) -> str:
     return "not run yet" if found is None else found.asked.verdict.word
 
 
-def answer_text(answer: Answer | None) -> str:
-    """Return an answer's numbers: "41 % against 12 %, +29 [25, 33]"."""
+def answer_text(answer: Answer | None, placebo: str) -> str:
+    """Return an answer's numbers: "41 % against 12 %, +29 [25, 33]"; a cure's with a placebo."""
     if answer is None:
         return NOTHING
-    result = strongest(answer)
+    result = of_placebo(answer, placebo)
     stratum = result.stratum
     if result.effect is None or result.low is None or result.high is None:
         return "no run fails"
@@ -225,21 +228,24 @@ def _section(each: Judged) -> list[str]:
     lines += [f"- Rule: {rule(headline.claim)}.{because}"]
     notes = [claim.remark]
     if headline.claim.remark != claim.remark:
-        notes = [
-            f"In the usual range: {headline.claim.remark}",
-            f"In the stress range: {claim.remark}",
-        ]
+        both = {"usual": headline.claim.remark, "stress": claim.remark}
+        notes = [f"In the {name} range: {text}" for name, text in both.items() if text]
     if claim.corrected:
         notes.append(f"*The rule was corrected after its first result.* {claim.corrected}")
-    lines += [f"- {note}" for note in notes if note]
+    lines += [f"- {_linked(note)}" for note in notes if note]
     return [*lines, ""]
+
+
+def _linked(text: str) -> str:
+    """Return a text in which the claims that it names are links."""
+    return re.sub(rf"\b({'|'.join(every_id())})\b", lambda m: f"[{m[0]}](#{m[0].lower()})", text)
 
 
 def _range_lines(judged: RangeJudged, label: str) -> list[str]:
     claim = judged.claim
     links = ", ".join(f"[{stem}]({stem}/manifest.json)" for stem in claim.study_stems)
     head = "Runs" if label == "as stated" else label.capitalize()
-    lines = [f"- {head}: {claim.range.rstrip('.')} ({links})."]
+    lines = [f"- {head}: {_linked(claim.range.rstrip('.'))} ({links})."]
     for answer in judged.answers:
         where = conditions_text(answer.verdict)
         why = open_text(claim, answer)

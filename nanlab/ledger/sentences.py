@@ -73,7 +73,7 @@ def _cure_text(judged: RangeJudged) -> str:
     if faults is None or trains is None:
         return _contrast_text(judged)
     placebo = strongest(judged.asked).stratum.placebo
-    finite, train = (_of_placebo(each, placebo) for each in (faults, trains))
+    finite, train = (of_placebo(each, placebo) for each in (faults, trains))
     if finite.effect is None or train.effect is None:
         return _contrast_text(judged)
     with_ = _with_share(finite), _with_share(train)
@@ -84,7 +84,8 @@ def _cure_text(judged: RangeJudged) -> str:
     )
 
 
-def _of_placebo(answer: Answer, placebo: str) -> StratumResult:
+def of_placebo(answer: Answer, placebo: str) -> StratumResult:
+    """Return the overall result of an answer against one placebo; "" if it is no cure's."""
     return next(each for each in answer.overall if each.stratum.placebo == placebo)
 
 
