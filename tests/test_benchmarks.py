@@ -11,6 +11,7 @@ NO_SCRIPTS = {"sides", "torch_sides"}
 
 SMALL = {
     "block_width": ("--grid", "grid.toml", "--rounds", "1", "--target-s", "0.01"),
+    "cure": ("where_sqrt_grad",),
     "debug": ("--blocks", "2", "--seconds", "0.02", "--cases", "8 leaves"),
     "detective": ("--only", "logdet_by_product"),
     "fractal": ("--pixels", "4", "--steps", "20", "--rounds", "1"),

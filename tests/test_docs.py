@@ -35,6 +35,7 @@ NOT_RUN = {
         "docs/how-to/debug-a-script.md runs it, and tests/test_debug.py what it shows",
         "train_step stands for a function of yours",
         "train_step stands for a function of yours; docs/recorder.md runs such a training",
+        "step stands for a function of yours; docs/lint.md, hunt.md and cure.md run such code",
     ],
     "docs/how-to/many-machines.md": [
         "needs Slurm",
