@@ -44,6 +44,9 @@ def igamma(here: Here, a: Abstract, x: Abstract) -> Abstract:
     """Return a regularized incomplete gamma function."""
     outside = (a.lo <= 0) | (x.lo < 0)
     nan = here.danger(Mechanism.DOMAIN, outside, 0, "or x can be below 0", a)
+    # Products with the logarithms of both overflow inside.
+    is_large = (a.hi > here.largest / 256) | (x.hi > here.largest / 256)
+    nan = nan | here.danger(Mechanism.OPAQUE, is_large, 0, "or x can be close to the maximum", a)
     nan = nan | here.meeting(Mechanism.DOMAIN, (a.infs | x.infs).where, a.infs | x.infs)
     return here.value(-1e-5, 1.0, NEVER, NEVER, a.nan | x.nan | nan, ulps=256)
 
