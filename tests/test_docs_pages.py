@@ -19,6 +19,7 @@ WITH_CODE = [
 ]
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_blocks_of_a_page_run_and_say_what_it_shows(page, tmp_path):
