@@ -10,7 +10,7 @@ import polars as pl
 
 from nanlab.ledger.laws import Agreement, Law, Measurement
 from nanlab.ledger.words import plain_name
-from nanlab.results.files import write_text
+from nanlab.results.files import csv_text, write_text
 from nanlab.results.text_tables import markdown_table
 
 FIGURE = "laws.svg"
@@ -26,7 +26,7 @@ READING = (
 
 def write_laws(folder: Path, found: Sequence[Measurement]) -> None:
     """Write the page, the table and the figure of all measured laws."""
-    write_text(folder / "laws.csv", laws_frame(found).write_csv())
+    write_text(folder / "laws.csv", csv_text(laws_frame(found)))
     write_text(folder / "README.md", laws_page(found))
     _write_figure(folder / FIGURE, found)
 

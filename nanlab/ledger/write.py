@@ -11,7 +11,7 @@ from nanlab.ledger.history import History
 from nanlab.ledger.judge import Judged
 from nanlab.ledger.page import ledger_page
 from nanlab.ledger.tables import claims_latex, claims_markdown
-from nanlab.results.files import write_text
+from nanlab.results.files import csv_text, write_text
 
 
 def write_ledger(
@@ -27,8 +27,8 @@ def write_ledger(
     """
     drawings = write_ledger_figures(folder, judged, studies)
     files = {
-        "claims.csv": ledger_frame(judged).write_csv(),
-        "strata.csv": strata_frame(judged).write_csv(),
+        "claims.csv": csv_text(ledger_frame(judged)),
+        "strata.csv": csv_text(strata_frame(judged)),
         "claims.md": claims_markdown(judged),
         "claims.tex": claims_latex(judged),
         "README.md": ledger_page(judged, drawings, history),
