@@ -54,7 +54,7 @@ def cured(name: str, build: Callable[[], Any]) -> dict[str, Any] | None:
     start = time.process_time()
     cures = nanlab.cure(function, *arguments)
     spent = time.process_time() - start
-    if not cures and cures.verdict is None:  # a fault of this machine's compiler is none
+    if not cures and cures.verdict is None:  # the compiler of another machine makes this fault
         return None
     best = cures[0] if cures else None
     checks = best.checks if best else None

@@ -25,9 +25,9 @@ from nanlab.grid import Grid, GridError
 from nanlab.plan.plan import Plan, plan_subset
 from nanlab.results.compare import RunComparison, compare_runs, failing
 from nanlab.results.errors import ReportError
-from nanlab.results.read import FinishedStudy, finished_study
+from nanlab.results.read import finished_study
 from nanlab.results.snapshot import changed_files
-from nanlab.study.trust import ForeignCodeError, check_is_ours, is_confirmed
+from nanlab.study.trust import check_is_ours, is_allowed
 
 BITS_DEPEND_ON = (
     "jax", "jaxlib", "flax", "optax", "numpy", "system", "processor", "platform", "device_kind",
@@ -124,7 +124,7 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
         print("\n".join(f"{folder}: {sentence}" for sentence in changes))
         return DIFFERS, Tally()
     study = finished_study(folder, sets=["exec.witnesses=0"])  # their answers are not compared
-    if not (arguments.trust or _is_confirmed(study, folder)):
+    if not (arguments.trust or is_allowed(lambda: check_is_ours(study, folder))):
         return WRONG, Tally()
     grid, plan, before = study.grid, study.plan, study.runs
     absent = set(before.get_column("run_id").to_list()) ^ set(plan.run_ids.tolist())
@@ -165,14 +165,6 @@ def _verify(folder: Path, arguments: Arguments) -> tuple[int, Tally]:
     _print_runs(different)
     print("  it does NOT reproduce" if different.height else "  it reproduces")
     return (DIFFERS if different.height else DONE), Tally()
-
-
-def _is_confirmed(study: FinishedStudy, folder: Path) -> bool:
-    try:
-        check_is_ours(study, folder)
-    except ForeignCodeError as error:
-        return is_confirmed(error)
-    return True
 
 
 def _sample(plan: Plan, runs: pl.DataFrame, n_runs: int) -> Plan:

@@ -27,7 +27,7 @@ from nanlab.results.errors import ReportError
 from nanlab.results.manifest import MANIFEST, REPAIR, read_manifest
 from nanlab.results.snapshot import when_still
 from nanlab.results.store import CHUNKS, PLAN, prepared_grid, sealed_grid
-from nanlab.study.trust import ForeignCodeError, check_lies_here, is_confirmed
+from nanlab.study.trust import check_lies_here, is_allowed
 
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
@@ -70,7 +70,7 @@ def _main(argv: list[str] | None) -> int:
         if grid.source.text != sealed_grid(resolved):
             raise ReportError(f"{folder}: another study has just been prepared; start again")
         plan = make_plan(grid)
-        if not (arguments.trust or _is_confirmed(plan, folder)):
+        if not (arguments.trust or is_allowed(lambda: check_lies_here(plan, folder))):
             return WRONG
         return _work(grid, plan, folder, shard)
     except (GridError, ReportError, ValueError) as error:
@@ -81,14 +81,6 @@ def _main(argv: list[str] | None) -> int:
         way = "; python -m nanlab.sweep takes that flag, and prepares the study again"
         print(f"{folder}: {error}{way if '--set' in str(error) else ''}", file=sys.stderr)
         return WRONG
-
-
-def _is_confirmed(plan: Plan, folder: Path) -> bool:
-    try:
-        check_lies_here(plan, folder)
-    except ForeignCodeError as error:
-        return is_confirmed(error)
-    return True
 
 
 def _shard(text: str) -> tuple[int, int]:

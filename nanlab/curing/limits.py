@@ -126,7 +126,7 @@ def _unknown(output: np.ndarray) -> Limit:
 def _deviation(new: np.ndarray, low: np.ndarray, high: np.ndarray, floor: float) -> np.ndarray:
     """Return how far numbers are outside an interval, relative to its size and the array's."""
     with np.errstate(all="ignore"):
-        # Differences of a few roundings of 1 are none, as where a gradient cancels.
+        # Differences of a few roundings of 1 do not count, for example where a gradient cancels.
         outside = np.maximum(np.maximum(low - new, new - high) - 4 * floor, 0)
         size = np.maximum(np.abs(low), np.abs(high))
         known = size[np.isfinite(size)]

@@ -95,7 +95,7 @@ class Claim(ClaimTable):
         study: claims whose studies it is read from, by default its own.
         where: parameters and values of the runs that it is about.
         strata: parameters; the rule must hold for each combination of their values.
-        any_of: those of the strata of which one value that meets the rule is enough.
+        any_of: strata in which one value that meets the rule is enough.
         beyond: values of strata that go beyond what the sentence says: reported, they decide
             nothing.
         measure: condition whose frequency is measured; by default whether a run has a fault, stays

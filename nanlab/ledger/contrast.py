@@ -42,7 +42,7 @@ class Contrast(ClaimTable):
 
     Attributes:
         with_: parameters and values of the side with the factor; or a list of alternatives, each
-            of which is paired by all parameters but its own.
+            paired by all parameters but its own.
         without: parameters and values of the side without the factor.
         move: instead of both, an axis and the number of values by which the side `with` is shifted.
         at_least: smallest effect that counts; negative if the claim is that something gets rarer.

@@ -125,7 +125,7 @@ def rules_of(claim: Claim, folder: Path) -> list[str]:
 
 
 def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
-    """Judge all claims of which a study has results.
+    """Judge all claims whose study has results.
 
     Args:
         claims: the claims.

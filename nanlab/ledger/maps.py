@@ -23,7 +23,7 @@ LIKE = {
     "task": "digits", "model": "mlp", "depth": 3, "width": 32, "optimizer": "sgd", "steps": 100,
     "precision": "float32",
 }  # fmt: skip
-"""The one network of which the maps are."""
+"""The network that the maps show."""
 
 ACTIVATIONS = ("relu", "tanh")
 LOSSES = ("mse", "softmax_cross_entropy")

@@ -261,7 +261,7 @@ def open_text(claim: Claim, answer: Answer) -> str:
 
 
 DEPENDENCES = ("task", "model", "loss", "depth", "width", "steps", "precision")
-"""Parameters of the network and its training of which the page says whether a verdict depends."""
+"""Parameters of network and training; the page says which verdicts depend on them."""
 
 
 def dependences(judged: RangeJudged) -> list[str]:

@@ -98,7 +98,7 @@ class ScanNames:
         self.stacked = paths if len(paths) == count else [f"output[{i}]" for i in range(count)]
 
     def rows(self, chunks: list[Chunk], iteration: int, count: int) -> list[dict[str, Any]]:
-        """Return the small outputs of so many iterations, up to this one."""
+        """Return the small outputs of the last iterations, up to this one."""
         rows: list[dict[str, Any]] = []
         for chunk in reversed(chunks):
             low = max(chunk.first, iteration + 1 - count)

@@ -104,7 +104,7 @@ class Inside:
 class MeasuringProgram:
     """A traced call that also returns how large its values are.
 
-    Loops and branches count as one operation, of which the results are measured.
+    Loops and branches count as one operation; only its results are measured.
     """
 
     def __init__(self, traced: Any) -> None:
@@ -163,7 +163,7 @@ class MeasuringProgram:
 
 
 def _bad(call: _Measured) -> list[int]:
-    """Return the values of a call that hold an inf or a NaN; the logarithm of 0 is none."""
+    """Return the values of a call that hold an inf or a NaN; a size of -inf is log(0)."""
     return np.flatnonzero(~(np.asarray(call.sizes[0]) < np.inf)).tolist()
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,15 @@ def is_confirmed(error: ForeignCodeError) -> bool:
     sys.stderr.write("Run it now? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def is_allowed(check: Callable[[], None]) -> bool:
+    """Run a check; if the code is from elsewhere, ask whether to run it."""
+    try:
+        check()
+    except ForeignCodeError as error:
+        return is_confirmed(error)
+    return True
 
 
 def _user_specs(plan: Plan) -> list[str]:
