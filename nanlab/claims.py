@@ -16,7 +16,7 @@ import tyro
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES
 from nanlab.cli.streams import allow_closed_output
-from nanlab.cli.studies import describe_plans, is_there, run_studies
+from nanlab.cli.studies import StudyArguments, describe_plans, is_there, run_studies
 from nanlab.grid import Complaint, GridError, load_grid
 from nanlab.grid.source import read_source
 from nanlab.results.errors import ReportError, StoreError, writing
@@ -28,17 +28,13 @@ LEDGER = Path("results/claims")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(StudyArguments):
     """Settle published claims about NaN by measurement; without arguments, list them."""
 
     claims: Annotated[list[str], tyro.conf.Positional] = field(default_factory=list[str])
     """claims by name, for example A1 B10"""
     all: bool = False
     """all claims; finished studies are not run again"""
-    dry_run: bool = False
-    """print the number of runs and compiles, and stop"""
-    force: bool = False
-    """run the studies again, even finished ones"""
     sweeps: Path = Path("sweeps/claims")
     """folder of the claims' grid files"""
     out: Path = LEDGER
@@ -167,9 +163,9 @@ def _write_ledger(entries: Sequence[LedgerEntry], arguments: Arguments) -> int:
             continue
         print(f"{entry.claim.id:4} {each.word + '*' * each.rule_changed:12} {entry.claim.says}")
         for one in each.ranges:
-            where = conditions_text(one.asked.verdict)
+            where = conditions_text(one.primary.verdict)
             if where or len(each.ranges) > 1:
-                word = one.asked.verdict.word
+                word = one.primary.verdict.word
                 print(f"{'':17} {one.name} range: {word}.{f' {where}' if where else ''}")
         if each.claim.reason:
             print(f"{'':17} {each.claim.reason}")

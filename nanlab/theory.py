@@ -16,7 +16,7 @@ import tyro
 from nanlab.cli.exit_status import CRASHED, DONE, STOPPED, WRONG
 from nanlab.cli.interrupt import RESUMES
 from nanlab.cli.streams import allow_closed_output
-from nanlab.cli.studies import describe_plans, is_there, run_studies
+from nanlab.cli.studies import StudyArguments, describe_plans, is_there, run_studies
 from nanlab.grid import Complaint, GridError, load_grid
 from nanlab.grid.source import read_source
 from nanlab.results.errors import ReportError, StoreError, writing
@@ -26,17 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(StudyArguments):
     """Measure published laws of training; without arguments, list what is measured."""
 
     laws: Annotated[list[str], tyro.conf.Positional] = field(default_factory=list[str])
     """names of files in `sweeps/theory`, for example catapult"""
     all: bool = False
     """all laws; finished studies are not run again"""
-    dry_run: bool = False
-    """print the number of runs and compiles, and stop"""
-    force: bool = False
-    """run the studies again, even finished ones"""
     sweeps: Path = Path("sweeps/theory")
     """folder of the laws' grid files"""
     out: Path = Path("results/theory")

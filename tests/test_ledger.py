@@ -243,6 +243,14 @@ def test_alternatives_are_each_paired_by_all_but_their_own_parameters(ledger):
     assert found.height == 3 * 2 * 20
 
 
+@pytest.mark.parametrize("column", [["1", "8", "full", "8"], [1, 8, 64, 8]])
+@pytest.mark.parametrize("wanted", [8, "8", [8], ["8"]])
+def test_a_rule_names_a_batch_size_as_text_or_as_a_number(column, wanted):
+    runs = pl.DataFrame({"batch_size": column, "lr": [0.1, 0.2, 0.3, 0.4]})
+    assert pairs.matching(runs, {"batch_size": wanted})["lr"].to_list() == [0.2, 0.4]
+    assert pairs.matching(runs, {"batch_size": [8, "full"], "lr": 0.2})["lr"].to_list() == [0.2]
+
+
 def test_where_nothing_fails_a_cure_has_a_row_and_shows_nothing(ledger):
     strata = strata_of(ledger, "A5")
     assert strata["stratum"].to_list() == ["init_scale 1", "init_scale 3"]
@@ -448,7 +456,7 @@ def test_the_usual_range_is_the_headline_and_the_stress_range_shows_what_breaks_
     judged = judge([held, fails], studies)
     assert [[one.name for one in each.ranges] for each in judged] == [["usual", "stress"]] * 2
     assert [each.word for each in judged] == ["supported", "supported"]
-    decides = {f.stratum.name: f.stratum.decides for f in judged[0].ranges[0].asked.findings}
+    decides = {f.stratum.name: f.stratum.decides for f in judged[0].ranges[0].primary.findings}
     assert decides == {"input_scale 1": True, "input_scale 1.02": False}
     write_ledger(tmp_path, judged, studies, History(first={"A1": "refuted", "A2": "supported"}))
     table = pl.read_csv(tmp_path / "claims.csv")

@@ -105,7 +105,7 @@ def test_the_page_says_on_which_parameters_alone_a_verdict_depends():
     ]  # fmt: skip
     judged = judged_of(claim(strata=["task", "width"]), faults=strata)
     assert dependences(judged.ranges[0]) == ["task"]
-    assert conditions_text(judged.ranges[0].asked.verdict) == (
+    assert conditions_text(judged.ranges[0].primary.verdict) == (
         "Holds: the digits. Fails: the wine data."
     )
     assert breaks_text(judged) == "Usual range: the wine data."
@@ -121,14 +121,14 @@ def test_what_breaks_a_claim_names_what_is_beyond_it_too():
 
 def test_an_open_answer_says_why():
     few = judged_of(claim(), faults=[stratum(1.0, 0.0, seeds=19, cells=1)])
-    assert open_text(few.claim, few.ranges[0].asked) == "19 seeds are too few"
+    assert open_text(few.claim, few.ranges[0].primary) == "19 seeds are too few"
     wide = judged_of(claim(), faults=[stratum(0.2, 0.0, seeds=20)])
-    assert "contain both zero and" in open_text(wide.claim, wide.ranges[0].asked)
+    assert "contain both zero and" in open_text(wide.claim, wide.ranges[0].primary)
     nothing = judged_of(claim(), faults=[stratum(0.0, 0.9)])
     assert nothing.word == "refuted"
     no_room = judged_of(claim(), faults=[stratum(0.9, 0.9)])
     assert (
-        open_text(no_room.claim, no_room.ranges[0].asked)
+        open_text(no_room.claim, no_room.ranges[0].primary)
         == "no failing run, or no room for the effect"
     )
 

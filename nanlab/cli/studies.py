@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,16 @@ from nanlab.results.store import CHUNKS
 if TYPE_CHECKING:
     from nanlab.cli.progress import ProgressBar
     from nanlab.study.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyArguments:
+    """Flags of the commands that run a list of studies."""
+
+    dry_run: bool = False
+    """print the number of runs and compiles, and stop"""
+    force: bool = False
+    """run the studies again, even finished ones"""
 
 
 def is_there(folder: Path) -> bool:

@@ -38,26 +38,26 @@ class LedgerError(Exception):
     """A claim cannot be judged from its study; the message says why."""
 
 
-class Usual(ClaimTable):
-    """The same question in the range in which people train; what is given replaces [claim]'s.
+class Rule(ClaimTable):
+    """What is measured in which runs, and what decides.
 
     Attributes:
-        none: why there is no such range; then nothing else is given.
-        study: names of the studies in sweeps/claims/usual.
-        range: see Claim, as are the following.
-        where: runs.
-        strata: parameters.
-        any_of: parameters.
-        beyond: values of strata.
-        measure: condition.
-        shows: predicate.
-        contrast: pairs.
-        share_at_least: share.
-        within: largest difference.
-        remark: note.
+        study: names of the studies it is read from.
+        range: conditions under which the verdict holds, in words.
+        where: parameters and values of the runs that it is about.
+        strata: parameters; the rule must hold for each combination of their values.
+        any_of: strata in which one value that meets the rule is enough.
+        beyond: values of strata that go beyond what the sentence says: reported, they decide
+            nothing.
+        measure: condition whose frequency is measured; by default whether a run has a fault, stays
+            finite (a cure) or trains.
+        shows: what runs do that meet the measure, as a predicate: "come to NaN".
+        contrast: pairs to compare, of an effect or a null claim only.
+        share_at_least: required share of runs, of an example or a distribution only.
+        within: largest difference that counts as none, of a null claim only.
+        remark: what readers need to know besides the rule.
     """
 
-    none: str = ""
     study: Names = ()
     range: str = ""
     where: Values = Field(default={})
@@ -71,6 +71,16 @@ class Usual(ClaimTable):
     within: float | None = None
     remark: str = ""
 
+
+class Usual(Rule):
+    """The same question in the range in which people train; what is given replaces [claim]'s.
+
+    Attributes:
+        none: why there is no such range; then nothing else is given.
+    """
+
+    none: str = ""
+
     @model_validator(mode="after")
     def _has_a_study_or_a_reason(self) -> Usual:
         if self.none and (more := sorted(self.model_fields_set - {"none"})):
@@ -80,10 +90,11 @@ class Usual(ClaimTable):
         return self
 
 
-class Claim(ClaimTable):
+class Claim(Rule):
     """A claim and the rule that judges it, written before its study is run.
 
-    Its own fields are about the stress range, the table [claim.usual] about the usual one.
+    Its own fields are about the stress range, the table [claim.usual] about the usual one. Without
+    `study` it is read from its own.
 
     Attributes:
         id: id, such as "A1".
@@ -91,22 +102,8 @@ class Claim(ClaimTable):
         kind: kind of claim, which selects the rule.
         asks: what its sentence is about: faults, whether runs train, or a measure of its own.
         because: reason of the threshold, in one sentence.
-        range: conditions under which the verdict holds, in words.
-        study: claims whose studies it is read from, by default its own.
-        where: parameters and values of the runs that it is about.
-        strata: parameters; the rule must hold for each combination of their values.
-        any_of: strata in which one value that meets the rule is enough.
-        beyond: values of strata that go beyond what the sentence says: reported, they decide
-            nothing.
-        measure: condition whose frequency is measured; by default whether a run has a fault, stays
-            finite (a cure) or trains.
-        shows: what runs do that meet the measure, as a predicate: "come to NaN".
-        contrast: pairs to compare, of an effect or a null claim only.
-        share_at_least: required share of runs, of an example or a distribution only.
         of_failed: whether the share is of the runs that had a fault.
-        within: largest difference that counts as none, of a null claim only.
         deterministic: whether the runs use no random numbers, so that there is no interval.
-        remark: what readers need to know besides the rule.
         corrected: correction of the rule after its result was seen, if any.
         against: claims of other articles that contradict it.
         reason: why it is not testable here; such a claim has no rule and no study.
@@ -115,23 +112,12 @@ class Claim(ClaimTable):
 
     id: Annotated[str, Field(pattern=r"^[A-E][1-9][0-9]?$")]
     says: str
+    range: str
     kind: ClaimKind
     asks: Asks = "measure"
     because: str = ""
-    range: str
-    study: Names = ()
-    where: Values = Field(default={})
-    strata: tuple[str, ...] = ()
-    any_of: tuple[str, ...] = ()
-    beyond: Values = Field(default={})
-    measure: Measure = Measure()
-    shows: str = ""
-    contrast: Contrast | None = None
-    share_at_least: float | None = None
     of_failed: bool = False
-    within: float | None = None
     deterministic: bool = False
-    remark: str = ""
     corrected: str = ""
     against: tuple[str, ...] = ()
     reason: str = ""

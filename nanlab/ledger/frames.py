@@ -48,11 +48,11 @@ def _row(judged: Judged) -> dict[str, Any]:
         "kind": claim.kind,
         "asks": claim.asks,
         "verdict": judged.word,
-        "condition": conditions_text(headline.asked.verdict) if headline else claim.reason,
+        "condition": conditions_text(headline.primary.verdict) if headline else claim.reason,
     }
     for name in ("usual", "stress"):
         each = judged.range(name)
-        row[name] = each.asked.verdict.word if each else None
+        row[name] = each.primary.verdict.word if each else None
         for question in ("faults", "trains"):
             answer = each.answer(question) if each else None
             row[f"{name}_{question}"] = answer.verdict.word if answer else None
@@ -76,7 +76,7 @@ def _row(judged: Judged) -> dict[str, Any]:
 
 def _measured(judged: RangeJudged) -> dict[str, Any]:
     """Return the measured columns of a claim's row: MEASURED and the code's hash."""
-    result, findings = weakest(judged.asked, judged), judged.asked.findings
+    result, findings = weakest(judged.primary, judged), judged.primary.findings
     return {
         "effect": rounded(result.effect),
         "low": rounded(result.low),

@@ -54,18 +54,18 @@ def _why(each: Judged, old: str) -> str:
         return "unchanged"
     stress = each.range("stress")
     reasons: list[str] = []
-    if headline.name == "usual" and stress is not None and stress.asked.verdict.word != each.word:
+    if headline.name == "usual" and stress is not None and stress.primary.verdict.word != each.word:
         reasons.append(f"judged in the usual range; in the stress range it is "
-                       f"{stress.asked.verdict.word}")  # fmt: skip
+                       f"{stress.primary.verdict.word}")  # fmt: skip
     contrast = headline.claim.contrast
-    if contrast is not None and contrast.of_failed and headline.asked.question == "faults":
+    if contrast is not None and contrast.of_failed and headline.primary.question == "faults":
         reasons.append("asks whether the NaN goes away, and no longer whether the run trains")
     if each.word == OPEN:
-        reasons.append(open_text(headline.claim, headline.asked))
+        reasons.append(open_text(headline.claim, headline.primary))
     elif each.word == CONDITIONAL:
-        reasons.append(conditions_text(headline.asked.verdict))
+        reasons.append(conditions_text(headline.primary.verdict))
     else:
-        answers = {f.answer for f in headline.asked.findings if f.stratum.decides}
+        answers = {f.answer for f in headline.primary.findings if f.stratum.decides}
         words = {frozenset({HOLDS}): "holds under every condition",
                  frozenset({FAILS}): "fails under every condition"}  # fmt: skip
         reasons.append(words.get(frozenset(answers), "the whole interval decides, not its middle"))

@@ -65,7 +65,7 @@ class RangeJudged:
     manifests: tuple[Mapping[str, Any], ...]
 
     @property
-    def asked(self) -> Answer:
+    def primary(self) -> Answer:
         """The answer to what the claim's sentence asks."""
         return self.answers[0]
 
@@ -94,7 +94,7 @@ class Judged:
     @property
     def word(self) -> str:
         """The verdict in the headline's range."""
-        return self.ranges[0].asked.verdict.word if self.ranges else NOT_TESTABLE
+        return self.ranges[0].primary.verdict.word if self.ranges else NOT_TESTABLE
 
     def range(self, name: RangeName) -> RangeJudged | None:
         """Return a range's judgment, None if there is none."""

@@ -132,7 +132,7 @@ def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
     name = f"[{claim.id}](#{claim.id.lower()})" if link else claim.id
     first, trains, placebo = None, None, ""
     if headline is not None:
-        placebo = strongest(headline.asked).stratum.placebo
+        placebo = strongest(headline.primary).stratum.placebo
         trains = headline.answer("trains")
         first = headline.answer("faults") or headline.answer("measure")
     words = [_range_word(judged, "usual"), _range_word(judged, "stress")]
@@ -156,7 +156,7 @@ def _cell(text: str) -> str:
 
 def _range_word(judged: Judged, name: RangeName) -> str:
     found = judged.range(name)
-    return "not run yet" if found is None else found.asked.verdict.word
+    return "not run yet" if found is None else found.primary.verdict.word
 
 
 def answer_text(answer: Answer | None, placebo: str) -> str:
@@ -212,7 +212,7 @@ def _section(each: Judged) -> list[str]:
         return [*lines, " ".join(filter(None, [f"**Not testable here.** {claim.reason}",
                                                claim.remark])), ""]  # fmt: skip
     verdicts = " ".join(
-        f"{range_label(each, one).capitalize()}: **{one.asked.verdict.word}**."
+        f"{range_label(each, one).capitalize()}: **{one.primary.verdict.word}**."
         for one in each.ranges
     )
     if claim.usual is not None and not claim.usual.none and each.range("usual") is None:

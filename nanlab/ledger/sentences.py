@@ -36,12 +36,12 @@ def finding_text(judged: Judged) -> str:
     headline = judged.headline
     if headline is None:
         return ""
-    claim, asked = headline.claim, headline.asked
-    best = strongest(asked)
+    claim, answer = headline.claim, headline.primary
+    best = strongest(answer)
     if best.effect is None:
         return "No run to which the claim applies failed, so there was nothing to cure."
     if claim.contrast is None:
-        return _share_text(claim, asked)
+        return _share_text(claim, answer)
     if claim.contrast.of_failed:
         return _cure_text(headline)
     return _contrast_text(headline)
@@ -54,9 +54,9 @@ def strongest(answer: Answer) -> StratumResult:
     )
 
 
-def _share_text(claim: Claim, asked: Answer) -> str:
+def _share_text(claim: Claim, answer: Answer) -> str:
     whose = "failing runs" if claim.of_failed else "runs"
-    shown, result = shows(claim, asked), asked.overall[0]
+    shown, result = shows(claim, answer), answer.overall[0]
     assert result.effect is not None
     least = percent(claim.share_at_least or 0.0)
     if claim.deterministic:
@@ -72,7 +72,7 @@ def _cure_text(judged: RangeJudged) -> str:
     faults, trains = judged.answer("faults"), judged.answer("trains")
     if faults is None or trains is None:
         return _contrast_text(judged)
-    placebo = strongest(judged.asked).stratum.placebo
+    placebo = strongest(judged.primary).stratum.placebo
     finite, train = (of_placebo(each, placebo) for each in (faults, trains))
     if finite.effect is None or train.effect is None:
         return _contrast_text(judged)
@@ -99,11 +99,11 @@ def placebo_words(placebo: str) -> str:
 
 
 def _contrast_text(judged: RangeJudged) -> str:
-    claim, asked = judged.claim, judged.asked
+    claim, answer = judged.claim, judged.primary
     assert claim.contrast is not None
     with_, without = side(claim.contrast.alternatives), side([claim.contrast.without])
     with_, without = (with_ or "it", without or "it")
-    first = _pair_text(strongest(asked), shows(claim, asked), with_, without, claim)
+    first = _pair_text(strongest(answer), shows(claim, answer), with_, without, claim)
     others = [each for each in judged.answers[1:] if strongest(each).effect is not None]
     for other in others:
         result = strongest(other)
@@ -199,7 +199,7 @@ def breaks_text(judged: Judged) -> str:
     """Return what breaks a claim: where it fails or is not settled, in each range."""
     parts: list[str] = []
     for each in judged.ranges:
-        verdict, label = each.asked.verdict, range_label(judged, each).capitalize()
+        verdict, label = each.primary.verdict, range_label(judged, each).capitalize()
         unsettled = [
             word for name in (BORDERLINE, OPEN) for word in verdict.conditions.get(name, [])
         ]
@@ -217,7 +217,7 @@ def breaks_text(judged: Judged) -> str:
 
 def _beyond(judged: RangeJudged) -> list[str]:
     """Return the values beyond the claim with which it fails somewhere."""
-    failing = [f.stratum for f in judged.asked.findings
+    failing = [f.stratum for f in judged.primary.findings
                if not f.stratum.decides and f.answer == FAILS]  # fmt: skip
     return [
         phrase(name, [value])
@@ -266,7 +266,7 @@ DEPENDENCES = ("task", "model", "loss", "depth", "width", "steps", "precision")
 
 def dependences(judged: RangeJudged) -> list[str]:
     """Return the parameters on which alone it depends whether the claim holds or fails."""
-    answers = answers_of(judged.claim, judged.asked.findings)
+    answers = answers_of(judged.claim, judged.primary.findings)
     found: list[str] = []
     for name in DEPENDENCES:
         groups: dict[tuple[tuple[str, str], ...], set[str]] = {}

@@ -76,7 +76,10 @@ def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
     """Return the runs whose parameters have these values, or one of several values."""
     runs = completed(runs, values)
     for name, value in values.items():
-        runs = runs.filter(pl.col(name).is_in(_listed(value)))
+        column, wanted = pl.col(name), _listed(value)  # batch sizes are text next to "full"
+        if runs.schema[name] == pl.String or any(isinstance(each, str) for each in wanted):
+            column, wanted = column.cast(pl.String), [_value(each) for each in wanted]
+        runs = runs.filter(column.is_in(wanted))
     return runs
 
 

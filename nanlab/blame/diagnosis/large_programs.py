@@ -71,8 +71,8 @@ def points_to_fetch(reading: Reading, outputs: Iterable[Point]) -> list[Point]:
         for point in sorted(firsts, key=time)[:N_REFINED]:
             found |= dict.fromkeys(firsts[point])
     # What a long scan returns is not computed again: its iterations are searched.
-    kept = [p for p in found if not _is_of_long_scan(program, p)]
-    return _within_budget(program, kept)
+    searched = [p for p in found if not _is_of_long_scan(program, p)]
+    return _within_budget(program, searched)
 
 
 def _is_of_long_scan(program: Program, point: Point) -> bool:

@@ -24,7 +24,7 @@ class Derivatives:
         self._around = around
 
     def of(self, equation: Equation) -> Equation | None:
-        """Return the equation whose derivative this one computes; None if it is none."""
+        """Return the equation whose derivative this one computes; None if it computes none."""
         if "jvp(" not in equation.scopes or not equation.operands:
             return None
         here = user_frame(equation)

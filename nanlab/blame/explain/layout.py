@@ -35,9 +35,9 @@ def wrapped(text: str, width: int, *, is_folded: bool) -> list[str]:
     Returns:
         The lines.
     """
-    kept = _SHAPE.sub(lambda m: m[0].replace(" ", NO_BREAK), text)
+    joined = _SHAPE.sub(lambda m: m[0].replace(" ", NO_BREAK), text)
     lines = [""]
-    for word in kept.split(" "):
+    for word in joined.split(" "):
         for i, piece in enumerate(_pieces(word, width) if is_folded else [word]):
             gap = " " if lines[-1] and i == 0 else ""
             if lines[-1] and len(lines[-1]) + len(gap) + len(piece) > width:

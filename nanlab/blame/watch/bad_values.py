@@ -83,7 +83,7 @@ class BadValues:
 
 
 def fault_of(value: BadValue) -> WatchedFault:
-    """Return the fault that a bad value is: where its NaN began, or its inf if it is none."""
+    """Return the fault that a bad value is: where its NaN began, or its inf if it has no NaN."""
     first = value if value.code == INF or value.culprit is None else value.culprit
     origin = value.origin or value
     if first.code == INF:

@@ -63,7 +63,7 @@ class Judge:
             results: those of its outputs that can be bad.
 
         Returns:
-            The fault, None if it is none.
+            The fault; None if there is none.
         """
         with self._lock:
             behind = self._bad_values.behind(computation.arguments)
@@ -97,7 +97,7 @@ class Judge:
             behind: bad values of operations among its arguments.
 
         Returns:
-            The fault, None if it is none.
+            The fault; None if there is none.
         """
         behind = [value for value in behind if not value.is_meant]
         fault = WatchedFault(

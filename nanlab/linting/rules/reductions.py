@@ -90,9 +90,9 @@ def _kept(a: Abstract, axes: Sequence[int]) -> list[int]:
 
 def _of_rows(here: Here, a: Abstract, axes: Sequence[int]) -> tuple[Bound, ...]:
     """Return the bounds of a sum of positive numbers: it is at least each of them."""
-    kept = _kept(a, axes)
-    own = Bound("above", here.root(0), 1.0, tuple(kept))
-    inner = [b.moved(kept) for b in a.bounds if b.kind in ("square", "above", "norm")]
+    axes_left = _kept(a, axes)
+    own = Bound("above", here.root(0), 1.0, tuple(axes_left))
+    inner = [b.moved(axes_left) for b in a.bounds if b.kind in ("square", "above", "norm")]
     return (own, *(replace(bound, is_maximum=False) for bound in inner))
 
 
