@@ -44,6 +44,11 @@ class Contrast(ClaimTable):
         with_: parameters and values of the side with the factor; or a list of alternatives, each
             paired by all parameters but its own.
         without: parameters and values of the side without the factor.
+        names: names of the alternatives on the side `with`, each with the values that tell it from
+            the others; the strata may then have "factor", which is that name.
+        with_is: the side `with` in words; by default made from its values.
+        without_is: the side `without` in words.
+        swapped: parameters and values of the runs for which the two sides change places.
         move: instead of both, an axis and the number of values by which the side `with` is shifted.
         at_least: smallest effect that counts; negative if the claim is that something gets rarer.
         of_failed: whether only runs whose side `without` had a fault are compared (a cure).
@@ -53,6 +58,10 @@ class Contrast(ClaimTable):
 
     with_: Values | tuple[Values, ...] = Field(default={}, alias="with")
     without: Values = {}
+    names: dict[str, Values] = {}
+    with_is: str = ""
+    without_is: str = ""
+    swapped: Values = Field(default={})
     move: dict[str, int] = {}
     at_least: float
     of_failed: bool = False

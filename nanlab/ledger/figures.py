@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from nanlab.ledger.findings import strongest
 from nanlab.ledger.judge import RUNS, Judged, RangeJudged, study_of
 from nanlab.ledger.maps import MAPS, draw_map, draw_shapes, map_of, shapes_of
 from nanlab.ledger.rules import BORDERLINE, CONDITIONAL, OPEN, REFUTED, SUPPORTED
-from nanlab.ledger.sentences import strongest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +114,7 @@ def _is_drawn(judged: Judged, *, is_cure: bool) -> bool:
 
 def _measured(judged: RangeJudged) -> bool:
     answer = judged.answer("faults")
-    return answer is not None and strongest(answer).effect is not None
+    return answer is not None and strongest(judged.claim, answer).effect is not None
 
 
 def _draw_effects(figure: Figure, rows: Sequence[Judged], label: str) -> None:
@@ -142,7 +142,7 @@ def _draw_effects(figure: Figure, rows: Sequence[Judged], label: str) -> None:
 def _draw_effect(axes: Axes, judged: RangeJudged, at: float) -> str:
     answer = judged.answer("faults")
     assert answer is not None
-    result, word = strongest(answer), answer.verdict.word
+    result, word = strongest(judged.claim, answer), answer.verdict.word
     assert result.effect is not None and result.low is not None and result.high is not None
     color, shape = MARKS[word]
     face = color if judged.name == "usual" else "white"

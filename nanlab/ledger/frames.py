@@ -36,7 +36,8 @@ def weakest(answer: Answer, claim_range: RangeJudged) -> StratumResult:
 
 
 def _row(judged: Judged) -> dict[str, Any]:
-    from nanlab.ledger.sentences import breaks_text, conditions_text, finding_text
+    from nanlab.ledger.findings import finding_text
+    from nanlab.ledger.sentences import breaks_text, conditions_text
 
     claim, headline = judged.claim, judged.headline
     measured = _measured(headline) if headline else {}

@@ -12,9 +12,11 @@ import polars as pl
 
 from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.ledger.claim import Claim
-from nanlab.ledger.measures import Question, questions_of
+from nanlab.ledger.measures import Question, is_measured, least_of, questions_of
+from nanlab.ledger.pairs import FACTOR
 from nanlab.ledger.rules import (
     NOT_TESTABLE,
+    VERSIONS,
     ClaimVerdict,
     StratumResult,
     estimate,
@@ -39,13 +41,16 @@ class Answer:
         question: question.
         verdict: verdict.
         findings: results of each stratum, or of each stratum and placebo of a cure.
-        overall: estimates over all strata that decide, of a cure one for each placebo.
+        overall: estimates over all strata that decide, of a cure one for each placebo. Where one of
+            several factors is enough, those of the best one.
+        factors: estimates of each named factor, of a cure against the placebo that does best.
     """
 
     question: Question
     verdict: ClaimVerdict
     findings: tuple[StratumResult, ...]
     overall: tuple[StratumResult, ...]
+    factors: tuple[StratumResult, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +107,18 @@ class Judged:
 
     @property
     def rule_changed(self) -> bool:
-        """Whether the rule was changed after the headline's result existed."""
+        """Whether the rule was changed after the headline's result existed.
+
+        A change of the deciding code concerns all claims and is listed for all.
+        """
         recorded = {
             hash_
             for manifest in (self.headline.manifests if self.headline else ())
             for hash_ in manifest.get("rules", {}).get(self.claim.id, [])
         }
-        return bool(self.claim.corrected) or bool(recorded - {rule_hash(self.claim)})
+        return bool(self.claim.corrected) or bool(
+            recorded - {rule_hash(self.claim, version) for version in VERSIONS}
+        )
 
     @property
     def seal(self) -> str:
@@ -161,17 +171,42 @@ def _judged(name: RangeName, claim: Claim, studies: Sequence[Snapshot]) -> Range
     runs = joined([study.table(RUNS) for study in studies])
     answers: list[Answer] = []
     for question in questions_of(claim):
-        strata, whole = strata_of(claim, question, runs)
+        if question != claim.asks and not is_measured(question, runs):
+            continue
+        strata, whole, parts = strata_of(claim, question, runs)
         findings = results_of(claim, question, strata)
-        overall = [estimate(claim, stratum) for stratum in whole]
+        factors, best = factors_of(claim, question, [estimate(claim, part) for part in parts])
+        if claim.any_of == (FACTOR,) and best:
+            overall = best
+        else:
+            overall = [estimate(claim, stratum) for stratum in whole]
         answers.append(
             Answer(
                 question=question, verdict=verdict(claim, findings), findings=tuple(findings),
-                overall=tuple(overall),
+                overall=tuple(overall), factors=tuple(factors),
             )
         )  # fmt: skip
     manifests = tuple(study.manifest for study in studies)
     return RangeJudged(name=name, claim=claim, answers=tuple(answers), manifests=manifests)
+
+
+def factors_of(
+    claim: Claim, question: Question, results: Sequence[StratumResult]
+) -> tuple[list[StratumResult], list[StratumResult]]:
+    """Return each factor's result against its best placebo; and all results of the best factor."""
+    named: dict[str, list[StratumResult]] = {}
+    for result in results:
+        if result.effect is not None:
+            named.setdefault(result.stratum.key[FACTOR], []).append(result)
+    if claim.contrast is None:
+        return [], []
+    sign = -1.0 if least_of(claim, question) < 0.0 else 1.0
+    found = {
+        name: min(each, key=lambda one: sign * (one.effect or 0.0)) for name, each in named.items()
+    }
+    found = {name: found[name] for name in claim.contrast.names if name in found}
+    best = max(found, key=lambda name: sign * (found[name].effect or 0.0), default="")
+    return list(found.values()), named.get(best, [])
 
 
 def joined(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import polars as pl
 from nanlab.grid.outcome import FAILED, Outcome
 from nanlab.ledger.claim import Claim
 from nanlab.ledger.contrast import Measure
+from nanlab.results.compare import completed
 
 Question = Literal["faults", "trains", "measure"]
 
@@ -56,6 +57,11 @@ def least_of(claim: Claim, question: Question) -> float:
     assert claim.contrast is not None
     least = claim.contrast.at_least
     return least if question == claim.asks or claim.contrast.of_failed else -least
+
+
+def is_measured(question: Question, runs: pl.DataFrame) -> bool:
+    """Return whether runs can answer a question: some problems report no training."""
+    return question != "trains" or completed(runs, ["task"]).select(trains().any()).item()
 
 
 def trains() -> pl.Expr:

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from nanlab.ledger.claim import ARTICLES, every_id
 from nanlab.ledger.figures import FIGURES, Drawing
+from nanlab.ledger.findings import factors_text, finding_text
 from nanlab.ledger.history import History
-from nanlab.ledger.judge import Answer, Judged, RangeJudged, RangeName
+from nanlab.ledger.judge import Judged, RangeJudged
+from nanlab.ledger.pairs import FACTOR
 from nanlab.ledger.rules import (
     BORDERLINE,
     CONDITIONAL,
@@ -24,59 +26,94 @@ from nanlab.ledger.rules import (
 )
 from nanlab.ledger.sentences import (
     answer_label,
-    breaks_text,
     conditions_text,
+    counts_text,
     dependences,
-    finding_text,
-    of_placebo,
     open_text,
     range_label,
-    strongest,
 )
-from nanlab.ledger.words import between, enumerated, parameter, percent, points
+from nanlab.ledger.tables import cell, claims_table
+from nanlab.ledger.words import enumerated, parameter, percent
 from nanlab.results.text_tables import markdown_escape, markdown_table
 
 WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE, REFUTED, OPEN, NOT_TESTABLE)
 
-NOTHING = "-"
-
 RANGES = (
-    "The **usual range** is the one in which people train: weights of 0.5 to 4 times LeCun's, "
-    "learning rates of 0.003 to 3 for SGD and those usual for adaptive optimizers. The **stress "
-    "range** goes far beyond it, to see what breaks. Both were declared in each claim's file "
-    "before its studies ran. The verdict of a claim is that of the usual range, where there is one."
+    "Networks of 32 to 256 units are trained from scratch on small data, thousands at a time, "
+    "with and without what a claim is about. The **usual range** covers what people do, and its "
+    "edges where runs begin to fail: weights of 0.5 to 4 times LeCun's (a deviation of 1 over the"
+    " root of the number of inputs; He's are 1.41 times as large), learning rates of 0.001 to 3 "
+    "for SGD and 1e-4 to 0.1 for Adam and RMSprop. A claim may need a part of it; each says "
+    "which. The **stress range** goes far beyond, to see what breaks. Both stand in each claim's "
+    "file, with the rule that decides, since before its studies ran; what was changed after a "
+    "first result is [listed](#what-was-changed-after-a-first-result). The verdict of a claim is "
+    "that of the usual range, or **as stated** where the article gives the numbers itself."
+)
+
+TABLE_HEAD = (
+    "*Holds in*: the number of conditions (task, loss, size of the network ...) in which the rule"
+    " is met, of those in which anything can be seen. *Decides*: the share of runs to which the "
+    "verdict refers, with the factor named in the claim against without it, their difference in "
+    "points and its 95 % interval. *Also measured*: the other question about the same runs. Of a "
+    "cure, the runs are those that fail without it, and it is compared with its best placebo."
 )
 
 HOW_TO_READ = f"""\
-- **Two questions.** *Does the NaN go away?* A run has a fault if its loss or a parameter stops \
-being finite. *Does it then train?* With classes, a run trains if its accuracy on the last batch \
-covers a quarter of the way from always guessing the most frequent class to perfect: for the \
-digits 33 %, five standard deviations above chance on a batch of 64. Without classes its loss must \
-be below the best constant's. A claim is judged by the question that its sentence asks; the other \
-answer stands next to it. Harms and cures have the same standard.
+- **Two questions.** *Does the run stay finite?* A run has a fault if its loss or a parameter is \
+inf or NaN at any step, even if it recovers; a run whose loss grows and stays finite has none. \
+*Does it train?* With classes, if its accuracy on the last batch is at least a + (1 - a) / 4, \
+where a is the share of the most frequent class: 33 % for the digits, five standard deviations \
+above chance on a batch of 64; 55 % for wine. Without classes its loss must be below the best \
+constant's. A claim is judged by the question that its sentence asks, and the other answer stands \
+next to it.
 - **Pairs.** Two runs of a pair have the same seed, data and random draws; they differ in one \
-factor. A cure is tried on the runs that fail without it, and compared with a placebo: the same \
-run with a fresh seed, at least.
-- **Numbers.** Shares are means over seeds, differences are in percentage points, brackets hold \
-95 % intervals over seeds. A seed not yet seen may be unlike all the others, so where all seeds \
-agree the interval still has the width of Clopper and Pearson's.
-- **Verdicts.** A claim holds under a condition if the whole interval passes the required size, \
-and the p value, corrected for the number of conditions of this claim (Holm), is at most 0.05. It \
-fails if the whole interval falls short. *Supported*: it holds under every condition that shows \
-anything. *Conditional*: it holds under some. *Borderline*: there is an effect, and the interval \
-contains the required size. *Refuted*: it fails, and holds nowhere. *Open*: the interval contains \
-both zero and the required size, or there are fewer than {MIN_SEEDS} seeds. With 20 seeds of \
-one run each little can be seen: a difference has to be about 44 points to be found above zero in \
-four such studies of five. `strata.csv` has every condition, and in the column `detectable` the \
-smallest effect that would have been found in 80 % of such studies."""
+factor. A cure is tried on the runs that fail without it. Its placebo is another seed; cures that \
+move along the grid also have to beat a move of the same size in a random direction. "Best" is \
+the placebo that does best.
+- **Shares** are means over seeds, and within a seed over the cells of the grid, so they are \
+shares of this grid: twice as many cells at high rates would raise them. Differences are in \
+percentage points, brackets hold 95 % intervals over seeds.
+- **Intervals** are wide on purpose. A seed not yet seen may be unlike all others, so an end is \
+never nearer than Clopper and Pearson's: 0 of 72 seeds gives 0 to 5 %. The ends of Student's t \
+alone would be nearer, and wrong where nearly all seeds agree. Exact computations have no \
+interval.
+- **A condition** is a combination of the parameters in a claim's rule. The rule *holds* there if \
+the whole interval passes the required size and the p value, corrected for the number of \
+conditions of this claim (Holm; not over claims), is at most 0.05. It *fails* if the whole \
+interval falls short. *Borderline*: there is an effect, and the required size lies in its \
+interval. *Undecided*: zero and the required size both do, or there are fewer than {MIN_SEEDS} \
+seeds.
+- **A claim** is *supported* if it holds in at least half of the conditions and fails in none, \
+*refuted* if it fails in at least half and holds in none, *conditional* if it holds in some and \
+fails in others; else *borderline*, or *open* if all are undecided. Conditions that go beyond \
+what the sentence says are reported and decide nothing.
+- **Words.** "Causes", "prevents" and the like are read as sizes, each with its reason: 5 points \
+of all runs, 20 for "causes" and "much less", half of the failing runs for "prevents", "tames" \
+and "solves", 10 % of them for "helps".
+- `claims.csv` has a row for each claim. `strata.csv` has one for each condition, range, question \
+and placebo; `detectable` is the smallest effect that would have passed in 80 % of such studies."""
+
+LIMITS = """\
+- Small networks, small data, 100 and 1,000 steps, on a CPU, in float32 where nothing else is \
+said. What holds for 128 units need not hold for a language model.
+- A pilot with other seeds chose the first grids so that runs fail in them at all; it chose no \
+threshold. At LeCun's weights and rates below 0.3 hardly a run fails: the [maps](#figures) show \
+where.
+- The claims overlap: A2 is B2, E3 is D9, D7 contains E8, A9 and B6 are nearly the same, as are \
+B12 and C6; A1, D5, E5 and E6 read the same runs. The verdicts are not 62 independent facts.
+- p values are corrected within a claim, not over the ledger, and `detectable` uses the deviation \
+that was observed.
+- The claims are in our words; the articles are cited by title and file."""
 
 
 def ledger_page(judged: Sequence[Judged], drawings: Sequence[Drawing], history: History) -> str:
     """Return the ledger as a Markdown page."""
     by_id = {each.claim.id: each for each in judged}
-    lines = ["# Claims about NaN, settled by measurement", "", *_glance(judged), "", RANGES, ""]
+    lines = ["# Claims about NaN, put to the test", "", *_glance(judged), "", RANGES, ""]
     lines += ["## Every claim", "", TABLE_HEAD, "", claims_table(judged, link=True), ""]
-    lines += ["## How to read it", "", HOW_TO_READ, ""]
+    if remedies := _remedies(judged):
+        lines += ["## What helps", "", REMEDIES, "", remedies, ""]
+    lines += ["## How to read it", "", HOW_TO_READ, "", "## Limits", "", LIMITS, ""]
     if drawings:
         lines += ["## Figures", ""]
         for each in drawings:
@@ -97,89 +134,65 @@ def ledger_page(judged: Sequence[Judged], drawings: Sequence[Drawing], history: 
 
 
 def _glance(judged: Sequence[Judged]) -> list[str]:
-    counted = Counter(each.word for each in judged)
     every = len(every_id())
-    so_far = "" if len(judged) == every else f" {len(judged)} are settled so far:"
-    words = ", ".join(f"{counted[word]} {word}" for word in WORDS if counted[word])
-    colon = ":" if len(judged) == every else "."
+    so_far = "" if len(judged) == every else f" {len(judged)} of them are tested so far."
+    stated = [each for each in judged if each.headline and _is_as_stated(each)]
+    others = [each for each in judged if each not in stated]
+    tallies = "; ".join(
+        f"{head}: {words}"
+        for head, part in (("in the usual range", others), ("as stated", stated))
+        if (words := _tally(part))
+    )
     return [
-        f"Five articles make {every} claims about why networks produce NaN{colon}{so_far} {words}. "
-        "`python -m nanlab.claims --all` runs the studies again; `claims.csv` holds a row for each "
-        "claim, `strata.csv` one for each condition, each study's folder the runs."
+        f"Five articles make {every} claims about why networks produce NaN and what prevents it."
+        f"{so_far} {tallies[:1].upper()}{tallies[1:]}. `python -m nanlab.claims --all` runs the "
+        "studies again."
     ]
 
 
-TABLE_HEAD = (
-    "*Prevents or causes* and *trains* are shares of runs in the usual range (in the stress range "
-    "where there is no usual one): with the factor, against without it, and the difference in "
-    "points with its 95 % interval. For a cure the runs are those that fail without it, and it is "
-    "compared with its best placebo. A claim with a measure of its own has that in the first of "
-    "the two columns."
+def _is_as_stated(judged: Judged) -> bool:
+    return judged.headline is not None and range_label(judged, judged.headline) == "as stated"
+
+
+def _tally(judged: Sequence[Judged]) -> str:
+    counted = Counter(each.word for each in judged)
+    return ", ".join(f"{counted[word]} {word}" for word in WORDS if counted[word])
+
+
+REMEDIES = (
+    "Of the runs that fail in the usual range: how many stay finite with each remedy, and how "
+    "many then also train; the same runs with only another seed (or the claim's best placebo) "
+    "next to it. A remedy that keeps a run finite and does not let it train has not cured it."
 )
 
 
-def claims_table(judged: Sequence[Judged], *, link: bool) -> str:
-    """Return the table of all claims in Markdown."""
-    heading = (
-        "claim", "prevents or causes", "trains", "usual range", "stress range", "what breaks it",
-    )  # fmt: skip
-    return markdown_table(heading, [table_row(each, link=link) for each in judged])
-
-
-def table_row(judged: Judged, *, link: bool) -> tuple[str, ...]:
-    """Return a claim's row of the table."""
-    claim, headline = judged.claim, judged.headline
-    name = f"[{claim.id}](#{claim.id.lower()})" if link else claim.id
-    first, trains, placebo = None, None, ""
-    if headline is not None:
-        placebo = strongest(headline.primary).stratum.placebo
-        trains = headline.answer("trains")
-        first = headline.answer("faults") or headline.answer("measure")
-    words = [_range_word(judged, "usual"), _range_word(judged, "stress")]
-    if claim.usual is None:
-        words[0] = NOTHING
-    if headline is None:
-        words = [NOT_TESTABLE, NOTHING]
-    elif range_label(judged, headline) == "as stated":
-        words = [f"as stated: {judged.word}", NOTHING]
-    return (
-        f"{name} {_cell(claim.says) if link else claim.says}", answer_text(first, placebo),
-        answer_text(trains, placebo), *words,
-        breaks_text(judged) or NOTHING,
-    )  # fmt: skip
-
-
-def _cell(text: str) -> str:
-    """Return a text escaped for a table, which escapes its bars itself."""
-    return markdown_escape(text).replace(r"\|", "|")
-
-
-def _range_word(judged: Judged, name: RangeName) -> str:
-    found = judged.range(name)
-    return "not run yet" if found is None else found.primary.verdict.word
-
-
-def answer_text(answer: Answer | None, placebo: str) -> str:
-    """Return an answer's numbers: "41 % against 12 %, +29 [25, 33]"; a cure's with a placebo."""
-    if answer is None:
-        return NOTHING
-    result = of_placebo(answer, placebo)
-    stratum = result.stratum
-    if result.effect is None or result.low is None or result.high is None:
-        return "no run fails"
-    is_exact = result.low == result.high
-    if stratum.without is None or stratum.with_ is None:
-        interval = " exactly" if is_exact else f" {between(result.low, result.high)}"
-        return f"{percent(result.effect)}{interval}"
-    return (
-        f"{percent(stratum.with_)} against {percent(stratum.without)}, "
-        f"{points(result.effect)} {between(result.low, result.high, signed=True)}"
-    )
+def _remedies(judged: Sequence[Judged]) -> str:
+    rows: dict[str, tuple[float, tuple[str, ...]]] = {}
+    for each in judged:
+        usual = each.range("usual")
+        if usual is None or usual.claim.contrast is None or not usual.claim.contrast.of_failed:
+            continue
+        trains = usual.answer("trains")
+        for one in usual.primary.factors:
+            name = one.stratum.key[FACTOR]
+            other = next(
+                (t for t in (trains.factors if trains else ()) if t.stratum.key[FACTOR] == name),
+                None,
+            )
+            link = f"[{each.claim.id}](#{each.claim.id.lower()})"
+            shares = (
+                *(percent(value or 0.0) for value in (one.stratum.with_, one.stratum.without)),
+                *(percent(value or 0.0)
+                  for value in ((other.stratum.with_, other.stratum.without) if other else ())),
+            )  # fmt: skip
+            rows.setdefault(name, (-(one.stratum.with_ or 0.0), (name, *shares, link)))
+    heading = ("remedy", "stay finite", "placebo", "train", "placebo", "claim")
+    return markdown_table(heading, [row for _, row in sorted(rows.values())]) if rows else ""
 
 
 DEPENDS = (
-    "In the usual range these claims hold in one network or training and fail in another that "
-    "differs in nothing but the parameter."
+    "In the usual range, changing this setting alone turns a condition in which the claim holds "
+    "into one in which it fails."
 )
 
 
@@ -187,7 +200,7 @@ def _dependences(judged: Sequence[Judged]) -> list[tuple[str, str]]:
     found = [(each, each.range("usual")) for each in judged]
     named = [(each, dependences(usual)) for each, usual in found if usual is not None]
     return [
-        (f"[{each.claim.id}](#{each.claim.id.lower()}) {_cell(each.claim.says)}",
+        (f"[{each.claim.id}](#{each.claim.id.lower()}) {cell(each.claim.says)}",
          enumerated([parameter(name) for name in names]))
         for each, names in named
         if names
@@ -199,7 +212,7 @@ def _contradictions(by_id: Mapping[str, Judged]) -> list[str]:
     for each in by_id.values():
         others = [by_id[name] for name in each.claim.against if name in by_id]
         for one in [each, *others] if others else []:
-            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {_cell(one.claim.says)}"
+            claim = f"[{one.claim.id}](#{one.claim.id.lower()}) {cell(one.claim.says)}"
             rows.append((claim, one.word, finding_text(one)))
         rows += [("", "", "")] if others else []
     return [markdown_table(("claim", "verdict", "what was found"), rows[:-1])] if rows else []
@@ -212,16 +225,16 @@ def _section(each: Judged) -> list[str]:
         return [*lines, " ".join(filter(None, [f"**Not testable here.** {claim.reason}",
                                                claim.remark])), ""]  # fmt: skip
     verdicts = " ".join(
-        f"{range_label(each, one).capitalize()}: **{one.primary.verdict.word}**."
+        f"{range_label(each, one).capitalize()}: **{one.primary.verdict.word}**{_counts(one)}."
         for one in each.ranges
     )
     if claim.usual is not None and not claim.usual.none and each.range("usual") is None:
         verdicts += " The study of its usual range has not run yet."
-    lines += [f"{verdicts} {finding_text(each)}", ""]
+    lines += [verdicts, "", finding_text(each), ""]
     for one in each.ranges:
         lines += _range_lines(one, range_label(each, one))
     if claim.usual is not None and claim.usual.none:
-        lines += [f"- There is no usual range: {claim.usual.none}"]
+        lines += [f"- No usual range: {claim.usual.none}"]
     headline = each.headline
     assert headline is not None
     because = f" {claim.because}" if claim.because else ""
@@ -232,6 +245,11 @@ def _section(each: Judged) -> list[str]:
         notes = [f"In the {name} range: {text}" for name, text in both.items() if text]
     if claim.corrected:
         notes.append(f"*The rule was corrected after its first result.* {claim.corrected}")
+    elif each.rule_changed:
+        notes.append(
+            "*The rule was changed after a first result*; the change is listed "
+            "[below](#what-was-changed-after-a-first-result)."
+        )
     lines += [f"- {_linked(note)}" for note in notes if note]
     return [*lines, ""]
 
@@ -251,7 +269,14 @@ def _range_lines(judged: RangeJudged, label: str) -> list[str]:
         why = open_text(claim, answer)
         word = f"{answer.verdict.word} ({why})" if why else answer.verdict.word
         lines.append(f"  - {answer_label(claim, answer.question)}: {word}. {where}".rstrip())
+        if text := factors_text(claim, answer):
+            lines.append(f"    {text}")
     return lines
+
+
+def _counts(judged: RangeJudged) -> str:
+    text = counts_text(judged.primary.verdict)
+    return f" ({text})" if text else ""
 
 
 def _changes(judged: Sequence[Judged], history: History) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,16 @@ UNSEEN = "nothing to see"
 MIN_SEEDS = 20
 """With fewer seeds a stratum stays open; with more its interval decides, however wide it is."""
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 VERSIONS = {
     1: "A stratum held where the point estimate passed the threshold and the bootstrap interval "
     "excluded 0; p values were corrected over the whole ledger; a cure had to make runs train.",
     2: "A stratum holds where the near end of its interval passes the threshold; intervals are "
     "exact where seeds agree; p values are corrected within a claim; whether faults go away and "
     "whether runs train are two answers.",
+    3: "A claim is supported if it holds in at least half of the conditions and fails in none, and "
+    "refuted if it fails in at least half and holds in none; before, one undecided condition made "
+    "it conditional, and one that failed refuted it.",
 }
 """What decides, in each version of this code."""
 
@@ -69,10 +73,12 @@ class ClaimVerdict:
         word: "supported", "refuted", "conditional", "borderline", "open" or "not testable here".
         conditions: conditions under which the claim holds, fails ..., by answer; empty if they
             are the same everywhere.
+        counts: number of conditions with each answer, of those that show something.
     """
 
     word: str
     conditions: dict[str, list[str]]
+    counts: Mapping[str, int]
 
 
 def results_of(claim: Claim, question: Question, strata: Sequence[Stratum]) -> list[StratumResult]:
@@ -174,20 +180,24 @@ def _leaves_no_room(claim: Claim, question: Question, stratum: Stratum) -> bool:
 def verdict(claim: Claim, found: Sequence[StratumResult]) -> ClaimVerdict:
     """Return the verdict of one question, from the strata that decide and show something.
 
-    Supported if the rule holds in all of them, conditional if it holds in some, refuted if it fails
-    in some and none comes near it.
+    Conditional if the rule holds in some and fails in others; supported if it holds in at least
+    half and fails in none; refuted if it fails in at least half and holds in none.
     """
     seen = answers_of(claim, found)
-    words = {word for _, word in seen}
-    if not words - {OPEN}:
-        return ClaimVerdict(word=OPEN, conditions={})
-    conditions = conditions_of([key for key, _ in seen], [word for _, word in seen])
-    if len(words) == 1:
-        conditions = {}
-    if HOLDS in words:
-        return ClaimVerdict(word=CONDITIONAL if conditions else SUPPORTED, conditions=conditions)
-    word = BORDERLINE if BORDERLINE in words else REFUTED
-    return ClaimVerdict(word=word, conditions=conditions)
+    counts = Counter(word for _, word in seen)
+    conditions: dict[str, list[str]] = {}
+    if len(counts) > 1:
+        conditions = conditions_of([key for key, _ in seen], [word for _, word in seen])
+    holds, fails, half = counts[HOLDS], counts[FAILS], len(seen) / 2
+    if holds and fails:
+        word = CONDITIONAL
+    elif holds and holds >= half:
+        word = SUPPORTED
+    elif fails and fails >= half:
+        word = REFUTED
+    else:
+        word = BORDERLINE if holds or counts[BORDERLINE] else OPEN
+    return ClaimVerdict(word=word, conditions=conditions, counts=dict(counts))
 
 
 def answers_of(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, str]]:
@@ -218,25 +228,34 @@ def rule(claim: Claim) -> str:
     if claim.reason:
         return ""
     names = [parameter(name) for name in claim.strata]
-    every = f", for every {'combination of ' * (len(names) > 1)}{enumerated(names)}" * bool(names)
+    every = f", in every {'combination of ' * (len(names) > 1)}{enumerated(names)}" * bool(names)
     if claim.any_of:
-        every += f" (one {' or '.join(map(parameter, claim.any_of))} is enough)"
+        every += f" (it is enough if one {' or '.join(map(parameter, claim.any_of))} meets it)"
+    if claim.contrast is None:
+        if claim.deterministic and claim.share_at_least == 1.0:
+            return f"every run shows it{every}"
+        whole = "share" if claim.deterministic else "whole interval of the share"
+        return f"the {whole} is {percent(claim.share_at_least or 0.0)} or more{every}"
+    placebo = " from each placebo" if claim.contrast.of_failed else ""
+    return f"the whole interval of the difference{placebo} is {required_text(claim)}{every}"
+
+
+def required_text(claim: Claim) -> str:
+    """Return the required difference of a contrast in words: "+5 points or more"."""
+    assert claim.contrast is not None
     if claim.within is not None:
-        return f"the interval of the difference lies within ±{100 * claim.within:g} points{every}"
-    if claim.contrast is not None:
-        least = claim.contrast.at_least
-        word = "at least" if least >= 0 else "at most"
-        beyond = " beyond each placebo" if claim.contrast.of_failed else ""
-        return f"the interval of the difference{beyond} is {word} {100 * least:+g} points{every}"
-    share = percent(claim.share_at_least or 0.0)
-    whole = "share" if claim.deterministic else "interval of the share"
-    return f"the {whole} is at least {share}{every}"
+        return f"within ±{100 * claim.within:g} points"
+    least = claim.contrast.at_least
+    return f"{100 * least:+g} points or {'more' if least >= 0 else 'less'}"
 
 
-def rule_hash(claim: Claim) -> str:
-    """Return a hash of a claim's rule in both ranges and of this code's version, 16 hex digits."""
+def rule_hash(claim: Claim, version: int = RULES_VERSION) -> str:
+    """Return a hash of a claim's rule in both ranges and of the deciding code's version."""
     fields: dict[str, Any] = dict.fromkeys(RULE, True)
     fields["usual"] = {name for name in Usual.model_fields if name in RULE}
     rule = claim.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=fields)
-    text = json.dumps([RULES_VERSION, rule], sort_keys=True)
+    for part in (rule, rule.get("usual", {})):  # what is only said does not decide
+        for words in ("with_is", "without_is"):
+            part.get("contrast", {}).pop(words, None)
+    text = json.dumps([version, rule], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

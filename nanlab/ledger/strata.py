@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
 from nanlab.grid.outcome import FAILED
-from nanlab.grid.parameters import PARAMETERS, is_user_defined
 from nanlab.ledger.claim import Claim, LedgerError
 from nanlab.ledger.contrast import Contrast
 from nanlab.ledger.measures import Question, condition_of
+from nanlab.ledger.pairs import FACTOR, listed, matching, paired, placebos, value_text
 from nanlab.results.compare import completed
 
 EVERY = "all runs"
@@ -72,21 +72,10 @@ class StratumComparison(NamedTuple):
     placebo: str
 
 
-def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
-    """Return the runs whose parameters have these values, or one of several values."""
-    runs = completed(runs, values)
-    for name, value in values.items():
-        column, wanted = pl.col(name), _listed(value)  # batch sizes are text next to "full"
-        if runs.schema[name] == pl.String or any(isinstance(each, str) for each in wanted):
-            column, wanted = column.cast(pl.String), [_value(each) for each in wanted]
-        runs = runs.filter(column.is_in(wanted))
-    return runs
-
-
 def strata_of(
     claim: Claim, question: Question, runs: pl.DataFrame
-) -> tuple[list[Stratum], list[Stratum]]:
-    """Measure each stratum of a claim, and as one all strata that decide.
+) -> tuple[list[Stratum], list[Stratum], list[Stratum]]:
+    """Measure each stratum of a claim, as one all strata that decide, and each factor by itself.
 
     Args:
         claim: the claim.
@@ -94,7 +83,8 @@ def strata_of(
         runs: the table of runs of its studies.
 
     Returns:
-        The strata, or those of each placebo of a cure; and the whole, or one for each placebo.
+        The strata; the whole; and, if the contrast has names, all strata of each name, those beyond
+        the claim too. Of a cure each of these is there once for each placebo.
 
     Raises:
         LedgerError: there is nothing to compare.
@@ -102,7 +92,7 @@ def strata_of(
     runs = _relevant(claim, question, runs)
     if claim.contrast is None:
         one = claim.model_copy(update={"strata": (), "beyond": {}})
-        found, whole = _shares(claim, runs), _shares(one, _within(claim, runs))
+        found, whole, factors = _shares(claim, runs), _shares(one, _within(claim, runs)), []
     else:
         compared = _compared(claim, claim.contrast, runs)
         found = [_difference(claim, *each) for each in compared]
@@ -110,15 +100,29 @@ def strata_of(
         for each in compared:
             pairs.setdefault(each.placebo, []).append(_within(claim, each.pairs))
         whole = [_difference(claim, {}, pl.concat(parts), name) for name, parts in pairs.items()]
+        factors = _of_factors(claim, compared)
     if not found:
         raise LedgerError(f"claim {claim.id}: no runs to compare in its study")
-    return found, whole
+    return found, whole, factors
+
+
+def _of_factors(claim: Claim, compared: Sequence[StratumComparison]) -> list[Stratum]:
+    """Measure each name of the side `with` over all strata, those beyond the claim too."""
+    of_placebos: dict[str, list[pl.DataFrame]] = {}
+    for each in compared:
+        of_placebos.setdefault(each.placebo, []).append(each.pairs)
+    return [
+        _difference(claim, {FACTOR: str(name)}, part, placebo)
+        for placebo, parts in of_placebos.items()
+        for (name,), part in pl.concat(parts).partition_by(FACTOR, as_dict=True).items()
+        if name is not None
+    ]
 
 
 def _within(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
     """Return the runs whose strata do not go beyond the claim."""
     for name, values in claim.beyond.items():
-        runs = runs.filter(~pl.col(name).is_in(_listed(values)))
+        runs = runs.filter(~pl.col(name).is_in(listed(values)))
     return runs
 
 
@@ -129,7 +133,8 @@ def compared(claim: Claim, question: Question, runs: pl.DataFrame) -> list[Strat
 
 
 def _relevant(claim: Claim, question: Question, runs: pl.DataFrame) -> pl.DataFrame:
-    runs = matching(completed(runs, [*claim.strata, "task"]), claim.where)
+    names = [name for name in (*claim.strata, "task") if name != FACTOR]
+    runs = matching(completed(runs, names), claim.where)
     return runs.filter(pl.col("outcome") != "crashed").with_columns(
         condition_of(claim, question).alias("_true"),
         pl.col("outcome").is_in(FAILED).alias("_failed"),
@@ -153,13 +158,9 @@ def _shares(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
 
 def _decides(claim: Claim, key: Mapping[str, str]) -> bool:
     return not any(
-        key.get(name) in [_value(value) for value in _listed(values)]
+        key.get(name) in [value_text(value) for value in listed(values)]
         for name, values in claim.beyond.items()
     )
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _cells(runs: pl.DataFrame) -> int:
@@ -168,12 +169,12 @@ def _cells(runs: pl.DataFrame) -> int:
 
 
 def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[StratumComparison]:
-    pairs = _paired(contrast, runs)
+    pairs = paired(contrast, runs)
     if not contrast.of_failed:
         return [StratumComparison(*part, "") for part in _parts(claim, pairs, every=pairs)]
     found: list[StratumComparison] = []
     failed = pairs.filter(pl.col("_failed_without"))
-    for words, tried in _placebos(contrast, runs).items():
+    for words, tried in placebos(contrast, runs).items():
         treated = failed.drop("_true_without", "_failed_without").join(
             tried, left_on="run_id_without", right_on="run_id", how="inner"
         )
@@ -181,19 +182,6 @@ def _compared(claim: Claim, contrast: Contrast, runs: pl.DataFrame) -> list[Stra
             raise LedgerError(f"claim {claim.id}: placebo {words} leaves the grid for every run")
         found += [StratumComparison(*part, words) for part in _parts(claim, treated, every=pairs)]
     return found
-
-
-def _placebos(contrast: Contrast, runs: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return for each placebo, as text, how the runs without the cure end under it."""
-    side = _without_side(contrast, runs)
-    placebos = {"a fresh seed": _with_fresh_seed(side)}
-    for move in contrast.placebos:
-        words = ", ".join(f"{name} {steps:+d}" for name, steps in move.items())
-        placebos[words] = _moved(side, move)
-    if contrast.random_of:
-        placebos["a random direction"] = _drawn(side, contrast.random_of)
-    ends = [pl.col(name).alias(f"{name}_without") for name in ("_true", "_failed")]
-    return {words: tried.select("run_id", *ends) for words, tried in placebos.items()}
 
 
 def _difference(claim: Claim, key: Mapping[str, str], pairs: pl.DataFrame, placebo: str) -> Stratum:
@@ -211,84 +199,6 @@ def _difference(claim: Claim, key: Mapping[str, str], pairs: pl.DataFrame, place
     )
 
 
-def _paired(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
-    """Pair each run of the side `with` with the run that differs only in the factor."""
-    if contrast.move:
-        return _moved(runs, contrast.move, keep_all=True)
-    without, is_one = contrast.without, not isinstance(contrast.with_, tuple)
-    runs = completed(runs, [*without, *(n for side in contrast.alternatives for n in side)])
-    pairs = [
-        _paired_with(runs, side, without, {*side, *(without if is_one else ())})
-        for side in contrast.alternatives
-    ]
-    return pl.concat(pairs, how="diagonal")
-
-
-def _paired_with(
-    runs: pl.DataFrame, with_: Mapping[str, Any], without: Mapping[str, Any], factor: set[str]
-) -> pl.DataFrame:
-    """Pair the runs of two sides by all parameters but those of the factor."""
-    rest = [name for name in _parameters(runs) if name not in factor]
-    ends = [n for n in _parameters(runs) if n in factor] + ["run_id", "_true", "_failed"]
-    other = matching(runs, without).select(
-        *rest, *(pl.col(name).alias(f"{name}_without") for name in ends)
-    )
-    pairs = matching(runs, with_).join(other, on=rest, how="inner", nulls_equal=True)
-    return pairs.filter(pl.col("run_id") != pl.col("run_id_without"))
-
-
-def _without_side(contrast: Contrast, runs: pl.DataFrame) -> pl.DataFrame:
-    return runs if contrast.move else matching(completed(runs, contrast.without), contrast.without)
-
-
-def _moved(runs: pl.DataFrame, move: Mapping[str, int], *, keep_all: bool = False) -> pl.DataFrame:
-    """Pair each run with the one that is shifted along some axes.
-
-    Returns:
-        The columns of the shifted run, and `run_id_without`, `_true_without`, `_failed_without` of
-        the original; without `keep_all`, `run_id` is that of the original too.
-    """
-    axes = list(move)
-    ranked = runs.with_columns(
-        (pl.col(name).rank("dense").cast(pl.Int64) - 1).alias(f"_at_{name}") for name in axes
-    )
-    rest = [name for name in _parameters(runs) if name not in axes]
-    start = ranked.select(
-        *rest, "run_id", "_true", "_failed",
-        *((pl.col(f"_at_{name}") + steps).alias(f"_at_{name}") for name, steps in move.items()),
-    )  # fmt: skip
-    on = [*rest, *(f"_at_{name}" for name in axes)]
-    pairs = ranked.join(start, on=on, how="inner", suffix="_without", nulls_equal=True)
-    return pairs if keep_all else pairs.with_columns(pl.col("run_id_without").alias("run_id"))
-
-
-def _drawn(side: pl.DataFrame, moves: Sequence[Mapping[str, int]]) -> pl.DataFrame:
-    """Pair each run with a random one of the moves that stay in the grid."""
-    # The draw is a function of the run's id, a hash: reproducible, independent of the outcomes.
-    tried = pl.concat(
-        _moved(side, move).select("run_id", "_true", "_failed", pl.lit(number).alias("_move"))
-        for number, move in enumerate(moves)
-    ).sort("run_id", "_move")
-    drawn = pl.col("run_id").str.slice(0, 8).str.to_integer(base=16) % pl.len().over("run_id")
-    return tried.filter(pl.col("_move").rank("ordinal").over("run_id") - 1 == drawn)
-
-
-def _with_fresh_seed(side: pl.DataFrame) -> pl.DataFrame:
-    """Return each run's id with `_true` and `_failed` of the same run under the next seed."""
-    seeds = sorted(side.get_column("seed").unique().to_list())
-    if len(seeds) < 2:
-        raise LedgerError("a cure needs two seeds or more")
-    after = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
-    rest = [name for name in _parameters(side) if name != "seed"]
-    next_ = side.select(*rest, "run_id", pl.col("seed").replace_strict(after).alias("_next"))
-    other = side.select(*rest, pl.col("seed").alias("_next"), "_true", "_failed")
-    return next_.join(other, on=[*rest, "_next"], how="inner", nulls_equal=True)
-
-
-def _parameters(runs: pl.DataFrame) -> list[str]:
-    return [name for name in runs.columns if name in PARAMETERS or is_user_defined(name)]
-
-
 def _parts(
     claim: Claim, runs: pl.DataFrame, *, every: pl.DataFrame
 ) -> list[tuple[dict[str, str], pl.DataFrame]]:
@@ -298,14 +208,10 @@ def _parts(
     strata = every.select(claim.strata).unique().sort(claim.strata)
     parts = runs.partition_by(*claim.strata, as_dict=True, maintain_order=True)
     return [
-        ({n: _value(v) for n, v in zip(claim.strata, values, strict=True)},
+        ({n: value_text(v) for n, v in zip(claim.strata, values, strict=True)},
          parts.get(values, runs.clear()))
         for values in strata.rows()
     ]  # fmt: skip
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _of_seeds(runs: pl.DataFrame, value: pl.Expr) -> Float[np.ndarray, " seeds"]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nanlab.ledger.contrast import Contrast
+
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 
 VALUES = {
@@ -19,7 +21,8 @@ VALUES = {
     "rnn": "a recurrent network", "glorot_normal": "Xavier's weights", "he_normal": "He's weights",
     "lecun_normal": "LeCun's weights", "normal": "normal weights", "uniform": "uniform weights",
     "xavier": "Xavier's weights", "digits": "the digits", "wine": "the wine data",
-    "iris": "the iris data", "breast_cancer": "the breast cancer data", "images": "made pictures",
+    "iris": "the iris data", "breast_cancer": "the breast cancer data",
+    "images": "synthetic images",
     "adding": "the adding problem", "copy": "the copying problem", "diabetes": "the diabetes data",
     "nan": "runs that come to NaN", "stalled": "runs without a fault",
 }  # fmt: skip
@@ -74,12 +77,14 @@ def parameter(name: str) -> str:
     """Return a parameter's name in words: lr is "learning rate"."""
     plain = plain_name(name)
     words = {
-        "lr": "learning rate", "init_scale": "scale of the weights", "told": "quantity",
-        "clip": "kind of clipping", "norm": "normalization", "steps": "number of steps",
-        "inputs": "form of the inputs", "numbers": "size of the numbers",
+        "lr": "learning rate", "init_scale": "scale of the weights",
+        "told": "quantity that is watched", "kind": "layer or loss", "outcome": "end of the run",
+        "clip": "method of clipping", "norm": "normalization", "steps": "number of steps",
+        "inputs": "scaling of the inputs", "numbers": "size of the inputs",
+        "factor": "alternative",
     }  # fmt: skip
-    side = " on the other side" if name.endswith("_without") else ""
-    return words.get(plain, plain.replace("_", " ")) + side
+    text = words.get(plain, plain.replace("_", " "))
+    return f"{text} compared with" if name.endswith("_without") else text
 
 
 def phrase(name: str, values: Sequence[Any]) -> str:
@@ -108,12 +113,15 @@ def _speaks(text: str) -> bool:
     return text[:1].isalpha() and text not in ("none", "True", "False")
 
 
-def side(alternatives: Sequence[Mapping[str, Any]]) -> str:
-    """Return one side of a contrast as a phrase, "" if it takes several parameters."""
-    if len(alternatives) != 1 or len(alternatives[0]) != 1:
-        return ""
-    ((name, value),) = alternatives[0].items()
-    return phrase(name, value if isinstance(value, list | tuple) else [value])
+def side(contrast: Contrast, *, is_with: bool) -> str:
+    """Return one side of a contrast as a phrase."""
+    if named := contrast.with_is if is_with else contrast.without_is:
+        return named
+    alternatives = contrast.alternatives if is_with else (contrast.without,)
+    if len(alternatives) == 1 and len(alternatives[0]) == 1:
+        ((name, value),) = alternatives[0].items()
+        return phrase(name, value if isinstance(value, list | tuple) else [value])
+    return _either(list(contrast.names)) if is_with and contrast.names else "it"
 
 
 def _value(value: Any) -> str:
