@@ -16,8 +16,8 @@ from nanlab.cli.exit_status import CRASHED
 from nanlab.grid import GridError
 from nanlab.grid.outcome import FAILED
 from nanlab.grid.parameters import PARAMETERS
-from nanlab.ledger import rules
-from nanlab.ledger import strata as pairs
+from nanlab.ledger import measures, pairs, rules
+from nanlab.ledger import strata as measured_strata
 from nanlab.ledger.claim import Claim, every_id, read_claim, stem_of
 from nanlab.ledger.conditions import conditions_of
 from nanlab.ledger.frames import ledger_frame, strata_frame
@@ -235,7 +235,7 @@ def test_alternatives_are_each_paired_by_all_but_their_own_parameters(ledger):
     alternatives = [{"lr": 0.01}, {"init_scale": [3.0, 10.0]}]
     contrast = {"with": alternatives, "without": {"lr": 100.0, "init_scale": 1.0}, "at_least": 0.1}
     claim = effect(contrast=contrast, strata=[])
-    ((_, found, _),) = pairs.compared(claim, "faults", runs)
+    ((_, found, _),) = measured_strata.compared(claim, "faults", runs)
     columns = ("lr", "lr_without", "init_scale", "init_scale_without")
     kinds = {tuple(row[name] or row[name.removesuffix("_without")] for name in columns)
              for row in found.iter_rows(named=True)}  # fmt: skip
@@ -251,12 +251,56 @@ def test_a_rule_names_a_batch_size_as_text_or_as_a_number(column, wanted):
     assert pairs.matching(runs, {"batch_size": [8, "full"], "lr": 0.2})["lr"].to_list() == [0.2]
 
 
+NAMED = {
+    "with": {"lr": [0.01, 1.0]}, "without": {"lr": 100.0}, "at_least": 0.1,
+    "names": {"a small rate": {"lr": 0.01}, "a larger rate": {"lr": [1.0, 10.0]}},
+}  # fmt: skip
+
+
+def test_alternatives_with_names_are_strata_and_measured_each_by_itself(ledger):
+    folder = ledger[0] / "out/A01"
+    claim = effect(contrast=NAMED, strata=["factor"], any_of=["factor"])
+    (judged,) = judge([claim], {"A01": folder})
+    (stress,) = judged.ranges
+    answer = stress.primary
+    names = [each.stratum.key["factor"] for each in answer.factors]
+    assert set(names) <= set(NAMED["names"]) and names
+    assert {each.stratum.name for each in answer.findings} == {f"factor {n}" for n in names}
+    # Where one is enough, the overall number is that of the best.
+    best = max(each.effect for each in answer.factors)
+    assert [each.effect for each in answer.overall] == [best]
+    plain = effect(contrast={k: v for k, v in NAMED.items() if k != "names"}, strata=["lr"])
+    (alone,) = judge([plain], {"A01": folder})
+    by_rate = {f.stratum.key["lr"]: f.effect for f in alone.ranges[0].primary.findings}
+    assert sorted(by_rate.values()) == sorted(each.effect for each in answer.factors)
+
+
+def test_swapped_runs_change_sides(ledger):
+    runs = pl.read_parquet(ledger[0] / "out/A01/runs.parquet")
+    contrast = {"with": {"lr": 0.01}, "without": {"lr": 100.0}, "at_least": 0.1}
+    swapped = contrast | {"swapped": {"init_scale": 3.0}}
+    effects = [
+        {s.name: s.values.mean() for s in measured_strata.strata_of(claim, "faults", runs)[0]}
+        for claim in (effect(contrast=contrast), effect(contrast=swapped))
+    ]
+    assert effects[0].keys() == effects[1].keys()
+    for name, value in effects[0].items():
+        assert effects[1][name] == (-value if name == "init_scale 3" else value)
+
+
+def test_what_no_run_can_show_is_not_measured():
+    runs = pl.DataFrame({"outcome": ["stalled", "nan"], "final_accuracy": [None, None]},
+                        schema_overrides={"final_accuracy": pl.Float64})  # fmt: skip
+    assert measures.is_measured("faults", runs) and not measures.is_measured("trains", runs)
+    assert measures.is_measured("trains", runs.with_columns(outcome=pl.lit("trained")))
+
+
 def test_where_nothing_fails_a_cure_has_a_row_and_shows_nothing(ledger):
     strata = strata_of(ledger, "A5")
     assert strata["stratum"].to_list() == ["init_scale 1", "init_scale 3"]
     assert strata["answer"].to_list() == [rules.UNSEEN] * 2
     assert strata["seeds"].to_list() == [0, 0] and strata["effect"].null_count() == 2
-    assert "there was nothing to cure" in rows(ledger[0])["A5"]["finding"]
+    assert "there is nothing to cure" in rows(ledger[0])["A5"]["finding"]
 
 
 def test_the_runs_that_train_are_counted_next_to_those_with_a_fault(ledger):
@@ -301,7 +345,7 @@ def test_the_most_frequent_class_is_that_of_the_data(task):
 
 def stratum(values, *, key=None, without=0.0, cells=2, decides=True):
     values = np.asarray(values, dtype=float)
-    return pairs.Stratum(
+    return measured_strata.Stratum(
         key=key or {}, values=values, with_seeds=values + without,
         without_seeds=np.full(len(values), without), runs_with=len(values),
         runs_without=len(values), cells=cells, decides=decides,
@@ -355,11 +399,14 @@ VERDICTS = {
     # name: (values of the strata, verdict, answers with conditions)
     "all hold": ([0.9, 0.9], "supported", []),
     "some hold, some fail": ([0.9, 0.0], "conditional", ["holds", "fails"]),
-    "some hold, some are undecided": ([0.9, 0.2], "conditional", ["holds", "open"]),
+    "half hold, the others are undecided": ([0.9, 0.2], "supported", ["holds", "open"]),
+    "fewer hold, none fails": ([0.9, 0.2, 0.2], "borderline", ["holds", "open"]),
     "all fail": ([0.0, 0.0], "refuted", []),
-    "some fail, none holds": ([0.0, 0.2], "refuted", ["fails", "open"]),
+    "half fail, none holds": ([0.0, 0.2], "refuted", ["fails", "open"]),
+    "fewer fail, none holds": ([0.0, 0.2, 0.2], "open", ["fails", "open"]),
     "an effect of about the required size": ([0.5, 0.5], "borderline", []),
-    "one of about the required size, one less": ([0.5, 0.0], "borderline", ["borderline", "fails"]),
+    "one of about the required size, one less": ([0.5, 0.0], "refuted", ["borderline", "fails"]),
+    "most of about the required size": ([0.5, 0.5, 0.0], "borderline", ["borderline", "fails"]),
     "undecided": ([0.2, 0.2], "open", []),
     "nothing to see in one": ([0.9, None], "supported", []),
     "nothing to see": ([None, None], "open", []),
@@ -376,6 +423,7 @@ def test_a_verdict_joins_the_strata_that_show_something(name):
     ]
     found = rules.verdict(claim, rules.results_of(claim, "faults", strata))
     assert (found.word, sorted(found.conditions)) == (word, sorted(conditions))
+    assert sum(found.counts.values()) == sum(value is not None for value in values)
 
 
 def test_strata_beyond_the_claim_are_reported_and_decide_nothing():
@@ -462,9 +510,9 @@ def test_the_usual_range_is_the_headline_and_the_stress_range_shows_what_breaks_
     table = pl.read_csv(tmp_path / "claims.csv")
     assert table["usual"].to_list() == ["supported", "supported"]
     assert table["stress"].to_list() == ["supported", "refuted"]
-    assert table["what_breaks_it"][1] == "Stress range: everywhere."
+    assert table["what_breaks_it"][1] == "Stress range: fails everywhere."
     page = (tmp_path / "README.md").read_text("utf-8")
-    assert "Usual range: **supported**. Stress range: **refuted**." in page
+    assert re.search(r"Usual range: \*\*supported\*\*.*\. Stress range: \*\*refuted\*\*", page)
     assert "Three runs of ten." in page and "| [A1](#a1) | refuted | supported |" in page
     assert "init_scale" not in page and "Effect" not in page
     tex = (tmp_path / "claims.tex").read_text("utf-8")
@@ -706,7 +754,7 @@ def test_shuffled_labels_support_no_effect(stem):
             each.pairs.get_column("seed").to_numpy(),
             (each.pairs["_true"] - each.pairs["_true_without"]).to_numpy(),
         )
-        for each in pairs.compared(claim, claim.asks, runs)
+        for each in measured_strata.compared(claim, claim.asks, runs)
         if each.pairs.height
     ]
     supported = sum(_is_supported(claim, strata, np.random.default_rng(i)) for i in range(200))

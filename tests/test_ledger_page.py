@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from nanlab.ledger import maps, words
 from nanlab.ledger.claim import Claim
+from nanlab.ledger.findings import factors_text, finding_text
 from nanlab.ledger.judge import Answer, Judged, RangeJudged, joined
 from nanlab.ledger.rules import estimate, results_of, verdict
 from nanlab.ledger.sentences import (
@@ -19,7 +20,6 @@ from nanlab.ledger.sentences import (
     breaks_text,
     conditions_text,
     dependences,
-    finding_text,
     open_text,
 )
 from nanlab.ledger.strata import Stratum
@@ -65,10 +65,36 @@ def test_a_cures_sentence_has_both_answers_and_its_placebo():
     judged = judged_of(cure, faults=[stratum(0.97, 0.02, placebo=seed)],
                        trains=[stratum(0.41, 0.01, placebo=seed)])  # fmt: skip
     assert finding_text(judged) == (
-        "Of the runs that fail without it, 97 % [91, 97] stay finite with it and 41 % [39, 45] "
-        "train; with a fresh seed instead, 2 % and 1 %."
+        "Of the runs that fail without it, 97 % [91, 97] stay finite with clipping by value, 2 % "
+        "with only another seed: +95 points [+83, +95]. The rule requires +30 points or more. "
+        "41 % train with it, 1 % with only another seed."
     )
     assert judged.word == "supported"
+
+
+def test_a_finding_that_is_the_opposite_of_the_claim_says_so():
+    harm = claim(contrast={"with": {"activation": "relu"}, "without": {"activation": "tanh"}})
+    judged = judged_of(harm, faults=[stratum(0.1, 0.6)])
+    assert judged.word == "refuted" and "the opposite of the claim" in finding_text(judged)
+    rarer = claim(contrast=dict(harm.contrast.model_dump(by_alias=True), at_least=-0.2))
+    assert "opposite" not in finding_text(judged_of(rarer, faults=[stratum(0.1, 0.6)]))
+
+
+def test_each_named_factor_has_its_number_best_first():
+    names = {"Adam": {"optimizer": "adam"}, "a warm-up": {"schedule": "warmup"}}
+    cure = claim(contrast={"of_failed": True, "names": names}, strata=["factor"])
+    seed = "a fresh seed"
+    strata = [stratum(share, 0.09, placebo=seed, factor=name)
+              for name, share in (("a warm-up", 0.18), ("Adam", 1.0))]  # fmt: skip
+    judged = judged_of(cure, faults=strata)
+    answer = judged.ranges[0].primary
+    factors = tuple(estimate(cure, each) for each in strata)
+    named = Answer(question="faults", verdict=answer.verdict, findings=answer.findings,
+                   overall=answer.overall, factors=factors)  # fmt: skip
+    assert factors_text(cure, named) == (
+        "Of the failing runs stay finite: Adam 100 %, a warm-up 18 %; 9 % with only another seed."
+    )
+    assert factors_text(cure, answer) == ""
 
 
 def test_a_harms_sentence_names_both_sides_and_the_other_answer():
@@ -78,7 +104,7 @@ def test_a_harms_sentence_names_both_sides_and_the_other_answer():
     judged = judged_of(harm, faults=[stratum(0.41, 0.12)], trains=[stratum(0.38, 0.5)])
     assert finding_text(judged) == (
         "41 % of runs have a fault with ReLU, 12 % with tanh: +29 points [+21, +33]. "
-        "38 % and 50 % train."
+        "The rule requires +5 points or more. Of the same runs 38 % and 50 % train."
     )
 
 
@@ -108,7 +134,7 @@ def test_the_page_says_on_which_parameters_alone_a_verdict_depends():
     assert conditions_text(judged.ranges[0].primary.verdict) == (
         "Holds: the digits. Fails: the wine data."
     )
-    assert breaks_text(judged) == "Usual range: the wine data."
+    assert breaks_text(judged) == "Usual range, fails: the wine data."
 
 
 def test_what_breaks_a_claim_names_what_is_beyond_it_too():
@@ -116,20 +142,22 @@ def test_what_breaks_a_claim_names_what_is_beyond_it_too():
     strata = [stratum(0.9, 0.0, norm="batch"), stratum(0.0, 0.0, norm="layer", decides=False)]
     judged = judged_of(beyond, faults=strata)
     assert judged.word == "supported"
-    assert breaks_text(judged) == "Beyond the claim: layer normalization."
+    assert breaks_text(judged) == "Beyond the claim, fails: layer normalization."
 
 
 def test_an_open_answer_says_why():
     few = judged_of(claim(), faults=[stratum(1.0, 0.0, seeds=19, cells=1)])
-    assert open_text(few.claim, few.ranges[0].primary) == "19 seeds are too few"
+    assert open_text(few.claim, few.ranges[0].primary) == "too few seeds: 19"
     wide = judged_of(claim(), faults=[stratum(0.2, 0.0, seeds=20)])
-    assert "contain both zero and" in open_text(wide.claim, wide.ranges[0].primary)
+    assert "zero and the required size are both possible" in open_text(
+        wide.claim, wide.ranges[0].primary
+    )
     nothing = judged_of(claim(), faults=[stratum(0.0, 0.9)])
     assert nothing.word == "refuted"
     no_room = judged_of(claim(), faults=[stratum(0.9, 0.9)])
     assert (
         open_text(no_room.claim, no_room.ranges[0].primary)
-        == "no failing run, or no room for the effect"
+        == "no run fails, or so many that the effect has no room"
     )
 
 
@@ -198,7 +226,8 @@ def test_a_map_has_a_box_around_the_usual_range_a_bar_and_units():
     boxes = [[p for p in axes.patches if isinstance(p, Rectangle)] for axes in panels]
     assert [len(each) for each in boxes] == [1, 1, 1, 1]
     (x, y), (box,) = boxes[0][0].get_xy(), boxes[0]
-    assert x < 0.5 < 4.0 < x + box.get_width() and y < 0.003 < 3.0 < y + box.get_height()
+    ends = (x, x + box.get_width(), y, y + box.get_height())
+    assert ends == pytest.approx((0.5, 4.0, 0.003, 3.0))
     assert bar.get_ylabel() == "share of runs with a fault"
     assert panels[2].get_xlabel() == "initial weights (times LeCun's)"
 
@@ -209,17 +238,17 @@ def test_the_figure_of_widths_takes_the_study_with_most_of_them():
     assert shapes.cells["width"].unique().sort().to_list() == [32, 128]
     # Over four rates: weights of 0.5 and 128 units fail at a rate of 3 alone.
     (row,) = shapes.cells.filter(width=128, activation="relu", init_scale=0.5).iter_rows(named=True)
-    assert row["fault"] == 0.25 and "rates of 0.003 to 3" in shapes.caption
+    assert row["fault"] == 0.25 and "rates of 0.003, 0.03, 0.3 and 3" in shapes.caption
     assert not maps.shapes_of([planted(), pl.DataFrame({"width": [1]})])
     figure = Figure()
     maps.draw_shapes(figure, shapes)
-    assert figure.axes[0].get_ylabel() == "share of runs with a fault"
+    assert figure.axes[0].get_ylabel() == "runs with a fault (%)"
 
 
 def test_shapes_are_compared_at_the_rates_that_all_of_them_have():
     runs = planted(widths=(32, 128)).filter((pl.col("width") == 32) | (pl.col("lr") == 0.3))
     (shapes,) = maps.shapes_of([runs])
-    assert "rates of 0.3 (" in shapes.caption
+    assert "a learning rate of 0.3 (" in shapes.caption
     faults = shapes.cells.filter(activation="relu", init_scale=1.0).sort("width")["fault"]
     assert faults.to_list() == [0.0, 1.0]
     deep = planted().with_columns(pl.lit(8).cast(pl.Int64).alias("depth"))

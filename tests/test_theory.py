@@ -148,7 +148,7 @@ def test_the_command_runs_studies_and_writes_the_table(tmp_path, capsys):
     assert theory.main(["stable", *flags]) == 0
     assert "agrees     Gradient descent is stable" in capsys.readouterr().out
     page = (tmp_path / "out/README.md").read_text()
-    assert "2 [1.99, 2.01] | **agrees**" in page
+    assert "2 [1.99, 2.01] | 1 | **agrees**" in page
     assert "The bracket is 0.02 wide." in page
     assert pl.read_csv(tmp_path / "out/laws.csv").get_column("answer").to_list() == ["agrees"]
     assert "<svg" in (tmp_path / "out/laws.svg").read_text()

@@ -43,7 +43,6 @@ class Rule(ClaimTable):
 
     Attributes:
         study: names of the studies it is read from.
-        range: conditions under which the verdict holds, in words.
         where: parameters and values of the runs that it is about.
         strata: parameters; the rule must hold for each combination of their values.
         any_of: strata in which one value that meets the rule is enough.
@@ -59,7 +58,6 @@ class Rule(ClaimTable):
     """
 
     study: Names = ()
-    range: str = ""
     where: Values = Field(default={})
     strata: tuple[str, ...] = ()
     any_of: tuple[str, ...] = ()
@@ -77,9 +75,11 @@ class Usual(Rule):
 
     Attributes:
         none: why there is no such range; then nothing else is given.
+        range: see Claim.
     """
 
     none: str = ""
+    range: str = ""
 
     @model_validator(mode="after")
     def _has_a_study_or_a_reason(self) -> Usual:
@@ -101,9 +101,11 @@ class Claim(Rule):
         says: paraphrase of the claim.
         kind: kind of claim, which selects the rule.
         asks: what its sentence is about: faults, whether runs train, or a measure of its own.
+        range: conditions under which the verdict holds, in words.
         because: reason of the threshold, in one sentence.
         of_failed: whether the share is of the runs that had a fault.
         deterministic: whether the runs use no random numbers, so that there is no interval.
+        unjudged: part of its sentence that the rule does not judge.
         corrected: correction of the rule after its result was seen, if any.
         against: claims of other articles that contradict it.
         reason: why it is not testable here; such a claim has no rule and no study.
@@ -118,6 +120,7 @@ class Claim(Rule):
     because: str = ""
     of_failed: bool = False
     deterministic: bool = False
+    unjudged: str = ""
     corrected: str = ""
     against: tuple[str, ...] = ()
     reason: str = ""

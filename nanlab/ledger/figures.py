@@ -13,7 +13,9 @@ import polars as pl
 from nanlab.ledger.findings import strongest
 from nanlab.ledger.judge import RUNS, Judged, RangeJudged, study_of
 from nanlab.ledger.maps import MAPS, draw_map, draw_shapes, map_of, shapes_of
+from nanlab.ledger.measures import least_of
 from nanlab.ledger.rules import BORDERLINE, CONDITIONAL, OPEN, REFUTED, SUPPORTED
+from nanlab.ledger.words import side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,20 +85,22 @@ def _overviews(judged: Sequence[Judged]) -> list[Drawer]:
     found: list[Drawer] = []
     for name, is_cure, label, of in (
         (
-            "harms", False, "share of runs with a fault: with the factor, minus without it",
-            "How the claimed causes change the share of runs with a fault.",
+            "harms", False, "runs with a fault: first side, minus the second",
+            "How much more often runs have a fault on one side of each claim than on the other.",
         ),
         (
-            "cures", True,
-            "share of failing runs that stay finite: with the cure, minus its best placebo",
-            "How many of the runs that fail the claimed cures keep finite.",
+            "cures", True, "failing runs that stay finite: with the cure, minus its best placebo",
+            "Of the runs that fail without the cure: how many more stay finite with it than with "
+            "its best placebo.",
         ),
     ):  # fmt: skip
         rows = [each for each in judged if _is_drawn(each, is_cure=is_cure)]
         if rows:
             caption = (
-                f"{of} Means over all conditions with 95 % intervals over seeds; filled: usual "
-                "range, hollow: stress range. The mark is the verdict on faults in that range."
+                f"{of} Means over all conditions (of several remedies, the best) with 95 % "
+                "intervals over seeds; filled: usual range, hollow: stress range or as stated. The "
+                "tick is the size that the rule requires. The mark is the verdict on faults; a "
+                "claim about training is judged by that, on the page."
             )
             drawing = Drawing(name=f"{name}.svg", caption=caption)
             found.append((drawing, lambda f, r=rows, text=label: _draw_effects(f, r, text)))
@@ -127,7 +131,7 @@ def _draw_effects(figure: Figure, rows: Sequence[Judged], label: str) -> None:
     for word in (word for word in MARKS if word in shown):
         color, shape = MARKS[word]
         axes.plot([], [], marker=shape, color=color, linestyle="", label=word)
-    for face, label_ in (("#6E6E6E", "usual range"), ("white", "stress range")):
+    for face, label_ in (("#6E6E6E", "usual range"), ("white", "stress range, as stated")):
         axes.plot([], [], marker="o", color="#6E6E6E", markerfacecolor=face, label=label_)
     axes.axvline(0.0, color="#999999", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [_label(each) for each in rows])
@@ -151,11 +155,19 @@ def _draw_effect(axes: Axes, judged: RangeJudged, at: float) -> str:
         100 * result.effect, at, marker=shape, color=color, markerfacecolor=face, markersize=4.5,
         linestyle="",
     )  # fmt: skip
+    required = judged.claim.within or least_of(judged.claim, "faults")
+    for end in {required, -required} if judged.claim.within else {required}:
+        axes.plot(100 * end, at, marker="|", color="#444444", markersize=7, linestyle="")
     return word
 
 
 def _label(judged: Judged) -> str:
-    return f"{textwrap.shorten(judged.claim.says, 64, placeholder=' …')}  {judged.claim.id}"
+    assert judged.headline is not None and judged.headline.claim.contrast is not None
+    contrast = judged.headline.claim.contrast
+    sides = side(contrast, is_with=True)
+    if not contrast.of_failed:
+        sides += f" / {side(contrast, is_with=False)}"
+    return f"{textwrap.shorten(sides, 76, placeholder=' …')}  {judged.claim.id}"
 
 
 def _maps(studies: Mapping[str, Path]) -> list[Drawer]:

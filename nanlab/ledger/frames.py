@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from nanlab.ledger.judge import Answer, Judged, RangeJudged
-from nanlab.ledger.rules import StratumResult, rule
+from nanlab.ledger.rules import HOLDS, StratumResult, rule
 
 MEASURED = (
     "effect", "low", "high", "adjusted_p", "stratum", "seeds", "runs_with", "runs_without",
@@ -51,6 +51,8 @@ def _row(judged: Judged) -> dict[str, Any]:
         "verdict": judged.word,
         "condition": conditions_text(headline.primary.verdict) if headline else claim.reason,
     }
+    counts = headline.primary.verdict.counts if headline else {}
+    row |= {"conditions": sum(counts.values()), "conditions_met": counts.get(HOLDS, 0)}
     for name in ("usual", "stress"):
         each = judged.range(name)
         row[name] = each.primary.verdict.word if each else None

@@ -8,20 +8,29 @@ from pathlib import Path
 
 import polars as pl
 
-from nanlab.ledger.laws import Agreement, Law, Measurement
+from nanlab.ledger.laws import Agreement, Measurement, Relation
 from nanlab.ledger.words import plain_name
 from nanlab.results.files import csv_text, write_text
 from nanlab.results.text_tables import markdown_table
 
 FIGURE = "laws.svg"
 READING = (
-    "Each row is a published prediction and what nanlab measures, as a mean over seeds with its "
-    "95 % interval (Student's t; of a boundary, wider by half the distance between neighboring "
-    "values of the axis). A measurement *agrees* if the whole interval lies within the tolerance "
-    "that the law's file states, *differs* if it lies wholly outside, and is *borderline* if it "
-    "lies partly inside. The tolerance was stated before the study ran. `python -m nanlab.theory "
-    "--all` measures everything again; `laws.csv` holds the numbers, each study's folder the runs."
+    "Each row is a published prediction and what nanlab measures in small networks, as a mean "
+    "over seeds with its 95 % interval (Student's t; if the quantity is a boundary found on a "
+    "grid, half a grid step is added on each side). A measurement *agrees* if the whole interval "
+    "lies within the tolerance that the law's file states, *differs* if it lies wholly outside, "
+    "and is *borderline* if it lies partly inside. The tolerance was stated before the study ran."
+    " A law that differs is not reproduced at this size; its remark says why, as far as that is "
+    "known. `python -m nanlab.theory --all` measures everything again; `laws.csv` holds the "
+    "numbers, each study's folder the runs."
 )
+
+
+CAPTION = (
+    "Measured over predicted value with its 95 % interval, of laws that do not predict 0. Gray: "
+    "the tolerance; an inequality has none."
+)
+SIGNS = {Relation.EQUALS: "", Relation.AT_LEAST: "≥ ", Relation.AT_MOST: "≤ "}
 
 
 def write_laws(folder: Path, found: Sequence[Measurement]) -> None:
@@ -52,17 +61,19 @@ def laws_page(found: Sequence[Measurement]) -> str:
     groups = [list(group) for _, group in groupby(found, key=lambda each: each.law)]
     agreeing = sum(all(e.answer is Agreement.AGREES for e in group) for group in groups)
     rows = [_row(each, is_first=i == 0) for group in groups for i, each in enumerate(group)]
-    header = ("law", "where", "theory", "lab", "", "study")
+    header = ("law", "where", "quantity", "theory", "lab", "seeds", "answer", "study")
     lines = [
         "# Theory beside the lab", "",
         f"Of {len(groups)} published laws of training, {agreeing} hold in every condition that was "
         "measured.", "",
-        READING, "", f"![Measured over predicted value of each law]({FIGURE})", "",
+        READING, "", f"![Measured over predicted value of each law]({FIGURE})", "", CAPTION, "",
         markdown_table(header, rows), "",
     ]  # fmt: skip
-    lines += [f"- **{g[0].law.says}.** {g[0].law.remark}" for g in groups if g[0].law.remark]
+    lines += [
+        f"- **{g[0].law.says}.** {g[0].law.remark.rstrip('.')}." for g in groups if g[0].law.remark
+    ]
     lines += ["", "## What was measured, and sources", ""]
-    lines += [f"- {_source(group[0].law, group[0].stem)}" for group in groups]
+    lines += [f"- {_source(group[0])}" for group in groups]
     return "\n".join(lines) + "\n"
 
 
@@ -72,7 +83,11 @@ def _row(each: Measurement, *, is_first: bool) -> tuple[str, ...]:
         lab = f"{each.value:.4g} [{each.low:.4g}, {each.high:.4g}]"
     says = each.law.says if is_first else ""
     study = f"[{each.stem}]({each.stem}/manifest.json)" if is_first else ""
-    return says, _condition(each), f"{each.predicted:.4g}", lab, f"**{each.answer}**", study
+    return (
+        says, _condition(each), each.law.quantity if is_first else "",
+        f"{SIGNS[each.law.relation]}{each.predicted:.4g}", lab, f"{each.seeds:,}",
+        f"**{each.answer}**", study,
+    )  # fmt: skip
 
 
 def _condition(each: Measurement) -> str:
@@ -81,11 +96,14 @@ def _condition(each: Measurement) -> str:
     )
 
 
-def _source(law: Law, stem: str) -> str:
-    share = f"{law.within:g}" if law.formula == "0" else f"{law.within:.1%}"
+def _source(each: Measurement) -> str:
+    law = each.law
+    tolerance = f"{law.within:.1%}" if each.predicted else f"{law.within:g}"
+    if not law.within and law.relation is not Relation.EQUALS:
+        tolerance = "none, since it is an inequality"
     return (
-        f"{law.says} ({law.source}): {law.quantity}, predicted {law.formula}, tolerance {share}; "
-        f"[{stem}.toml](../../sweeps/theory/{stem}.toml)"
+        f"{law.says} ({law.source}): {law.quantity}, predicted {law.formula}, tolerance "
+        f"{tolerance}; [{each.stem}.toml](../../sweeps/theory/{each.stem}.toml)"
     )
 
 

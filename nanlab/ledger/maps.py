@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from nanlab.grid.outcome import FAILED
 from nanlab.ledger.measures import trains
-from nanlab.ledger.words import VALUES
+from nanlab.ledger.words import VALUES, enumerated
 from nanlab.results.compare import completed
 
 if TYPE_CHECKING:
@@ -27,16 +27,23 @@ LIKE = {
 
 ACTIVATIONS = ("relu", "tanh")
 LOSSES = ("mse", "softmax_cross_entropy")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+"""Okabe and Ito's colors, one for each width in all figures."""
+
+HE = 2.0**0.5
+"""He's weights, in units of LeCun's."""
+
 MIN_VALUES = 4
 """A map needs this number of weights and of learning rates."""
 
 _OF = (
     "of a fully connected network of 3 layers of 32 units on the digits (SGD, 100 steps, float32), "
-    "over the initial weights and the learning rate. The box is the usual range."
+    "over the initial weights and the learning rate. The box is the usual range, whose cells are "
+    "finer and have more seeds than those of the stress range around it; dotted: He's weights."
 )
 MAPS = (
-    ("map_faults", "fault", "share of runs with a fault", f"Share of runs with a fault, {_OF}"),
-    ("map_trains", "trains", "share of runs that train", f"Share of runs that train, {_OF}"),
+    ("map_faults", "fault", "runs with a fault (%)", f"Share of runs with a fault, {_OF}"),
+    ("map_trains", "trains", "runs that train (%)", f"Share of runs that train, {_OF}"),
 )
 """Name, column, unit and caption of each map."""
 
@@ -76,6 +83,7 @@ def draw_map(figure: Figure, cells: Mapping[str, pl.DataFrame], column: str, lab
                 here = here.filter(pl.col("activation") == activation, pl.col("loss") == loss)
                 if not here.is_empty():
                     mesh = _mesh(axes, here, column, is_usual=name == "usual")
+            axes.axvline(HE, color="white", linewidth=0.8, linestyle=":")
             axes.set_xscale("log")
             axes.set_yscale("log")
             if row == 1:
@@ -98,11 +106,13 @@ def _mesh(axes: Axes, here: pl.DataFrame, column: str, *, is_usual: bool):
     shares = wide.select(f"{scale!s}" for scale in scales).to_numpy().astype(float)
     x, y = _edges(np.array(scales)), _edges(wide["lr"].to_numpy())
     if is_usual:
-        axes.add_patch(_box(x, y))
-    return axes.pcolormesh(x, y, shares, cmap="cividis", vmin=0.0, vmax=1.0, edgecolors="face")
+        axes.add_patch(_box(scales, wide["lr"].to_list()))
+    return axes.pcolormesh(
+        x, y, 100.0 * shares, cmap="cividis", vmin=0.0, vmax=100.0, edgecolors="face"
+    )
 
 
-def _box(x: Float[np.ndarray, " edges"], y: Float[np.ndarray, " edges"]):
+def _box(x: Sequence[float], y: Sequence[float]):
     from matplotlib.patches import Rectangle
 
     return Rectangle(
@@ -169,14 +179,17 @@ def _comparable(runs: pl.DataFrame) -> pl.DataFrame:
 
 def _shapes(name: str, more: str, runs: pl.DataFrame) -> Shapes:
     rates = sorted(runs["lr"].unique().to_list())
-    ends = " to ".join(dict.fromkeys(f"{rate:g}" for rate in (rates[0], rates[-1])))
+    seeds = runs["seed"].n_unique()
+    at = f"a learning rate of {rates[0]:g}"
+    if len(rates) > 1:
+        at = f"the mean over learning rates of {enumerated([f'{rate:g}' for rate in rates])}"
     task, loss = runs.select("task", "loss").row(0)
     return Shapes(
         name=name,
         cells=_shares(runs, "width", "depth", "activation", "init_scale"),
-        caption=f"How {more} moves the boundary: share of runs with a fault on "
-        f"{VALUES.get(task, task)} with {VALUES.get(loss, loss)}, at learning rates of {ends} "
-        "(SGD, 100 steps, float32), against the initial weights.",
+        caption=f"How {more} moves the share of runs with a fault, over the initial weights: "
+        f"{VALUES.get(task, task)} with {VALUES.get(loss, loss)}, {at} "
+        f"(SGD, 100 steps, float32, {seeds} seeds).",
     )
 
 
@@ -186,10 +199,10 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
     depths, widths = (sorted(cells[name].unique().to_list()) for name in ("depth", "width"))
     figure.set_size_inches(3.2 * len(depths), 2.8)
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-    colors = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+    colors = dict(zip((32, 128, 8, 64, 256), COLORS, strict=True))
     for axes, depth in zip(panels, depths, strict=True):
         for activation, style in zip(ACTIVATIONS, ("-", "--"), strict=True):
-            for width, color in zip(widths, colors, strict=False):
+            for width in widths:
                 line = cells.filter(
                     pl.col("depth") == depth, pl.col("width") == width,
                     pl.col("activation") == activation,
@@ -198,8 +211,8 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
                     continue
                 label = f"{VALUES.get(activation, activation)}, {width} units"
                 axes.plot(
-                    line["init_scale"], line["fault"], style, color=color, marker="o",
-                    markersize=3, label=label,
+                    line["init_scale"], 100.0 * line["fault"], style, marker="o", markersize=3,
+                    color=colors.get(width, "#6E6E6E"), label=label,
                 )  # fmt: skip
         axes.set_xscale("log")
         scales = sorted(cells["init_scale"].unique().to_list())
@@ -208,7 +221,7 @@ def draw_shapes(figure: Figure, shapes: Shapes) -> None:
         axes.set_title(f"{depth} layers", fontsize=9)
         axes.set_xlabel("initial weights (times LeCun's)")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share of runs with a fault")
+    panels[0].set_ylabel("runs with a fault (%)")
     handles = {
         label: handle
         for axes in panels

@@ -243,6 +243,8 @@ def _section(each: Judged) -> list[str]:
     if headline.claim.remark != claim.remark:
         both = {"usual": headline.claim.remark, "stress": claim.remark}
         notes = [f"In the {name} range: {text}" for name, text in both.items() if text]
+    if claim.unjudged:
+        notes.append(f"Not judged: {claim.unjudged}.")
     if claim.corrected:
         notes.append(f"*The rule was corrected after its first result.* {claim.corrected}")
     elif each.rule_changed:

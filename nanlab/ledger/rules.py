@@ -249,7 +249,7 @@ def required_text(claim: Claim) -> str:
     return f"{100 * least:+g} points or {'more' if least >= 0 else 'less'}"
 
 
-def rule_hash(claim: Claim, version: int = RULES_VERSION) -> str:
+def rule_hash(claim: Claim, version: int | None = None) -> str:
     """Return a hash of a claim's rule in both ranges and of the deciding code's version."""
     fields: dict[str, Any] = dict.fromkeys(RULE, True)
     fields["usual"] = {name for name in Usual.model_fields if name in RULE}
@@ -257,5 +257,5 @@ def rule_hash(claim: Claim, version: int = RULES_VERSION) -> str:
     for part in (rule, rule.get("usual", {})):  # what is only said does not decide
         for words in ("with_is", "without_is"):
             part.get("contrast", {}).pop(words, None)
-    text = json.dumps([version, rule], sort_keys=True)
+    text = json.dumps([version or RULES_VERSION, rule], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
