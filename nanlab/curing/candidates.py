@@ -21,6 +21,10 @@ from nanlab.curing.idioms import idioms_of
 from nanlab.curing.source import Source, Span, edited, source_of
 
 MOST_USER_FRAMES = 2
+MOST_PRODUCERS = 40
+"""How many operations back what feeds a fault is looked for."""
+FEEDS = 3
+"""How far from the fault that counts as."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +75,28 @@ def places_of(program: Program, verdict: Verdict) -> list[Place]:
         for equation in _equations_of(program, site):
             for place in _places(program, equation, 0 if index < len(sites) else 2):
                 found.setdefault((place.file, place.span), place)
+            if index < len(sites):
+                for producer in _producers(program, equation):
+                    for place in _places(program, producer, FEEDS):
+                        found.setdefault((place.file, place.span), place)
     return sorted(found.values(), key=lambda place: place.distance)
 
 
 def places_at(program: Program, equation: Equation) -> list[Place]:
     """Return the expressions whose program holds an equation."""
     return list(_places(program, equation, 0))
+
+
+def _producers(program: Program, equation: Equation) -> list[Equation]:
+    """Return the operations that lead to an equation's operands, the nearest first."""
+    found: list[Equation] = []
+    values = list(equation.operands)
+    while values and len(found) < MOST_PRODUCERS:
+        index = program.values[values.pop(0)].equation
+        if index is not None and program.equations[index] not in found:
+            found.append(program.equations[index])
+            values += program.equations[index].operands
+    return found
 
 
 def _equations_of(program: Program, site: Site) -> list[Equation]:
@@ -144,7 +164,8 @@ class Candidates:
             node = source.at(place.span) if source else None
             if source is None or node is None:
                 continue
-            for near, distance in _nearby(source, node):
+            near_by = _nearby(source, node) if place.distance < FEEDS else [(node, 0)]
+            for near, distance in near_by:
                 for form, guard in self.at(source, near, place.dtype):
                     rank = place.distance + distance + guard.rank
                     known = found.get((near, guard.template))

@@ -168,11 +168,12 @@ class _Search:
         """Try the rewrites at these places, on top of others."""
         now, further = {file: new for file, (_, new) in files.items()}, 0
         for rewrite in Candidates(now).of(places):
-            n_checked = sum(t.checks.is_checked for t in self._accepted)
-            further += n_checked > 0
-            if n_checked >= ENOUGH or further > MORE or self._is_late:
+            can_check = bool(self._accepted) and self._trial.can_check
+            n_enough = sum(t.checks.is_checked or not can_check for t in self._accepted)
+            further += n_enough > 0
+            if n_enough >= ENOUGH or further > MORE or self._is_late:
                 return
-            if rewrite.is_library and any(t.checks.is_checked for t in self._accepted):
+            if rewrite.is_library and n_enough:
                 return
             file = rewrite.before.file
             old = files[file][0] if file in files else rewrite.before
