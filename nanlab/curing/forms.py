@@ -47,6 +47,11 @@ class Form:
     keywords: dict[str, ast.expr] = field(default_factory=dict[str, ast.expr])
     is_method: bool = False
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether what is called is itself made by a call, as in nn.Dense(8)(x)."""
+        return isinstance(self.node, ast.Call) and isinstance(self.node.func, ast.Call)
+
     def text(self, operand: int) -> str:
         """Return the text of an operand, in parentheses where it may need them."""
         return enclosed(self.source, self.operands[operand])

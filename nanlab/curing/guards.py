@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -138,6 +139,15 @@ GUARDS: dict[str, Sequence[Guard]] = {
 }  # fmt: skip
 
 
+_CHECKED = re.compile(r".*?\$jnp\.(?:where|maximum|nan_to_num)\(\$(\d)")
+"""The operand that a guard looks at."""
+
+
+def is_constant(node: ast.expr) -> bool:
+    """Return whether an expression is a number."""
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
+
+
 def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
     """Yield the guards of a form, filled in but for its operands."""
     for guard in _plain(form, numbers):
@@ -151,9 +161,9 @@ def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
     if form.name == "index" and any(isinstance(x, ast.Name) for x in ast.walk(form.operands[1])):
         yield Guard("clip the index", f'$0.at[{form.raw(1)}].get(mode="clip")', 2)
         yield Guard("0 for no row", f'$0.at[{form.raw(1)}].get(mode="fill", fill_value=0)', 3)
-    if form.name == "Embed" and isinstance(form.node, ast.Call):
+    if form.name == "Embed" and form.is_applied:
         yield Guard("0 for no row", f"$jnp.nan_to_num({form.source.segment(form.node)})", 1)
-    elif form.name[:1].isupper():  # a layer, whose output may be anything
+    elif form.name[:1].isupper() and form.is_applied:  # a layer, whose output may be anything
         whole = form.source.segment(form.node)
         yield Guard("clip", f"$jnp.clip({whole}, -$low, $low)", 1)
     if form.name in (*_LINEAR, "segment_sum") and isinstance(form.node, ast.expr):
@@ -166,11 +176,15 @@ def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
 
 
 def _plain(form: Form, numbers: Numbers) -> Iterator[Guard]:
-    for guard in GUARDS.get(form.name, ()):
+    is_whole = form.name == "pow" and ast.unparse(form.operands[1]).isdigit()
+    for guard in () if is_whole else GUARDS.get(form.name, ()):
         highest = max((int(d) for d in "0123" if f"${d}" in guard.template), default=0)
         if highest >= len(form.operands):
             continue
         template = guard.template
+        checked = _CHECKED.match(template)
+        if checked and is_constant(form.operands[int(checked[1])]):
+            continue
         if form.is_method:
             template = template.replace("$f", f"$jnp.{form.name}")
         template = template.replace("$rest2", form.rest(2, without=("mode", "fill_value")))
