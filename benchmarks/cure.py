@@ -1,10 +1,12 @@
 """`nanlab.cure` on reported faults: how many get a rewrite that passes its checks, at what price.
 
-python benchmarks/cure.py [--more FILE] [--control | --written] [--part I/N] [--seconds S] [NAME ...]
+python benchmarks/cure.py [--more FILE] [--control | --written [--all]] [--part I/N]
+                          [--seconds S] [NAME ...]
 
 Without names, all faults of tests/corpus that are no growth; --more adds those of a file of cases.
 --control tries rewrites of the same kinds at other lines of the program in place of the fault's.
---written also patches a copy of the file with each accepted cure's diff and compares the bits.
+--written also patches a copy of the file with the best cure's diff, or with that of each (--all),
+and compares the bits.
 --seconds S is the time of one search: processor time on a busy machine counts for less.
 """
 
@@ -102,6 +104,7 @@ def cured(name: str, build: Callable[[], Any]) -> dict[str, Any] | None:
     if best and "--diff" in sys.argv:
         print(best.diff, flush=True)
     own = [c for c in cures if not c.is_library and len(c.swap.pairs) == 1]
+    own = own if "--all" in sys.argv else own[:1]
     same = [is_same_when_written(name, c, function, arguments) for c in own] if WRITTEN else []
     if not all(same):
         print(f"{name}: other bits when it is written: {same}", flush=True)

@@ -111,7 +111,9 @@ def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], given: 
 
 def _constants_of(jaxpr: Any, constants: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     """Yield the constants of a jaxpr, and of what it calls, by their content."""
-    yield from ((_content(c), c if hasattr(c, "dtype") else jnp.asarray(c)) for c in constants)
+    # Some are NumPy's, or JAX's own kind of these.
+    arrays = (c if isinstance(c, jax.Array) else jnp.asarray(np.asarray(c)) for c in constants)
+    yield from ((_content(c), x) for c, x in zip(constants, arrays, strict=True))
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _PLAIN_CALLS and (opened := _jax.open_equation(eqn)):
             yield from _constants_of(*opened.bodies[0])
@@ -119,9 +121,9 @@ def _constants_of(jaxpr: Any, constants: Sequence[Any]) -> Iterator[tuple[Any, A
 
 def _content(constant: Any) -> Any:
     """Return what identifies a constant: a rewritten function may make it again."""
-    if _jax.is_key(x := constant if hasattr(constant, "dtype") else np.asarray(constant)):
-        x = jax.random.key_data(x)
-    array = np.asarray(x)
+    with jax.ensure_compile_time_eval():  # it is asked for while a program is traced, too
+        x = constant if hasattr(constant, "dtype") else np.asarray(constant)
+        array = np.asarray(jax.random.key_data(x) if _jax.is_key(x) else x)
     return array.shape, str(array.dtype), array.tobytes()
 
 
