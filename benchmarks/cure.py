@@ -1,21 +1,32 @@
 """`nanlab.cure` on reported faults: how many get a rewrite that passes its checks, at what price.
 
-python benchmarks/cure.py [--more FILE] [--control] [--part I/N] [NAME ...]
+python benchmarks/cure.py [--more FILE] [--control | --written [--all]] [--part I/N]
+                          [--seconds S] [NAME ...]
 
 Without names, all faults of tests/corpus that are no growth; --more adds those of a file of cases.
 --control tries rewrites of the same kinds at other lines of the program in place of the fault's.
+--written also patches a copy of the file with the best cure's diff, or with that of each (--all),
+and compares the bits.
+--seconds S is the time of one search: processor time on a busy machine counts for less.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import random
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 import nanlab
 from nanlab.blame.program.call import call_of
@@ -24,6 +35,8 @@ from nanlab.curing.candidates import Candidates, places_at, places_of
 from nanlab.curing.swap import NotApplicable, Swap
 from nanlab.curing.trial import Trial
 
+WRITTEN = "--written" in sys.argv
+SECONDS = float(sys.argv[sys.argv.index("--seconds") + 1]) if "--seconds" in sys.argv else 20.0
 GROWTH = {
     "adam_moment_overflow", "associative_scan_products", "dynamic_scale_to_inf",
     "global_norm_overflow", "loss_scale_too_large", "second_step_only", "sgd_lr_too_high",
@@ -39,21 +52,48 @@ def faults(more: str | None) -> Iterator[tuple[str, Callable[[], Any]]]:
         if not case.name.startswith("ctl_") and case.name not in GROWTH:
             yield case.name, case.build
     if more:
-        spec = importlib.util.spec_from_file_location("more_cases", more)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["more_cases"] = module
-        spec.loader.exec_module(module)
-        for name, case in module.CASES.items():
+        for name, case in module_of(Path(more)).CASES.items():
             if case.kind == "bug" and name not in GROWTH and name not in CASES:
                 yield name, case.build
 
 
+def is_same_when_written(name: str, cure: Any, function: Any, arguments: Any) -> bool:
+    """Whether the file with the printed diff computes the bits of `apply`."""
+    ((file, _),) = cure.swap.pairs.items()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(file, folder))
+        subprocess.run(["patch", "-s", copy], input=cure.diff, text=True, check=True)
+        cases = module_of(copy).CASES
+    cases = cases.values() if isinstance(cases, dict) else cases
+    written, others = next(case for case in cases if case.name == name).build()
+    results = [cure.apply(function)(*arguments), written(*others)]
+    bits = [[bits_of(x) for x in jax.tree.leaves(result)] for result in results]
+    return bits[0] == bits[1]
+
+
+def bits_of(x: Any) -> bytes:
+    x = (
+        jax.random.key_data(x)
+        if jnp.issubdtype(getattr(x, "dtype", int), jax.dtypes.prng_key)
+        else x
+    )
+    return np.asarray(x).tobytes()
+
+
+def module_of(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"cases_{file.stem}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def cured(name: str, build: Callable[[], Any]) -> dict[str, Any] | None:
     function, arguments = build()
-    start = time.process_time()
-    cures = nanlab.cure(function, *arguments)
-    spent = time.process_time() - start
+    start, begin = time.process_time(), time.monotonic()
+    cures = nanlab.cure(function, *arguments, seconds=SECONDS)
+    spent, wall = time.process_time() - start, time.monotonic() - begin
     if not cures and cures.verdict is None:  # the compiler of another machine makes this fault
         return None
     best = cures[0] if cures else None
@@ -63,9 +103,15 @@ def cured(name: str, build: Callable[[], Any]) -> dict[str, Any] | None:
           flush=True)  # fmt: skip
     if best and "--diff" in sys.argv:
         print(best.diff, flush=True)
+    own = [c for c in cures if not c.is_library and len(c.swap.pairs) == 1]
+    own = own if "--all" in sys.argv else own[:1]
+    same = [is_same_when_written(name, c, function, arguments) for c in own] if WRITTEN else []
+    if not all(same):
+        print(f"{name}: other bits when it is written: {same}", flush=True)
     return {
         "accepted": best is not None, "checked": best is not None and best.checks.is_checked,
         "library": best is not None and best.is_library, "seconds": spent,
+        "wall": wall, "written": len(same), "same": sum(same),
     }  # fmt: skip
 
 
@@ -122,7 +168,11 @@ def main(arguments: list[str]) -> None:
     times, count = [row["seconds"] for row in rows], lambda key: sum(row[key] for row in accepted)
     print(f"accepted {len(accepted)} of {len(rows)}, checked {count('checked')}, "
           f"in a library {count('library')}")  # fmt: skip
-    print(f"{statistics.median(times):.1f} s of CPU, at most {max(times):.1f}")
+    walls = [row["wall"] for row in rows]
+    print(f"{statistics.median(times):.1f} s of CPU, at most {max(times):.1f}; "
+          f"{statistics.median(walls):.1f} s of wall time")  # fmt: skip
+    if WRITTEN:
+        print(f"written by its diff, the same bits: {count('same')} of {count('written')}")
 
 
 if __name__ == "__main__":

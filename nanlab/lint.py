@@ -22,16 +22,20 @@ if __name__ == "nanlab.lint":
     )
 
 USAGE = """\
-usage: python -m nanlab.lint [--growth] [--json[=FILE]] [--format github] [-m] SCRIPT [ARGUMENT ...]
+usage: python -m nanlab.lint [--assume NAME=RANGE ...] [--growth] [--json[=FILE]]
+                             [--format github] [-m] SCRIPT [ARGUMENT ...]
 
 Runs a script (with -m: a module) as Python does. At the first call of each function that it has
 jitted, reports where an inf or a NaN can arise in it: in the forward pass, the gradient and the
-update. Ranges of the arguments are taken from that call, with room around them; nanlab.lint(...)
-in Python takes other ranges. Programs compiled ahead of time and operations outside of jitted
-functions are not looked at.
+update. Ranges of the arguments are taken from that call, with room around them, unless --assume
+gives others. Programs compiled ahead of time and operations outside of jitted functions are not
+looked at.
 
   SCRIPT           the script, or the module's name after -m
   ARGUMENT         its own arguments
+  --assume "batch['x']=-5:5"
+                   the range of an argument, or of a part of one, in each function that has it; a
+                   number stands for plus and minus
   --growth         show where sums, products and squares overflow if numbers grow, too
   --json[=FILE]    write the reports as JSON into FILE, or print them in place of the text
   --format github  print one annotation for each finding, as GitHub shows them in a pull request
@@ -64,12 +68,16 @@ def main(arguments: list[str]) -> int:
     return _run(options, own)
 
 
-def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    options, rest = dict[str, str](), list(arguments)
+def _options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    options, rest = dict[str, Any](), list(arguments)
     while rest and rest[0].startswith("-") and "-m" not in options:
         name, _, value = rest.pop(0).partition("=")
-        if name not in ("-m", "--growth", "--json", "--format"):
+        if name not in ("-m", "--assume", "--growth", "--json", "--format"):
             raise Misuse(f"unknown option {name}; python -m nanlab.lint --help lists them")
+        if name == "--assume":
+            key, span = _assumption(value or (rest.pop(0) if rest else ""))
+            options.setdefault(name, {})[key] = span
+            continue
         if name == "--format":
             value = value or (rest.pop(0) if rest else "")
             if value not in ("github", "text"):
@@ -82,7 +90,31 @@ def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return options, rest
 
 
-def _run(options: dict[str, str], own: list[str]) -> int:
+def _assumption(text: str) -> tuple[str, Any]:
+    """Return a name and its range: one number, or the least and the greatest."""
+    name, _, span = text.rpartition("=")
+    try:
+        numbers = [float(number) for number in span.split(":")]
+    except ValueError:
+        numbers = []
+    if not name or len(numbers) not in (1, 2):
+        raise Misuse(f'--assume {text}: must be NAME=NUMBER or NAME=LEAST:MOST, as in "x=-5:5"')
+    return name.strip(), numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _unknown(options: dict[str, Any], watches: list[ScriptLint]) -> list[str]:
+    """Return what is wrong with the names that --assume gives."""
+    if not watches or not watches[0].names:
+        return []
+    from nanlab.linting.arguments import unknown_name
+
+    problems: list[str] = []
+    for key in options.get("--assume", ()):
+        unknown_name(f"--assume {key}", key, list(watches[0].names), problems)
+    return problems
+
+
+def _run(options: dict[str, Any], own: list[str]) -> int:
     watches: list[ScriptLint] = []
     status, error = 0, None
     with ExitStack() as stack:
@@ -90,7 +122,7 @@ def _run(options: dict[str, str], own: list[str]) -> int:
         def start() -> None:
             from nanlab.linting.script import ScriptLint
 
-            watches.append(ScriptLint())
+            watches.append(ScriptLint(options.get("--assume")))
             stack.enter_context(watches[0].watching())
 
         stack.enter_context(arguments_of_process(own))
@@ -114,10 +146,13 @@ def _run(options: dict[str, str], own: list[str]) -> int:
     _report(options, linted, status)
     if error is not None:
         raise error
+    if problems := _unknown(options, watches):
+        sys.stderr.writelines(f"nanlab.lint: {problem}\n" for problem in problems)
+        return MISUSED
     return status
 
 
-def _report(options: dict[str, str], linted: list[Linted], status: int) -> None:
+def _report(options: dict[str, Any], linted: list[Linted], status: int) -> None:
     text = json.dumps(_dict(linted, status), indent=2) + "\n"
     if options.get("--json"):
         Path(options["--json"]).write_text(text, encoding="utf-8")
@@ -144,7 +179,7 @@ def _dict(linted: list[Linted], status: int) -> dict[str, Any]:
     return {"functions": functions, "exit_status": status}
 
 
-def _annotations(options: dict[str, str], linted: list[Linted]) -> list[str]:
+def _annotations(options: dict[str, Any], linted: list[Linted]) -> list[str]:
     lines: list[str] = []
     for entry in linted:
         if entry.report is not None:

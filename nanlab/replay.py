@@ -21,6 +21,9 @@ from nanlab.results.errors import reason_of
 from nanlab.study.replay import At, Replay, ReplayError, replay_run
 from nanlab.study.trust import ForeignCodeError, is_confirmed
 
+FURTHER = 20
+"""The number of steps after the failing one that a cure has to take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -34,6 +37,8 @@ class Arguments:
     """the step to replay: the first fault, or the first NaN"""
     trust: bool = False
     """run code that the folder names, even if no grid of this project names it"""
+    cure: bool = False
+    """look for rewrites of the step's lines, and for settings, that mend the run"""
     save: Path | None = None
     """write the state before the step, its leaves by name, to this .npz file"""
 
@@ -53,6 +58,10 @@ def main(argv: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
         return WRONG
     _show(replay)
+    if arguments.cure:
+        _show_cures(replay)
+    else:
+        print("--cure looks for what mends it.", file=sys.stderr)
     if arguments.save is None:
         return DONE
     try:
@@ -112,6 +121,21 @@ def _show(replay: Replay) -> None:
         print(f"  {jax.tree_util.keystr(path):44}{_range(leaf):30}{_range(new)}")
     if metrics is not None:
         print(f"  {'loss':44}{'':30}{_range(metrics.loss)}")
+
+
+def _show_cures(replay: Replay) -> None:
+    import nanlab
+    from nanlab.blame.source_path import is_nanlab
+    from nanlab.curing.settings import cure_settings
+
+    sites = (replay.blame.origin, replay.blame.culprit)
+    # The lab's own parts fail because of how the study sets them.
+    if replay.step >= 0 and any(site and site.file and not is_nanlab(site.file) for site in sites):
+        cures = nanlab.cure(replay.step_function, replay.state)
+        print(f"\nRewrites of the step, as by nanlab.cure(step, state):\n{cures}")
+    steps = max(replay.step, 0) + FURTHER
+    settings = cure_settings(replay.start, replay.step_with, replay.knobs, steps=steps)
+    print(f"\nSettings, in {steps} steps from the start:\n{settings}")
 
 
 def _range(leaf: Any) -> str:

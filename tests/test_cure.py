@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import nanlab
+from nanlab.blame.program.call import call_of
+from nanlab.blame.program.program import flatten_closed
 from nanlab.curing.candidates import written
 from nanlab.curing.forms import form_of
 from nanlab.curing.guards import guards_of
 from nanlab.curing.idioms import idioms_of
+from nanlab.curing.inputs import Inputs
 from nanlab.curing.limits import Tolerances, limits_of
 from nanlab.curing.source import Source, Span, source_of
 
@@ -236,10 +239,12 @@ def test_a_long_operand_is_computed_once_and_a_module_is_imported_if_need_be():
 def compare(run, leaf, new):
     """What a limit check says of `new` in place of what `run` gives at `leaf`."""
     reference = lambda arrays: [np.asarray(run(np.asarray(arrays[0], np.float64)))]  # noqa: E731
+    call = call_of(lambda x: x, (jnp.asarray(leaf),), {})
+    inputs = Inputs(call, flatten_closed(call.closed, None), [])
     with np.errstate(all="ignore"):
         failing = [x.astype(np.float64) for x in reference([leaf])]
-        limits = limits_of(reference, [jnp.asarray(leaf)], 0, failing, [3e38])
-    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, is_value=True, n_values=1)
+        limits = limits_of(reference, inputs.leaves, inputs.nearby, failing, [3e38])
+    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
     return limits.compare([np.asarray(new, np.float64)], failing, same)
 
 

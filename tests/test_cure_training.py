@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import nanlab
+from nanlab.curing.moves import Setup, limited, moves_of
 from nanlab.curing.training import random_direction
 
 X = jnp.linspace(1.0, 30.0, 12, dtype=jnp.float32).reshape(6, 2)
@@ -81,6 +82,42 @@ def test_a_random_direction_has_the_length_of_the_update():
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-2)
     assert first["b"].dtype == jnp.float16
     assert not np.allclose(first["a"], second["a"])
+
+
+def test_moments_in_float16_whose_eps_is_zero_are_cured_by_float32():
+    # 1e-8 is no float16, and a column that is always 0 has a gradient of 0: Adam divides 0 by 0.
+    start, batch = jnp.zeros(2, jnp.float16), jnp.float16([[1, 0], [1, 0]])
+    loss = lambda w, x: jnp.mean((x @ w - 1) ** 2)  # noqa: E731
+    cures = nanlab.cure_training(loss, optax.adam(0.01), start, [batch], steps=5)
+    assert "the optimizer in float32" in {cure.name for cure in cures}, cures.reason
+    with_eps = optax.inject_hyperparams(optax.adam)(0.01)
+    names = {cure.name for cure in nanlab.cure_training(loss, with_eps, start, [batch], steps=5)}
+    assert "eps = 0.001" in names
+
+
+def test_queries_and_keys_are_limited_and_nothing_else():
+    params = {"query": jnp.ones((2, 2)), "w_k": jnp.ones(3), "mlp": jnp.ones(4)}
+    tx = limited()
+    updates = jax.tree.map(lambda w: 9.0 * w, params)
+    steps, _ = tx.update(updates, tx.init(params), params)
+    after = optax.apply_updates(params, steps)
+    lengths = {name: float(jnp.linalg.norm(w.ravel())) for name, w in after.items()}
+    assert lengths == pytest.approx({"query": 2.0, "w_k": 3**0.5, "mlp": 20.0})
+    setup = Setup(loss=squared_error, optimizer=optax.sgd(1.0))
+    names = [move.name for move in moves_of(setup, params, X, 5)]
+    assert "limit the norms of queries and keys" in names
+    assert names.index("skip updates that are not finite") and "eps = 0.001" not in names
+    assert len([*moves_of(setup, {"mlp": params["mlp"]}, X, 5)]) == len(names) - 1
+
+
+def test_an_update_that_is_not_finite_is_skipped():
+    # The root's derivative at 0 is inf for the batch of zeros, and only there.
+    batches = [X / 30, jnp.zeros_like(X)]
+    loss = lambda w, x: jnp.mean((x @ w - 1.0) ** 2) + jnp.sqrt(jnp.sum((x @ w) ** 2))  # noqa: E731
+    cures = nanlab.cure_training(loss, optax.sgd(0.01), jnp.full(2, 3.0), batches)
+    (skipping,) = (cure for cure in cures if "skip" in cure.name)
+    assert skipping.code == "optimizer = optax.apply_if_finite(optimizer, 10)"
+    assert set(skipping.placebos) == {"random direction 0", "random direction 1"}
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ ROOMS = (
 # The two foundations do not know each other, and what stands on blame does not know parts.
 STANDS_ON = {
     "blame": {"backend"}, "parts": {"backend"}, "linting": {"backend", "blame"},
-    "hunting": {"backend", "blame", "linting"}, "curing": {"backend", "blame"},
+    "hunting": {"backend", "blame", "linting"},
+    "curing": {"backend", "blame", "linting", "hunting"},
     "recorder": {"backend", "blame"},
 }  # fmt: skip
 JAX_INTERNALS = ROOT / "nanlab/backend/jaxpr.py"

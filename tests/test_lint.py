@@ -362,6 +362,20 @@ def test_exit_statuses(command, capsys, call, status, text):
     assert text in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("span", "status", "text"),
+    [
+        ("x=0.05", 0, "[-0.05, 0.05] as you assume: x"),
+        ("x=-9:9", 4, "log's argument can be 0"),
+        ("x=2:3", 5, "the assumptions do not fit x: the example lies in [0.01"),
+        ("y=1", 2, "--assume y: no argument has this name; there are x"),
+    ],
+)
+def test_the_command_takes_ranges(command, capsys, span, status, text):
+    assert command(["--assume", span, script("loss(jnp.full(3, 0.01))")]) == status
+    assert text in "".join(capsys.readouterr())
+
+
 def test_a_script_that_raises_is_reported_and_raises(command, capsys):
     with pytest.raises(ZeroDivisionError):
         command([script("loss(jnp.ones(3)); 1 / 0")])
@@ -374,6 +388,8 @@ def test_a_script_that_raises_is_reported_and_raises(command, capsys):
         (["--nope", "x.py"], "unknown option --nope"),
         (["none.py"], "there is no script none.py"),
         (["--format", "xml", "x.py"], '--format xml: must be "github" or "text"'),
+        (["--assume", "x=a", "x.py"], "--assume x=a: must be NAME=NUMBER or NAME=LEAST:MOST"),
+        (["--assume", "5", "x.py"], "--assume 5: must be NAME=NUMBER or NAME=LEAST:MOST"),
         (["-m"], "-m needs the name of a module"),
         (["--json"], "no script"),
     ],

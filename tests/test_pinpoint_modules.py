@@ -142,6 +142,24 @@ def test_an_equinox_module_is_named():
     assert "layers_1" in origin.module.split("/")
 
 
+def test_an_equinox_module_may_be_returned_with_the_functions_that_it_holds():
+    model = eqx.nn.MLP(2, 1, 3, 1, activation=jnp.sqrt, key=jax.random.key(0))
+
+    def step(model, x):
+        arrays, rest = eqx.partition(model, eqx.is_array)
+        gradient = jax.grad(lambda a: eqx.combine(a, rest)(x).sum())(arrays)
+        return eqx.apply_updates(model, gradient), x.sum()
+
+    x = np.full(2, -1e3, np.float32)
+    verdict = nanlab.pinpoint(step, model, x)
+    assert cause_of(verdict.origin) == ("sqrt", "domain")
+    assert any(
+        site.primitive == "sqrt" for site in (f.site for f in nanlab.lint(step, model, x).findings)
+    )
+    with pytest.raises(TypeError, match="which is no array"):
+        nanlab.pinpoint(lambda x: jnp.sqrt, x)
+
+
 def test_scopes_of_libraries_are_no_modules():
     def attend(x):
         with jax.named_scope("attention"):

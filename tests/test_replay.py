@@ -275,6 +275,17 @@ def test_the_command_says_of_an_initial_state_that_it_is_at_fault(results, runs,
     assert "inf" in out
 
 
+def test_the_command_looks_for_a_setting_that_mends_the_run(results, runs, capsys):
+    # Gradient descent on x^2 / 2 diverges from a rate of 2 on, and converges at a tenth of 2.5.
+    (row,) = rows_of(runs, pl.col("problem") == "quadratic", pl.col("lr") == 2.5)
+    assert replay.main([str(results), row["run_id"], "--cure"]) == 0
+    out = capsys.readouterr().out
+    assert f"Settings, in {row['fault_step'] + 20} steps from the start:" in out
+    assert "lr = 0.25\n  in place of 2.5\n" in out
+    assert "Placebos end at: random direction" in out
+    assert "Rewrites of the step" not in out, "the lines are nanlab's own"
+
+
 @pytest.mark.parametrize("name", ["state.npz", "state"])
 def test_a_saved_state_is_read_back_as_it_was(name, results, runs, capsys):
     (row, *_) = rows_of(runs, FAILED, pl.col("task") == "breast_cancer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain as chained
@@ -15,12 +15,19 @@ from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.program.program import Equation, Program
 from nanlab.blame.site import Site
 from nanlab.blame.source_path import from_package_root, is_installed
+from nanlab.blame.vocabulary import Mechanism
 from nanlab.curing.forms import Form, Node, Writer, form_of, numbers_of
 from nanlab.curing.guards import Guard, guards_of
 from nanlab.curing.idioms import idioms_of
 from nanlab.curing.source import Source, Span, edited, source_of
 
 MOST_USER_FRAMES = 2
+MOST_PRODUCERS = 40
+"""How many operations back what feeds a fault is looked for."""
+LATER = 4
+"""How much later a rewrite is tried whose kind is of no use against such a fault."""
+FEEDS = 3
+"""How far from the fault that counts as."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +78,28 @@ def places_of(program: Program, verdict: Verdict) -> list[Place]:
         for equation in _equations_of(program, site):
             for place in _places(program, equation, 0 if index < len(sites) else 2):
                 found.setdefault((place.file, place.span), place)
+            if index < len(sites):
+                for producer in _producers(program, equation):
+                    for place in _places(program, producer, FEEDS):
+                        found.setdefault((place.file, place.span), place)
     return sorted(found.values(), key=lambda place: place.distance)
 
 
 def places_at(program: Program, equation: Equation) -> list[Place]:
     """Return the expressions whose program holds an equation."""
     return list(_places(program, equation, 0))
+
+
+def _producers(program: Program, equation: Equation) -> list[Equation]:
+    """Return the operations that lead to an equation's operands, the nearest first."""
+    found: list[Equation] = []
+    values = list(equation.operands)
+    while values and len(found) < MOST_PRODUCERS:
+        index = program.values[values.pop(0)].equation
+        if index is not None and program.equations[index] not in found:
+            found.append(program.equations[index])
+            values += program.equations[index].operands
+    return found
 
 
 def _equations_of(program: Program, site: Site) -> list[Equation]:
@@ -121,15 +144,31 @@ def _span(code: Any, instruction: int) -> Span | None:
     return None if None in position else Span(*position)
 
 
+_AGAINST_OVERFLOW = {
+    "scale first", "saturate", "wider accumulation", "wider arithmetic", "clip before the cast",
+    "max-subtraction",
+}  # fmt: skip
+_AGAINST_POLES = {"eps", "double-where", "jitter", "absolute value"}
+
+
+def unlikely_kinds(verdict: Verdict) -> set[str]:
+    """Return the kinds of rewrite that are of no use against what a verdict says of the origin."""
+    mechanism = verdict.origin.mechanism if verdict.origin else None
+    if mechanism == Mechanism.OVERFLOW:
+        return _AGAINST_POLES
+    return _AGAINST_OVERFLOW if mechanism in (Mechanism.POLE, Mechanism.DOMAIN) else set()
+
+
 class Candidates:
     """The rewrites of a program's lines.
 
     Args:
         files: the text of files that have been rewritten already.
+        unlikely: kinds of rewrite that come later.
     """
 
-    def __init__(self, files: dict[str, Source]) -> None:
-        self._files = files
+    def __init__(self, files: dict[str, Source], unlikely: Collection[str] = ()) -> None:
+        self._files, self._unlikely = files, unlikely
         self._source = cache(source_of)
 
     def source(self, file: str) -> Source | None:
@@ -144,9 +183,11 @@ class Candidates:
             node = source.at(place.span) if source else None
             if source is None or node is None:
                 continue
-            for near, distance in _nearby(source, node):
+            near_by = _nearby(source, node) if place.distance < FEEDS else [(node, 0)]
+            for near, distance in near_by:
                 for form, guard in self.at(source, near, place.dtype):
-                    rank = place.distance + distance + guard.rank
+                    later = LATER if guard.kind in self._unlikely else 0
+                    rank = place.distance + distance + guard.rank + later
                     known = found.get((near, guard.template))
                     if known is None or rank < known[0]:
                         found[near, guard.template] = (rank, form, guard, place)

@@ -16,7 +16,7 @@ from nanlab.blame.program.call import Call, call_of
 from nanlab.blame.program.program import flatten_closed
 from nanlab.blame.source_path import displayed
 from nanlab.blame.vocabulary import Phase
-from nanlab.curing.candidates import Candidates, Place, Rewrite, places_of
+from nanlab.curing.candidates import Candidates, Place, Rewrite, places_of, unlikely_kinds
 from nanlab.curing.report import Cure, Cures
 from nanlab.curing.source import Source, source_of
 from nanlab.curing.swap import NotApplicable, Swap
@@ -141,6 +141,7 @@ class _Search:
         places = places_of(program, verdict)
         if not places:
             return Cures((), reason=_without_lines(verdict), verdict=verdict)
+        self._unlikely = unlikely_kinds(verdict)
         site = verdict.culprit or verdict.origin
         is_value = site is None or site.phase != Phase.BACKWARD
         self._trial = Trial(self._call, self._healthy, is_value=is_value)
@@ -167,12 +168,13 @@ class _Search:
     ) -> None:  # fmt: skip
         """Try the rewrites at these places, on top of others."""
         now, further = {file: new for file, (_, new) in files.items()}, 0
-        for rewrite in Candidates(now).of(places):
-            n_checked = sum(t.checks.is_checked for t in self._accepted)
-            further += n_checked > 0
-            if n_checked >= ENOUGH or further > MORE or self._is_late:
+        for rewrite in Candidates(now, self._unlikely).of(places):
+            can_check = bool(self._accepted) and self._trial.can_check
+            n_enough = sum(t.checks.is_checked or not can_check for t in self._accepted)
+            further += n_enough > 0
+            if n_enough >= ENOUGH or further > MORE or self._is_late:
                 return
-            if rewrite.is_library and any(t.checks.is_checked for t in self._accepted):
+            if rewrite.is_library and n_enough:
                 return
             file = rewrite.before.file
             old = files[file][0] if file in files else rewrite.before

@@ -47,6 +47,11 @@ class Form:
     keywords: dict[str, ast.expr] = field(default_factory=dict[str, ast.expr])
     is_method: bool = False
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether what is called is itself made by a call, as in nn.Dense(8)(x)."""
+        return isinstance(self.node, ast.Call) and isinstance(self.node.func, ast.Call)
+
     def text(self, operand: int) -> str:
         """Return the text of an operand, in parentheses where it may need them."""
         return enclosed(self.source, self.operands[operand])
@@ -98,6 +103,10 @@ def form_of(source: Source, node: ast.AST) -> Form | None:
         return None
     if isinstance(node.func, ast.Name):
         return Form(source, node, _SAME.get(node.func.id, node.func.id), node.args, keywords)
+    if isinstance(node.func, ast.Call):  # of a module, as nn.Embed(10, 6)(ids)
+        inner = node.func.func
+        name = inner.attr if isinstance(inner, ast.Attribute) else ""
+        return Form(source, node, name if name[:1].isupper() else "", node.args, keywords)
     if not isinstance(node.func, ast.Attribute):
         return Form(source, node, "", node.args, keywords)
     name = _SAME.get(node.func.attr, node.func.attr)
@@ -141,6 +150,7 @@ class Numbers:
         eps: about the spacing of numbers at 1.
         big: largest whose square root of products stays finite.
         exponent: largest argument of exp.
+        low: argument of exp whose result can be squared twice.
         is_narrow: whether wider types are in common use.
         jitters: what is added to a matrix' diagonal.
     """
@@ -150,6 +160,7 @@ class Numbers:
     eps: str
     big: str
     exponent: str
+    low: str
     is_narrow: bool
     jitters: tuple[str, ...]
 
@@ -160,15 +171,15 @@ def numbers_of(dtype: Any) -> Numbers:
     jitters = ("1e-6", "1e-4", "1e-2")
     if name == "float64":
         return Numbers(tiny="1e-300", small="1e-24", eps="1e-15", big="1e150", exponent="700.0",
-                       is_narrow=False, jitters=("1e-12", "1e-8", "1e-4"))  # fmt: skip
+                       low="150.0", is_narrow=False, jitters=("1e-12", "1e-8", "1e-4"))  # fmt: skip
     if name == "bfloat16":
         return Numbers(tiny="1e-37", small="1e-12", eps="1e-2", big="1e18", exponent="80.0",
-                       is_narrow=True, jitters=jitters)  # fmt: skip
+                       low="20.0", is_narrow=True, jitters=jitters)  # fmt: skip
     if name.startswith("float16") or name.startswith("float8"):
         return Numbers(tiny="1e-4", small="1e-4", eps="1e-3", big="3e4", exponent="10.0",
-                       is_narrow=True, jitters=jitters)  # fmt: skip
+                       low="5.0", is_narrow=True, jitters=jitters)  # fmt: skip
     return Numbers(tiny="1e-37", small="1e-12", eps="1e-7", big="1e18", exponent="80.0",
-                   is_narrow=False, jitters=jitters)  # fmt: skip
+                   low="20.0", is_narrow=False, jitters=jitters)  # fmt: skip
 
 
 _TOKEN = re.compile(r"\$(\d|[a-z]+)")

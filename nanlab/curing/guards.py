@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,8 +31,12 @@ def _double_where(condition: str, neutral: str, template: str) -> str:
 
 
 _OUTSIDE = "-1 + $eps, 1 - $eps"
-_CLIP_EXP = Guard("clip", "$f($jnp.minimum($0, $exponent))")
-_CLIP_BOTH = Guard("clip", "$f($jnp.clip($0, -$exponent, $exponent))")
+_CLIP_EXP = (
+    Guard("clip", "$f($jnp.minimum($0, $exponent))"),
+    Guard("clip", "$f($jnp.minimum($0, $low))", 2),  # its square and its gradient are finite too
+)
+_CLIP_BOTH = (Guard("clip", "$f($jnp.clip($0, -$exponent, $exponent))"),)
+_FLOOR = (Guard("eps", "$f($0$rest) + $eps", 4), Guard("eps", "$f($0$rest) + $small", 4))
 _LOG = (
     Guard("clip", "$f($jnp.maximum($0, $tiny))"),
     Guard("eps", "$f($0 + $eps)"),
@@ -59,6 +64,7 @@ _DIVISION = (
     Guard("clip", "$0 / $jnp.maximum($1, $eps)", 2),
     Guard("clip", "$0 / $jnp.where($1 < 0, $jnp.minimum($1, -$eps), $jnp.maximum($1, $eps))", 3),
     Guard("double-where", "$jnp.where($0 == 0, 0, $0 / $jnp.where($0 == 0, 1, $1))", 3),
+    Guard("double-where", "$jnp.where($1 == 0, 1, $0 / $jnp.where($1 == 0, 1, $1))", 3),
 )
 _PRODUCT = (
     Guard("zero wins", "$jnp.where($0 == 0, 0, $0 * $jnp.where($0 == 0, 1, $1))", 2),
@@ -93,9 +99,10 @@ GUARDS: dict[str, Sequence[Guard]] = {
     "div": _DIVISION, "mul": _PRODUCT, "pow": _POWER,
     "sub": tuple(g._replace(template=g.template.replace("{op}", "-")) for g in _SUM),
     "add": tuple(g._replace(template=g.template.replace("{op}", "+")) for g in _SUM),
-    "exp": (_CLIP_EXP, Guard("max-subtraction",
+    "exp": (*_CLIP_EXP, Guard("max-subtraction",
                              "$f($0 - $lax.stop_gradient($jnp.max($0, -1, keepdims=True)))", 2)),
-    "expm1": (_CLIP_EXP,), "exp2": (_CLIP_EXP,), "cosh": (_CLIP_BOTH,), "sinh": (_CLIP_BOTH,),
+    "expm1": _CLIP_EXP, "exp2": _CLIP_EXP, "cosh": _CLIP_BOTH, "sinh": _CLIP_BOTH,
+    "softplus": _FLOOR, "sigmoid": _FLOOR, "relu": _FLOOR,
     "square": (Guard("clip", "$f($jnp.clip($0, -$big, $big))", 2),),
     "arccos": _INSIDE, "arcsin": _INSIDE, "arctanh": _INSIDE, "erfinv": _INSIDE,
     "logit": (Guard("clip", "$f($jnp.clip($0, $eps, 1 - $eps))"),),
@@ -110,7 +117,7 @@ GUARDS: dict[str, Sequence[Guard]] = {
     "xlogy": (Guard("clip", "$f($0, $jnp.maximum($1, $tiny))"),),
     "entr": (Guard("clip", "$f($jnp.maximum($0, $tiny))"),),
     "arctan2": (Guard("double-where", "$f($0, $jnp.where(($0 == 0) & ($1 == 0), 1, $1))"),),
-    "softmax": (_FINITE,), "log_softmax": (_FINITE,), "logsumexp": (_FINITE,),
+    "softmax": (_FINITE, *_FLOOR), "log_softmax": (_FINITE,), "logsumexp": (_FINITE,),
     "logaddexp": (
         Guard("finite operand", "$f($jnp.maximum($0, -$big), $jnp.maximum($1, -$big))"),),
     "standardize": (Guard("eps", "$f($0, epsilon=$eps)"),),
@@ -120,18 +127,30 @@ GUARDS: dict[str, Sequence[Guard]] = {
     "eigh": (Guard("jitter", f"$f({_DISTINCT}$rest)"),),
     "svd": (Guard("jitter", "$f($0 + $jitter * $jnp.eye(*$0.shape[-2:], dtype=$0.dtype) * "
                             "$jnp.arange($0.shape[-1], dtype=$0.dtype)$rest)"),),
-    "take": (Guard("clip the index", '$f($0, $1, mode="clip"$rest2)'),),
-    "segment_max": (Guard("finite result", _FINITE_RESULT),),
-    "segment_min": (Guard("finite result", _FINITE_RESULT),),
+    "take": (Guard("clip the index", '$f($0, $1, mode="clip"$rest2)'),
+             Guard("0 for no row", '$f($0, $1, mode="fill", fill_value=0$rest2)', 2)),
+    "segment_max": (Guard("finite result", _FINITE_RESULT),
+                    Guard("finite result", "$jnp.maximum($f($0$rest), -$big)")),
+    "segment_min": (Guard("finite result", _FINITE_RESULT),
+                    Guard("finite result", "$jnp.minimum($f($0$rest), $big)")),
     "where": (
         Guard("finite operand", "$jnp.nan_to_num($f($0$rest), posinf=$big, neginf=-$big)", 4),),
     "global_norm": (Guard("eps", "$jnp.sqrt($f($0) ** 2 + $small)"),),
 }  # fmt: skip
 
 
+_CHECKED = re.compile(r".*?\$jnp\.(?:where|maximum|nan_to_num)\(\$(\d)")
+"""The operand that a guard looks at."""
+
+
+def is_constant(node: ast.expr) -> bool:
+    """Return whether an expression is a number."""
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
+
+
 def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
     """Yield the guards of a form, filled in but for its operands."""
-    for guard in _plain(form):
+    for guard in _plain(form, numbers):
         if "$jitter" in guard.template:
             for rank, jitter in enumerate(numbers.jitters):
                 yield guard._replace(template=guard.template.replace("$jitter", jitter), rank=rank)
@@ -141,35 +160,49 @@ def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
     yield from _of_types(form, numbers)
     if form.name == "index" and any(isinstance(x, ast.Name) for x in ast.walk(form.operands[1])):
         yield Guard("clip the index", f'$0.at[{form.raw(1)}].get(mode="clip")', 2)
+        yield Guard("0 for no row", f'$0.at[{form.raw(1)}].get(mode="fill", fill_value=0)', 3)
+    if form.name == "Embed" and form.is_applied:
+        yield Guard("0 for no row", f"$jnp.nan_to_num({form.source.segment(form.node)})", 1)
+    elif form.name[:1].isupper() and form.is_applied:  # a layer, whose output may be anything
+        whole = form.source.segment(form.node)
+        yield Guard("clip", f"$jnp.clip({whole}, -$low, $low)", 1)
+    if form.name in (*_LINEAR, "segment_sum") and isinstance(form.node, ast.expr):
+        whole = form.source.segment(form.node)
+        yield Guard("saturate", f"$jnp.clip({whole}, -$big, $big)", 4)
     if form.name == "infinity":
         sign = "-" if form.raw(0).replace("float('", "").startswith("-") else ""
         big = numbers.big if numbers.tiny == "1e-4" else "1e9"
         yield Guard("finite mask", f"{sign}{big}", 1)
 
 
-def _plain(form: Form) -> Iterator[Guard]:
-    for guard in GUARDS.get(form.name, ()):
+def _plain(form: Form, numbers: Numbers) -> Iterator[Guard]:
+    is_whole = form.name == "pow" and ast.unparse(form.operands[1]).isdigit()
+    for guard in () if is_whole else GUARDS.get(form.name, ()):
         highest = max((int(d) for d in "0123" if f"${d}" in guard.template), default=0)
         if highest >= len(form.operands):
             continue
         template = guard.template
+        checked = _CHECKED.match(template)
+        if checked and is_constant(form.operands[int(checked[1])]):
+            continue
         if form.is_method:
             template = template.replace("$f", f"$jnp.{form.name}")
-        template = template.replace("$rest2", form.rest(2, without=("mode",)))
+        template = template.replace("$rest2", form.rest(2, without=("mode", "fill_value")))
         if form.name == "pow" and isinstance(form.node, ast.Call):
             template = template.replace("** $1", "** ($1)")
         yield guard._replace(template=template)
     if form.name == "pow" and len(form.operands) == 2:
-        yield from _of_whole_powers(form)
+        yield from _of_whole_powers(form, numbers)
 
 
-def _of_whole_powers(form: Form) -> Iterator[Guard]:
+def _of_whole_powers(form: Form, numbers: Numbers) -> Iterator[Guard]:
     exponent = ast.unparse(form.operands[1])
     if exponent.lstrip("-").isdigit():
         if exponent.startswith("-"):
             yield Guard("double-where", "$jnp.where($0 != 0, $jnp.where($0 != 0, $0, 1) ** $1, 0)")
         else:
-            yield Guard("clip", "$jnp.clip($0, -$big, $big) ** $1", 3)
+            most = f"{float(numbers.big) ** (2 / max(int(exponent), 2)):.0e}"
+            yield Guard("clip", f"$jnp.clip($0, -{most}, {most}) ** $1", 2)
 
 
 def _of_norms(form: Form) -> Iterator[Guard]:
@@ -185,6 +218,8 @@ def _of_norms(form: Form) -> Iterator[Guard]:
         yield Guard("eps", f"$jnp.sqrt($jnp.sum($jnp.square($0){rest}) + $small)")
     if form.name == "std":
         rest = form.rest()
+        safe = "$jnp.sqrt($jnp.where(VAR > 0, VAR, 1))".replace("VAR", f"$jnp.var($0{rest})")
+        yield Guard("double-where", f"$jnp.where($jnp.var($0{rest}) > 0, {safe}, 0)", 0)
         yield Guard("eps", f"$jnp.sqrt($jnp.var($0{rest}) + $small)")
         yield Guard("eps", f"$jnp.sqrt($jnp.var($0{rest}) + $eps)", 2)
     if form.name == "mean" and "where" in form.keywords:
@@ -215,6 +250,5 @@ def _of_types(form: Form, numbers: Numbers) -> Iterator[Guard]:
     elif form.name in ("softmax", "log_softmax", "logsumexp", "rsqrt", "sqrt", "log"):
         yield Guard("wider arithmetic", f"{name}($0.astype($jnp.float32){form.rest()})")
     elif form.name == "update" and form.is_method and len(form.operands) >= 2:
-        wide = "lambda g: g.astype($jnp.float32)"
-        text = f"$0.update($jax.tree.map({wide}, {form.raw(1)}){form.rest(2)})"
+        text = f"$0.update($jax.tree.map($jnp.float32, {form.raw(1)}){form.rest(2)})"
         yield Guard("wider accumulation", text, 2)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
+from nanlab.blame.program.call import Call
+from nanlab.blame.program.program import Program
+from nanlab.hunting.space import variables_of
+from nanlab.hunting.starts import ROUND, Starts
+from nanlab.linting.arguments import range_of_example
 
 STEPS = (1e-2, 3e-4, 1e-5, 3e-7)
 """How far nearby inputs are away, relative to the size of each array."""
 
 DIRECTIONS = 4
+
+ROUNDS = 3
+"""Rounds of structured inputs among which healthy ones are looked for."""
 
 
 def is_varied(x: Any) -> bool:
@@ -30,69 +39,106 @@ def _scale(x: np.ndarray) -> float:
     return scale if scale > 0 else 1.0
 
 
-def _moved(x: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Return an array moved; one without negative numbers stays so, unless it is all zeros."""
-    moved = x + np.where(np.isfinite(x), by, 0)
-    return np.abs(moved) if (x >= 0).all() and (x > 0).any() else moved
-
-
-def nearby(leaves: Sequence[Any], direction: int, step: float, fixed: int) -> list[Any]:
-    """Return arrays at this distance in this direction, in float64.
+class Inputs:
+    """Arrays like those of a failing call.
 
     Args:
-        leaves: the failing arrays.
-        direction: number of the direction.
-        step: distance relative to the size of each array.
-        fixed: the number of arrays at the front that stay; all directions but the first two move
-            these too.
+        call: the failing call.
+        program: its program.
+        constants: values of the program's constants, which may be others as well.
 
-    Returns:
-        The arrays; what is not varied is the same object.
+    Attributes:
+        leaves: the failing arrays: constants, then arguments.
+        fixed: the number of constants.
     """
-    # Directions come in opposite pairs: a norm's gradient at 0 has a limit in each, and 0 between.
-    rng, sign = np.random.default_rng(direction // 2), 1 - 2 * (direction % 2)
-    found: list[Any] = []
-    for index, leaf in enumerate(leaves):
-        is_fixed = index < fixed and direction < DIRECTIONS // 2
-        if is_fixed or not is_varied(leaf):
-            found.append(leaf)
-            continue
-        x = np.asarray(leaf, np.float64)
-        found.append(_moved(x, sign * step * _scale(x) * rng.standard_normal(x.shape)))
-    return found
+
+    def __init__(self, call: Call, program: Program, constants: Sequence[Any]) -> None:
+        self.leaves: list[Any] = [*constants, *call.arrays]
+        self.fixed = len(constants)
+        names = [*(f"constant {i}" for i in range(self.fixed)), *call.names]
+        self._whole = replace(call, arrays=self.leaves, names=names, restored=None)
+        self._program = program
+
+    def _signed(self, index: int, values: np.ndarray) -> np.ndarray:
+        """Return numbers for an array; one that is nowhere negative stays so."""
+        name, given = self._whole.names[index], np.asarray(self.leaves[index])
+        return np.abs(values) if range_of_example(name, given)[0] == 0 else values
+
+    def nearby(self, direction: int, step: float) -> list[Any]:
+        """Return arrays at this distance in this direction, in float64.
+
+        Args:
+            direction: number of the direction. All but the first two move constants as well.
+            step: distance relative to the size of each array.
+
+        Returns:
+            The arrays; what is not varied is the same object.
+        """
+        # Opposite pairs: a norm's gradient at 0 has a limit in each direction, and 0 between.
+        rng, sign = np.random.default_rng(direction // 2), 1 - 2 * (direction % 2)
+        found: list[Any] = []
+        for index, leaf in enumerate(self.leaves):
+            is_fixed = index < self.fixed and direction < DIRECTIONS // 2
+            if is_fixed or not is_varied(leaf):
+                found.append(leaf)
+                continue
+            x = np.asarray(leaf, np.float64)
+            moved = _plus(x, sign * step * _scale(x) * rng.standard_normal(x.shape))
+            found.append(self._signed(index, moved))
+        return found
+
+    def like(self) -> Iterator[list[Any]]:
+        """Yield arrays of the same kind with other numbers, from close to the failing ones on.
+
+        Yields:
+            The arrays, in their own types; the constants stay in every second of the first twelve.
+        """
+        rng = np.random.default_rng(0)
+        for vary in (_close, _spread, _smaller, _between, _without_bad, _tiny):
+            for first in (self.fixed, 0):
+                yield [
+                    jnp.asarray(self._signed(i, vary(np.asarray(x, np.float64), rng)), x.dtype)
+                    if i >= first and is_varied(x) else x
+                    for i, x in enumerate(self.leaves)
+                ]  # fmt: skip
+        # Masks, indices and classes as well.
+        try:
+            variables = variables_of(self._whole, self._whole.names, 10.0)
+        except ValueError:  # nothing can be varied
+            return
+        starts = Starts(variables, self._program, 0)
+        for number in range(ROUNDS * ROUND):
+            leaves = list(self.leaves)
+            for position, values in starts[number].items():
+                variable = variables[position]
+                leaves[variable.index] = variable.on_device(values)
+            yield leaves
 
 
-def like(leaves: Sequence[Any], fixed: int) -> Iterator[list[Any]]:
-    """Yield arrays of the same kind with other numbers, from close to the failing ones on.
+def _plus(x: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Return an array moved where it is finite."""
+    return x + np.where(np.isfinite(x), by, 0)
 
-    Args:
-        leaves: the failing arrays.
-        fixed: the number of arrays at the front, which stay in every second yield.
 
-    Yields:
-        The arrays, in their own types.
-    """
-    rng = np.random.default_rng(0)
+def _close(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _plus(x, 0.1 * _scale(x) * rng.standard_normal(x.shape))
 
-    def close(x: np.ndarray) -> np.ndarray:
-        return _moved(x, 0.1 * _scale(x) * rng.standard_normal(x.shape))
 
-    def spread(x: np.ndarray) -> np.ndarray:
-        return _moved(x, _scale(x) * rng.standard_normal(x.shape))
+def _spread(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _plus(x, _scale(x) * rng.standard_normal(x.shape))
 
-    def smaller(x: np.ndarray) -> np.ndarray:
-        return _moved(0.01 * x, 0.3 * min(1.0, _scale(x)) * rng.standard_normal(x.shape))
 
-    def between(x: np.ndarray) -> np.ndarray:
-        return np.where(np.isfinite(x), rng.uniform(0.1, 0.9, x.shape), x)
+def _smaller(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _plus(0.01 * x, 0.3 * min(1.0, _scale(x)) * rng.standard_normal(x.shape))
 
-    def without_bad(x: np.ndarray) -> np.ndarray:
-        return close(np.where(np.isfinite(x), x, 0.5))
 
-    for vary in (close, spread, smaller, between, without_bad):
-        for n_fixed in (fixed, 0):
-            yield [
-                jnp.asarray(vary(np.asarray(x, np.float64)), x.dtype)
-                if i >= n_fixed and is_varied(x) else x
-                for i, x in enumerate(leaves)
-            ]  # fmt: skip
+def _tiny(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _close(1e-4 * x, rng)
+
+
+def _between(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.where(np.isfinite(x), rng.uniform(0.1, 0.9, x.shape), x)
+
+
+def _without_bad(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _close(np.where(np.isfinite(x), x, 0.5), rng)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.curing.inputs import DIRECTIONS, STEPS, nearby
+from nanlab.curing.inputs import DIRECTIONS, STEPS
 
 Results = list[np.ndarray]
 
@@ -55,15 +55,15 @@ class Tolerances:
         limit: largest relative deviation from a limit.
         unchanged: largest relative change of what was finite.
         floor: size below which numbers count as this large.
-        is_value: whether the fault is in the function's value, which has to be large where it
-            grows without a limit; a gradient there is a choice.
+        values: for each output, whether it is a value, which has to be large where it grows
+            without a limit; a gradient there is a choice.
         n_values: the number of outputs, before the gradients that were added.
     """
 
     limit: float
     unchanged: float
     floor: float
-    is_value: bool
+    values: Sequence[bool]
     n_values: int
 
 
@@ -76,6 +76,13 @@ class Limits:
 
     def __init__(self, found: Sequence[Limit] | None) -> None:
         self._found = found
+
+    def are_known(self, failing: Sequence[np.ndarray]) -> bool:
+        """Return whether any output that is not finite has a limit, or grows without one."""
+        return self._found is not None and any(
+            bool((~np.isfinite(old) & (np.isfinite(limit.low) | (limit.grown != 0))).any())
+            for limit, old in zip(self._found, failing, strict=True)
+        )
 
     def compare(
         self, results: Sequence[np.ndarray], failing: Sequence[np.ndarray], tolerances: Tolerances
@@ -109,8 +116,9 @@ class Limits:
                 error = float(np.fmax(error, away[bad & known].max()))
             is_grown = bad & (limit.grown != 0) & ~known
             follows = (np.sign(new) == np.sign(limit.grown)) & (np.abs(new) >= np.abs(limit.grown))
-            grown += [bool(x) for x in follows[is_grown]]
-        if grown and tolerances.is_value:
+            if tolerances.values[index]:
+                grown += [bool(x) for x in follows[is_grown]]
+        if grown:
             # A clip has no derivative where it clips, so that the gradient need not be large.
             if not any(grown):
                 return {"limit": "infinite limit", "failure": "small where the limit is infinite"}
@@ -137,7 +145,7 @@ def _deviation(new: np.ndarray, low: np.ndarray, high: np.ndarray, floor: float)
 def limits_of(
     reference: Callable[[Sequence[Any]], list[Any]] | None,
     leaves: Sequence[Any],
-    n_constants: int,
+    nearby: Callable[[int, float], list[Any]],
     failing: Sequence[np.ndarray],
     largest: Sequence[float],
 ) -> Limits:
@@ -146,7 +154,7 @@ def limits_of(
     Args:
         reference: the program; None if it does not run in float64.
         leaves: its failing arguments.
-        n_constants: the number of constants among these.
+        nearby: returns arguments near these, by direction and distance.
         failing: its outputs in its own types.
         largest: the largest number of each output's type.
 
@@ -163,9 +171,7 @@ def limits_of(
     bad = [~np.isfinite(x) for x in failing]
     if all((_is_known(x, top) | ~b).all() for x, b, top in zip(here, bad, largest, strict=True)):
         return Limits([_exact(x, top) for x, top in zip(here, largest, strict=True)])
-    rows = [
-        [run(nearby(leaves, d, step, n_constants)) for step in STEPS] for d in range(DIRECTIONS)
-    ]
+    rows = [[run(nearby(d, step)) for step in STEPS] for d in range(DIRECTIONS)]
     return Limits(
         [
             _limit(x, np.array([[row[index] for row in direction] for direction in rows]), top)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
@@ -14,37 +14,12 @@ import numpy as np
 import optax
 
 from nanlab.backend.config import without_checks
+from nanlab.curing.moves import Loss, Move, Optimizer, Setup, moves_of
 from nanlab.curing.report import Cures
 
-Loss = Callable[[Any, Any], Any]
-Optimizer = optax.GradientTransformation
 N_DIRECTIONS = 2
 MARGIN = 0.01
 """A cure's loss has to be lower than each placebo's by this share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """A loss and the optimizer that lowers it."""
-
-    loss: Loss
-    optimizer: Optimizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Move:
-    """A change of a training.
-
-    Attributes:
-        name: what it is called.
-        code: how it is written.
-        change: returns the changed setup; a function of the setup and of the names of leaves that
-            it is to be restricted to (None for all).
-    """
-
-    name: str
-    code: str
-    change: Callable[[Setup, Any], Setup]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +75,11 @@ def cure_training(
 ) -> Cures[TrainingCure]:
     """Find changes of a training that grows from step to step until it is not finite.
 
-    Clipping, a lower learning rate, a warm-up and other types are each tried for some steps,
-    through wrappers of optax. A change is a cure if the training stays finite, lowers the loss,
-    and ends lower than its placebos do: the same change for one array of the parameters only, and
-    steps of the same length in a random direction, which are finite and learn nothing.
+    Clipping, a lower learning rate, a warm-up, a larger eps, other types, loss scaling, skipped
+    updates and limits on queries and keys are each tried for some steps, through wrappers of
+    optax. A change is a cure if the training stays finite, lowers the loss, and ends lower than
+    its placebos do: the same change for one array of the parameters only, and steps of the same
+    length in a random direction, which are finite and learn nothing.
 
     Args:
         loss: function of the parameters and a batch.
@@ -156,7 +132,7 @@ class _Trials:
                 "the parameters of a few steps before it fails, or more steps."
             ))  # fmt: skip
         found: list[TrainingCure] = []
-        moves = list(moves_of(self._params, self._batches[0], self._steps))
+        moves = list(moves_of(self._setup, self._params, self._batches[0], self._steps))
         refused: dict[str, str] = {}
         for move in moves:
             end = self._end(move.change(self._setup, None))
@@ -172,7 +148,7 @@ class _Trials:
                 name=move.name, code=move.code, steps=self._steps, losses=(before, end),
                 placebos=placebos, move=move,
             ))  # fmt: skip
-        found.sort(key=lambda cure: cure.losses[1])
+        found.sort(key=lambda cure: float(f"{cure.losses[1]:.2g}"))
         why = ", ".join(f"{name} {reason}" for name, reason in refused.items())
         reason = "" if found else f"No change of the training mends it: {why}."
         return Cures(found, reason=reason, n_tried=len(moves))
@@ -186,7 +162,8 @@ class _Trials:
         if len(leaves) > 1:
             one = np.random.default_rng(0).integers(len(leaves))
             mask = jax.tree.unflatten(tree, [i == one for i in range(len(leaves))])
-            yield "one array only", move.change(self._setup, mask)
+            if move.is_per_array:
+                yield "one array only", move.change(self._setup, mask)
 
     def _end(self, setup: Setup) -> float:
         """Train and return the mean loss of the end; inf if it is not finite on the way."""
@@ -234,66 +211,3 @@ def random_direction(seed: int = 0) -> Optimizer:
 
 def _norm(leaves: Sequence[Any]) -> Any:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves))
-
-
-def moves_of(params: Any, batch: Any, steps: int) -> Iterator[Move]:
-    """Yield the changes to try."""
-    for norm in (1.0, 0.01):
-        yield _before(
-            f"clip the gradient's norm at {norm:g}",
-            f"optax.clip_by_global_norm({norm:g})",
-            optax.clip_by_global_norm(norm),
-        )
-    for factor in (0.1, 0.001):
-        yield _after(f"learning rate / {1 / factor:.0f}", f"optax.scale({factor:g})",
-                     optax.scale(factor))  # fmt: skip
-    schedule = optax.linear_schedule(1.0 / steps, 1.0, steps)
-    yield _after(
-        "warm-up",
-        f"optax.scale_by_schedule(optax.linear_schedule({1.0 / steps:g}, 1.0, {steps}))",
-        optax.scale_by_schedule(schedule),
-    )
-    yield _after("clip the update", "optax.clip(0.01)", optax.clip(0.01))
-    leaves = jax.tree.leaves((params, batch))
-    if any(getattr(x, "dtype", None) == jnp.float16 for x in leaves):
-        for name in ("bfloat16", "float32"):
-            yield _in_type(name)
-
-
-def _restricted(wrapper: Optimizer, mask: Any) -> Optimizer:
-    return wrapper if mask is None else optax.masked(wrapper, mask)
-
-
-def _before(name: str, code: str, wrapper: Optimizer) -> Move:
-    def change(setup: Setup, mask: Any) -> Setup:
-        chained = optax.chain(_restricted(wrapper, mask), setup.optimizer)
-        return Setup(loss=setup.loss, optimizer=chained)
-
-    return Move(name=name, code=f"optimizer = optax.chain({code}, optimizer)", change=change)
-
-
-def _after(name: str, code: str, wrapper: Optimizer) -> Move:
-    def change(setup: Setup, mask: Any) -> Setup:
-        chained = optax.chain(setup.optimizer, _restricted(wrapper, mask))
-        return Setup(loss=setup.loss, optimizer=chained)
-
-    return Move(name=name, code=f"optimizer = optax.chain(optimizer, {code})", change=change)
-
-
-def _in_type(name: str) -> Move:
-    """Return the change to another type wherever float16 is passed in."""
-
-    def cast(x: Any) -> Any:
-        return x.astype(name) if getattr(x, "dtype", None) == jnp.float16 else x
-
-    def change(setup: Setup, mask: Any) -> Setup:
-        def loss(params: Any, batch: Any) -> Any:
-            if mask is not None:
-                params = jax.tree.map(lambda x, here: cast(x) if here else x, params, mask)
-                return setup.loss(params, batch)
-            return setup.loss(*jax.tree.map(cast, (params, batch)))
-
-        return Setup(loss=loss, optimizer=setup.optimizer)
-
-    code = f"params, batch = jax.tree.map(lambda x: x.astype('{name}'), (params, batch))"
-    return Move(name=f"{name} in place of float16", code=code, change=change)

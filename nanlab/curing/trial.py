@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
-from nanlab.curing import inputs
-from nanlab.curing.limits import Limits, Results, Tolerances, limits_of, numbers
-from nanlab.curing.reference import QUICK, compiled_reference
+from nanlab.curing.inputs import Inputs
+from nanlab.curing.limits import Limits, Results, Tolerances, limits_of
+from nanlab.curing.reference import compiled_reference
+from nanlab.curing.traced import Run, Traced, traced_of
 
-Run = Callable[[Sequence[Any]], Results]
 HEALTHY_INPUTS = 3
+COMPILED = 4
+"""The number of rewrites that are compiled at once: most cures are among the first."""
 LARGEST = 1e8
 """Healthy inputs with larger results are the last to be used."""
 
@@ -59,79 +59,6 @@ class Checks:
         return self.healthy > 0 or self.limit != ""
 
 
-class Traced:
-    """A program of its constants and arguments, which also returns the outputs' gradient.
-
-    Args:
-        call: the traced call.
-        with_gradients: whether to add the gradient.
-
-    Attributes:
-        leaves: values of its constants, then its arguments.
-        n_constants: the number of constants.
-        n_outputs: the number of outputs, without gradients.
-        jaxpr: the program.
-        constants: constants of the program itself.
-    """
-
-    def __init__(self, call: Call, *, with_gradients: bool) -> None:
-        self._call = call
-        jaxpr, constants = _jax.split_constants(call.closed)
-        known = [jnp.asarray(c) if not hasattr(c, "dtype") else c for c in constants]
-        self.leaves: list[Any] = [*known, *call.arrays]
-        self.n_constants = len(known)
-
-        def run(*leaves: Any) -> list[Any]:
-            return _jax.run_jaxpr(jaxpr, leaves[: len(known)], leaves[len(known) :])
-
-        function: Callable[..., Any] = self._differentiated(run) if with_gradients else run
-        shapes = [_shape(x) for x in self.leaves]
-        self.jaxpr, self.constants, _ = _jax.trace(function, *shapes)
-        self.n_outputs = len(jaxpr.outvars)
-
-    @property
-    def largest(self) -> list[float]:
-        """The largest number of each output's type."""
-        avals: list[Any] = [v.aval for v in self.jaxpr.outvars]
-        types = [aval.dtype for aval in avals]
-        return [float(jnp.finfo(t).max) if jnp.issubdtype(t, jnp.inexact) else math.inf
-                for t in types]  # fmt: skip
-
-    def _differentiated(self, run: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-        floats = [i + self.n_constants for i in _differentiable(self._call)]
-
-        def both(*leaves: Any) -> list[Any]:
-            def of_floats(*xs: Any) -> Any:
-                filled = list(leaves)
-                for i, x in zip(floats, xs, strict=True):
-                    filled[i] = x
-                outputs = run(*filled)
-                return [x for x in outputs if _is_float(x)], outputs
-
-            given = [leaves[i] for i in floats]
-            measured, pull, outputs = jax.vjp(of_floats, *given, has_aux=True)
-            return [*outputs, *pull([jnp.ones_like(x) for x in measured])]
-
-        return both
-
-    def compiled(self, options: dict[str, Any] | None = QUICK) -> Run:
-        """Compile the program, without optimization unless other options are given."""
-
-        def run(*leaves: Any) -> list[Any]:
-            return _jax.run_jaxpr(self.jaxpr, self.constants, leaves)
-
-        program = jax.jit(run).lower(*self.leaves).compile(options)
-        return lambda leaves: numbers(program(*leaves))
-
-
-def _shape(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
-
-
-def _is_float(x: Any) -> bool:
-    return bool(jnp.issubdtype(x.dtype, jnp.floating))
-
-
 class Trial:
     """The original program, and what rewritten ones are compared with.
 
@@ -146,7 +73,7 @@ class Trial:
     ) -> None:
         self._program = flatten_closed(call.closed, None)
         differentiates = any("transpose(" in e.scopes for e in self._program.equations)
-        self._base, self._gradients = _traced(call, with_gradients=not differentiates)
+        self._base, self._gradients = traced_of(call, with_gradients=not differentiates)
         self._run = self._base.compiled()
         self._size = _size(self._base.jaxpr)
         self.failing = self._run(self._base.leaves)
@@ -155,19 +82,35 @@ class Trial:
         # Rounding explains such changes, or an eps that is small enough.
         self._tolerances = Tolerances(
             limit=0.03 + 20 * self._precision, unchanged=max(1e-4, 10 * self._precision),
-            floor=self._precision, is_value=is_value, n_values=self._base.n_outputs,
+            floor=self._precision, n_values=self._base.n_outputs, values=self._values(is_value),
         )  # fmt: skip
-        first = self._base.leaves[: self._base.n_constants]
-        self._healthy = self._healthy_runs([[*first, *arrays] for arrays in healthy])
+        base, self._n_checked = self._base, 0
+        self._inputs = Inputs(call, self._program, base.leaves[: base.n_constants])
+        constants = base.leaves[: base.n_constants]
+        self._healthy = self._healthy_runs([[*constants, *arrays] for arrays in healthy])
         self._limits: Limits | None = None
+
+    def _values(self, is_value: bool) -> list[bool]:
+        """Return which outputs have to be large where they grow without a limit."""
+        if not is_value:
+            return [False] * len(self.failing)
+        # The loss, if the function returns it besides what it makes of gradients.
+        program, backward = self._program, set[int]()
+        for equation in program.equations:
+            if "transpose(" in equation.scopes or backward & set(equation.operands):
+                backward |= set(equation.results)
+        values = [v not in backward for v in program.frames[0].results]
+        values += [False] * (len(self.failing) - len(values))
+        bad = [bool((~np.isfinite(x)).any()) for x in self.failing]
+        has_value = any(a and b for a, b in zip(values, bad, strict=True))
+        return values if has_value else [True] * len(values)
 
     def _healthy_runs(self, given: list[list[Any]]) -> list[tuple[list[Any], Results]]:
         found = [(leaves, self._run(leaves)) for leaves in given]
         if found:
             return [(leaves, results) for leaves, results in found if _n_bad(results) == 0]
-        leaves, fixed = self._base.leaves, self._base.n_constants
         late: list[tuple[list[Any], Results]] = []
-        for variant in inputs.like(leaves, fixed):
+        for variant in self._inputs.like():
             results = self._run(variant)
             if _n_bad(results) == 0:
                 is_large = max((float(np.abs(r).max(initial=0)) for r in results), default=0)
@@ -177,20 +120,32 @@ class Trial:
         return [*found, *late][:HEALTHY_INPUTS]
 
     @property
+    def can_check(self) -> bool:
+        """Whether there is more to check than that outputs are finite."""
+        return bool(self._healthy) or self.limits.are_known(self.failing)
+
+    @property
     def limits(self) -> Limits:
         """What the outputs tend to near the failing inputs."""
         if self._limits is None:
             base = self._base
             reference = compiled_reference(base.jaxpr, base.constants, base.leaves)
             self._limits = limits_of(
-                reference, base.leaves, base.n_constants, self.failing, base.largest
+                reference, base.leaves, self._inputs.nearby, self.failing, base.largest
             )
         return self._limits
 
     def check(self, call: Call) -> Checks:
         """Run a rewritten program."""
-        traced, _ = _traced(call, with_gradients=self._gradients)
-        run = traced.compiled()
+        traced, _ = traced_of(call, with_gradients=self._gradients)
+        self._n_checked += 1
+        if self._n_checked > COMPILED:
+            checks = self._checks(traced, traced.stepwise())
+            if checks.failure:
+                return checks
+        return self._checks(traced, traced.compiled())
+
+    def _checks(self, traced: Traced, run: Run) -> Checks:
         results = run(traced.leaves)
         extra = (_size(traced.jaxpr) - self._size, self._size)
         n_bad = _n_bad(results)
@@ -200,23 +155,14 @@ class Trial:
         if [r.shape for r in results] != [r.shape for r in self.failing]:
             return Checks(finite=True, failure="other shapes", **known)
         changes = [
-            self._change(before, run(self._mapped(traced, leaves)))
+            self._change(before, run(traced.with_arrays_of(self._base, leaves)))
             for leaves, before in self._healthy
         ]
         known |= {"healthy": len(changes), "change": max(changes, default=math.nan)}
         if any(not change <= self._tolerances.unchanged for change in changes):
             return Checks(finite=True, failure="healthy inputs give other numbers", **known)
         found = self.limits.compare(results, self.failing, self._tolerances)
-        if not found.get("failure") and _n_bad(traced.compiled(None)(traced.leaves)):
-            found["failure"] = "not finite when it is optimized"
         return Checks(finite=True, **known, **found)
-
-    def _mapped(self, traced: Traced, leaves: Sequence[Any]) -> list[Any]:
-        """Return these leaves in the order of another program, whose constants may be fewer."""
-        base = self._base
-        known = {id(x): new for x, new in zip(base.leaves, leaves, strict=True)}
-        own = [known.get(id(x), x) for x in traced.leaves[: traced.n_constants]]
-        return [*own, *leaves[base.n_constants :]]
 
     def _change(self, before: Results, after: Results) -> float:
         """Return the largest change of an output, relative to the largest number in it."""
@@ -227,21 +173,6 @@ class Trial:
                 scale = max(float(np.abs(old).max()), self._precision)
                 largest = max(largest, change / scale)
         return largest if not math.isnan(largest) else math.inf
-
-
-def _differentiable(call: Call) -> list[int]:
-    """Return the arrays by which to differentiate: of the first argument, as jax.grad does."""
-    roots = [re.split(r"[.\[]", name)[0] for name in call.names]
-    return [i for i, x in enumerate(call.arrays) if roots[i] == roots[0] and _is_float(x)]
-
-
-def _traced(call: Call, *, with_gradients: bool) -> tuple[Traced, bool]:
-    if with_gradients and _differentiable(call):
-        try:
-            return Traced(call, with_gradients=True), True
-        except Exception:  # a while loop, a callback, a kernel without a derivative
-            pass
-    return Traced(call, with_gradients=False), False
 
 
 def _n_bad(results: Results) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import jax
 from nanlab.backend.dispatch import dispatch_hooked, trace_closed
 from nanlab.blame.program.call import OUTPUT, Call
 from nanlab.blame.watch.computation import Computation, JitCall
+from nanlab.linting.arguments import fits
 from nanlab.linting.lint import lint_call
 from nanlab.linting.report import Report
 
@@ -26,12 +27,18 @@ class Linted(NamedTuple):
 class ScriptLint:
     """Lints every jitted function that a program calls, before its first call runs.
 
+    Args:
+        assume: ranges by the name of an argument, of every function that has it.
+
     Attributes:
         linted: the functions, in the order of their first calls.
+        names: names of the arguments of all functions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, assume: Mapping[str, Any] | None = None) -> None:
         self.linted: list[Linted] = []
+        self.names: dict[str, None] = {}
+        self._assume = dict(assume or {})
         self._seen: dict[int, Any] = {}
         self._call: JitCall | None = None
         self._is_busy = False
@@ -80,9 +87,15 @@ class ScriptLint:
         self._is_busy = True
         name = computation.qualified_name
         try:
-            self.linted.append(Linted(name, lint_call(_call_of(computation))))
+            call = _call_of(computation)
+            self.names |= dict.fromkeys(call.names)
+            own = {k: v for k, v in self._assume.items() if any(fits(k, n) for n in call.names)}
+            self.linted.append(Linted(name, lint_call(call, own)))
         except Exception as error:  # a program that the user runs must go on
-            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            text = str(error)
+            if not isinstance(error, ValueError):  # a list of problems has a line each
+                text = text.partition("\n")[0]
+            problem = " ".join(f"{type(error).__name__}: {text}".split())
             self.linted.append(Linted(name, None, problem))
         finally:
             self._is_busy = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,9 @@ class Replay:
         step_function: state -> (state, metrics): the step, not jitted, to run under
             `jax.debug_nans`, in parts, or modified.
         blame: origin, culprit and status, as in the tables.
+        knobs: what the run's program traces, by name.
+        start: knobs -> the first state.
+        step_with: (state, knobs, number of the step) -> (state, metrics).
     """
 
     run_id: str
@@ -49,6 +52,9 @@ class Replay:
     batch: Any
     step_function: Callable[[Any], tuple[Any, Any]]
     blame: Attribution
+    knobs: dict[str, Any]
+    start: Callable[[Mapping[str, Any]], Any]
+    step_with: Callable[[Any, Mapping[str, Any], Any], tuple[Any, Any]]
 
 
 def replay_run(
@@ -116,12 +122,13 @@ def _replay(
     import jax.numpy as jnp
 
     from nanlab.backend import keys
-    from nanlab.backend.keys import step_key
+    from nanlab.backend.keys import init_key, step_key
 
     frozen = outcome.at_fault if at == "fault" else outcome.at_nan
     step = int(frozen.step[0])
     knobs = {name: jnp.asarray(values[0]) for name, values in lanes.knobs.items()}
-    key = keys.for_step(step_key(jnp.asarray(lanes.seed[0])), max(step, 0))
+    seed = jnp.asarray(lanes.seed[0])
+    key = keys.for_step(step_key(seed), max(step, 0))
     problem = runner.problem
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), frozen.state)
 
@@ -137,6 +144,11 @@ def _replay(
         batch=None if problem.batch is None else problem.batch(state, knobs, key),
         step_function=step_function,
         blame=outcome.attributions[0],
+        knobs=knobs,
+        start=lambda knobs: problem.init(knobs, init_key(seed)),
+        step_with=lambda state, knobs, number: problem.step(
+            state, knobs, keys.for_step(step_key(seed), number)
+        ),
     )
 
 

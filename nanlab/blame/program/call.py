@@ -137,10 +137,18 @@ def _trace(
         for index, array in zip(traced, arrays, strict=True):
             filled[index] = array
         with scopes.modules_named():
-            return pure(jax.tree_util.tree_unflatten(tree, filled))
+            return _without_functions(pure(jax.tree_util.tree_unflatten(tree, filled)))
 
     with rules_located():
         return jax.jit(of_arrays).trace(*(leaves[index] for index in traced))
+
+
+def _without_functions(outputs: Any) -> Any:
+    """Return outputs without the functions among them, as an Equinox module holds."""
+    is_function = [callable(leaf) for leaf in jax.tree.leaves(outputs)]
+    if all(is_function) or not any(is_function):
+        return outputs
+    return jax.tree.map(lambda leaf: None if callable(leaf) else leaf, outputs)
 
 
 def _output_name(path: Any, name_of: Callable[[Any], str], *, has_objects: bool) -> str:
