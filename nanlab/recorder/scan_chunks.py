@@ -178,6 +178,7 @@ class ScanChunks:
             names=names.operands,
             numbers={},
             outputs=[*outputs, *names.stacked],
+            judged=None if self._is_strict else range(len(outputs)),
         )
         return _counted(pinpoint_call(call), iteration)
 
