@@ -13,9 +13,9 @@ import nanlab
 from nanlab.recorder import scan_calls
 from nanlab.recorder.bundle import read_bundle
 
-pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+IGNORED = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.optimized, IGNORED]
 
 W = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 # What the planted fault divides by; zero at one iteration.
