@@ -59,7 +59,9 @@ class Bundle:
         lines += _history_lines(about["history"], about["call"])
         if not self.verdict:
             return "\n".join(lines)
-        cures = f"Cures: fault.verdict.cures() in the training, or nanlab.cure({about['function']}, "
+        cures = (
+            f"Cures: fault.verdict.cures() in the training, or nanlab.cure({about['function']}, "
+        )
         cures += f"*arguments) with those in {self.folder / _ARGUMENTS}."
         return "\n".join([*lines, "", self.verdict, "", cures])
 
