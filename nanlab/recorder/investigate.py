@@ -181,7 +181,7 @@ def _bad_iteration(entry: TapeEntry, leaves: list[Any]) -> BadIteration | None:
     args, kwargs = entry.plan.tree.unflatten(leaves)
     try:
         found = entry.watched.scans.run(args, kwargs)
-    except LookupError:
+    except Exception:  # it cannot be divided, or a callback of the user's failed this time
         return None
     is_found = isinstance(found, BadIteration) and found.verdict is not None
     return found if is_found and found.iteration >= 0 else None
