@@ -1,7 +1,8 @@
-"""Measure what the flight recorder costs: time of a step, time of a call, and memory.
+"""Measure what the flight recorder costs: a step, a call, a scan in chunks, compiling, memory.
 
 The sides run in turn, block by block, in one process: the plain donated step, the watched one, the
 plain one again (which says how noisy the machine is), and a loop that reads the loss each step.
+What `nanlab.debug` costs is measured by `debug.py`.
 """
 
 from __future__ import annotations
@@ -36,16 +37,19 @@ class Options:
     Attributes:
         rounds: number of blocks of each side; medians and quartiles of the ratios are shown.
         mlp_steps: steps of the small network in a block.
-        transformer_steps: steps of the transformer in a block; 0 leaves it and the memory out.
+        transformer_steps: steps of the transformer in a block; 0 leaves it, compiling and memory
+            out.
+        updates: iterations of the scan that is run in chunks; 0 leaves it out.
         every: calls between two copies of the state.
-        memory: measure the peak memory of one side of the transformer, and print it.
+        memory: measure the memory of one side of the transformer, and print it.
     """
 
     rounds: int = 15
     mlp_steps: int = 256
     transformer_steps: int = 32
-    every: int = 64
-    memory: Literal["", "plain", "watched"] = ""
+    updates: int = 1000
+    every: int | Literal["auto"] = "auto"
+    memory: Literal["", "plain", "watched", "on host"] = ""
 
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -130,10 +134,15 @@ def compared(make: Callable[[], Any], steps: int, options: Options) -> list[tupl
         "plain again": Side(jax.jit(step, donate_argnums=0), state, batches),
         "float(loss) each step": Side(plain, state, batches, reads=True),
     }
-    for side in sides.values():
-        side.block(2 * options.every)
+    for side in sides.values():  # two copies of the state: the second chooses how often
+        side.block(min(2 * steps, 160))
+    return table_of(sides, steps, options.rounds)
+
+
+def table_of(sides: dict[str, Any], steps: int, rounds: int) -> list[tuple[str, ...]]:
+    """Run blocks of each side in turn; return rows as `compared` does. The first side is plain."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(options.rounds):
+    for turn in range(rounds):
         names = list(sides)[turn % len(sides) :] + list(sides)[: turn % len(sides)]
         for name in names:
             times[name].append(sides[name].block(steps))
@@ -156,22 +165,89 @@ def _spread(values: list[float]) -> str:
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
+class ScanSide:
+    """A training in one call."""
+
+    def __init__(self, train: Any, state: Any) -> None:
+        self._train, self._state = train, state
+
+    def block(self, calls: int) -> tuple[float, float]:
+        """Make some calls."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(calls):
+            jax.block_until_ready(self._train(self._state))
+        return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def chunked(options: Options) -> list[tuple[str, ...]]:
+    """Compare a training of many updates in one call with the same in chunks."""
+    step, state, batches = mlp()
+    batch = jax.tree.map(jnp.asarray, batches[0])
+
+    def train(state: Any) -> Any:
+        return jax.lax.scan(lambda s, _: step(s, batch), state, None, options.updates)
+
+    recorder = nanlab.Recorder(long_scan=min(256, options.updates))
+    watched = recorder.watch(jax.jit(train))
+    sides = {
+        "plain": ScanSide(jax.jit(train), state),
+        "watched": ScanSide(watched, state),
+        "plain again": ScanSide(jax.jit(train), state),
+    }
+    for side in sides.values():
+        side.block(1)
+    if watched.whole:
+        print(f"not in chunks: {watched.whole}")
+    return table_of(sides, 1, options.rounds)
+
+
+def compile_times(rounds: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of first calls of the transformer, tracing and compiling included."""
+    step, state, batches = transformer()
+    times: dict[str, list[float]] = {"plain": [], "watched": []}
+    for turn in range(2 * rounds):
+        name = ("plain", "watched")[(turn + turn // 2) % 2]
+        jax.clear_caches()
+        jitted = jax.jit(step, donate_argnums=0)
+        jitted = nanlab.Recorder().watch(jitted) if name == "watched" else jitted
+        times[name].append(Side(jitted, state, batches).block(1)[0])
+    return times
+
+
 def memory_of(side: str) -> None:
-    """Print the peak memory of a process that trains the transformer."""
+    """Print the memory of a process that trains the transformer, in bytes.
+
+    The peak of the process, the arrays on the device and in the host's memory, and the state.
+    """
     step, state, batches = transformer()
     size = sum(x.nbytes for x in jax.tree.leaves(state))
     jitted = jax.jit(step, donate_argnums=0)
-    if side == "watched":
-        jitted = nanlab.Recorder(every=8).watch(jitted)
+    if side != "plain":
+        jitted = nanlab.Recorder(every=8, on_host=side == "on host").watch(jitted)
     run = Side(jitted, state, batches)
     del state
     run.block(32)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{peak} {size}")
+    lying = {True: 0, False: 0}
+    for x in jax.live_arrays():
+        lying[x.sharding.memory_kind == "pinned_host"] += x.nbytes
+    print(f"{peak} {lying[False]} {lying[True]} {size}")
+
+
+def show_memory() -> None:
+    """Print the memory of each side, in states."""
+    table = Table("side", "peak of the process", "arrays on the device", "in the host's memory")
+    for side in ("plain", "watched", "on host"):
+        command = [sys.executable, __file__, "--memory", side]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        *found, size = map(int, done.stdout.split())
+        table.add_row(side, *(f"{n / size:.2f} states" for n in found))
+        table.title = f"the state is {size / 2**20:.0f} MiB"
+    Console().print(table)
 
 
 def main() -> None:
-    """Run both trainings and print a table."""
+    """Run the trainings and print tables."""
     options = tyro.cli(Options)
     if options.memory:
         memory_of(options.memory)
@@ -184,16 +260,14 @@ def main() -> None:
     ):
         for row in compared(make, steps, options) if steps else ():
             table.add_row(name, *row)
+    for row in chunked(options) if options.updates else ():
+        table.add_row(f"a scan of {options.updates} updates", *row)
     Console().print(table)
     if not options.transformer_steps:
         return
-    command = [sys.executable, __file__, "--memory"]
-    peaks = {}
-    for side in ("plain", "watched"):
-        done = subprocess.run([*command, side], check=True, capture_output=True, text=True)
-        peaks[side], size = map(int, done.stdout.split())
-        print(f"{side}: peak memory {peaks[side] / 2**20:.0f} MiB (state {size / 2**20:.0f} MiB)")
-    print(f"more: {(peaks['watched'] - peaks['plain']) / size:.2f} states")
+    for name, times in compile_times(min(options.rounds, 5)).items():
+        print(f"first call of the transformer, {name}: {median(times):.2f} s of CPU")
+    show_memory()
 
 
 if __name__ == "__main__":

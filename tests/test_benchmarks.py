@@ -22,7 +22,7 @@ SMALL = {
     "peers": (
         "--runs", "128", "--steps", "4", "--rounds", "1", "--widths", "8", "--serial-runs", "2",
     ),
-    "recorder": ("--rounds", "2", "--mlp-steps", "8", "--transformer-steps", "0"),
+    "recorder": ("--rounds", "2", "--mlp-steps", "8", "--transformer-steps", "0", "--updates", "8"),
     "search": ("--steps", "3", "--tolerance", "0.5"),
     "startup": ("--rounds", "1", "--grid", "grid.toml"),
     "throughput": ("--runs", "128", "--steps", "8", "--rounds", "1", "--widths", "8"),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -429,6 +430,18 @@ def test_a_site_that_cannot_be_written_down_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot be reproduced alone"):
         verdict.save(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("cases", [1.0, F32([1, 2, 3]), "operand"])
+def test_a_selection_by_a_scalar_on_each_device_is_followed(cases):
+    @partial(jax.pmap, axis_name="d")
+    def step(count, w):
+        other = w if isinstance(cases, str) else cases
+        scale = jnp.where(count == 3, -1.0, other)
+        return w - jax.lax.pmean(w, "d") * jnp.sqrt(scale)
+
+    verdict = nanlab.pinpoint(step, np.int32([2, 3]), np.ones((2, 3), np.float32))
+    assert cause_of(verdict.culprit) == ("sqrt", "domain")
 
 
 def test_a_saved_scatter_needs_no_jaxpr(tmp_path):

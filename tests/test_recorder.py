@@ -7,10 +7,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import recorded
+from flax import nnx
 from recorded import TRAININGS, bits
 
 import nanlab
@@ -105,6 +108,176 @@ def test_faults_planted_at_random_steps(name, seed):
     expected = unwatched(TRAININGS[name], at)[-1]
     assert not [leaf for leaf in bits(fault.state) if leaf not in expected] or "two" in name
     assert fault.verdict.culprit.primitive == "sqrt"
+
+
+def norms(x):
+    """Metrics that overflow together with a batch that is below zero; they come first."""
+    large = jnp.exp(jnp.where(x < 0, 100, 0).astype(x.dtype))  # <-- tolerated
+    return large - large, jnp.sqrt(jnp.where(x < 0, -1.0, x))  # <-- tolerated
+
+
+def mended(w, x):
+    return w + jnp.log(x)  # <-- state
+
+
+def metric_first(w, x):
+    metric, _ = norms(x)
+    return metric, mended(w, x)
+
+
+def metric_last(w, x):
+    metric, _ = norms(x)
+    return mended(w, x), metric
+
+
+def nested(w, x):
+    one, two = norms(x)
+    return {"aux": {"norms": [one, two]}, "state": mended(w, x)}
+
+
+def several(w, x):
+    one, two = norms(x)
+    return one, mended(w, x), {"two": two, "three": jnp.stack([one, two])}
+
+
+def auxiliary(w, x):
+    def loss_of(w):
+        one, two = norms(x)
+        return jnp.sum(w * jnp.sqrt(x)), {"one": one, "two": two}  # <-- state
+
+    (_, aux), g = jax.value_and_grad(loss_of, has_aux=True)(w)
+    return w - g, aux
+
+
+def overflowing(w, x):
+    """The state gets an inf and no NaN, the metric a NaN."""
+    one, _ = norms(x)
+    return one, w * jnp.exp(60 - 60 * x)  # <-- state
+
+
+STATE_OF = {
+    metric_first: lambda out: out[1],
+    metric_last: lambda out: out[0],
+    nested: lambda out: out["state"],
+    several: lambda out: out[1],
+    auxiliary: lambda out: out[0],
+    overflowing: lambda out: out[1],
+}
+
+
+def marked(function):
+    lines, first = inspect.getsourcelines(function)
+    found = [n for n, line in enumerate(lines, first) if line.rstrip().endswith("# <-- state")]
+    return found[0] if found else marked(mended)
+
+
+@pytest.mark.parametrize("at", [0, 1, 9])
+@pytest.mark.parametrize("function", STATE_OF)
+def test_the_verdict_is_of_the_state_when_tolerated_metrics_go_bad_with_it(function, at):
+    with pytest.raises(nanlab.Fault) as caught, nanlab.Recorder(every=4) as recorder:
+        step, w = recorder.watch(jax.jit(function, donate_argnums=0)), jnp.ones(3, np.float32)
+        for t in range(14):
+            w = STATE_OF[function](step(w, np.float32(-1 if t == at else 1)))
+    fault = caught.value
+    assert fault.step == at and fault.exact is not False
+    site = fault.verdict.culprit or fault.verdict.origin
+    assert site.line == marked(function)
+    assert (fault.verdict.culprit is None) == (function is overflowing)
+    assert len(fault.verdict.output_faults) == 1
+    (note,) = fault.verdict.notes
+    assert note.startswith("not finite either, but no state: output[")
+    assert not any("tolerated" in site.code for site in fault.verdict.benign)
+
+
+class Model(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.ones(3, np.float32))
+
+
+def in_nnx(watch):
+    @nnx.jit
+    def step(model, x):
+        one, two = norms(x)
+        model.w[...] = mended(model.w[...], x)
+        return one, {"two": two}
+
+    step, model = watch(step), Model()
+    return lambda x: step(model, x)
+
+
+def in_equinox(watch):
+    @eqx.filter_jit(donate="all")
+    def step(module, x):
+        one, _ = norms(x)
+        return one, eqx.tree_at(lambda m: m.a, module, mended(module.a, x))
+
+    step, held = watch(step), [recorded.Module(jnp.ones(3, np.float32), 1.0, "net")]
+
+    def advance(x):
+        _, held[0] = step(held[0], jnp.float32(x))
+
+    return advance
+
+
+def in_two_functions(watch):
+    """The gradient is the fault, seen in another function's state; a metric is bad with it."""
+
+    @jax.jit
+    def gradient(w, x):
+        one, two = norms(x)
+        return (one, two), w * jnp.log(x)  # <-- state
+
+    gradient, apply = watch(gradient), watch(jax.jit(lambda w, g: w - g, donate_argnums=0))
+    held = [jnp.ones(3, np.float32)]
+
+    def advance(x):
+        held[0] = apply(held[0], gradient(held[0], x)[1])
+
+    return advance
+
+
+def in_one_scan(watch):
+    def train(w, bad):
+        def update(w, number):
+            x = jnp.where(number == bad, -1.0, 1.0).astype(np.float32)
+            one, two = norms(x)
+            return mended(w, x), {"one": one, "two": two}
+
+        return jax.lax.scan(update, w, jnp.arange(600))
+
+    train, numbers = watch(jax.jit(train)), iter(range(100))
+
+    def advance(x):
+        if x < 0:
+            train(jnp.ones(3, np.float32), next(numbers))
+        next(numbers)
+
+    return advance
+
+
+@pytest.mark.parametrize("build", [in_nnx, in_equinox, in_two_functions, in_one_scan])
+def test_the_verdict_is_of_the_state_in_frameworks_too(build):
+    at = 6
+    with pytest.raises(nanlab.Fault) as caught, nanlab.Recorder(every=4) as recorder:
+        advance = build(recorder.watch)
+        for t in range(14):
+            advance(np.float32(-1 if t == at else 1))
+    fault = caught.value
+    assert (fault.iteration or fault.step) == at
+    line = marked(build if build is in_two_functions else mended)
+    assert (fault.verdict.culprit.primitive, fault.verdict.culprit.line) == ("log", line)
+    (note,) = fault.verdict.notes
+    assert note.startswith("not finite either, but no state: ")
+    if build in (in_nnx, in_equinox):
+        assert float(fault.batch) == -1
+
+
+def test_with_strict_the_verdict_is_of_the_first_bad_metric():
+    with pytest.raises(nanlab.Fault) as caught, nanlab.Recorder(strict=True) as recorder:
+        step = recorder.watch(jax.jit(metric_last))
+        step(jnp.ones(3, np.float32), np.float32(-1))
+    assert "tolerated" in caught.value.verdict.culprit.code
+    assert len(caught.value.verdict.output_faults) == 2
 
 
 @pytest.mark.slow

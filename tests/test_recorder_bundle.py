@@ -73,6 +73,12 @@ def test_a_bundle_holds_the_arguments_the_history_and_the_verdict(fault):
     assert read.about["verdict"]["culprit"]["primitive"] == "sqrt"
 
 
+def test_its_verdict_has_the_call_for_cures(fault):
+    function, args, kwargs = fault.verdict.call
+    assert function.__name__ == "step"
+    assert recorded.bits((args, kwargs)) == recorded.bits(fault.arguments)
+
+
 def test_its_reproducer_reproduces(fault):
     done = subprocess.run([sys.executable, str(fault.folder / "reproduce.py")], check=False)
     assert done.returncode == 0
@@ -83,6 +89,8 @@ def test_the_command_shows_it_without_jax(fault, capsys):
     out = capsys.readouterr().out
     assert out.startswith("Step 5 of ") and "Replayed exactly: 12 logged values" in out
     assert "The NaN: sqrt, domain" in out and "step 4 of" in out
+    assert "Cures: fault.verdict.cures() in the training, or nanlab.cure(" in out
+    assert f"with those in {fault.folder / 'arguments.npz'}." in out
     code = (
         "import sys; sys.modules['jax'] = None; from pathlib import Path;"
         "from nanlab.recorder.bundle import read_bundle; print(read_bundle(Path(sys.argv[1])))"

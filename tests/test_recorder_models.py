@@ -60,9 +60,9 @@ def check(build, at, recorder):
 def test_a_fault_at_a_random_step_is_named_with_the_exact_state(name, seed):
     rng = np.random.default_rng([seed, *name.encode()])
     every = "auto" if seed == 0 else int(rng.integers(1, 40))
-    # While float16's scale is still too large, the verdict is of the gradient's norm, an output
-    # that is bad as well and comes earlier in the program.
-    check(MODELS[name], int(rng.integers(10, 70)), nanlab.Recorder(every=every))
+    # While float16's scale is still too large, the gradient's norm is bad as well, and tolerated.
+    at = int(rng.integers(0, 4 if seed == 3 else 70))
+    check(MODELS[name], at, nanlab.Recorder(every=every))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What happens on a fault: skip and rollback, to the bit; events; what is exempt; the end."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from recorded import TRAININGS, bits
 from sampled import sampled
 
 import nanlab
+
+pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 
 QUICK = [("donated", 16), ("two functions", 5), ("only state", 5)]
 SKIPPED = [
@@ -34,10 +38,22 @@ def trained(build, stream, watch=recorded.unwatched):
     return training
 
 
+def without_two(step):
+    calls = itertools.count()
+
+    def called(state, *args, **kwargs):
+        return (state, 0) if next(calls) in (11, 30) else step(state, *args, **kwargs)
+
+    return called
+
+
 @pytest.mark.parametrize(("name", "every"), SKIPPED)
 def test_skip_goes_on_as_if_the_batch_had_never_come(name, every):
     good = [b for t, b in enumerate(batches(60)) if t not in (11, 30)]
-    expected = bits(trained(TRAININGS[name], good).state())
+    if name == "odd arguments":  # its host splits a key for each batch, which nobody takes back
+        expected = bits(trained(TRAININGS[name], batches(60), without_two).state())
+    else:
+        expected = bits(trained(TRAININGS[name], good).state())
     with nanlab.Recorder(every=every, on_fault="skip") as recorder:
         training = trained(TRAININGS[name], batches(60, [11, 30]), recorder.watch)
         recorder.flush()

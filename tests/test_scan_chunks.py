@@ -13,9 +13,9 @@ import nanlab
 from nanlab.recorder import scan_calls
 from nanlab.recorder.bundle import read_bundle
 
-pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+IGNORED = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.optimized, IGNORED]
 
 W = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 # What the planted fault divides by; zero at one iteration.
@@ -213,6 +213,54 @@ def test_what_cannot_be_divided_runs_as_a_whole_and_it_is_said(function, said):
     chunked = watched(function)
     assert bits(chunked(w)) == bits(function(w))
     assert chunked.whole.startswith(said) and bool(chunked.whole) == bool(said)
+
+
+def noted(x):
+    NOTED.append(int(x))
+    if len(NOTED) == 31:
+        raise OSError("the disk is full")
+
+
+def noted_and_returned(x):
+    noted(x)
+    return np.float32(0)
+
+
+def by_debugging(w, k):
+    jax.debug.callback(noted, k, ordered=True)
+    return w
+
+
+def by_pure_callback(w, k):
+    return w + jax.pure_callback(noted_and_returned, jax.ShapeDtypeStruct((), np.float32), k)
+
+
+def by_nested_callback(w, k):
+    return lax.cond(k >= 0, lambda w: lax.fori_loop(0, 1, lambda i, w: by_debugging(w, k), w),
+                    lambda w: w, w)  # fmt: skip
+
+
+NOTED: list[int] = []
+
+
+@pytest.mark.parametrize("noting", [by_debugging, by_pure_callback, by_nested_callback])
+def test_what_fails_in_the_first_call_is_not_run_again(noting):
+    """Else its callbacks would run twice."""
+
+    @jax.jit
+    def train(w):
+        return lax.scan(lambda w, k: (noting(w, k) * 1.01, w.sum()), w, jnp.arange(74))[0]
+
+    def run(train):
+        NOTED.clear()
+        with pytest.raises(Exception, match="the disk is full"):
+            jax.block_until_ready(train(W))
+            jax.effects_barrier()
+        return list(NOTED)
+
+    chunked = watched(train)
+    assert run(chunked)[:31] == list(range(31)) == run(train)[:31]
+    assert 0 not in NOTED[31:] and chunked.scans is not None
 
 
 def test_a_function_whose_calls_are_short_is_a_step_and_is_recorded_as_one(monkeypatch):

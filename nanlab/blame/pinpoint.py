@@ -125,7 +125,7 @@ class _Pinpointing:
         self._program = program
         self._causes = CauseFinder(program, phases=phases)
         self._expressions = Expressions(program, call.names)
-        self._notes: list[str] = []
+        self._notes = self._runs.notes
         self._evidence: Evidence | None = None
         self._behind: Equation | None = None  # its derivative is at fault
         self.found: Found | None = None
@@ -133,14 +133,14 @@ class _Pinpointing:
     def verdict(self) -> Verdict:
         """Run the call and return the verdict."""
         compiled, reading = self._runs.run()
-        results = self._program.frames[0].results
-        shown = [reading.code(Point(value)) for value in results]
+        shown = self._runs.shown(reading)
         is_alone = not any(shown)
         if any(compiled) and compiled != shown and (other := self._runs.simplified()) is not None:
             # XLA's rewriting makes the fault: examine the rewritten program.
-            reading, shown = other, [other.code(Point(value)) for value in results]
+            reading, shown = other, self._runs.shown(other)
         reading = replace(reading, deadline=time.monotonic() + SEARCH_SECONDS)
         status, is_faulty = status_of(compiled, shown)
+        results = self._program.frames[0].results
         outputs = [Point(v) for v, is_bad in zip(results, is_faulty, strict=True) if is_bad]
         codes = shown if status == Status.REWRITTEN_AWAY else compiled
         faults = {n: c for n, c in zip(self._call.outputs, codes, strict=True) if c != FINITE}
@@ -184,7 +184,7 @@ class _Pinpointing:
             "origin": origin,
             "culprit": culprit,
             "chain": self._chain(reading, [p for path in paths.values() for p in path]),
-            "benign": self._benign(reading, outputs),
+            "benign": self._benign(reading),
         }
 
     def _fusion_note(self) -> str:
@@ -193,9 +193,9 @@ class _Pinpointing:
         events = [event for event in self.found.causes if event is not None]
         return fusion_note(self.found.reading, events, self._call.arrays)
 
-    def _benign(self, reading: Reading, outputs: list[Point]) -> tuple[Site, ...]:
+    def _benign(self, reading: Reading) -> tuple[Site, ...]:
         try:
-            events = benign_events(reading, outputs)
+            events = benign_events(reading, map(Point, self._program.frames[0].results))
         except OutOfTime:
             return ()
         # What a masked log(0) makes reaches no output, but its derivative does: it is not harmless.

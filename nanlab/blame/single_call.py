@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from operator import mul
 from typing import Any
 
 import jax
@@ -35,23 +36,31 @@ class SingleCall:
 
     Attributes:
         program: the program of the call.
+        notes: what has to be known of its outputs.
     """
 
     def __init__(self, call: Call, program: Program) -> None:
         self._call = call
         self.program = program
+        self.notes: list[str] = []
+        self._is_judged = [
+            call.judged is None or i in call.judged for i in range(len(call.outputs))
+        ]
         self._effects = Effects(self.program) if has_effects(self.program) else None
 
     def _bind(self) -> Bind:
         return bind_equation if self._effects is None else self._effects.replay()
 
     def run(self) -> tuple[list[int], Reading]:
-        """Return the codes of the compiled function's outputs, and the instrumented reading."""
+        """Return the codes of the compiled function's outputs that count, and the reading.
+
+        An output that does not count (`Call.judged`) has the code of a finite one.
+        """
         arrays = self._call.arrays
         if self._effects is not None:
             # The side effects happen in the plain program, which must run before the replay.
             plain = jax.jit(self._effects.recording()).lower(*arrays).compile()
-            outputs = codes_of(plain(*arrays))
+            outputs = self._judged(codes_of(plain(*arrays)))
             return outputs, self._reading()
         lowered = self._call.traced.lower()
         with ThreadPoolExecutor(1) as executor:
@@ -61,7 +70,21 @@ class SingleCall:
             except RuntimeError:  # the interpreter is shutting down, and starts no threads
                 compiled = lowered.compile
             reading = self._reading()
-            return codes_of(compiled()(*arrays)), reading
+            return self._judged(codes_of(compiled()(*arrays))), reading
+
+    def _judged(self, codes: list[int]) -> list[int]:
+        if not any(map(mul, codes, self._is_judged)):
+            self._is_judged = [True] * len(codes)
+        named = zip(self._call.outputs, codes, self._is_judged, strict=True)
+        others = [name for name, code, counts in named if code and not counts]
+        if others:
+            self.notes.append(f"not finite either, but no state: {', '.join(others)}")
+        return list(map(mul, codes, self._is_judged))
+
+    def shown(self, reading: Reading) -> list[int]:
+        """Return the codes of the outputs that count in a reading, after `run`."""
+        codes = [reading.code(Point(value)) for value in self.program.frames[0].results]
+        return list(map(mul, codes, self._is_judged))
 
     def simplified(self) -> Reading | None:
         """Return the reading with XLA's simplifications, if those of `run` were off."""

@@ -160,8 +160,8 @@ def gathered(leaf: Any) -> Any:
 
 def is_bad(value: np.ndarray[Any, Any]) -> bool:
     """Return whether numbers on the host hold an inf or a NaN."""
-    if value.size == 1 and value.dtype.kind == "f":
-        return not math.isfinite(value.item())
+    if value.shape == () and value.dtype.kind == "f":
+        return not math.isfinite(value)
     return code_of(value) != FINITE
 
 
@@ -193,7 +193,7 @@ class Pool:
             raw = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
             start = -raw.ctypes.data % _ALIGNMENT
             copy = raw[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
-        np.copyto(copy, x)
+        copy[...] = x
         lent.append(copy)
         return copy
 

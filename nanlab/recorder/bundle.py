@@ -57,7 +57,13 @@ class Bundle:
             lines.append(f"Replayed exactly: {about['compared']} logged values agree to the bit.")
         lines += [f"Note: {note}" for note in about["notes"]]
         lines += _history_lines(about["history"], about["call"])
-        return "\n".join([*lines, "", self.verdict]).rstrip()
+        if not self.verdict:
+            return "\n".join(lines)
+        cures = (
+            f"Cures: fault.verdict.cures() in the training, or nanlab.cure({about['function']}, "
+        )
+        cures += f"*arguments) with those in {self.folder / _ARGUMENTS}."
+        return "\n".join([*lines, "", self.verdict, "", cures])
 
 
 def save(finding: Detection, folder: Path) -> Path:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy import asarray
 
 from nanlab.backend.finiteness import FINITE
 from nanlab.recorder.arrays import ArrayCodes, is_bad, is_inexact, is_ready
@@ -32,6 +34,9 @@ class Logged(NamedTuple):
         names = self.watched.names
         about = {"call": self.number, "step": self.step, "function": self.watched.name}
         return about | {names[i]: v.item() if v.size == 1 else v.copy() for i, v in self.values}
+
+
+_logged = partial(tuple.__new__, Logged)  # quicker than the class, which is called for each call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +92,21 @@ class SmallOutputs:
 
     def read(self, before: int, *, wait: bool) -> Logged | None:
         """Read what is ready of the calls before this one; stop at the first bad value."""
-        while self._pending and self._pending[0][0].number < before:
-            entry, indices, arrays = self._pending[0]
-            if not wait and not is_ready(arrays[-1]):
+        pending, remember = self._pending, self.history.append
+        while pending:
+            entry, indices, arrays = pending[0]
+            number, step, watched, *_ = entry
+            if number >= before or not (wait or is_ready(arrays[-1])):
                 return None
-            self._pending.popleft()
-            logged = self._value_of(entry, indices, arrays)
-            self.history.append(logged)
-            if self._bad(logged):
+            pending.popleft()
+            try:
+                numbers = list(map(asarray, arrays))
+                logged = _logged((number, step, watched, list(zip(indices, numbers, strict=True))))
+            except RuntimeError:
+                logged = self._of_what_is_left(entry, indices, arrays)
+                numbers = [x for _, x in logged.values]
+            remember(logged)
+            if any(map(is_bad, numbers)) and self._bad(logged):
                 return logged
         return None
 
@@ -102,14 +114,14 @@ class SmallOutputs:
         muted = logged.watched.muted
         return [i for i, x in logged.values if muted.get(i, 0) < _CHECKS_BEFORE_MUTED and is_bad(x)]
 
-    def _value_of(self, entry: TapeEntry, indices: list[int], arrays: list[Any]) -> Logged:
-        values: list[tuple[int, np.ndarray[Any, Any]]] = []
-        for i, x in zip(indices, arrays, strict=True):
-            if x.is_deleted():  # small, but state: a bias that was fed back and donated
-                entry.watched.metrics = [j for j in entry.watched.metrics if j != i]
-            else:
-                values.append((i, np.asarray(x)))
-        return Logged(entry.number, entry.step, entry.watched, values)
+    def _of_what_is_left(self, entry: TapeEntry, indices: list[int], arrays: list[Any]) -> Logged:
+        """Read outputs that are small, but state: a bias that was fed back and donated."""
+        gone = {i for i, x in zip(indices, arrays, strict=True) if x.is_deleted()}
+        watched = entry.watched
+        watched.metrics = [i for i in watched.metrics if i not in gone]
+        pairs = zip(indices, arrays, strict=True)
+        values = [(i, np.asarray(x)) for i, x in pairs if i not in gone]
+        return Logged(entry.number, entry.step, watched, values)
 
     def pass_over(self, logged: Logged) -> None:
         """Record an event: the metric was bad and the state is good."""

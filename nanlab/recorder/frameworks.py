@@ -10,11 +10,12 @@ import copy
 import functools
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 
+from nanlab.blame.program.call import AFTER, OUTPUT
 from nanlab.recorder.arrays import is_array
 
 UserCall = Callable[[Sequence[Any]], tuple[Any, Any, Any]]
@@ -109,9 +110,44 @@ def _as_arrays(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
         return tree, lambda tree: tree
 
     def is_object(x: Any) -> bool:
-        return isinstance(x, nnx.Module | nnx.Optimizer)
+        return isinstance(x, nnx.Pytree | nnx.Variable)
 
-    if not any(map(is_object, jax.tree.leaves(tree, is_leaf=is_object))):
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_object)
+    places = [place for place, x in enumerate(leaves) if is_object(x)]
+    if not places:
         return tree, lambda tree: tree
-    graph, state = nnx.split(tree)
-    return state, lambda state: nnx.merge(graph, state)
+    # All at once, as they may share variables; without numbers, which a split takes for static.
+    graph, state = nnx.split([leaves[place] for place in places])
+    others = [None if place in places else x for place, x in enumerate(leaves)]
+
+    def merged(pair: Any) -> Any:
+        state, leaves = pair
+        for place, x in zip(places, nnx.merge(graph, state), strict=True):
+            leaves[place] = x
+        return jax.tree.unflatten(structure, leaves)
+
+    return (state, others), merged
+
+
+def judged_outputs(
+    names: Sequence[str], outputs: Collection[str], *, is_inner: bool
+) -> Collection[int] | None:
+    """Return which outputs of a traced call are those that the recorded function returned.
+
+    What a framework's function returns is a part of what its jitted function returns, next to the
+    new state of its arguments or a mark.
+
+    Args:
+        names: of the traced call's outputs.
+        outputs: names of the recorded function's outputs.
+        is_inner: whether the recorded function is the jitted function of a framework's.
+
+    Returns:
+        Indices into `names`; None if none of them is found.
+    """
+    paths = ["" if name == OUTPUT else name for name in outputs]
+    own = {OUTPUT + (path.partition("]")[2] if is_inner else path) for path in paths}
+    found = {index for index, name in enumerate(names) if name in own}
+    if len(found) < len(own):  # the rest are arguments' new states
+        found |= {index for index, name in enumerate(names) if name.endswith(AFTER)}
+    return found or None

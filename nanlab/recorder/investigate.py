@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.tree_util import tree_flatten_with_path
 
+from nanlab.backend.config import without_checks
 from nanlab.blame.explain.verdict import Verdict
-from nanlab.blame.pinpoint import pinpoint
+from nanlab.blame.misuse import traced_call
+from nanlab.blame.pinpoint import pinpoint_call
 from nanlab.blame.site import Site
 from nanlab.recorder.arrays import gathered
 from nanlab.recorder.bad_iteration import BadIteration
 from nanlab.recorder.detect import InHand, Logged, fed_on, verify
 from nanlab.recorder.fault import Detection, Fault
+from nanlab.recorder.frameworks import judged_outputs
 from nanlab.recorder.inside import Inside
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
 from nanlab.recorder.run_up import RunUp, argument_name
@@ -114,7 +119,8 @@ def _fault(
                 f"{made.watched.name} calls back into Python (io_callback): the replay called it "
                 "again, and may have received something else"
             )
-        about |= _examined(made, leaves, notes)
+        outputs = located.outputs if located is not None and located.entry is made else ()
+        about |= _examined(made, leaves, outputs, notes)
         began = "" if inside is None else inside.began(_origin_of(about["verdict"]))
         notes += [began] if began else []
         step, function = made.step, made.watched.name
@@ -158,11 +164,13 @@ def _arguments(entry: TapeEntry, leaves: list[Any]) -> dict[str, Any]:
     }
 
 
-def _examined(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> dict[str, Any]:
+def _examined(
+    entry: TapeEntry, leaves: list[Any], outputs: Collection[int], notes: list[str]
+) -> dict[str, Any]:
     """Return the verdict on a call, and the faulty iteration if it is one long scan."""
     bad = _bad_iteration(entry, leaves)
     if bad is None:
-        return {"verdict": _verdict(entry, leaves, notes)}
+        return {"verdict": _verdict(entry, leaves, outputs, notes)}
     return {"verdict": bad.verdict, "iteration": bad.iteration, "length": bad.length}
 
 
@@ -173,20 +181,21 @@ def _bad_iteration(entry: TapeEntry, leaves: list[Any]) -> BadIteration | None:
     args, kwargs = entry.plan.tree.unflatten(leaves)
     try:
         found = entry.watched.scans.run(args, kwargs)
-    except LookupError:
+    except Exception:  # it cannot be divided, or a callback of the user's failed this time
         return None
     is_found = isinstance(found, BadIteration) and found.verdict is not None
     return found if is_found and found.iteration >= 0 else None
 
 
-def _verdict(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> Verdict | None:
+def _verdict(
+    entry: TapeEntry, leaves: list[Any], outputs: Collection[int], notes: list[str]
+) -> Verdict | None:
     """Return what is wrong with a call, of the user's own function where that is another."""
     watched, tree = entry.watched, entry.plan.tree
     leaves = [gathered(leaf) for leaf in leaves]
-    attempts: list[Any] = []
+    names = [watched.names[i] for i in outputs]
     rebuild = watched.layouts[tree].user_call
-    if rebuild is not None:
-        attempts.append(rebuild)
+    attempts: list[Any] = [] if rebuild is None else [rebuild]
     source = watched.jitted if watched.source is None or rebuild else watched.source
     if isinstance(source, jax.stages.Compiled):
         notes.append(
@@ -198,14 +207,25 @@ def _verdict(entry: TapeEntry, leaves: list[Any], notes: list[str]) -> Verdict |
     problem = ""
     for attempt in attempts:
         try:
-            function, args, kwargs = attempt(leaves)
-            verdict = pinpoint(function, *args, **kwargs)
+            verdict = _pinpointed(attempt(leaves), names, is_inner=attempt is rebuild)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}".partition("\n")[0]
             continue
         return verdict
     notes.append(f"the call could not be looked into: {problem}")
     return None
+
+
+def _pinpointed(
+    called: tuple[Any, Any, Any], outputs: Collection[str], *, is_inner: bool
+) -> Verdict:
+    """Return the verdict on a call, about these outputs; see `judged_outputs`."""
+    function, args, kwargs = called
+    with without_checks():
+        call, notes = traced_call(function, args, kwargs)
+        if outputs:
+            call = replace(call, judged=judged_outputs(call.outputs, outputs, is_inner=is_inner))
+        return replace(pinpoint_call(call, notes), call=called)
 
 
 def _called(function: Any, tree: Any, leaves: list[Any]) -> tuple[Any, Any, Any]:

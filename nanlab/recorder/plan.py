@@ -18,12 +18,17 @@ flatten: Callable[[Any], tuple[list[Any], Any]] = jax.tree_util.default_registry
 
 
 class Outputs:
-    """What one call returned: its leaves, numbered from `base` on among all outputs."""
+    """What one call returned: its leaves, numbered from `base` on among all outputs.
 
-    __slots__ = ("_ids", "_leaves", "_references", "base")
+    Attributes:
+        base: number of the first.
+        strong: the leaves; [] if none is to be kept alive.
+    """
+
+    __slots__ = ("_ids", "_references", "base", "strong")
 
     def __init__(self, base: int, leaves: list[Any]) -> None:
-        self.base, self._leaves = base, leaves
+        self.base, self.strong = base, leaves
         self._ids: frozenset[int] | None = None
         self._references: list[Callable[[], Any]] | None = None
 
@@ -31,12 +36,12 @@ class Outputs:
     def leaves(self) -> list[Any]:
         """The leaves; None for one that nobody has any more."""
         if self._references is None:
-            return self._leaves
+            return self.strong
         return [reference() for reference in self._references]
 
     def has_any(self, ids: set[int]) -> bool:
         """Return whether an array with one of these ids is among the leaves."""
-        if ids.isdisjoint(map(id, self._leaves) if self._ids is None else self._ids):
+        if ids.isdisjoint(map(id, self.strong) if self._ids is None else self._ids):
             return False
         # The id of a leaf that is gone may be another object's now.
         return any(id(x) in ids and is_array(x) for x in self.leaves)
@@ -44,16 +49,16 @@ class Outputs:
     def replace(self, values: Mapping[int, Any]) -> None:
         """Put other values in place of leaves, by number; None where there is none any more."""
         is_loose = self._references is not None
-        self._leaves = [values.get(n, x) for n, x in enumerate(self.leaves, self.base)]
+        self.strong = [values.get(n, x) for n, x in enumerate(self.leaves, self.base)]
         self._references = self._ids = None
         if is_loose:
             self.loosen()
 
     def loosen(self) -> None:
         """Keep none of the leaves alive from now on."""
-        self._ids = frozenset(map(id, self._leaves))
-        self._references = [_reference(x) for x in self._leaves]
-        self._leaves = []
+        self._ids = frozenset(map(id, self.strong))
+        self._references = [_reference(x) for x in self.strong]
+        self.strong = []
 
 
 def _reference(x: Any) -> Callable[[], Any]:
@@ -97,7 +102,8 @@ class CallPlan:
         try:
             for producer, age, take, output in self.feeds:
                 outputs = producer.recent[age]
-                if not all(map(is_, take(leaves), output(outputs.leaves))):
+                known = outputs.strong or outputs.leaves
+                if not all(map(is_, take(leaves), output(known))):
                     return None
                 bases.append(outputs.base)
         except IndexError:  # the function has been called less, or returned less than it did
@@ -106,7 +112,10 @@ class CallPlan:
 
     def overlooks(self, leaves: list[Any], functions: Sequence[WatchedFunction]) -> bool:
         """Return whether a recent call returned one of the leaves that count as outside."""
-        ids = {id(x) for p in self.outside if KINDS[type(x := leaves[p])] == ARRAY}
+        ids: set[int] = set()
+        for place in self.outside:
+            if KINDS[type(leaves[place])] == ARRAY:
+                ids.add(id(leaves[place]))
         if not ids:  # batches of NumPy
             return False
         return any(outputs.has_any(ids) for f in functions for outputs in f.recent)

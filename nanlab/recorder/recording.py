@@ -29,7 +29,7 @@ from nanlab.recorder.watched import WatchedFunction
 Policy: TypeAlias = Literal["raise", "skip", "rollback"]
 
 _LOG = logging.getLogger("nanlab")
-_LOOK_EVERY = 4  # calls
+_LOOK_EVERY, _LOOK_EVERY_QUICK, _QUICK_S = 4, 16, 0.005  # calls; if they take less than this
 # every="auto": a copy costs this share of the time between two, with about 20 microseconds a leaf
 # and 4 GB/s (measured on 2 cores; an accelerator's is less).
 _SHARE, _LEAF_S, _BYTES_A_SECOND = 0.005, 20e-6, 4e9
@@ -74,6 +74,7 @@ class Recording:
         self.is_idle = False
         self._waits = jax.process_count() > 1  # every process must decide the same at the same call
         self._every = FIRST_EVERY if options.every == "auto" else options.every
+        self._look_every = 1 if self._waits else _LOOK_EVERY
         self._turned: tuple[int, float] | None = None  # number of the call, time
         self._turn_at, self._look_at, self._flying = self._every, 0, 0
         self._head: WatchedFunction | None = None  # the function that a step begins with
@@ -104,7 +105,7 @@ class Recording:
             if number >= self._look_at and (
                 watched is self._head or self.options.on_fault == "raise"
             ):
-                self._look_at = number + (1 if self._waits else _LOOK_EVERY)
+                self._look_at = number + self._look_every
                 self._look(InHand(watched, tree, leaves))
             if number >= self._turn_at or self.tape.epoch.nbytes > self.options.memory:
                 self._turn(InHand(watched, tree, leaves))
@@ -147,7 +148,7 @@ class Recording:
             return
         if verify(self.tape.epoch, wait=True) is False:
             self._alarm(None, call)
-        if self.options.every == "auto" and not self._waits:
+        if not self._waits:
             self._adapt()
         self.tape.turn()
         self._repaired = {i: pair for i, pair in self._repaired.items() if pair[0]() is not None}
@@ -155,13 +156,15 @@ class Recording:
         self.tape.drop(self.metrics.first_unread(self.tape.number))
 
     def _adapt(self) -> None:
-        """Choose how often the state is copied, from what a copy costs and a call takes."""
+        """Choose how often outputs are read and the state is copied, as calls are quick or slow."""
         now, number = time.perf_counter(), self.tape.number
         if self._turned is not None:  # before the first turn the program was compiled
-            copied = [cell.original for cell in self.tape.epoch.cells.values()]
-            cost = _LEAF_S * len(copied) + sum(x.nbytes for x in copied) / _BYTES_A_SECOND
             taken = (now - self._turned[1]) / max(1, number - self._turned[0])
-            self._every = min(1024, max(16, math.ceil(cost / (_SHARE * max(taken, 1e-6)))))
+            self._look_every = _LOOK_EVERY_QUICK if taken < _QUICK_S else _LOOK_EVERY
+            if self.options.every == "auto":
+                copied = [cell.original for cell in self.tape.epoch.cells.values()]
+                cost = _LEAF_S * len(copied) + sum(x.nbytes for x in copied) / _BYTES_A_SECOND
+                self._every = min(1024, max(16, math.ceil(cost / (_SHARE * max(taken, 1e-6)))))
         self._turned = number, now
 
     # Detection.
@@ -263,13 +266,10 @@ class Recording:
 
     def _with_repaired(self, leaves: list[Any], tree: Any, args: Any, kwargs: Any) -> Any:
         """Hand on the repaired state where the program hands on the bad one."""
-        pairs = [self._repaired.get(id(x)) for x in leaves]
-        if not any(pairs):
+        found = [(x, self._repaired.get(id(x))) for x in leaves]
+        if not any(pair for _, pair in found):
             return leaves, args, kwargs
-        leaves = [
-            pair[1] if pair is not None and pair[0]() is x else x
-            for x, pair in zip(leaves, pairs, strict=True)
-        ]
+        leaves = [pair[1] if pair is not None and pair[0]() is x else x for x, pair in found]
         args, kwargs = tree.unflatten(leaves)
         return leaves, args, kwargs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +86,14 @@ class Located:
 
     Attributes:
         entry: the first faulty call; None if the replay was finite.
+        outputs: indices of its outputs that the fault is in.
         compared: number of metrics that were logged and computed again.
         differing: number of these whose bits differ.
         is_rejected: whether there was bad state, which no later call took.
     """
 
     entry: TapeEntry | None = None
+    outputs: Collection[int] = ()
     compared: int = 0
     differing: int = 0
     is_rejected: bool = False
@@ -111,22 +113,24 @@ class Criterion:
     fed: set[int]
     is_over: bool
 
-    def is_fault(
+    def faulty(
         self, replay: TapeReplay, entry: TapeEntry, worse: list[int], found: Located
-    ) -> bool:
-        """Return whether these bad outputs of a call are a fault."""
+    ) -> list[int]:
+        """Return which of these bad outputs of a call, by index, are a fault."""
         if self.is_strict:
-            return bool(worse)
-        judged = [entry.base + i for i in worse if i in entry.watched.judged]
+            return worse
+        judged = [i for i in worse if i in entry.watched.judged]
         if not entry.watched.state:
-            return bool(judged)
+            return judged
         is_unsure = self.is_over and (
             found.is_rejected or any(e.watched.is_choosy for e in replay.entries)
         )
-        if any(replay.is_used(n) or (n in self.fed and not is_unsure) for n in judged):
-            return True
-        found.is_rejected |= bool(judged)  # the program has gone on with another state
-        return False
+        numbers = [(i, entry.base + i) for i in judged]
+        taken = [i for i, n in numbers if replay.is_used(n) or (n in self.fed and not is_unsure)]
+        found.is_rejected |= (
+            bool(judged) and not taken
+        )  # the program has gone on with another state
+        return taken
 
 
 def locate(
@@ -156,20 +160,25 @@ def locate(
             found.differing += not same_bits(on_host(outputs[index]), value)
         worse = worse_outputs(entry, outputs)
         bad |= {entry.base + index: entry for index in worse}
-        if criterion.is_fault(replay, entry, worse, found):
-            found.entry = _first(entry, bad)
+        faulty = criterion.faulty(replay, entry, worse, found)
+        if faulty:
+            found.entry, found.outputs = _first(entry, faulty, bad)
             if found.entry is entry and _came_bad(entry):
                 found.entry = _since_last(entry, replay.entries, bad)
+                found.outputs = [n - found.entry.base for n, e in bad.items() if e is found.entry]
             break
     return found
 
 
-def _first(entry: TapeEntry, bad: dict[int, TapeEntry]) -> TapeEntry:
-    """Return the earliest call that the bad values in this one came from."""
-    sources = entry.plan.sources(entry.bases)
-    makers = [bad[s] for s in sources if s is not None and s in bad]
-    earliest = min(makers, key=lambda e: e.number, default=None)
-    return entry if earliest is None else _first(earliest, bad)
+def _first(
+    entry: TapeEntry, outputs: list[int], bad: dict[int, TapeEntry]
+) -> tuple[TapeEntry, list[int]]:
+    """Return the earliest call that the bad values in this one came from, and its outputs."""
+    sources = {s for s in entry.plan.sources(entry.bases) if s is not None and s in bad}
+    if not sources:
+        return entry, outputs
+    earliest = min((bad[s] for s in sources), key=lambda e: e.number)
+    return _first(earliest, [s - earliest.base for s in sources if bad[s] is earliest], bad)
 
 
 def _came_bad(entry: TapeEntry) -> bool:

@@ -105,14 +105,15 @@ class ScanCalls:
         Raises:
             LookupError: it has to run as a whole.
         """
-        is_timed = False
+        is_timed, chunks = False, None
         try:
             chunks, leaves = self._chunks_of(args, kwargs)
             is_timed = id(chunks) in self._timed
             begin = time.perf_counter()
             result = chunks.run(leaves)
         except Exception as error:
-            if is_timed or isinstance(error, LookupError):
+            is_over = is_timed or (chunks is not None and chunks.has_called_back)
+            if is_over or isinstance(error, LookupError):
                 raise
             # The call itself says what is wrong with it; if nothing is, it runs as a whole.
             raise LookupError(f"{type(error).__name__}: {error}") from None

@@ -22,6 +22,7 @@ from nanlab.backend.finiteness import NAN, array_code
 from nanlab.backend.jaxpr import is_key
 from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint_call
+from nanlab.blame.probes.callbacks import SILENCED
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.interpreter import bind_equation
 from nanlab.blame.program.scan_split import ScanSplit, Start
@@ -54,6 +55,10 @@ class ScanChunks:
         is_strict: whether an inf or a NaN in the stacked outputs is a fault, too. It always is in a
             scan whose carry cannot hold one.
         history: number of iterations whose small outputs are remembered.
+
+    Attributes:
+        has_called_back: whether Python functions that the program calls may have been called, so
+            that it must not run again.
     """
 
     def __init__(
@@ -63,6 +68,10 @@ class ScanChunks:
         self.counts = _counts(split.length, every)
         values, opened = call.program.values, split.equation.opened
         carried = split.equation.results[: opened.carry if opened else 0]
+        self._calls_back = any(
+            "callback" in e.primitive or e.primitive in SILENCED for e in call.program.equations
+        )
+        self.has_called_back = False
         self._is_strict = is_strict or not any(values[v].can_be_bad for v in carried)
         self._names = ScanNames(call, split)
         self._before, self._after = jax.jit(split.before), jax.jit(split.after)
@@ -79,6 +88,9 @@ class ScanChunks:
         split, chunks = self._split, list[Chunk]()
         start = self._before(*arguments)
         carry, first, codes = start.carry, 0, self._codes(start.carry)
+        # From here on a failure is the program's own.
+        self._iterations.lower(start, carry, first=0, count=self.counts[0]).compile()
+        self.has_called_back = self._calls_back
         for count in self.counts:
             before = carry
             carry, stacked = self._iterations(start, carry, first=first, count=count)
@@ -178,6 +190,7 @@ class ScanChunks:
             names=names.operands,
             numbers={},
             outputs=[*outputs, *names.stacked],
+            judged=None if self._is_strict else range(len(outputs)),
         )
         return _counted(pinpoint_call(call), iteration)
 

@@ -9,6 +9,7 @@ too: so the state is copied once an epoch, and an epoch can be replayed without 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nanlab.recorder.arrays import (
@@ -68,7 +69,7 @@ class TapeEntry(NamedTuple):
     n_outputs: int
 
 
-_entry = TapeEntry._make  # quicker than the class, which is called at each call
+_entry = partial(tuple.__new__, TapeEntry)  # quicker than the class, which is called at each call
 
 
 class Check(NamedTuple):
@@ -100,6 +101,9 @@ class Taken(NamedTuple):
     bases: tuple[int, ...]
     stored: dict[int, Any]
     owned: list[int]
+
+
+_taken = partial(tuple.__new__, Taken)
 
 
 class Tape:
@@ -159,7 +163,7 @@ class Tape:
         stored, owned = self._store(leaves, plan, places, epoch)
         if is_checked:
             self._check(watched, plan, leaves, stored, epoch)
-        return Taken(epoch, plan, bases, stored, owned)
+        return _taken((epoch, plan, bases, stored, owned))
 
     def after(self, watched: WatchedFunction, taken: Taken, leaves: list[Any]) -> TapeEntry:
         """Record what the call returned."""

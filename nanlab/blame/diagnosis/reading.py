@@ -241,14 +241,16 @@ class Reading:
         code = self._direct(point) if equation.primitive == "select_n" else None
         if code is None:
             return equation.operands
-        selector, *cases = [self.array(Point(v, point.iterations)) for v in equation.operands]
-        if selector is None or any(case is None for case in cases):
+        arrays = [self.array(Point(v, point.iterations)) for v in equation.operands]
+        known = [array for array in arrays if array is not None]
+        if len(known) < len(arrays):
             return equation.operands
+        selector, *cases = known
         used = [equation.operands[0]]
+        rank, own = (len(self.probe.program.values[v].shape) for v in (point.value, used[0]))
+        wide = selector.reshape(selector.shape + (1,) * (rank - own))  # after a shard_map's axis
         for number, (operand, case) in enumerate(zip(equation.operands[1:], cases, strict=True)):
-            assert case is not None
-            is_selected = np.broadcast_to(selector == number, case.shape)
-            if code_of(case[is_selected]) >= code:
+            if code_of(np.where(wide == number, case, case.dtype.type(0))) >= code:
                 used.append(operand)
         return used
 

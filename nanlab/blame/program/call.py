@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -24,6 +24,8 @@ from nanlab.blame.program.rule_lines import rules_located
 
 OUTPUT = "output"
 """Name of a function's return value."""
+AFTER = " after the call"
+"""End of the name of an argument's state that is an output."""
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
@@ -39,6 +41,7 @@ class Call:
         names: names of these arrays, such as "params['w']".
         numbers: Python numbers among the arguments, by name.
         outputs: names of the leaves of the result.
+        judged: indices of the outputs whose fault is looked for; None for all of them.
         restored: builds the positional and keyword arguments, with other arrays in the place of
             these; None if the call was not traced from arguments.
     """
@@ -48,6 +51,7 @@ class Call:
     names: list[str]
     numbers: dict[str, Any]
     outputs: list[str]
+    judged: Collection[int] | None = None
     restored: Callable[[Sequence[Any]], Arguments] | None = None
 
     @property
@@ -157,7 +161,7 @@ def _output_name(path: Any, name_of: Callable[[Any], str], *, has_objects: bool)
     side, *rest = path
     if _key(side) == 0:
         return OUTPUT + jax.tree_util.keystr(tuple(rest))
-    return f"{name_of(tuple(rest))} after the call"
+    return f"{name_of(tuple(rest))}{AFTER}"
 
 
 def _is_numpy_array(leaf: Any) -> bool:
