@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import nanlab
+from nanlab.backend.jaxpr import split_constants
 from nanlab.blame.program.call import call_of
 from nanlab.blame.program.program import flatten_closed
 from nanlab.curing.candidates import written
@@ -19,6 +21,7 @@ from nanlab.curing.idioms import idioms_of
 from nanlab.curing.inputs import Inputs
 from nanlab.curing.limits import Tolerances, limits_of
 from nanlab.curing.source import Source, Span, source_of
+from nanlab.curing.stepwise import run_stepwise
 
 HEAD = "import jax\nimport jax.numpy as jnp\nfrom jax import lax\n\n\n"
 
@@ -191,6 +194,18 @@ def rewritten(line, *, idioms=True, dtype="float32"):
         ("return jnp.exp(z) - 1", "jnp.expm1(z)"),
         ("return jnp.exp(a) / jnp.exp(b)", "jnp.exp(a - (b))"),
         ("return jnp.exp(jnp.cumsum(jnp.log(x)))", "jnp.cumprod(x)"),
+        ("return jnp.log(jnp.cosh(z))", "jnp.logaddexp(z, -(z)) - jnp.log(2.0)"),
+        ("return jnp.log(jnp.cumsum(jnp.exp(z)))", "lax.cumlogsumexp(z, axis=0)"),
+        ("return jnp.log(jnp.expm1(z))", "z + jnp.log(-jnp.expm1(-z))"),
+        ("y = jnp.float32([1, 0, 1])\n    p = jax.nn.sigmoid(z)\n"
+         "    return jnp.log(y * p + (1 - y) * (1 - p))", "jax.nn.log_sigmoid((2 * y - 1) * (z))"),
+        ("return jnp.sum(x) / x.size", "jnp.sum(x / x.size)"),
+        ("return jnp.mean(x)", "jnp.sum(x / float(x.size))"),
+        ("return jnp.sum(x**2) / 3 - (jnp.sum(x) / 3) ** 2", "jnp.var(x)"),
+        ("return jnp.sin(x) / x", "jnp.sinc(x / jnp.pi)"),
+        ("return jnp.sqrt(x**2 + y**2)", "jnp.hypot(x, y)"),
+        ("return jnp.sqrt(jnp.exp(z))", "jnp.exp((z) / 2)"),
+        ("return jnp.prod(x) ** (1 / 3)", "jnp.exp((1 / 3) * jnp.sum(jnp.log(x)))"),
     ],
 )  # fmt: skip
 def test_an_idiom_has_another_formula_with_the_same_numbers(line, expected):
@@ -200,8 +215,9 @@ def test_an_idiom_has_another_formula_with_the_same_numbers(line, expected):
     values = [jnp.array([0.3, 0.6, 0.2], jnp.float32) + 0.1 * i for i in range(5)]
     results = []
     for body in (line, f"return {expected}"):
-        scope = {"jax": jax, "jnp": jnp}
-        exec(f"def f({names}):\n    {body}", scope)
+        scope = {"jax": jax, "jnp": jnp, "lax": lax}
+        bound = "y = jnp.float32([1, 0, 1])\n    " if "(2 * y - 1)" in body else ""
+        exec(f"def f({names}):\n    {bound}{body}", scope)
         results.append(scope["f"](*values))
     np.testing.assert_allclose(*results, rtol=2e-4, atol=1e-6)
 
@@ -258,12 +274,59 @@ def compare(run, leaf, new):
         (lambda x: -np.log(x), [-16.0], "infinite limit", False),
         (lambda x: x * np.log(x), [0.0], "limit", True),
         (lambda x: np.full(1, np.nan), [0.0], "", True),
+        # A limit of each direction: none in all, but no larger number either.
+        (lambda x: x / np.abs(x), [0.0], "", True),
+        (lambda x: x / np.abs(x), [7.0], "limit", False),
     ],
 )
 def test_a_finite_number_that_is_not_the_limit_is_refused(run, new, limit, is_right):
     found = compare(run, np.zeros(1, np.float32), new)
     assert found["limit"] == limit
     assert bool(found.get("failure")) != is_right
+
+
+@pytest.mark.parametrize(("new", "is_right"), [(2e38, True), (1e36, True), (1e18, False)])
+def test_what_is_next_to_overflow_may_saturate_and_may_not_become_small(new, is_right):
+    reference = lambda arrays: [np.array([2e38])]  # noqa: E731
+    limits = limits_of(reference, [jnp.zeros(1)], lambda *_: [], [np.array([np.inf])], [3.4e38])
+    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
+    found = limits.compare([np.array([new])], [np.array([np.inf])], same)
+    assert bool(found.get("failure")) != is_right
+
+
+def test_a_program_run_by_operation_computes_what_it_computes_compiled():
+    def run(x, ok):
+        def body(c, row):
+            return c * 0.5 + row, jnp.tanh(c)
+
+        carry, ys = lax.scan(body, x[0], x, reverse=True)
+        picked = lax.cond(ok, lambda v: v + 1, jnp.square, carry)
+        return lax.while_loop(lambda v: v.sum() < 9, lambda v: v * 2 + 1, picked), ys
+
+    x = jnp.linspace(-1, 1, 12).reshape(4, 3)
+    closed = jax.make_jaxpr(jax.jit(run))(x, True)
+    for ok in (True, False):
+        found = run_stepwise(*split_constants(closed), [x, jnp.asarray(ok)])
+        for new, old in zip(found, jax.tree.leaves(run(x, ok)), strict=True):
+            np.testing.assert_allclose(new, old, rtol=1e-6)
+
+
+def test_healthy_inputs_have_other_masks_and_other_constants(tmp_path):
+    text = (
+        "mask = jnp.array([[True, False], [False, False]])\n\n\n"
+        "def run(x):\n    return jax.nn.softmax(jnp.where(mask, x, -jnp.inf))\n"
+    )
+    module = module_of(tmp_path / "masked.py", HEAD + text)
+    cures = nanlab.cure(module.run, jnp.ones((2, 2)))
+    assert cures and cures[0].checks.healthy == 3, str(cures)
+
+
+def test_a_weighted_mean_without_weight_is_cured(tmp_path):
+    text = "def run(x, w):\n    return jnp.sum(w * x) / jnp.sum(w)\n"
+    module = module_of(tmp_path / "weighted.py", HEAD + text)
+    cures = nanlab.cure(module.run, jnp.arange(3.0), jnp.zeros(3))
+    assert cures and cures[0].checks.healthy
+    assert float(cures[0].apply(module.run)(jnp.arange(3.0), jnp.zeros(3))) == 0
 
 
 def test_outputs_that_were_finite_may_not_change():

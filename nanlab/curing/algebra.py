@@ -80,6 +80,8 @@ class Algebra:
         """Return z and -z where an expression is sigmoid(z), however it is written."""
         if (form := self.of(node, "sigmoid")) is not None:
             return form.text(0), self.negative(form.operands[0])
+        if (pair := self._of_labels(node)) is not None:
+            return pair
         form = self.of(node, "div")
         below = self.increment(form.operands[1]) if form else None
         power = self.of(below, "exp") if below is not None else None
@@ -89,6 +91,22 @@ class Algebra:
             return self.negative(power.operands[0]), power.text(0)
         if self.same(form.operands[0], below):
             return power.text(0), self.negative(power.operands[0])
+        return None
+
+    def _of_labels(self, node: ast.expr) -> tuple[str, str] | None:
+        """Return the same for y * p + (1 - y) * (1 - p), where y is 0 or 1 and p sigmoid(z)."""
+        total = self.of(node, "add")
+        terms = [self.of(x, "mul") for x in total.operands] if total else [None]
+        if terms[0] is None or terms[-1] is None:
+            return None
+        for y, p in (terms[0].operands, terms[0].operands[::-1]):
+            for other, rest in (terms[-1].operands, terms[-1].operands[::-1]):
+                not_y, not_p = self.complement(other), self.complement(rest)
+                if not_y is None or not_p is None:
+                    continue
+                if self.same(not_y, y) and self.same(not_p, p) and (pair := self.logit(p)):
+                    sign = self.text(y)
+                    return f"(2 * {sign} - 1) * ({pair[0]})", f"(1 - 2 * {sign}) * ({pair[0]})"
         return None
 
     def normalized(self, node: ast.expr) -> tuple[Form, Form] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
 from nanlab.curing.inputs import Inputs
-from nanlab.curing.limits import Limits, Results, Tolerances, limits_of
+from nanlab.curing.limits import Limits, Results, Tolerances, limits_of, numbers
 from nanlab.curing.reference import compiled_reference
 from nanlab.curing.traced import Run, Traced, traced_of
 
@@ -124,14 +125,18 @@ class Trial:
         """Whether there is more to check than that outputs are finite."""
         return bool(self._healthy) or self.limits.are_known(self.failing)
 
+    @cached_property
+    def _reference(self) -> Callable[[Sequence[Any]], list[Any]] | None:
+        base = self._base
+        return compiled_reference(base.jaxpr, base.constants, base.leaves)
+
     @property
     def limits(self) -> Limits:
         """What the outputs tend to near the failing inputs."""
         if self._limits is None:
             base = self._base
-            reference = compiled_reference(base.jaxpr, base.constants, base.leaves)
             self._limits = limits_of(
-                reference, base.leaves, self._inputs.nearby, self.failing, base.largest
+                self._reference, base.leaves, self._inputs.nearby, self.failing, base.largest
             )
         return self._limits
 
@@ -155,7 +160,7 @@ class Trial:
         if [r.shape for r in results] != [r.shape for r in self.failing]:
             return Checks(finite=True, failure="other shapes", **known)
         changes = [
-            self._change(before, run(traced.with_arrays_of(self._base, leaves)))
+            self._healthy_change(leaves, before, run(traced.with_arrays_of(self._base, leaves)))
             for leaves, before in self._healthy
         ]
         known |= {"healthy": len(changes), "change": max(changes, default=math.nan)}
@@ -163,6 +168,14 @@ class Trial:
             return Checks(finite=True, failure="healthy inputs give other numbers", **known)
         found = self.limits.compare(results, self.failing, self._tolerances)
         return Checks(finite=True, **known, **found)
+
+    def _healthy_change(self, leaves: Sequence[Any], before: Results, after: Results) -> float:
+        """Return the change from what the program computes there, or, if less, from float64."""
+        change = self._change(before, after)
+        if change <= self._tolerances.unchanged or self._reference is None:
+            return change
+        # 1 - sigmoid(10) has three digits left in float32, and a better formula has all.
+        return min(change, self._change(numbers(self._reference(leaves)), after))
 
     def _change(self, before: Results, after: Results) -> float:
         """Return the largest change of an output, relative to the largest number in it."""
