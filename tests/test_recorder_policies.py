@@ -473,3 +473,22 @@ def test_an_inf_of_the_state_counts_where_it_was_finite_at_the_start():
         train(recorder.watch, 40)
     assert caught.value.step == 12  # 1e3 ** 13 > 3.4e38
     assert caught.value.verdict.origin.primitive == "mul"
+
+
+@pytest.mark.parametrize("name", ["eager update", "accumulating", "two functions", "donated"])
+def test_a_fault_that_only_the_end_shows_is_found_whoever_updates_the_state(name):
+    with pytest.raises(nanlab.Fault) as caught, nanlab.Recorder(lag=100) as recorder:
+        trained(TRAININGS[name], batches(12, [5]), recorder.watch)
+    assert caught.value.step // (2 if name == "accumulating" else 1) == 5
+    assert caught.value.verdict.culprit.primitive == "sqrt"
+
+
+def test_at_the_end_a_bad_metric_is_an_event_if_the_host_leaves_the_update_out():
+    grad = jax.jit(jax.value_and_grad(recorded.loss_of))
+    with nanlab.Recorder(lag=100) as recorder:
+        watched, w = recorder.watch(grad), recorded.params()
+        for batch in batches(12, [5]):
+            loss, g = watched(w, batch)
+            if np.isfinite(loss):
+                w = jax.tree.map(lambda a, b: a - 0.01 * b, w, g)
+    assert not recorder.faults and [event.step for event in recorder.events] == [5]

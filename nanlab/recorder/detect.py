@@ -13,7 +13,7 @@ from numpy import asarray
 
 from nanlab.backend.finiteness import FINITE
 from nanlab.recorder.arrays import ArrayCodes, is_bad, is_inexact, is_ready
-from nanlab.recorder.tape import Epoch, TapeEntry
+from nanlab.recorder.tape import Cell, Epoch, Tape, TapeEntry
 
 if TYPE_CHECKING:
     from nanlab.recorder.watched import WatchedFunction
@@ -165,16 +165,20 @@ class InHand(NamedTuple):
     leaves: list[Any]
 
 
-def state_is_bad(functions: list[WatchedFunction], call: InHand | None) -> bool | None:
+def state_is_bad(tape: Tape, call: InHand | None) -> bool | None:
     """Return whether the state holds an inf or a NaN that it did not hold from the start.
 
     The state is what the call in hand takes, and what the last calls returned for others to take.
     None: what the last call returned is bad, and it is not known yet whether anybody takes it.
 
+    If no function returns state, because code between the calls updates it, it is what the call in
+    hand takes; at the end, what the last call took.
+
     Args:
-        functions: the watched functions.
+        tape: the calls.
         call: the call in hand; None at the end.
     """
+    functions = tape.functions
     found: list[tuple[Any, int, bool]] = []  # array, what it may hold, whether it is taken
     taken: set[int] = set() if call is None else {id(x) for x in call.leaves}
     for function in functions:
@@ -182,8 +186,10 @@ def state_is_bad(functions: list[WatchedFunction], call: InHand | None) -> bool 
             if index in function.state and id(x) not in taken and is_inexact(x):
                 is_open = call is not None and call.watched in function.takers(index)
                 found.append((x, function.allowed(index), not is_open))
+    is_known = any(function.state for function in functions)
+    if call is None and not is_known:
+        call = _last_call(tape)
     if call is not None and call.tree in call.watched.layouts:
-        is_known = any(function.state for function in functions)
         found += [
             (x, call.watched.allowed_in(call.tree, place), True)
             for place, x in enumerate(call.leaves)
@@ -198,6 +204,17 @@ def state_is_bad(functions: list[WatchedFunction], call: InHand | None) -> bool 
         is_taken for (_, limit, is_taken), code in zip(found, codes, strict=True) if code > limit
     ]
     return any(bad) or (None if bad else False)
+
+
+def _last_call(tape: Tape) -> InHand | None:
+    """Return the last call with those of its arguments that came from outside."""
+    entries = [epoch.entries[-1] for epoch in tape.epochs if epoch.entries]
+    if not entries:
+        return None
+    *_, entry = entries
+    stored = [entry.stored.get(place) for place in range(len(entry.plan.donated))]
+    leaves = [x.value if isinstance(x, Cell) else x for x in stored]
+    return InHand(entry.watched, entry.plan.tree, leaves)
 
 
 def fed_on(functions: list[WatchedFunction], call: InHand | None) -> set[int]:

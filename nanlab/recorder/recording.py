@@ -190,7 +190,7 @@ class Recording:
 
     def _alarm(self, logged: Logged | None, call: InHand | None) -> None:
         """Judge a bad metric, or a bad state at an epoch's beginning (without a metric)."""
-        is_faulty = self.options.strict or state_is_bad(self.tape.functions, call)
+        is_faulty = self.options.strict or state_is_bad(self.tape, call)
         if is_faulty is None:
             self._undecided = logged
             self._look_at = self.tape.number + 1
@@ -298,7 +298,7 @@ class Recording:
                 self._alarm(self._undecided, None)
             while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
                 self._alarm(logged, None)
-            if self.tape.epoch.entries and state_is_bad(self.tape.functions, None):
+            if self.tape.epoch.entries and state_is_bad(self.tape, None):
                 self._alarm(None, None)
 
     def at(self, call: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
