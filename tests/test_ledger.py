@@ -451,6 +451,15 @@ def test_of_alternatives_one_is_enough():
     assert (found.word, found.conditions["holds"]) == ("conditional", ["squared error"])
 
 
+def test_an_alternative_that_shows_nothing_is_not_known_to_fail():
+    claim = effect(strata=["optimizer"], any_of=["optimizer"])
+    fails = stratum([0.0] * 20, key={"optimizer": "sgd"})
+    no_room = stratum([0.1] * 20, without=0.9, key={"optimizer": "adam"})
+    assert rules.verdict(claim, rules.results_of(claim, "faults", [fails])).word == "refuted"
+    both = rules.verdict(claim, rules.results_of(claim, "faults", [fails, no_room]))
+    assert both.word == "open" and not both.counts
+
+
 def test_a_stratum_more_in_one_claim_changes_no_other(ledger):
     folder, _ = ledger
     table = tomllib.loads(TRUE)["claim"]

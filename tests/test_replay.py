@@ -303,7 +303,7 @@ def test_a_saved_state_is_read_back_as_it_was(name, results, runs, capsys):
 def test_a_state_that_cannot_be_saved_is_a_sentence_and_2(results, runs, capsys):
     (row, *_) = rows_of(runs, FAILED, pl.col("problem") == "quadratic")
     assert replay.main([str(results), row["run_id"], "--save", "/proc/state.npz"]) == 2
-    assert capsys.readouterr().err.startswith("cannot write /proc/state.npz: ")
+    assert "cannot write /proc/state.npz: " in capsys.readouterr().err
 
 
 # As in a notebook: JAX has begun, with one device and without 64-bit types.

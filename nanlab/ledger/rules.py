@@ -216,11 +216,13 @@ def answers_of(claim: Claim, found: Sequence[StratumResult]) -> list[tuple[Key, 
         words = [word for each in results if (word := each.answer) != UNSEEN]
         word = min(words, key=_ORDER.index, default=UNSEEN)
         groups.setdefault(tuple(key.items()), []).append(word)
-    best = [(dict(key), max(words, key=_ORDER.index)) for key, words in groups.items()]
+    # Where one alternative is enough and one of them shows nothing, it is not known to fail.
+    best = [(dict(key), max(words, key=_OF_ALTERNATIVES.index)) for key, words in groups.items()]
     return [(key, word) for key, word in best if word != UNSEEN]
 
 
 _ORDER = (UNSEEN, FAILS, OPEN, BORDERLINE, HOLDS)
+_OF_ALTERNATIVES = (FAILS, UNSEEN, OPEN, BORDERLINE, HOLDS)
 
 
 def rule(claim: Claim) -> str:

@@ -97,7 +97,7 @@ def phrase(name: str, values: Sequence[Any]) -> str:
         named = OF_ZERO[plain]
     elif plain in PHRASES:
         named = PHRASES[plain].format(named)
-    elif all(text in words or text in VALUES or _speaks(text) for text in texts):
+    elif plain == "factor" or all(t in words or t in VALUES or _speaks(t) for t in texts):
         pass
     else:
         named = f"{plain.replace('_', ' ')} {named}"
