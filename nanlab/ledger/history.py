@@ -68,5 +68,5 @@ def _why(each: Judged, old: str) -> str:
         answers = {f.answer for f in headline.primary.findings if f.stratum.decides}
         words = {frozenset({HOLDS}): "holds under every condition",
                  frozenset({FAILS}): "fails under every condition"}  # fmt: skip
-        reasons.append(words.get(frozenset(answers), "the whole interval decides, not its middle"))
+        reasons.append(words.get(frozenset(answers), "by the changes of its rule above"))
     return "; ".join(reasons)
