@@ -39,7 +39,7 @@ def strongest(claim: Claim, answer: Answer) -> StratumResult:
 def requirement(claim: Claim, answer: Answer) -> str:
     """Return what the rule requires and in how many conditions that is met, as a sentence."""
     if claim.contrast is not None:
-        required = required_text(claim)
+        required = "a difference " * (claim.within is not None) + required_text(claim)
     else:
         required = f"{percent(claim.share_at_least or 0.0)} or more"
     counts = answer.verdict.counts
