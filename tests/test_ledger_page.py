@@ -92,7 +92,8 @@ def test_each_named_factor_has_its_number_best_first():
     named = Answer(question="faults", verdict=answer.verdict, findings=answer.findings,
                    overall=answer.overall, factors=factors)  # fmt: skip
     assert factors_text(cure, named) == (
-        "Of the failing runs stay finite: Adam 100 %, a warm-up 18 %; 9 % with only another seed."
+        "Share of the failing runs that stay finite: Adam 100 %, a warm-up 18 %; 9 % with only "
+        "another seed."
     )
     assert factors_text(cure, answer) == ""
 

@@ -46,7 +46,8 @@ def requirement(claim: Claim, answer: Answer) -> str:
     every = sum(counts.values())
     if every < 2:
         return f"The rule requires {required}."
-    met = f"{counts.get(HOLDS, 0)} of {every} meet it"
+    holds = counts.get(HOLDS, 0)
+    met = f"{holds} of {every} {'meets' if holds == 1 else 'meet'} it"
     return f"The rule requires {required} in each condition; {met}."
 
 
@@ -76,9 +77,7 @@ def _cure_text(judged: RangeJudged) -> str:
         f"{_difference(best)}. {requirement(claim, answer)}"
     )
     for other in judged.answers[1:]:
-        result = next(
-            (each for each in other.overall if each.stratum.placebo == best.stratum.placebo), None
-        )
+        result = _same_side(other, best)
         if result is not None and result.effect is not None:
             text += (
                 f" {percent(result.stratum.with_ or 0.0)} {shows(claim, other)} with it, "
@@ -87,17 +86,24 @@ def _cure_text(judged: RangeJudged) -> str:
     return text
 
 
+def _same_side(other: Answer, best: StratumResult) -> StratumResult | None:
+    """Return another question's result for the same factor, or against the same placebo."""
+    if name := best.stratum.key.get(FACTOR):
+        return next((each for each in other.factors if each.stratum.key[FACTOR] == name), None)
+    return of_placebo(other, best.stratum.placebo)
+
+
 def _without_it(claim: Claim) -> str:
     assert claim.contrast is not None
     if claim.contrast.without_is:
         return f"with {claim.contrast.without_is}"
-    return "without it"
+    return "without a remedy" if claim.contrast.names else "without it"
 
 
 def _with_it(claim: Claim, result: StratumResult) -> str:
     assert claim.contrast is not None
     if name := result.stratum.key.get(FACTOR):
-        return f"{name}, the best of them" if len(claim.contrast.names) > 1 else name
+        return f"{name}, the best of the alternatives" if len(claim.contrast.names) > 1 else name
     return side(claim.contrast, is_with=True)
 
 
@@ -120,10 +126,10 @@ def factors_text(claim: Claim, answer: Answer) -> str:
     without = others[0] if len(others) == 1 else f"{others[0].removesuffix(' %')} to {others[-1]}"
     assert claim.contrast is not None
     if claim.contrast.of_failed:
-        whose = f"Of the failing runs {shows(claim, answer)}"
+        whose = f"Share of the failing runs that {shows(claim, answer)}"
         against = placebo_words(answer.factors[0].stratum.placebo)
     else:
-        whose = f"Of the runs {shows(claim, answer)}"
+        whose = f"Share of the runs that {shows(claim, answer)}"
         against = side(claim.contrast, is_with=False)
     return f"{whose}: {', '.join(parts)}; {without} with {against}."
 
@@ -160,11 +166,11 @@ def _contrast_text(judged: RangeJudged) -> str:
     if is_opposite(claim, answer):
         text += " On average the opposite of the claim was measured."
     for other in judged.answers[1:]:
-        result = strongest(claim, other)
-        if result.effect is not None:
+        other_result = _same_side(other, result)
+        if other_result is not None and other_result.effect is not None:
             text += (
-                f" Of the same runs {percent(result.stratum.with_ or 0.0)} and "
-                f"{percent(result.stratum.without or 0.0)} {shows(claim, other)}."
+                f" Of the same runs {percent(other_result.stratum.with_ or 0.0)} and "
+                f"{percent(other_result.stratum.without or 0.0)} {shows(claim, other)}."
             )
     return text
 

@@ -40,23 +40,25 @@ WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE, REFUTED, OPEN, NOT_TESTABLE)
 
 RANGES = (
     "Networks of 32 to 256 units are trained from scratch on small data, thousands at a time, "
-    "with and without what a claim is about. The **usual range** covers what people do, and its "
-    "edges where runs begin to fail: weights of 0.5 to 4 times LeCun's (a deviation of 1 over the"
-    " root of the number of inputs; He's are 1.41 times as large), learning rates of 0.001 to 3 "
-    "for SGD and 1e-4 to 0.1 for Adam and RMSprop. A claim may need a part of it; each says "
-    "which. At 1,000 steps, in the larger networks and in float16 every other weight and rate was"
-    " run. The **stress range** goes far beyond, to see what breaks. Both stand in each claim's "
-    "file, with the rule that decides, since before its studies ran; what was changed after a "
-    "first result is [listed](#what-was-changed-after-a-first-result). The verdict of a claim is "
-    "that of the usual range, or **as stated** where the article gives the numbers itself."
+    "with and without what a claim is about. The **usual range** covers what people use, and "
+    "reaches the values at which runs begin to fail: weights of 0.5 to 4 times LeCun's (a "
+    "deviation of 1 over the root of the number of inputs; He's are 1.41 times as large), "
+    "learning rates of 0.001 to 3 for SGD and 1e-4 to 0.1 for Adam and RMSprop. Some claims use "
+    "only a part of it; each section says which. At 1,000 steps, in the larger networks and in "
+    "float16 every other weight and rate was run. The **stress range** goes far beyond, to see "
+    "what breaks. Both, and the rule that decides, are in each claim's file; they were written "
+    "before the first studies, and every later change is "
+    "[listed](#what-was-changed-after-a-first-result). The verdict of a claim is that of the "
+    "usual range, or **as stated** where the article gives the numbers, or the claim's own "
+    "condition lies outside any usual range."
 )
 
 TABLE_HEAD = (
     "*Holds in*: the number of conditions (task, loss, size of the network ...) in which the rule"
-    " is met, of those in which anything can be seen. *Decides*: the share of runs to which the "
-    "verdict refers, with the factor named in the claim against without it, their difference in "
-    "points and its 95 % interval. *Also measured*: the other question about the same runs. Of a "
-    "cure, the runs are those that fail without it, and it is compared with its best placebo."
+    " is met, of those in which an effect could show. *Decides*: the share of runs on which the "
+    "verdict rests, with the factor named in the claim against without it, their difference in "
+    "points and its 95 % interval. *Also measured*: the other question about the same runs. For a"
+    " cure, the runs are those that fail without it, and it is compared with its best placebo."
 )
 
 HOW_TO_READ = f"""\
@@ -72,36 +74,38 @@ factor. A cure is tried on the runs that fail without it. Its placebo is another
 move along the grid also have to beat a move of the same size in a random direction. "Best" is \
 the placebo that does best.
 - **Shares** are means over seeds, and within a seed over the cells of the grid, so they are \
-shares of this grid: twice as many cells at high rates would raise them. Differences are in \
-percentage points, brackets hold 95 % intervals over seeds.
+shares of this grid, over the claim's own conditions: one activation's share differs between \
+claims. Differences are taken before rounding, in percentage points; brackets hold 95 % intervals \
+over seeds.
 - **Intervals** are wide on purpose. A seed not yet seen may be unlike all others, so an end is \
 never nearer than Clopper and Pearson's: 0 of 72 seeds gives 0 to 5 %. The ends of Student's t \
 alone would be nearer, and wrong where nearly all seeds agree. Exact computations have no \
 interval.
 - **A condition** is a combination of the parameters in a claim's rule. The rule *holds* there if \
 the whole interval passes the required size and the p value, corrected for the number of \
-conditions of this claim (Holm; not over claims), is at most 0.05. It *fails* if the whole \
+conditions of this claim (Holm, within the claim), is at most 0.05. It *fails* if the whole \
 interval falls short. *Borderline*: there is an effect, and the required size lies in its \
-interval. *Undecided*: zero and the required size both do, or there are fewer than {MIN_SEEDS} \
-seeds.
+interval. *Undecided*: both zero and the required size lie in it, or there are fewer than \
+{MIN_SEEDS} seeds.
 - **A claim** is *supported* if it holds in at least half of the conditions and fails in none, \
 *refuted* if it fails in at least half and holds in none, *conditional* if it holds in some and \
-fails in others; else *borderline*, or *open* if all are undecided. Conditions that go beyond \
-what the sentence says are reported and decide nothing.
+fails in others; else *borderline* if any condition is or holds, or *open*. Conditions that go \
+beyond what the sentence says are reported and decide nothing.
 - **Words.** "Causes", "prevents" and the like are read as sizes, each with its reason: 5 points \
-of all runs, 20 for "causes" and "much less", half of the failing runs for "prevents", "tames" \
-and "solves", 10 % of them for "helps".
+of all runs for most harms, 10 or 20 for stronger words, half of the failing runs for "prevents", \
+"tames" and "solves", a tenth of them for "helps"; each rule says its size and why.
 - `claims.csv` has a row for each claim. `strata.csv` has one for each condition, range, question \
 and placebo; `detectable` is the smallest effect that would have passed in 80 % of such studies."""
 
 LIMITS = """\
-- Small networks, small data, 100 and 1,000 steps, on a CPU, in float32 where nothing else is \
-said. What holds for 128 units need not hold for a language model.
+- Small networks, small data, mostly 100 and 1,000 steps, on a CPU, in float32 where nothing else \
+is said. What holds for 128 units need not hold for a language model.
 - A pilot with other seeds chose the first grids so that runs fail in them at all; it chose no \
 threshold. At LeCun's weights and rates below 0.3 hardly a run fails: the [maps](#figures) show \
 where.
-- The claims overlap: A2 is B2, E3 is D9, D7 contains E8, A9 and B6 are nearly the same, as are \
-B12 and C6; A1, D5, E5 and E6 read the same runs. The verdicts are not 62 independent facts.
+- The claims overlap: A2 is B2, E3 and D9 ask two questions of the same runs, D7 contains E8, A9 \
+and B6 are nearly the same, as are B12 and C6; A1, D5, E5 and E6 read the same runs. The verdicts \
+are not 62 independent facts.
 - p values are corrected within a claim, not over the ledger, and `detectable` uses the deviation \
 that was observed.
 - The claims are in our words; the articles are cited by title and file."""
@@ -163,7 +167,8 @@ def _tally(judged: Sequence[Judged]) -> str:
 REMEDIES = (
     "Of the runs that fail in the usual range: how many stay finite with each remedy, and how "
     "many then also train; the same runs with only another seed (or the claim's best placebo) "
-    "next to it. A remedy that keeps a run finite and does not let it train has not cured it."
+    "next to it. A remedy that keeps a run finite and does not let it train has removed the fault"
+    " and no more."
 )
 
 

@@ -71,7 +71,11 @@ def breaks_text(judged: Judged) -> str:
         verdict, label = each.primary.verdict, range_label(judged, each).capitalize()
         if verdict.word == REFUTED and not verdict.conditions and label != "As stated":
             parts.append(f"{label}: fails everywhere.")
-        for words, head in (((FAILS,), "fails"), ((BORDERLINE, OPEN), "undecided")):
+        for words, head in (
+            ((FAILS,), "fails"),
+            ((BORDERLINE,), "borderline"),
+            ((OPEN,), "undecided"),
+        ):
             listed_here = [one for word in words for one in verdict.conditions.get(word, [])]
             if listed_here:
                 parts.append(f"{label}, {head}: {listed(listed_here)}.")

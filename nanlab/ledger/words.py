@@ -78,7 +78,7 @@ def parameter(name: str) -> str:
     plain = plain_name(name)
     words = {
         "lr": "learning rate", "init_scale": "scale of the weights",
-        "told": "quantity that is watched", "kind": "layer or loss", "outcome": "end of the run",
+        "told": "watched quantity", "kind": "layer or loss", "outcome": "outcome",
         "clip": "method of clipping", "norm": "normalization", "steps": "number of steps",
         "inputs": "scaling of the inputs", "numbers": "size of the inputs",
         "factor": "alternative",
