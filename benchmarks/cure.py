@@ -154,6 +154,7 @@ def main(arguments: list[str]) -> None:
     part, parts = 0, 1
     if "--part" in arguments:
         part, parts = map(int, arguments[arguments.index("--part") + 1].split("/"))
+        part %= parts
     cases = dict(faults(more))
     named = [name for name in arguments if name in cases] or sorted(cases)
     random.Random(1).shuffle(named)  # a run that is stopped has seen a sample

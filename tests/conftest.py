@@ -63,11 +63,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # What these tests compile runs for milliseconds: without LLVM's optimizations and the emitters of
-# fused loops a training takes a tenth of the time to compile, an operation half of it.
+# fused loops, and in one module, a training takes a tenth of the time to compile, an operation
+# half of it.
 _UNOPTIMIZED: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 _compiler_options: dict[str, Any] = {}
 

@@ -13,8 +13,6 @@ from nanlab.blame.probes.codes import Probe
 from nanlab.blame.program.program import flatten
 from nanlab.blame.vocabulary import WitnessAnswer
 
-pytestmark = pytest.mark.optimized
-
 F32 = np.float32
 HERE = "test_jax_debug.py"
 

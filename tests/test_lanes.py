@@ -26,8 +26,6 @@ from nanlab.problems import build as problems
 from nanlab.problems.problem import Metrics, Problem
 from nanlab.problems.training import make_training
 
-pytestmark = pytest.mark.optimized
-
 TINY = {
     "problem": "training",
     "task": "digits",

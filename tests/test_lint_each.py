@@ -9,8 +9,6 @@ from test_lint_soundness import BINARY, ROWS, STEPS, UNARY, check, check_program
 
 from nanlab.linting.abstract import interval
 
-pytestmark = pytest.mark.optimized
-
 FUNCTIONS = [
     *((name, function, 1) for name, function in UNARY.items()),
     *((name, function, 2) for name, function in BINARY.items()),

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from jax import lax
 from sampled import sampled
 
-pytestmark = pytest.mark.optimized
-
 SHAPE = (16, 8)
 
 UNARY = {

@@ -10,8 +10,6 @@ from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.engine.placement import packed, packing_steps, slots_of
 from nanlab.problems import build as problems
 
-pytestmark = pytest.mark.optimized
-
 STATICS = {"problem": "training", "task": "digits", "depth": 2, "width": 8, "activation": "relu",
            "loss": "mse", "optimizer": "sgd", "precision": "float32", "batch_size": 8}  # fmt: skip
 RUNS, STEPS = 512, 40

@@ -10,8 +10,6 @@ from nanlab.backend import keys
 from nanlab.grid.parameters import PARAMETERS
 from nanlab.problems.training import make_training
 
-pytestmark = pytest.mark.optimized
-
 KEY = keys.run_key(5)
 PLAIN = {
     "task": "wine", "standardize": True, "model": "mlp", "activation": "tanh", "optimizer": "sgd",

@@ -11,8 +11,6 @@ from jax import lax
 from nanlab.engine import im2col as patches
 from nanlab.engine.matmul_layout import laid_out
 
-pytestmark = pytest.mark.optimized
-
 
 @st.composite
 def windows(draw):

@@ -11,8 +11,6 @@ from jax import lax
 from nanlab.backend.jaxpr import open_equation, split_constants
 from nanlab.engine.matmul_layout import laid_out
 
-pytestmark = pytest.mark.optimized
-
 LANES, EXAMPLES, WIDTH = 4, 6, 5
 
 

@@ -13,8 +13,6 @@ from nanlab.engine.group_runner import GroupRunner
 from nanlab.engine.lanes import NEVER, Lanes
 from nanlab.grid.parameters import PARAMETERS
 
-pytestmark = pytest.mark.optimized
-
 DTYPES = {
     "float64": np.float64,
     "float32": np.float32,

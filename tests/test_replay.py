@@ -23,8 +23,6 @@ from nanlab.results import frames as tables
 from nanlab.study import chunk_runner as chunks_bench
 from nanlab.study.replay import ReplayError, replay_run
 
-pytestmark = pytest.mark.optimized
-
 # Fails in its initial state (1e39 is no float32), in its first steps, later, and not at all.
 GRID = """\
 [run]

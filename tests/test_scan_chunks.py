@@ -15,7 +15,7 @@ from nanlab.recorder.bundle import read_bundle
 
 IGNORED = pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 
-pytestmark = [pytest.mark.optimized, IGNORED]
+pytestmark = IGNORED
 
 W = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 # What the planted fault divides by; zero at one iteration.

@@ -11,8 +11,6 @@ from nanlab.engine.forensics import Forensics
 from nanlab.engine.lanes import Lanes
 from nanlab.problems.problem import Metrics, Problem
 
-pytestmark = pytest.mark.optimized
-
 
 def init(knobs, key):
     return {"memory": jnp.float32(0), "x": jnp.float32(1) / knobs["divisor"].astype(jnp.float32)}

@@ -12,8 +12,6 @@ from resealed import reseal
 from nanlab import diff, sweep, verify
 from nanlab.results.compare import compare_runs
 
-pytestmark = pytest.mark.optimized
-
 GRID = """
 [run]
 problem = "quadratic"

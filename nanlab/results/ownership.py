@@ -256,7 +256,7 @@ def _write(path: Path, owner: Owner) -> None:
             partial.write_text(json.dumps(sealed(asdict(owner))), encoding="utf-8")
             os.replace(partial, path)
             return
-        except FileNotFoundError:  # an owner that left has just removed the empty folder
+        except (FileNotFoundError, FileExistsError):  # another owner has just removed the folder
             if attempt == _ATTEMPTS - 1:
                 raise
 
