@@ -231,6 +231,21 @@ def test_what_can_happen_only_after_another_finding_is_none():
 # Assumptions.
 
 
+@pytest.mark.parametrize(
+    ("function", "is_returned"),
+    [
+        (lambda x: jnp.where(x > 0, x, -jnp.inf), True),
+        (lambda x: jax.ops.segment_max(x, jnp.int32(x), 2), True),
+        (lambda x: jax.nn.softmax(jnp.where(jnp.arange(3) > 0, x, -jnp.inf)), False),
+        (lambda x: jax.lax.fori_loop(0, 3, lambda i, m: jnp.minimum(m, x[i]), jnp.inf), False),
+        (lambda x: jnp.argmax(jnp.where(x > 0, x, -jnp.inf)), False),
+    ],
+)
+def test_an_inf_of_the_program_is_a_finding_if_it_can_be_returned(function, is_returned):
+    findings = nanlab.lint(function, jnp.ones(3)).findings
+    assert [f.site.mechanism for f in findings] == ["constant"] * is_returned
+
+
 def test_assumptions_change_what_can_happen():
     def loss(params, batch):
         return jnp.log(params["w"] + batch["x"]).sum()

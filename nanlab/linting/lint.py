@@ -112,7 +112,7 @@ class _Reporting:
         """Return the report, with these equations as findings."""
         results, found = self._results, set(dangers)
         findings = [self._finding(index) for index in sorted(found)]
-        findings += [*self._meetings(), *self._returning()]
+        findings += [*self._meetings(), *self._written(), *self._returning()]
         growth = [self._finding(index) for index in sorted(results.growth)]
         unknown: dict[str, list[Site]] = {}
         for index in sorted(results.unknown):
@@ -160,6 +160,27 @@ class _Reporting:
                 site=self._site_of_finding(index, mechanism),
                 sentence=self._sentences.of_meeting(equation, mechanism, source),
             )
+
+    def _written(self) -> Iterator[Finding]:
+        """Yield where an inf or a NaN that is written into the program enters what is returned."""
+        program = self._program
+
+        def is_bad(value: int) -> bool:
+            return CONSTANT in self._analysis.of(value).bad.makers
+
+        todo, seen = [v for v in program.frames[0].results if is_bad(v)], set[int]()
+        while todo:
+            maker = program.computed_by(todo.pop())
+            if maker is None or maker.index in seen or maker.index in self._results.meetings:
+                continue  # what a meeting makes of it is a finding of its own
+            seen.add(maker.index)
+            bad = [v for v in maker.operands if is_bad(v)]
+            todo += bad
+            if any(program.values[v].is_constant for v in bad):
+                yield Finding(
+                    site=self._site_of_finding(maker.index, Mechanism.CONSTANT),
+                    sentence="an inf or a NaN that is written into the program can be returned.",
+                )
 
     def _returning(self) -> Iterator[Finding]:
         """Yield where a NaN of an argument that the forward pass masks enters the backward pass."""
