@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_compilation_cache_dir", programs.name)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
         _add_compiler_options()
+        _share_contexts()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,6 +93,21 @@ def _add_compiler_options() -> None:
         return options
 
     compiler.get_compile_options = with_ours
+
+
+def _share_contexts() -> None:
+    """Let programs share an MLIR context: to make one takes longer than to lower most of them."""
+    from jax._src.interpreters import mlir
+
+    make, shared = mlir.make_ir_context, threading.local()
+
+    def make_rarely() -> Any:
+        if not getattr(shared, "uses", 0) % 100:
+            shared.uses, shared.context = 0, make()
+        shared.uses += 1
+        return shared.context
+
+    mlir.make_ir_context = make_rarely
 
 
 @pytest.hookimpl(tryfirst=True)

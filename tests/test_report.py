@@ -78,6 +78,12 @@ def undrawn(monkeypatch):
     monkeypatch.setattr("nanlab.reporting.write.write_figures", lambda folder, analysis: {})
 
 
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Reports whose figures are drawn and not written, which takes twice as long."""
+    monkeypatch.setattr("nanlab.reporting.figures.save_figure", lambda *_: None)
+
+
 # ---- what is there ----
 
 
@@ -145,7 +151,7 @@ def test_the_second_time_and_in_another_process_every_byte_is_the_same(quickstar
     assert hashes(folder) == hashes(quickstart)
 
 
-def test_figures_and_tables_that_a_study_has_no_more_are_removed(tmp_path):
+def test_figures_and_tables_that_a_study_has_no_more_are_removed(tmp_path, unsaved):
     folder = copied("tanh_critical_line", tmp_path)
     for name in ("figures/survival-1col.svg", "tables/blames.tex"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -414,7 +420,7 @@ def test_of_very_many_runs_a_sweep_writes_no_report_by_itself(tmp_path, monkeypa
 
 
 def test_a_sweep_ends_with_its_report_and_the_manifest_does_not_depend_on_it(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, unsaved
 ):
     (tmp_path / "grid.toml").write_text(SMALL)
     assert sweep.main(["grid.toml", "--out", "x"]) == DONE
@@ -460,7 +466,7 @@ def test_looking_for_help_does_not_import_jax_or_matplotlib():
     assert done.returncode == 0
 
 
-def test_the_committed_report_is_what_its_tables_say(repository, tmp_path):
+def test_the_committed_report_is_what_its_tables_say(repository, tmp_path, unsaved):
     committed, again = repository / "results/quickstart", tmp_path / "quickstart"
     again.mkdir()
     for name in ("manifest.json", "grid.resolved.toml", "runs.parquet", "blames.csv", "runs.csv"):

@@ -45,7 +45,9 @@ def pages(tmp_path_factory):
     class Pages(dict):
         def __missing__(self, name):
             shutil.copytree(RESULTS / name, root / name)
-            self[name] = write_report(root / name).page
+            with pytest.MonkeyPatch.context() as patch:  # the page has its own
+                patch.setattr("nanlab.reporting.figures.save_figure", lambda *_: None)
+                self[name] = write_report(root / name).page
             return self[name]
 
     return Pages()

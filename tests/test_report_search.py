@@ -51,7 +51,8 @@ def searched(tmp_path_factory):
     return folder / "x"
 
 
-def test_the_answer_is_that_of_the_boundaries_in_every_output(searched, capsys):
+def test_the_answer_is_that_of_the_boundaries_in_every_output(searched, monkeypatch, capsys):
+    monkeypatch.setattr("nanlab.reporting.figures.WIDTHS", {"1col": 3.35})
     answers = pl.read_parquet(searched / "boundaries.parquet").filter("answer")
     assert main([str(searched)]) == 0
     parts = []
