@@ -22,7 +22,7 @@ from nanlab.ledger.claim import Claim, every_id, read_claim, stem_of
 from nanlab.ledger.conditions import conditions_of
 from nanlab.ledger.frames import ledger_frame, strata_frame
 from nanlab.ledger.history import History
-from nanlab.ledger.judge import joined, judge, rules_of
+from nanlab.ledger.judge import judge, rules_of, runs_of_studies
 from nanlab.ledger.measures import MOST_FREQUENT, trains
 from nanlab.ledger.rules import rule_hash
 from nanlab.ledger.write import write_ledger
@@ -757,7 +757,9 @@ def test_the_whole_ledger_needs_at_most_700_compiles(capsys, monkeypatch):
 def test_shuffled_labels_support_no_effect(stem):
     # Of a cure: the labels of the cured run and of its placebo.
     claim = CLAIMS[stem].in_usual_range() or CLAIMS[stem]
-    runs = joined([pl.read_parquet(COMMITTED / s / "runs.parquet") for s in claim.study_stems])
+    runs = runs_of_studies(
+        [pl.read_parquet(COMMITTED / s / "runs.parquet") for s in claim.study_stems]
+    )
     strata = [
         (
             each.pairs.get_column("seed").to_numpy(),

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from nanlab.ledger import maps, words
 from nanlab.ledger.claim import Claim
 from nanlab.ledger.findings import factors_text, finding_text
-from nanlab.ledger.judge import Answer, Judged, RangeJudged, joined
+from nanlab.ledger.judge import Answer, Judged, RangeJudged, runs_of_studies
 from nanlab.ledger.rules import estimate, results_of, verdict
 from nanlab.ledger.sentences import (
     answer_label,
@@ -167,7 +167,7 @@ def test_an_open_answer_says_why():
     [(0.0, "0 %"), (0.001, "<1 %"), (0.5, "50 %"), (0.999, ">99 %"), (1.0, "100 %")],
 )
 def test_a_share_that_is_not_0_or_1_never_reads_as_if_it_were(share, text):
-    assert words.percent(share) == text
+    assert words.share_text(share) == text
 
 
 def test_phrases_are_words_and_no_keys():
@@ -260,7 +260,9 @@ def test_shapes_are_compared_at_the_rates_that_all_of_them_have():
 def test_tables_are_joined_with_each_run_once_and_defaults_where_a_parameter_is_absent():
     first = planted(seeds=1)
     second = first.head(4).vstack(first.tail(2).with_columns(pl.lit("new").alias("run_id")).head(1))
-    table = joined([first.drop("depth"), second.with_columns(pl.lit("value").alias("clip"))])
+    table = runs_of_studies(
+        [first.drop("depth"), second.with_columns(pl.lit("value").alias("clip"))]
+    )
     assert table.height == first.height + 1
     assert table.filter(run_id="new")["clip"].to_list() == ["value"]
     assert set(table.filter(pl.col("run_id") != "new")["clip"]) == {"none"}

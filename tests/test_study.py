@@ -710,7 +710,7 @@ def test_a_narrow_terminal_gets_no_line_that_is_too_wide(tmp_path):
     ],
 )
 def test_lines_wrap_between_words_alone(line, width):
-    pieces = summary.wrapped(line, width).splitlines()
+    pieces = summary.wrapped_line(line, width).splitlines()
     assert " ".join(pieces).split() == line.split()
     longest = max(len(word) for word in line.split()) + 12
     assert all(len(piece) <= max(width, longest) for piece in pieces)

@@ -17,8 +17,7 @@ from rich.console import Console
 import nanlab
 from nanlab.blame.explain.layout import printable, wrapped
 from nanlab.blame.explain.text import show, verdict_text
-from nanlab.cli.summary import blame_lines
-from nanlab.cli.summary import wrapped as wrapped_line
+from nanlab.cli.summary import blame_lines, wrapped_line
 from nanlab.reporting.source_lines import SourceLines
 
 F32 = np.float32

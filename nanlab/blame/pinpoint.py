@@ -22,7 +22,7 @@ from nanlab.blame.diagnosis.contents import (
     first_bad,
     first_bad_shard,
 )
-from nanlab.blame.diagnosis.inside_scan import Found, InsideScans, long_scans
+from nanlab.blame.diagnosis.inside_scan import InsideScans, ScanReading, long_scans
 from nanlab.blame.diagnosis.large_programs import (
     OUT_OF_TIME,
     SEARCH_SECONDS,
@@ -128,7 +128,7 @@ class _Pinpointing:
         self._notes = self._runs.notes
         self._evidence: Evidence | None = None
         self._behind: Equation | None = None  # its derivative is at fault
-        self.found: Found | None = None
+        self.found: ScanReading | None = None
 
     def verdict(self) -> Verdict:
         """Run the call and return the verdict."""
@@ -174,7 +174,7 @@ class _Pinpointing:
         arrays = self._arrays_at(reading, causes)
         reading = reading.with_arrays(arrays)
         causes = self._causes.at_elements(reading, causes)
-        self.found = Found(reading, outputs, causes)
+        self.found = ScanReading(reading, outputs, causes)
         paths = self._paths(reading, outputs, causes)
         sites = {event: self._site(reading, event, arrays, paths[event]) for event in paths}
         cured = self._cured(reading, causes, sites, paths)

@@ -38,7 +38,7 @@ def show_summary(result: StudyResult, console: Console | None = None) -> None:
             + ", ".join(f"{n} {word}" for word, n in answers.items())
         )
     for line in lines:
-        _show(console, wrapped(visible(line), console.width))
+        _show(console, wrapped_line(visible(line), console.width))
     _show(console, f"{ends.height:,} runs in {visible(str(result.folder))}")
 
 
@@ -47,7 +47,7 @@ def _show(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def wrapped(line: str, width: int) -> str:
+def wrapped_line(line: str, width: int) -> str:
     """Return a line broken between words alone, so that paths and types stay whole."""
     if len(line) <= width:
         return line.replace(layout.NO_BREAK, " ")

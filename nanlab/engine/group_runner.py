@@ -23,8 +23,8 @@ from nanlab.engine.outcomes import Endings
 from nanlab.engine.placement import (
     Frozen,
     carry_at,
+    concatenated,
     frozen_subset,
-    joined,
     packed,
     packing_steps,
     slots_of,
@@ -147,7 +147,7 @@ class GroupRunner:
             endings=endings,
             attributions=attributions,
             at_fault=at_fault,
-            at_nan=joined(frozen_subset(at_fault, is_nan), at_nan),
+            at_nan=concatenated(frozen_subset(at_fault, is_nan), at_nan),
             observations=tuple(observations),
         )
 

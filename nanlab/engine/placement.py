@@ -144,7 +144,7 @@ def frozen_subset(frozen: Frozen, mask: Bool[np.ndarray, " lanes"]) -> Frozen:
     return Frozen(rows=frozen.rows[index], state=state, step=frozen.step[index])
 
 
-def joined(a: Frozen, b: Frozen) -> Frozen:
+def concatenated(a: Frozen, b: Frozen) -> Frozen:
     """Return the lanes of both, those of `a` first."""
     state = jax.tree.map(lambda x, y: np.concatenate([x, y]), a.state, b.state)
     return Frozen(

@@ -54,7 +54,7 @@ ScaleKinds = Annotated[list[ScaleKind], _TWO, _BOTH, _OneOrTwo()]
 CoarseCount = Annotated[Whole, Field(ge=2, le=1_000_000)]
 CoarseCounts = Annotated[list[CoarseCount], _TWO, _BOTH, _OneOrTwo()]
 AxisName = Annotated[str, Strict()]
-Outcomes = Annotated[
+TrainingOutcomes = Annotated[
     list[Annotated[str, Choice(lambda: RAN)]],
     Field(
         min_length=1, description="Outcomes that count as training; all others count as failing."
@@ -79,7 +79,7 @@ class Search(BaseModel, frozen=True, extra="forbid"):
     finds: Annotated[str, Choice(lambda: FINDS)] = Field(
         default=FINDS[0], description="The value to find."
     )
-    trains: Outcomes = [Outcome.TRAINED]
+    trains: TrainingOutcomes = [Outcome.TRAINED]
     tolerance: Tolerance | None = Field(default=None, description=_TOLERANCE)
     scale: ScaleKind | None = Field(default=None, description=_SCALE)
     coarse: CoarseCount | None = Field(default=None, description=_COARSE)
@@ -104,7 +104,7 @@ class Refine(BaseModel, frozen=True, extra="forbid"):
         default=BETWEEN[0],
         description="Boundaries to follow: between training and failing, or all outcomes.",
     )
-    trains: Outcomes = [Outcome.TRAINED]
+    trains: TrainingOutcomes = [Outcome.TRAINED]
     tolerance: Tolerances | None = Field(default=None, description=_TOLERANCE)
     scale: ScaleKinds | None = Field(default=None, description=_SCALE)
     coarse: CoarseCounts | None = Field(default=None, description=_COARSE)

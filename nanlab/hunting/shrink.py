@@ -11,7 +11,7 @@ from nanlab.hunting.space import Kind, Variable
 from nanlab.hunting.starts import Values
 from nanlab.hunting.trials import Trials
 
-RUNS = 300
+MAX_RUNS = 300
 _HALVINGS = 10
 _TINY = 1e-6
 
@@ -30,7 +30,7 @@ class Shrinking:
 
     def __init__(self, trials: Trials, variables: Sequence[Variable], values: Values) -> None:
         self._trials, self._variables = trials, variables
-        self._most = trials.tried + RUNS
+        self._most = trials.tried + MAX_RUNS
         moved = {i: differs(variables[i].given, x).any() for i, x in values.items()}
         self._values = {i: x for i, x in values.items() if moved[i]}
 

@@ -9,7 +9,7 @@ from nanlab.ledger.judge import Answer, Judged, RangeJudged
 from nanlab.ledger.pairs import FACTOR
 from nanlab.ledger.rules import HOLDS, StratumResult, estimate, required_text
 from nanlab.ledger.strata import Stratum
-from nanlab.ledger.words import between, percent, points, side
+from nanlab.ledger.words import between, points, share_text, side
 
 FRESH_SEED = "a fresh seed"
 
@@ -41,7 +41,7 @@ def requirement(claim: Claim, answer: Answer) -> str:
     if claim.contrast is not None:
         required = "a difference " * (claim.within is not None) + required_text(claim)
     else:
-        required = f"{percent(claim.share_at_least or 0.0)} or more"
+        required = f"{share_text(claim.share_at_least or 0.0)} or more"
     counts = answer.verdict.counts
     every = sum(counts.values())
     if every < 2:
@@ -73,15 +73,15 @@ def _cure_text(judged: RangeJudged) -> str:
     placebo = placebo_words(best.stratum.placebo)
     text = (
         f"Of the runs that fail {_without_it(claim)}, {_with_share(best)} {shows(claim, answer)} "
-        f"with {_with_it(claim, best)}, {percent(best.stratum.without or 0.0)} with {placebo}: "
+        f"with {_with_it(claim, best)}, {share_text(best.stratum.without or 0.0)} with {placebo}: "
         f"{_difference(best)}. {requirement(claim, answer)}"
     )
     for other in judged.answers[1:]:
         result = _same_side(other, best)
         if result is not None and result.effect is not None:
             text += (
-                f" {percent(result.stratum.with_ or 0.0)} {shows(claim, other)} with it, "
-                f"{percent(result.stratum.without or 0.0)} with {placebo}."
+                f" {share_text(result.stratum.with_ or 0.0)} {shows(claim, other)} with it, "
+                f"{share_text(result.stratum.without or 0.0)} with {placebo}."
             )
     return text
 
@@ -119,10 +119,12 @@ def factors_text(claim: Claim, answer: Answer) -> str:
     if len(answer.factors) < 2:
         return ""
     parts = [
-        f"{each.stratum.key[FACTOR]} {percent(each.stratum.with_ or 0.0)}"
+        f"{each.stratum.key[FACTOR]} {share_text(each.stratum.with_ or 0.0)}"
         for each in sorted(answer.factors, key=lambda one: -(one.stratum.with_ or 0.0))
     ]
-    others = sorted({percent(each.stratum.without or 0.0) for each in answer.factors}, key=_number)
+    others = sorted(
+        {share_text(each.stratum.without or 0.0) for each in answer.factors}, key=_number
+    )
     without = others[0] if len(others) == 1 else f"{others[0].removesuffix(' %')} to {others[-1]}"
     assert claim.contrast is not None
     if claim.contrast.of_failed:
@@ -159,8 +161,8 @@ def _contrast_text(judged: RangeJudged) -> str:
     result = strongest(claim, answer)
     with_, without = _with_it(claim, result), side(claim.contrast, is_with=False)
     text = (
-        f"{percent(result.stratum.with_ or 0.0)} of runs {shows(claim, answer)} with {with_}, "
-        f"{percent(result.stratum.without or 0.0)} with {without}: {_difference(result)}. "
+        f"{share_text(result.stratum.with_ or 0.0)} of runs {shows(claim, answer)} with {with_}, "
+        f"{share_text(result.stratum.without or 0.0)} with {without}: {_difference(result)}. "
         f"{requirement(claim, answer)}"
     )
     if is_opposite(claim, answer):
@@ -169,8 +171,8 @@ def _contrast_text(judged: RangeJudged) -> str:
         other_result = _same_side(other, result)
         if other_result is not None and other_result.effect is not None:
             text += (
-                f" Of the same runs {percent(other_result.stratum.with_ or 0.0)} and "
-                f"{percent(other_result.stratum.without or 0.0)} {shows(claim, other)}."
+                f" Of the same runs {share_text(other_result.stratum.with_ or 0.0)} and "
+                f"{share_text(other_result.stratum.without or 0.0)} {shows(claim, other)}."
             )
     return text
 
@@ -207,7 +209,7 @@ def _measure_words(measure: Measure) -> str:
 
 def _with_interval(result: StratumResult) -> str:
     assert result.effect is not None and result.low is not None and result.high is not None
-    return f"{percent(result.effect)} {between(result.low, result.high)}"
+    return f"{share_text(result.effect)} {between(result.low, result.high)}"
 
 
 def _with_share(result: StratumResult) -> str:

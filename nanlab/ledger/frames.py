@@ -81,9 +81,9 @@ def _measured(judged: RangeJudged) -> dict[str, Any]:
     """Return the measured columns of a claim's row: MEASURED and the code's hash."""
     result, findings = weakest(judged.primary, judged), judged.primary.findings
     return {
-        "effect": rounded(result.effect),
-        "low": rounded(result.low),
-        "high": rounded(result.high),
+        "effect": six_digits(result.effect),
+        "low": six_digits(result.low),
+        "high": six_digits(result.high),
         "adjusted_p": significant(result.adjusted),
         "stratum": result.stratum.name,
         "seeds": len(result.stratum.values),
@@ -104,11 +104,11 @@ def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
             "decides": f.stratum.decides,
             "placebo": f.stratum.placebo or None,
             "answer": f.answer,
-            "with": rounded(f.stratum.with_),
-            "without": rounded(f.stratum.without),
-            "effect": rounded(f.effect),
-            "low": rounded(f.low),
-            "high": rounded(f.high),
+            "with": six_digits(f.stratum.with_),
+            "without": six_digits(f.stratum.without),
+            "effect": six_digits(f.effect),
+            "low": six_digits(f.low),
+            "high": six_digits(f.high),
             "adjusted_p": significant(f.adjusted),
             "detectable": None if f.detectable is None else round(f.detectable, 2),
             "seeds": len(f.stratum.values),
@@ -124,7 +124,7 @@ def strata_frame(judged: Sequence[Judged]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def rounded(number: float | None) -> float | None:
+def six_digits(number: float | None) -> float | None:
     """Return a number rounded to six digits, to be the same on every machine."""
     return None if number is None else round(number, 6) + 0.0
 

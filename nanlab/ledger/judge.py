@@ -168,7 +168,7 @@ def judge(claims: Sequence[Claim], studies: Mapping[str, Path]) -> list[Judged]:
 
 
 def _judged(name: RangeName, claim: Claim, studies: Sequence[Snapshot]) -> RangeJudged:
-    runs = joined([study.table(RUNS) for study in studies])
+    runs = runs_of_studies([study.table(RUNS) for study in studies])
     answers: list[Answer] = []
     for question in questions_of(claim):
         if question != claim.asks and not is_measured(question, runs):
@@ -209,7 +209,7 @@ def factors_of(
     return list(found.values()), named.get(best, [])
 
 
-def joined(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def runs_of_studies(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Return the runs of several studies as one table, each run once.
 
     A parameter that a study does not have gets its default.

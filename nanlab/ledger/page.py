@@ -33,7 +33,7 @@ from nanlab.ledger.sentences import (
     range_label,
 )
 from nanlab.ledger.tables import cell, claims_table
-from nanlab.ledger.words import enumerated, parameter, percent
+from nanlab.ledger.words import enumerated, parameter, share_text
 from nanlab.results.text_tables import markdown_escape, markdown_table
 
 WORDS = (SUPPORTED, CONDITIONAL, BORDERLINE, REFUTED, OPEN, NOT_TESTABLE)
@@ -187,8 +187,8 @@ def _remedies(judged: Sequence[Judged]) -> str:
             )
             link = f"[{each.claim.id}](#{each.claim.id.lower()})"
             shares = (
-                *(percent(value or 0.0) for value in (one.stratum.with_, one.stratum.without)),
-                *(percent(value or 0.0)
+                *(share_text(value or 0.0) for value in (one.stratum.with_, one.stratum.without)),
+                *(share_text(value or 0.0)
                   for value in ((other.stratum.with_, other.stratum.without) if other else ())),
             )  # fmt: skip
             rows.setdefault(name, (-(one.stratum.with_ or 0.0), (name, *shares, link)))

@@ -17,19 +17,19 @@ def matching(runs: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
     """Return the runs whose parameters have these values, or one of several values."""
     runs = completed(runs, values)
     for name, value in values.items():
-        column, wanted = pl.col(name), listed(value)  # batch sizes are text next to "full"
+        column, wanted = pl.col(name), as_list(value)  # batch sizes are text next to "full"
         if runs.schema[name] == pl.String or any(isinstance(each, str) for each in wanted):
-            column, wanted = column.cast(pl.String), [value_text(each) for each in wanted]
+            column, wanted = column.cast(pl.String), [stratum_text(each) for each in wanted]
         runs = runs.filter(column.is_in(wanted))
     return runs
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """Return one value or several as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def value_text(value: Any) -> str:
+def stratum_text(value: Any) -> str:
     """Return a value as strata name it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -59,7 +59,7 @@ def _named(contrast: Contrast, pairs: pl.DataFrame) -> pl.DataFrame:
     """Return pairs with the name of the side `with`, null if none of the names fits."""
     name = pl.lit(None, pl.String)
     for word, values in reversed(contrast.names.items()):
-        fits = [pl.col(parameter).is_in(listed(value)) for parameter, value in values.items()]
+        fits = [pl.col(parameter).is_in(as_list(value)) for parameter, value in values.items()]
         name = pl.when(pl.all_horizontal(fits)).then(pl.lit(word)).otherwise(name)
     return pairs.with_columns(name.alias(FACTOR))
 

@@ -13,7 +13,7 @@ from nanlab.ledger.claim import RULE, Claim, Usual
 from nanlab.ledger.conditions import Key, conditions_of
 from nanlab.ledger.measures import Question, least_of
 from nanlab.ledger.strata import Stratum
-from nanlab.ledger.words import enumerated, parameter, percent
+from nanlab.ledger.words import enumerated, parameter, share_text
 from nanlab.results.statistics import detectable, holm, seed_interval, sign_flip_p
 
 LEVEL = 0.05
@@ -237,7 +237,7 @@ def rule(claim: Claim) -> str:
         if claim.deterministic and claim.share_at_least == 1.0:
             return f"every run shows it{every}"
         whole = "share" if claim.deterministic else "whole interval of the share"
-        return f"the {whole} is {percent(claim.share_at_least or 0.0)} or more{every}"
+        return f"the {whole} is {share_text(claim.share_at_least or 0.0)} or more{every}"
     placebo = " from each placebo" if claim.contrast.of_failed else ""
     return f"the whole interval of the difference{placebo} is {required_text(claim)}{every}"
 

@@ -42,13 +42,13 @@ def counts_text(verdict: ClaimVerdict) -> str:
 def conditions_text(verdict: ClaimVerdict) -> str:
     """Return where a claim holds and where not, as "Holds: ReLU. Fails: tanh, float16."."""
     return " ".join(
-        f"{head.capitalize()}: {listed(verdict.conditions[word])}."
+        f"{head.capitalize()}: {abridged(verdict.conditions[word])}."
         for word, head in ANSWERS
         if word in verdict.conditions
     )
 
 
-def listed(conditions: Sequence[str]) -> str:
+def abridged(conditions: Sequence[str]) -> str:
     """Return some conditions as a text, the others as their number."""
     texts = [each for each in conditions if each]
     more = len(texts) - LEAVES
@@ -78,7 +78,7 @@ def breaks_text(judged: Judged) -> str:
         ):
             listed_here = [one for word in words for one in verdict.conditions.get(word, [])]
             if listed_here:
-                parts.append(f"{label}, {head}: {listed(listed_here)}.")
+                parts.append(f"{label}, {head}: {abridged(listed_here)}.")
     beyond = dict.fromkeys(word for each in judged.ranges for word in _beyond(each))
     if beyond:
         parts.append(f"Beyond the claim, fails: {' or '.join(beyond)}.")

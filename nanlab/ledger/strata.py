@@ -15,7 +15,7 @@ from nanlab.grid.outcome import FAILED
 from nanlab.ledger.claim import Claim, LedgerError
 from nanlab.ledger.contrast import Contrast
 from nanlab.ledger.measures import Question, condition_of
-from nanlab.ledger.pairs import FACTOR, listed, matching, paired, placebos, value_text
+from nanlab.ledger.pairs import FACTOR, as_list, matching, paired, placebos, stratum_text
 from nanlab.results.compare import completed
 
 EVERY = "all runs"
@@ -122,7 +122,7 @@ def _of_factors(claim: Claim, compared: Sequence[StratumComparison]) -> list[Str
 def _within(claim: Claim, runs: pl.DataFrame) -> pl.DataFrame:
     """Return the runs whose strata do not go beyond the claim."""
     for name, values in claim.beyond.items():
-        runs = runs.filter(~pl.col(name).is_in(listed(values)))
+        runs = runs.filter(~pl.col(name).is_in(as_list(values)))
     return runs
 
 
@@ -158,7 +158,7 @@ def _shares(claim: Claim, runs: pl.DataFrame) -> list[Stratum]:
 
 def _decides(claim: Claim, key: Mapping[str, str]) -> bool:
     return not any(
-        key.get(name) in [value_text(value) for value in listed(values)]
+        key.get(name) in [stratum_text(value) for value in as_list(values)]
         for name, values in claim.beyond.items()
     )
 
@@ -208,7 +208,7 @@ def _parts(
     strata = every.select(claim.strata).unique().sort(claim.strata)
     parts = runs.partition_by(*claim.strata, as_dict=True, maintain_order=True)
     return [
-        ({n: value_text(v) for n, v in zip(claim.strata, values, strict=True)},
+        ({n: stratum_text(v) for n, v in zip(claim.strata, values, strict=True)},
          parts.get(values, runs.clear()))
         for values in strata.rows()
     ]  # fmt: skip

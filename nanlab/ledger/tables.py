@@ -10,7 +10,7 @@ from nanlab.ledger.judge import Answer, Judged, RangeName
 from nanlab.ledger.pairs import FACTOR
 from nanlab.ledger.rules import HOLDS, NOT_TESTABLE
 from nanlab.ledger.sentences import breaks_text, range_label
-from nanlab.ledger.words import between, percent, points
+from nanlab.ledger.words import between, points, share_text
 from nanlab.results.text_tables import latex_escape, markdown_escape, markdown_table
 
 NOTHING = "-"
@@ -86,9 +86,9 @@ def answer_text(claim: Claim, answer: Answer, placebo: str) -> str:
     if stratum.without is None or stratum.with_ is None:
         is_exact = result.low == result.high
         interval = " exactly" if is_exact else f" {between(result.low, result.high)}"
-        return f"{shown}: {percent(result.effect)}{interval}"
+        return f"{shown}: {share_text(result.effect)}{interval}"
     return (
-        f"{shown}{factor}: {percent(stratum.with_)} against {percent(stratum.without)}, "
+        f"{shown}{factor}: {share_text(stratum.with_)} against {share_text(stratum.without)}, "
         f"{points(result.effect)} {between(result.low, result.high, signed=True)}"
     )
 

@@ -135,7 +135,7 @@ def _whole(value: Any) -> str:
     return f"{value:,.0f}" if is_whole else str(value)
 
 
-def percent(share: float) -> str:
+def share_text(share: float) -> str:
     """Return a share in percent, as text; what is neither 0 nor 1 never reads as if it were."""
     if 0.0 < share < 0.005:
         return "<1 %"

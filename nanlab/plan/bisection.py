@@ -20,7 +20,7 @@ LANES = 64
 """Number of lanes whose cost a round shares: a CPU's block. Independent of the device, so that the
 same runs are made on every machine."""
 
-Outcomes = Mapping[Node, str | None]
+NodeOutcomes = Mapping[Node, str | None]
 """Outcome of each run so far; None where the software failed the run."""
 
 
@@ -99,12 +99,12 @@ class AxisSearch:
         found = [crossing for crossing in crossings if crossing.below != self.wanted]
         return found[0] if found else (top, None)
 
-    def trains(self, node: Node, outcomes: Outcomes) -> bool | None:
+    def trains(self, node: Node, outcomes: NodeOutcomes) -> bool | None:
         """Return whether the run at a node trains; None if unknown."""
         outcome = outcomes.get(node)
         return None if outcome is None else outcome in self._table.trains
 
-    def next(self, outcomes: Outcomes) -> list[Node]:
+    def next(self, outcomes: NodeOutcomes) -> list[Node]:
         """Return the runs of the next round, given the outcomes of all earlier ones."""
         if self.crossings is None:
             self.crossings = list(self._found(outcomes))
@@ -169,13 +169,13 @@ class AxisSearch:
         """Number of crossings that await runs."""
         return sum(crossing.is_open for crossing in self.crossings or ())
 
-    def known(self, point: int, outcomes: Outcomes) -> list[tuple[int, int, bool]]:
+    def known(self, point: int, outcomes: NodeOutcomes) -> list[tuple[int, int, bool]]:
         """Return the coarse pass at a point where it is known: step, tick, whether it trains."""
         steps = enumerate(self._axis.coarse)
         results = [(step, tick, self.trains((point, (tick,)), outcomes)) for step, tick in steps]
         return [(step, tick, trains) for step, tick, trains in results if trains is not None]
 
-    def _found(self, outcomes: Outcomes) -> Iterator[Crossing]:
+    def _found(self, outcomes: NodeOutcomes) -> Iterator[Crossing]:
         for point in range(self._lattice.n_points):
             known = self.known(point, outcomes)
             changes = [(low, high) for low, high in pairwise(known) if low[2] != high[2]]
@@ -193,7 +193,7 @@ class AxisSearch:
                 crossing.is_answer = crossing is answer
                 yield crossing
 
-    def _narrow(self, crossing: Crossing, outcomes: Outcomes) -> None:
+    def _narrow(self, crossing: Crossing, outcomes: NodeOutcomes) -> None:
         """Move the bracket to the outermost change of its kind among its runs."""
         ticks = sorted({*crossing.coarse, *crossing.requested})
         results = [(tick, self.trains((crossing.point, (tick,)), outcomes)) for tick in ticks]

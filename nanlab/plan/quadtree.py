@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from nanlab.grid.search import Refine
-from nanlab.plan.bisection import Outcomes
+from nanlab.plan.bisection import NodeOutcomes
 from nanlab.plan.lattice import Lattice, Node
 
 Corner = tuple[int, int]
@@ -54,7 +54,7 @@ class PlaneRefinement:
         """Number of cells that the last round divided."""
         return self._divided
 
-    def next(self, outcomes: Outcomes) -> list[Node]:
+    def next(self, outcomes: NodeOutcomes) -> list[Node]:
         """Return the runs of the next round, given the outcomes of all earlier ones."""
         self._known = {node: self.kind(outcome) for node, outcome in outcomes.items()}
         requested: dict[Node, None] = {}

@@ -22,7 +22,7 @@ MAX_CASES = 12
 """Number of values of a search, or comparisons with theory, among the numbers."""
 
 
-class Answer(NamedTuple):
+class StudyAnswer(NamedTuple):
     """The answer of a study.
 
     Attributes:
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     numbers: list[tuple[str, str]]
 
 
-def answer_of(analysis: Analysis) -> Answer:
+def answer_of(analysis: Analysis) -> StudyAnswer:
     """Return what the study was made to find, in a sentence, and a few numbers."""
     runs, layout, choice = analysis.runs, analysis.layout, _choice(analysis)
     compared = [c for c in analysis.criticals if c.theory and c.low is not None and c.high]
@@ -55,7 +55,7 @@ def answer_of(analysis: Analysis) -> Answer:
     )  # fmt: skip
     sentence, *numbers = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = (line.partition("\t") for line in numbers)
-    return Answer(sentence, [(what, value.strip()) for what, _, value in pairs])
+    return StudyAnswer(sentence, [(what, value.strip()) for what, _, value in pairs])
 
 
 def _searched(analysis: Analysis) -> list[tuple[str, list[Critical]]]:

@@ -30,7 +30,7 @@ REPORT = ("figures/", "tables/", "report.md", REPRODUCE, "CITATION.cff", "datapa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class WrittenReport:
     """A written report.
 
     Attributes:
@@ -48,7 +48,7 @@ class Report:
     notes: tuple[str, ...]
 
 
-def write_report(folder: Path) -> Report:
+def write_report(folder: Path) -> WrittenReport:
     """Write the report of the study in `folder` into it.
 
     Args:
@@ -76,7 +76,7 @@ def write_report(folder: Path) -> Report:
         reason, at = reason_of(error), error.filename2 or error.filename
         of = f" ({at}); move it away, or free it" if at else ""
         raise ReportError(f"{folder}: the report cannot be written: {reason}{of}") from error
-    return Report(
+    return WrittenReport(
         page=folder / "report.html", answer=context["answer"].sentence, runs=results.runs.height,
         planned=results.planned, notes=results.notes,
     )  # fmt: skip

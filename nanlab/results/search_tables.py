@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanlab.plan.bisection import AxisSearch, Crossing, Outcomes
+from nanlab.plan.bisection import AxisSearch, Crossing, NodeOutcomes
 from nanlab.plan.lattice import Lattice, Node
 from nanlab.plan.quadtree import PlaneRefinement
 from nanlab.plan.rounds import Rounds
@@ -20,7 +20,7 @@ from nanlab.results.schema import BOUNDARIES, CELLS, ENDS, types_of
 
 
 def boundaries_frame(
-    lattice: Lattice, search: AxisSearch, outcomes: Outcomes, run_ids: Mapping[Node, str]
+    lattice: Lattice, search: AxisSearch, outcomes: NodeOutcomes, run_ids: Mapping[Node, str]
 ) -> pl.DataFrame:
     """Return a row for each crossing that the coarse pass saw, in the grid's order."""
     # A point whose answer is no crossing has one more row, whose bracket is open at one end.
@@ -49,7 +49,7 @@ def _brackets(
     crossings: list[Crossing],
     ticks: list[int],
     search: AxisSearch,
-    outcomes: Outcomes,
+    outcomes: NodeOutcomes,
 ) -> Iterator[dict[str, Any]]:
     """Yield a point's rows, with numbers of the axis still as ticks."""
     known = search.known(point, outcomes)
@@ -80,7 +80,7 @@ def _brackets(
 
 
 def _row(
-    point: int, bracket: dict[str, Any], lattice: Lattice, outcomes: Outcomes,
+    point: int, bracket: dict[str, Any], lattice: Lattice, outcomes: NodeOutcomes,
     run_ids: Mapping[Node, str],
 ) -> dict[str, Any]:  # fmt: skip
     """Return a row of `boundaries`: ticks as numbers of the axis, and runs by id."""

@@ -31,7 +31,7 @@ from nanlab.blame.vocabulary import Mechanism, Phase
 Find = Callable[[Call, Program, Mapping[int, Phase]], Verdict]
 
 
-class Found(NamedTuple):
+class ScanReading(NamedTuple):
     """What was found in a program whose long scans are run whole."""
 
     reading: Reading
@@ -68,7 +68,7 @@ class InsideScans:
         self._deadline = time.monotonic() + SEARCH_SECONDS
         self._searches: dict[int, ScanSearch] = {}
 
-    def verdict(self, whole: Verdict, found: Found) -> Verdict:
+    def verdict(self, whole: Verdict, found: ScanReading) -> Verdict:
         """Return the verdict of the whole program, with what began inside its scans."""
         origin, culprit = found.causes
         event = culprit or origin
@@ -91,7 +91,7 @@ class InsideScans:
     def _is_long(self, event: Event) -> bool:
         return event.equation in long_scans(self._program)
 
-    def _of_event(self, event: Event, found: Found) -> Verdict | None:
+    def _of_event(self, event: Event, found: ScanReading) -> Verdict | None:
         """Return the verdict of the iteration in which an event of a scan began."""
         if event.equation is None or not (self._is_long(event) and event.is_computed):
             return None

@@ -14,7 +14,7 @@ from nanlab.linting.abstract import NEVER, Abstract, May
 from nanlab.linting.floats import float_type
 from nanlab.linting.here import Here
 from nanlab.linting.relations import turned
-from nanlab.linting.rules.elementwise import ROUGH, ULPS, Rule, finite_where
+from nanlab.linting.rules.elementwise import ROUGH, ULPS, RuleFunction, finite_where
 
 
 def log(here: Here, a: Abstract) -> Abstract:
@@ -69,7 +69,7 @@ def rsqrt(here: Here, a: Abstract) -> Abstract:
 def limited(
     function: Callable[[Any], Any], least: float, most: float, *, has_poles: bool = False,
     sense: int = 1,
-) -> Rule:  # fmt: skip
+) -> RuleFunction:  # fmt: skip
     """Return the rule of a monotone function of an interval: acos, asin, atanh, erf_inv.
 
     Args:
@@ -135,7 +135,7 @@ def digamma(here: Here, a: Abstract) -> Abstract:
     return gamma_like(here, a, sign=-1)
 
 
-DOMAINS: dict[str, Rule] = {
+DOMAINS: dict[str, RuleFunction] = {
     "log": log,
     "log1p": log1p,
     "sqrt": sqrt,

@@ -15,7 +15,7 @@ from nanlab.linting.floats import Number, float_type
 from nanlab.linting.here import Here
 from nanlab.linting.relations import Bound, Peak
 
-Rule = Callable[..., Any]
+RuleFunction = Callable[..., Any]
 
 ULPS = 8
 """Error of XLA's elementary functions, in units of the last place."""
@@ -31,7 +31,7 @@ def _logistic(x: Any) -> Any:
 def increasing(
     function: Callable[[Any], Any], *, ulps: Number = ULPS, least: float = -np.inf,
     most: float = np.inf,
-) -> Rule:  # fmt: skip
+) -> RuleFunction:  # fmt: skip
     """Return the rule of an increasing function that is finite for all finite numbers.
 
     Args:
@@ -65,7 +65,7 @@ def increasing(
     return rule
 
 
-def bounded(least: float, most: float) -> Rule:
+def bounded(least: float, most: float) -> RuleFunction:
     """Return the rule of a function with this range that is NaN of an inf: sine, cosine."""
 
     def rule(here: Here, a: Abstract) -> Abstract:
@@ -107,7 +107,7 @@ def sign(here: Here, a: Abstract) -> Abstract:
     return replace(found, nonzero=a.nonzero)
 
 
-def even_growth(function: Callable[[Any], Any], least: float) -> Rule:
+def even_growth(function: Callable[[Any], Any], least: float) -> RuleFunction:
     """Return the rule of an even function that grows with |x|: cosh."""
 
     def rule(here: Here, a: Abstract) -> Abstract:
@@ -168,7 +168,7 @@ def erfc(here: Here, a: Abstract) -> Abstract:
     return here.value(lo, hi, NEVER, NEVER, a.nan, ulps=ROUGH)
 
 
-UNARY: dict[str, Rule] = {
+UNARY: dict[str, RuleFunction] = {
     "neg": neg,
     "abs": absolute,
     "sign": sign,
