@@ -54,13 +54,18 @@ def argument(
         where = rng.random(shape) < bad
         return May(where, frozenset({INPUT})) if where.any() else NEVER
 
-    return interval(shape, dtype, ends[0], ends[1], posinf=standing(), neginf=standing(),
-                    nan=standing())  # fmt: skip
+    mays = {name: standing() for name in ("posinf", "neginf", "nan")}
+    # Under a guard an element may be bad and nothing else.
+    is_bad = mays["posinf"].where | mays["neginf"].where | mays["nan"].where
+    only = (rng.random(shape) < 0.5) & is_bad
+    lo, hi = np.where(only, np.inf, ends[0]), np.where(only, -np.inf, ends[1])
+    return interval(shape, dtype, lo, hi, **mays)
 
 
 def sample(rng: np.random.Generator, value: Abstract, *, subnormals: bool = True) -> Any:
     """An array inside its abstraction: ends, numbers between them, infs and NaN."""
-    lo, hi = (np.broadcast_to(end, value.shape) for end in (value.lo, value.hi))
+    empty = np.broadcast_to(value.empty, value.shape)
+    lo, hi = (np.where(empty, 0, end) for end in (value.lo, value.hi))
     share = rng.random(value.shape)
     kind = rng.integers(0, 6, value.shape)
     small = np.sign(hi + lo) * np.exp(rng.uniform(-80, 2, value.shape))
@@ -74,7 +79,8 @@ def sample(rng: np.random.Generator, value: Abstract, *, subnormals: bool = True
     if not subnormals:
         chosen = np.where(abs(chosen) < float(jnp.finfo(value.dtype).smallest_normal), 0, chosen)
     for may, bad in ((value.posinf, np.inf), (value.neginf, -np.inf), (value.nan, np.nan)):
-        chosen = np.where(may.where & (rng.random(value.shape) < 0.3), bad, chosen)
+        is_left = empty & np.isfinite(chosen)
+        chosen = np.where(may.where & (is_left | (rng.random(value.shape) < 0.3)), bad, chosen)
     return jnp.asarray(chosen.astype(value.dtype))
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from jax import lax
 from sampled import sampled
 
+from nanlab.linting.abstract import INPUT, May, interval
+
 SHAPE = (16, 8)
 
 UNARY = {
@@ -149,7 +151,9 @@ def check_program(names, dtype, seed, *, with_gradient, samples=4):
     reach = 2.0 ** rng.integers(-4, 15)  # a number of every type
     shape = (4, 5)
     x = argument(rng, shape, dtype, bad=0.05 if rng.random() < 0.2 else 0)
-    x.lo, x.hi = np.clip(x.lo, -reach, reach), np.clip(x.hi, -reach, reach)
+    empty = x.empty
+    x.lo = np.where(empty, x.lo, np.clip(x.lo, -reach, reach))
+    x.hi = np.where(empty, x.hi, np.clip(x.hi, -reach, reach))
     found = escapes(function, [x], [[sample(rng, x)] for _ in range(samples)])
     assert not found, (names, found[:3])
 
@@ -163,3 +167,30 @@ def check_program(names, dtype, seed, *, with_gradient, samples=4):
 )
 def test_random_programs(with_gradient, seed, dtype, names):
     check_program(names, FLOATS[dtype], seed, with_gradient=with_gradient)
+
+
+def test_a_choice_that_a_guard_decides_is_no_copy_elsewhere():
+    run = composed(["double where", "guarded inverse", "unit by rsqrt", "unit"])
+    infs = May(np.eye(4, 5, dtype=bool), frozenset({INPUT}))
+    x = interval((4, 5), jnp.float32, -0.5, -0.5, posinf=infs)
+    array = jnp.full((4, 5), -0.5, jnp.float32).at[0, 0].set(jnp.inf)
+    assert not escapes(jax.grad(lambda x: run(x).sum()), [x], [[array]])
+
+
+def test_a_choice_of_one_iteration_is_no_copy_in_the_next():
+    def function(x):
+        def body(c, _):
+            y = jnp.where(c > 0, c, 5.0)
+            return y - 4, y - c
+
+        return lax.scan(body, x, None, length=3)
+
+    x = interval((), jnp.float32, 1.0, 9.0)
+    assert not escapes(function, [x], [[jnp.float32(v)] for v in (1, 3, 5, 9)])
+
+
+def test_a_sum_of_both_signs_may_round_below_zero():
+    array = np.zeros(16, np.float32)
+    array[[0, 1, 8]] = 2.0**100, -(2.0**100), -1  # NumPy adds every eighth element first
+    x = interval((16,), jnp.float32, array, array)
+    assert not escapes(jnp.sum, [x], [[jnp.asarray(array)]])

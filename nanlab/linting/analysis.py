@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -106,6 +106,7 @@ class RangeAnalysis:
         self.guards = Guards(self)
         self._roots: dict[int, int] = {}
         self._first: dict[tuple[object, ...], int] = {}
+        self._copies = set[int]()
         self._is_quiet = False
 
     def run(self, arguments: Sequence[Abstract]) -> ValueResults:
@@ -117,6 +118,7 @@ class RangeAnalysis:
 
     def run_frame(self, frame: Frame, arguments: Sequence[Abstract]) -> list[Abstract]:
         """Run a frame and return its results."""
+        self._forget_copies(frame)
         self.env.update(zip(frame.arguments, arguments, strict=True))
         for index in frame.equations:
             equation = self.program.equations[index]
@@ -273,6 +275,28 @@ class RangeAnalysis:
             source, result = equation.operands[0], equation.results[0]
             return self.program.values[source].dtype == self.program.values[result].dtype
         return equation.primitive in COPIES and len(equation.results) == 1
+
+    def identify_result(self, equation: Equation, operand: int) -> None:
+        """Record that a result is a copy of an operand, unless it is one under a guard alone."""
+        if not self._is_quiet:
+            self._copies.add(equation.results[0])
+            self.identify(equation.results[0], self.root(equation.operands[operand]))
+
+    def _forget_copies(self, frame: Frame) -> None:
+        """Forget which results were copies in the last iteration: in the next they may be none."""
+        results = {v for e in self._equations(frame) for v in e.results} if self._copies else set()
+        if results.isdisjoint(self._copies):
+            return
+        self._copies -= results
+        self._roots = {v: root for v, root in self._roots.items() if v not in results}
+        self._first = {key: v for key, v in self._first.items() if v not in results}
+
+    def _equations(self, frame: Frame) -> Iterator[Equation]:
+        for index in frame.equations:
+            equation = self.program.equations[index]
+            yield equation
+            for inner in equation.frames:
+                yield from self._equations(self.program.frames[inner])
 
     def identify(self, value: int, source: int) -> None:
         """Record that a value is a copy of another one."""

@@ -164,8 +164,9 @@ def quotient(here: Here, a: Abstract, b: Abstract) -> Abstract:
     up = (a.posinf.where & _up_or_zero(b)) | (a.neginf.where & (b.lo <= 0))
     down = (a.neginf.where & _up_or_zero(b)) | (a.posinf.where & (b.lo <= 0))
     posinf, neginf = posinf | standing(a.infs, up), neginf | standing(a.infs, down)
-    # In a narrow type XLA may multiply by the inverse, which is rounded.
-    roundings = 1 if float_type(here.dtype).epsilon > here.epsilon else 0
+    # Where one divisor serves several elements, XLA multiplies by its inverse, which is rounded.
+    is_exact = b.is_point and np.frexp(b.least)[0] == 0.5
+    roundings = 0 if is_exact else 1
     return here.value(lo, hi, posinf, neginf, a.nan | b.nan | nan, roundings=roundings)
 
 

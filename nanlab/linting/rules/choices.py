@@ -19,7 +19,7 @@ def maximum(here: Here, a: Abstract, b: Abstract) -> Abstract:
     """Return the larger number; -inf loses to any."""
     for operand, (value, other) in enumerate(((a, b), (b, a))):
         if _is_neginf(value) and other.shape == here.shape:
-            here.analysis.identify(here.equation.results[0], here.root(1 - operand))
+            here.analysis.identify_result(here.equation, 1 - operand)
             return other
     lo, hi = _larger(a, b)
     bounds = [*scaled(a.bounds, 1.0), *scaled(b.bounds, 1.0)]
@@ -129,7 +129,7 @@ def select(here: Here, predicate: Abstract, *cases: Abstract) -> Abstract:
         may_first, may_second = may_first.reshape(ones), may_second.reshape(ones)
     if may_first.any() != may_second.any():
         taken = first if may_first.any() else second
-        here.analysis.identify(here.equation.results[0], here.root(1 if may_first.any() else 2))
+        here.analysis.identify_result(here.equation, 1 if may_first.any() else 2)
         return taken
     lo = np.minimum(np.where(may_first, first.lo, np.inf), np.where(may_second, second.lo, np.inf))
     hi = np.maximum(

@@ -128,7 +128,7 @@ def exp2(here: Here, a: Abstract) -> Abstract:
     """Return 2 to the power x, computed as exp(log(2) * x)."""
     error = float_type(here.dtype).epsilon
     stretched = replace(a, lo=a.lo - error * abs(a.lo), hi=a.hi + error * abs(a.hi))
-    return increasing(np.exp2, least=0.0)(here, stretched)
+    return increasing(np.exp2, least=0.0)(here, finite_where(stretched, ~a.empty))
 
 
 def cbrt(here: Here, a: Abstract) -> Abstract:

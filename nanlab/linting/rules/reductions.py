@@ -26,12 +26,27 @@ def rounding(here: Here, count: Number) -> float:
     return error / (1 - error) if error < 0.5 else float(np.expm1(min(error, 80.0)))
 
 
-def sum_with_error(here: Here, lo: Any, hi: Any, size: Any, count: Number) -> tuple[Any, Any]:
-    """Return the ends of a sum with its rounding; `size` bounds the sum of absolute values."""
+def sum_with_error(
+    here: Here, lo: Any, hi: Any, size: Any, count: Number, signs: tuple[Any, Any] | None = None
+) -> tuple[Any, Any]:
+    """Return the ends of a sum with its rounding.
+
+    Args:
+        here: the equation.
+        lo: least sum without rounding.
+        hi: greatest sum without rounding.
+        size: bound of the sum of absolute values.
+        count: number of summands.
+        signs: least sum of the negative summands and greatest of the positive ones, where summands
+            differ. Where there are none of one sign, the sum has none either, rounded or not.
+
+    Returns:
+        The ends.
+    """
     error = rounding(here, count) * size
-    least = lo - error
-    return np.where(lo >= 0, np.maximum(least, 0), least), np.where(
-        hi <= 0, np.minimum(hi + error, 0), hi + error
+    below, above = signs or (lo, hi)
+    return np.where(below >= 0, np.maximum(lo - error, 0), lo - error), np.where(
+        above <= 0, np.minimum(hi + error, 0), hi + error
     )
 
 
@@ -54,12 +69,11 @@ def reduce_sum(here: Here, a: Abstract, *rest: Abstract) -> Abstract:
         return np.broadcast_to(ends, a.empty.shape)
 
     lo, hi = total(full(a.lo)), total(full(a.hi))
-    over = _partial_overflow(
-        here, total(full(np.maximum(a.hi, 0))), total(full(np.maximum(-a.lo, 0)))
-    )
+    below, above = total(full(np.minimum(a.lo, 0))), total(full(np.maximum(a.hi, 0)))
+    over = _partial_overflow(here, above, -below)
     size = total(full(np.maximum(abs(a.lo), abs(a.hi))))
     if is_float(here.dtype):
-        lo, hi = sum_with_error(here, lo, hi, size, n)
+        lo, hi = sum_with_error(here, lo, hi, size, n, (below, above))
     # An element is no more than the sum of numbers that are not negative, rounded or not.
     least_one = np.where(a.empty, 0.0, full(a.lo)).max(axis=axes)
     lo = np.where(least_one.min(initial=np.inf) >= 0, np.maximum(lo, least_one), lo) if (
