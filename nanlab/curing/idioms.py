@@ -65,7 +65,7 @@ def _quotient(algebra: Algebra, form: Form) -> Iterator[tuple[str, str]]:
         and ast.dump(ast.Tuple(list(minus.operands))) == ast.dump(ast.Tuple(list(plus.operands)))
     ):
         a, b = (algebra.of(x, "exp") for x in minus.operands)
-        if a and b and algebra.negative(a.operands[0]) == b.text(0):
+        if a and b and algebra.negative(a.operands[0]) == b.raw(0):
             yield "tanh", f"$jnp.tanh({a.text(0)})"
 
 

@@ -43,8 +43,8 @@ class Limit:
         grown: how large it was at some distance where it grows without bound, with its sign; 0
             where it does not.
         exact: whether the number is that of float64 at the failing input itself.
-        open: whether the limit depends on the direction, so that any number will do that is not
-            larger than it is in some direction.
+        open: whether the limit depends on the direction, so that any number between those of the
+            directions and 0 will do.
     """
 
     low: np.ndarray
@@ -211,18 +211,20 @@ def _limit(here: np.ndarray, near: np.ndarray, largest: float) -> Limit:
         change, ratio = last - before, (last - before) / (before - near[:, -3])
         size = np.maximum(np.abs(last), np.abs(before))
         settles = finite & ((np.abs(ratio) <= 0.5) | (np.abs(change) <= 1e-3 * size))
-        grows = finite & ~settles & (np.diff(np.abs(near), axis=1) > 0).all(axis=1)
+        more = np.diff(np.abs(near), axis=1)
+        # A power goes up by a factor, a logarithm by as much each time; rounding by far more.
+        is_even = (np.abs(last) > 1.5 * np.abs(before)) | (more[:, -1] <= 5 * more[:, -2])
+        grows = finite & ~settles & (more > 0).all(axis=1) & is_even
         ratio = np.where(np.abs(ratio) <= 0.5, ratio, 0)
         ends = last + change * ratio / (1 - ratio)  # as if the steps went on to shrink so
         only_settles = settles.any(axis=0) & ~grows.any(axis=0)
         low = np.where(settles, ends, np.inf).min(axis=0)
         high = np.where(settles, ends, -np.inf).max(axis=0)
         spread, further = high - low, np.where(settles, np.abs(change), 0).max(axis=0)
-        most = np.maximum(np.abs(low), np.abs(high))
-        differs = spread > 0.02 * most
+        differs = spread > 0.02 * np.maximum(np.abs(low), np.abs(high))
         is_open = only_settles & differs & (spread > 3 * further)  # not just on its way to 0
         further += np.where(differs & ~is_open, spread, 0)
-        low, high = np.where(is_open, -most, low), np.where(is_open, most, high)
+        low, high = (np.where(is_open, f(x, 0), x) for f, x in ((np.minimum, low), (np.maximum, high)))
         low, high = (np.where(only_settles, x, np.nan) for x in (low - further, high + further))
         signs = np.where(grows, np.sign(last), 0)
         one_sign = np.abs(signs.sum(axis=0)) == grows.sum(axis=0)

@@ -66,6 +66,10 @@ def _bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         return runs[opened.kind](eqn, opened, operands)
     if name == "reduce_precision":
         return operands
+    if name == "integer_pow" and eqn.params["y"] < 0:
+        # 1 / y**2 in a quotient's derivative is 0 from y = 1e162 on, and x / y is not: unknown.
+        (x,), (power,) = operands, _jax.bind(eqn, operands)
+        return [jnp.where((power == 0) & jnp.isfinite(x), jnp.nan, power)]
     if name in _SCATTERS:
         options = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
         return [_SCATTERS[name](*operands, **{key: eqn.params[key] for key in options})]
