@@ -151,7 +151,9 @@ _AGAINST_OVERFLOW = {
     "scale first", "saturate", "wider accumulation", "wider arithmetic", "clip before the cast",
     "max-subtraction",
 }  # fmt: skip
-_AGAINST_POLES = {"eps", "double-where", "jitter", "absolute value"}
+_AGAINST_POLES = {
+    "eps", "double-where", "jitter", "absolute value", "zero wins", "finite operand",
+}  # fmt: skip
 
 
 def unlikely_kinds(verdict: Verdict) -> set[str]:

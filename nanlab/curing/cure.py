@@ -33,6 +33,8 @@ MORE = 3
 """The number of rewrites that are tried after the first checked cure."""
 MOST_LINES = 3
 """The largest number of rewrites in one cure."""
+ONCE = ("zero wins", "finite operand", "saturate")
+"""Kinds of rewrite of which a second one at the same line adds nothing."""
 MOST_MOVED = 12
 """The number of rewrites that moved the fault on top of which others are tried."""
 LIKELY = 10
@@ -182,7 +184,7 @@ class _Search:
         before: tuple[Rewrite, ...],
     ) -> None:  # fmt: skip
         """Try rewrites on top of others."""
-        further = 0
+        further, known = 0, {(r.line, r.kind) for r in before}
         for rewrite in rewrites:
             can_check = bool(self._accepted) and self._trial.can_check
             n_enough = sum(t.checks.is_checked or not can_check for t in self._accepted)
@@ -191,6 +193,8 @@ class _Search:
                 return
             if rewrite.is_library and n_enough:
                 return
+            if rewrite.kind in ONCE and (rewrite.line, rewrite.kind) in known:
+                continue
             file = rewrite.before.file
             old = files[file][0] if file in files else rewrite.before
             self._try({**files, file: (old, rewrite.after)}, (*before, rewrite))

@@ -72,6 +72,7 @@ _PRODUCT = (
     Guard("zero wins", "$jnp.where($1 == 0, 0, $jnp.where($1 == 0, 1, $0) * $1)", 2),
     Guard("finite operand", "$jnp.maximum($0, -$big) * $1", 3),
     Guard("finite operand", "$0 * $jnp.maximum($1, -$big)", 3),
+    Guard("saturate", "$jnp.clip($0 * $1, -$big, $big)", 4),
 )
 _SUM = (
     Guard("finite operand", "$0 {op} $jnp.nan_to_num($1, posinf=$big, neginf=-$big)", 3),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
 from nanlab.curing.inputs import Inputs
 from nanlab.curing.limits import Limits, Results, Tolerances, limits_of, numbers
-from nanlab.curing.reference import compiled_reference
+from nanlab.curing.reference import Reference, compiled_reference
 from nanlab.curing.traced import Run, Traced, traced_of
 
 HEALTHY_INPUTS = 3
@@ -84,7 +84,7 @@ class Trial:
         self.failing = self._run(self._base.leaves)
         types = {v.dtype for v in self._program.values if jnp.issubdtype(v.dtype, jnp.floating)}
         self._precision = max((float(jnp.finfo(t).eps) for t in types), default=1e-7)
-        self._most_rounding = max(ILL_CONDITIONED, self._precision)
+        self._rounded = max(ILL_CONDITIONED, self._precision)
         # Rounding explains such changes, or an eps that is small enough.
         self._tolerances = Tolerances(
             limit=0.03 + 20 * self._precision, unchanged=max(2e-4, 10 * self._precision),
@@ -118,7 +118,7 @@ class Trial:
             results = self._run(variant)
             if _n_bad(results) == 0:
                 is_large = max((float(np.abs(r).max(initial=0)) for r in results), default=0)
-                is_late = is_large > LARGEST or self._rounding(variant, results) > self._most_rounding
+                is_late = is_large > LARGEST or self._rounding(variant, results) > self._rounded
                 (late if is_late else found).append((variant, results))
             if len(found) == HEALTHY_INPUTS:
                 break
@@ -126,8 +126,11 @@ class Trial:
 
     def _rounding(self, leaves: Sequence[Any], results: Results) -> float:
         """Return how far the program's own results are from those of float64."""
-        exact = None if self._reference is None else self._reference(leaves)
-        return 0.0 if exact is None else self._change(numbers(exact), results)
+        return 0.0 if self._reference is None else self._change(self._exact(leaves), results)
+
+    def _exact(self, leaves: Sequence[Any]) -> Results:
+        assert self._reference is not None
+        return numbers(self._reference(leaves, 0.0).outputs)
 
     @property
     def can_check(self) -> bool:
@@ -135,7 +138,7 @@ class Trial:
         return bool(self._healthy) or self.limits.are_known(self.failing)
 
     @cached_property
-    def _reference(self) -> Callable[[Sequence[Any]], list[Any]] | None:
+    def _reference(self) -> Reference | None:
         base = self._base
         return compiled_reference(base.jaxpr, base.constants, base.leaves)
 
@@ -184,9 +187,9 @@ class Trial:
         if change <= self._tolerances.unchanged or self._reference is None:
             return change
         # 1 - sigmoid(10) has three digits left in float32, and a better formula has all.
-        change = min(change, self._change(numbers(self._reference(leaves)), after))
+        change = min(change, self._change(self._exact(leaves), after))
         # An eps is a rounding of what it is added to, and grows as that does.
-        rounding = min(self._rounding(leaves, before), self._most_rounding)
+        rounding = min(self._rounding(leaves, before), self._rounded)
         return change if change > ROUNDINGS * rounding else min(change, self._tolerances.unchanged)
 
     def _change(self, before: Results, after: Results) -> float:
