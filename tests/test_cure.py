@@ -20,6 +20,7 @@ from nanlab.curing.guards import guards_of
 from nanlab.curing.idioms import idioms_of
 from nanlab.curing.inputs import Inputs
 from nanlab.curing.limits import Tolerances, limits_of
+from nanlab.curing.reference import Found
 from nanlab.curing.source import Source, Span, source_of
 from nanlab.curing.stepwise import run_stepwise
 
@@ -254,11 +255,13 @@ def test_a_long_operand_is_computed_once_and_a_module_is_imported_if_need_be():
 
 def compare(run, leaf, new):
     """What a limit check says of `new` in place of what `run` gives at `leaf`."""
-    reference = lambda arrays: [np.asarray(run(np.asarray(arrays[0], np.float64)))]  # noqa: E731
+    def reference(arrays, shift=0.0):
+        return Found([np.asarray(run(np.asarray(arrays[0], np.float64)))])
+
     call = call_of(lambda x: x, (jnp.asarray(leaf),), {})
     inputs = Inputs(call, flatten_closed(call.closed, None), [])
     with np.errstate(all="ignore"):
-        failing = [x.astype(np.float64) for x in reference([leaf])]
+        failing = [x.astype(np.float64) for x in reference([leaf]).outputs]
         limits = limits_of(reference, inputs.leaves, inputs.nearby, failing, [3e38])
     same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
     return limits.compare([np.asarray(new, np.float64)], failing, same)
@@ -287,7 +290,7 @@ def test_a_finite_number_that_is_not_the_limit_is_refused(run, new, limit, is_ri
 
 @pytest.mark.parametrize(("new", "is_right"), [(2e38, True), (1e36, True), (1e18, False)])
 def test_what_is_next_to_overflow_may_saturate_and_may_not_become_small(new, is_right):
-    reference = lambda arrays: [np.array([2e38])]  # noqa: E731
+    reference = lambda arrays, shift: Found([np.array([2e38])])  # noqa: E731
     limits = limits_of(reference, [jnp.zeros(1)], lambda *_: [], [np.array([np.inf])], [3.4e38])
     same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
     found = limits.compare([np.array([new])], [np.array([np.inf])], same)

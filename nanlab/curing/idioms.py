@@ -49,6 +49,11 @@ def _quotient(algebra: Algebra, form: Form) -> Iterator[tuple[str, str]]:
             scores = algebra.log(parts[0].operands[0])
             if scores is not None:
                 yield "log space", f"$nn.softmax({scores}{axis_of(parts[1])})"
+    product, increased = algebra.of(above, "mul"), algebra.increment(below)
+    for x, power in [product.operands, product.operands[::-1]] if product and increased else []:
+        a = algebra.argument(power, "exp")
+        if a is not None and increased is not None and algebra.same(power, increased):
+            yield "sigmoid", f"{algebra.text(x)} * $nn.sigmoid({a})"
     total = algebra.of(above, "sum")
     if total is not None and not total.is_method:
         yield "scale first", f"$jnp.sum({total.text(0)} / {algebra.text(below)}{total.rest()})"

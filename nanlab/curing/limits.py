@@ -85,8 +85,8 @@ class Limits:
 
     Args:
         found: for each output, its limit; None if the program does not run in float64.
-        is_steep: whether the backward pass has numbers beyond the range of the outputs' types, so
-            that no rewrite has the derivatives of float64.
+        is_steep: whether an optimizer makes something of gradients beyond the range of the
+            outputs' types, so that no rewrite can do the same.
     """
 
     def __init__(self, found: Sequence[Limit] | None, *, is_steep: bool = False) -> None:
@@ -132,11 +132,11 @@ class Limits:
             if index < tolerances.n_values and (~bad & changed & ~is_right).any():
                 return {"failure": "finite outputs change"}
             kind = "float64" if limit.exact[bad].any() else "limit"
-            must = known if is_value or not self._is_steep else np.zeros_like(known)
-            if (bad & must & ~is_right).any():
+            wrong = (bad & known & ~is_right).any()
+            if wrong and (is_value or not self._is_steep):
                 return {"limit": kind, "failure": "another number than the limit"}
-            closed = known & ~limit.open
-            if (counted := bad & closed & is_right & ~is_shifted).any():
+            counted = bad & known & ~limit.open & ~is_shifted
+            if counted.any() and not wrong:
                 kinds.add(kind)
                 error = float(np.fmax(error, away[counted].max()))
             if (bad & is_shifted).any():

@@ -26,6 +26,9 @@ _SCATTERS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+BACKWARD = "transpose("
+"""Part of the scope of what a backward pass consists of."""
+
 # The operand that must not be 0: there a derivative, or the result, has a pole.
 _POLES = {"sqrt": 0, "rsqrt": 0, "log": 0, "div": 1, "pow": 0, "cbrt": 0, "integer_pow": 0}
 _EDGES = {"acos": 1, "asin": 1, "atanh": 1, "erf_inv": 1, "acosh": 1, "log1p": -1}
@@ -41,7 +44,7 @@ class Found(NamedTuple):
 
     Attributes:
         outputs: its outputs.
-        steepest: the largest number of its backward pass.
+        steepest: the largest number that an optimizer makes something of.
         masks: for each selection the number of the selected case, times 2, and 1 more where what
             is selected is infinite.
     """
@@ -65,6 +68,7 @@ class _Wide:
         self._shift = shift
         self.steepest: Any = jnp.float64(0)
         self.masks: list[Any] = []
+        self._backward: set[int] = set()
         self._depth = 0
 
     def run(self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
@@ -115,8 +119,12 @@ class _Wide:
         return [*operands[:index], safe, *operands[index + 1 :]]
 
     def _note(self, eqn: Any, operands: Sequence[Any], results: Sequence[Any]) -> None:
-        if "transpose(" in str(eqn.source_info.name_stack):
-            for x in results:
+        if eqn.primitive.name == "add_any" or BACKWARD in str(eqn.source_info.name_stack):
+            self._backward |= {id(v) for v in eqn.outvars}
+        else:  # of an optimizer
+            for x in (
+                x for v, x in zip(eqn.invars, operands, strict=True) if id(v) in self._backward
+            ):
                 if _is_float(x.dtype) and x.size:
                     most = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
                     self.steepest = jnp.maximum(self.steepest, most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call
 from nanlab.curing.limits import Results, numbers
+from nanlab.curing.reference import BACKWARD
 from nanlab.curing.stepwise import run_stepwise
 
 Run = Callable[[Sequence[Any]], Results]
@@ -109,7 +111,9 @@ def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], given: 
     def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         opened = _jax.open_equation(eqn)
         if opened is None or eqn.primitive.name not in _PLAIN_CALLS:
-            return _jax.bind(eqn, operands)
+            scope = BACKWARD if BACKWARD in str(eqn.source_info.name_stack) else ""
+            with jax.named_scope(scope) if scope else nullcontext():
+                return _jax.bind(eqn, operands)
         return _run(*opened.bodies[0], operands, given)
 
     values = [given.get(_content(c), c) for c in constants]

@@ -16,7 +16,7 @@ from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
 from nanlab.curing.inputs import Inputs
 from nanlab.curing.limits import Limits, Results, Tolerances, limits_of, numbers
-from nanlab.curing.reference import Reference, compiled_reference
+from nanlab.curing.reference import BACKWARD, Reference, compiled_reference
 from nanlab.curing.traced import Run, Traced, traced_of
 
 HEALTHY_INPUTS = 3
@@ -77,7 +77,7 @@ class Trial:
         self, call: Call, healthy: Sequence[Sequence[Any]] = (), *, is_value: bool = True
     ) -> None:
         self._program = flatten_closed(call.closed, None)
-        differentiates = any("transpose(" in e.scopes for e in self._program.equations)
+        differentiates = any(BACKWARD in e.scopes for e in self._program.equations)
         self._base, self._gradients = traced_of(call, with_gradients=not differentiates)
         self._run = self._base.compiled()
         self._size = _size(self._base.jaxpr)
@@ -101,7 +101,7 @@ class Trial:
         # The loss, if the function returns it besides what it makes of gradients.
         program, backward = self._program, set[int]()
         for equation in program.equations:
-            if "transpose(" in equation.scopes or backward & set(equation.operands):
+            if BACKWARD in equation.scopes or backward & set(equation.operands):
                 backward |= set(equation.results)
         values = [v not in backward for v in program.frames[0].results]
         values += [False] * (len(self.failing) - len(values))
