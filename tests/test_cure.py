@@ -255,6 +255,7 @@ def test_a_long_operand_is_computed_once_and_a_module_is_imported_if_need_be():
 
 def compare(run, leaf, new):
     """What a limit check says of `new` in place of what `run` gives at `leaf`."""
+
     def reference(arrays, shift=0.0):
         return Found([np.asarray(run(np.asarray(arrays[0], np.float64)))])
 

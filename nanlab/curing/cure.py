@@ -117,8 +117,9 @@ class _Tried:
         """How good a cure it is; the best is the smallest."""
         checks, rank = self.checks, max(r.rank for r in self.rewrites)
         error = 0.0 if math.isnan(checks.error) else checks.error
+        has_limit = checks.limit not in ("", "eps limit")
         return (
-            any(r.is_library for r in self.rewrites), not checks.is_checked, checks.limit == "",
+            any(r.is_library for r in self.rewrites), not checks.is_checked, not has_limit,
             checks.healthy == 0, len(self.rewrites), round(error, 2), rank, checks.extra[0],
         )  # fmt: skip
 

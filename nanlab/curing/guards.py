@@ -125,9 +125,7 @@ GUARDS: dict[str, Sequence[Guard]] = {
     "logaddexp": (
         Guard("finite operand", "$f($jnp.maximum($0, -$big), $jnp.maximum($1, -$big))"),),
     "standardize": (Guard("eps", "$f($0, epsilon=$eps)"),),
-    "cholesky": _JITTER,
-    "inv": _JITTER,
-    "solve": _JITTER,
+    "cholesky": _JITTER, "inv": _JITTER, "solve": _JITTER, "slogdet": _JITTER, "det": _JITTER,
     "eigh": (Guard("jitter", f"$f({_DISTINCT}$rest)"),),
     "svd": (Guard("jitter", "$f($0 + $jitter * $jnp.eye(*$0.shape[-2:], dtype=$0.dtype) * "
                             "$jnp.arange($0.shape[-1], dtype=$0.dtype)$rest)"),),
@@ -153,7 +151,10 @@ def is_static(node: ast.AST) -> bool:
     if isinstance(node, ast.Subscript):
         return is_static(node.value)
     if isinstance(node, ast.Call):
-        return bool(node.args) and all(map(is_static, node.args))
+        is_method = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in (
+            "jnp", "np", "numpy", "math"
+        )  # fmt: skip
+        return not is_method and bool(node.args) and all(map(is_static, node.args))
     if isinstance(node, ast.BinOp):
         return is_static(node.left) and is_static(node.right)
     return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)

@@ -9,6 +9,9 @@ from nanlab.curing.algebra import Algebra, axis_of, is_number
 from nanlab.curing.forms import Form
 from nanlab.curing.guards import Guard
 
+SOONER = -2
+"""Ahead of what only keeps an operation inside it away from its pole."""
+
 
 def idioms_of(form: Form) -> Iterator[Guard]:
     """Yield other formulas for a form."""
@@ -19,7 +22,8 @@ def idioms_of(form: Form) -> Iterator[Guard]:
     }  # fmt: skip
     if form.name in rules and form.operands:
         for kind, text in rules[form.name](Algebra(form.source), form):
-            yield Guard(kind, text, 0)
+            sooner = 2 * SOONER if form.name.startswith("log") else SOONER
+            yield Guard(kind, text, 0 if kind in ("scale first", "xlogy") else sooner)
 
 
 def _logarithm(algebra: Algebra, form: Form) -> Iterator[tuple[str, str]]:

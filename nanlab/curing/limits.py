@@ -122,12 +122,12 @@ class Limits:
             limit = self._found[index] if self._found is not None else _unknown(old)
             bad, known = ~np.isfinite(old), np.isfinite(limit.low)
             away = _deviation(new, limit.low, limit.high, tolerances.floor)
-            is_value = tolerances.values[index]
+            is_value, is_near = tolerances.values[index], known & (away <= tolerances.limit)
             # An optimizer makes a step of any gradient but 0, so that its limit need not be meant.
-            by_shift = np.isfinite(limit.shifted) & (~known | limit.open | (not is_value))
+            may_shift = np.isfinite(limit.shifted) & (~known | limit.open | (not is_value))
             off = _deviation(new, limit.shifted, limit.shifted, tolerances.floor)
-            is_shifted = by_shift & ~limit.exact & (off <= tolerances.limit)
-            is_right = (known & (away <= tolerances.limit)) | is_shifted
+            is_shifted = may_shift & ~limit.exact & (off <= tolerances.limit)
+            is_right = is_near | is_shifted
             changed = _deviation(new, old, old, tolerances.floor) > 10 * tolerances.unchanged
             if index < tolerances.n_values and (~bad & changed & ~is_right).any():
                 return {"failure": "finite outputs change"}
@@ -135,11 +135,11 @@ class Limits:
             wrong = (bad & known & ~is_right).any()
             if wrong and (is_value or not self._is_steep):
                 return {"limit": kind, "failure": "another number than the limit"}
-            counted = bad & known & ~limit.open & ~is_shifted
+            counted = bad & is_near & ~limit.open
             if counted.any() and not wrong:
                 kinds.add(kind)
                 error = float(np.fmax(error, away[counted].max()))
-            if (bad & is_shifted).any():
+            if (bad & is_shifted & ~counted).any():
                 kinds.add("eps limit")
             is_grown = bad & (limit.grown != 0) & ~known
             follows = (np.sign(new) == np.sign(limit.grown)) & (np.abs(new) >= np.abs(limit.grown))
@@ -147,7 +147,7 @@ class Limits:
                 grown += [bool(x) for x in follows[is_grown]]
         if grown:
             # A clip has no derivative where it clips, so that the gradient need not be large.
-            if not any(grown):
+            if not all(grown):
                 return {"limit": "infinite limit", "failure": "small where the limit is infinite"}
             kinds.add("infinite limit")
         return {"limit": " and ".join(sorted(kinds)), "error": error}

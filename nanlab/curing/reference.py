@@ -46,7 +46,7 @@ class Found(NamedTuple):
         outputs: its outputs.
         steepest: the largest number that an optimizer makes something of.
         masks: for each selection the number of the selected case, times 2, and 1 more where what
-            is selected is infinite.
+            is selected is infinite, and the same for conditions that are used as numbers.
     """
 
     outputs: list[Any]
@@ -131,6 +131,8 @@ class _Wide:
         if eqn.primitive.name == "select_n" and _is_float(results[0].dtype):
             which = jnp.asarray(operands[0], jnp.int32)
             self.masks.append(2 * which + jnp.isinf(results[0]))
+        if eqn.primitive.name == "convert_element_type" and operands[0].dtype == bool:
+            self.masks.append(2 * jnp.asarray(results[0], jnp.int32) + 1)  # what counts
 
     def _scan(self, eqn: Any, opened: Any, operands: Sequence[Any]) -> Sequence[Any]:
         (jaxpr, constants), split = opened.bodies[0], opened.consts + opened.carry
