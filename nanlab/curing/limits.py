@@ -122,7 +122,10 @@ class Limits:
             limit = self._found[index] if self._found is not None else _unknown(old)
             bad, known = ~np.isfinite(old), np.isfinite(limit.low)
             away = _deviation(new, limit.low, limit.high, tolerances.floor)
-            is_value, is_near = tolerances.values[index], known & (away <= tolerances.limit)
+            # Between the limits of the directions everything would pass, so one of them is chosen.
+            is_chosen = limit.open & np.isfinite(limit.shifted)
+            is_near = known & (away <= tolerances.limit) & ~is_chosen
+            is_value = tolerances.values[index]
             # An optimizer makes a step of any gradient but 0, so that its limit need not be meant.
             may_shift = np.isfinite(limit.shifted) & (~known | limit.open | (not is_value))
             off = _deviation(new, limit.shifted, limit.shifted, tolerances.floor)
