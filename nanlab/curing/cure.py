@@ -249,9 +249,12 @@ class _Search:
         with tried.swap.open():
             call = call_of(self._function, self._args, self._kwargs)
             verdict = pinpoint_call(call)
-            if not verdict.fault and self._args:  # it is in the gradient that was added
-                call = call_of(partial(_gradients, self._function), self._args, self._kwargs)
-                verdict = pinpoint_call(call)
+            if not verdict.fault and self._args and tried.checks.gradients:
+                try:
+                    call = call_of(partial(_gradients, self._function), self._args, self._kwargs)
+                    verdict = pinpoint_call(call)
+                except Exception:  # the first argument has leaves that are no arrays
+                    return []
         return places_of(flatten_closed(call.closed, call.traced.out_info), verdict)
 
     def _reason(self, verdict: Verdict, places: Sequence[Place]) -> str:

@@ -120,16 +120,12 @@ class Limits:
             if not new.size:
                 continue
             limit = self._found[index] if self._found is not None else _unknown(old)
-            bad, known = ~np.isfinite(old), np.isfinite(limit.low)
-            away = _deviation(new, limit.low, limit.high, tolerances.floor)
-            # Between the limits of the directions everything would pass, so one of them is chosen.
-            is_chosen = limit.open & np.isfinite(limit.shifted)
-            is_near = known & (away <= tolerances.limit) & ~is_chosen
-            is_value = tolerances.values[index]
-            # An optimizer makes a step of any gradient but 0, so that its limit need not be meant.
-            may_shift = np.isfinite(limit.shifted) & (~known | limit.open | (not is_value))
-            off = _deviation(new, limit.shifted, limit.shifted, tolerances.floor)
-            is_shifted = may_shift & ~limit.exact & (off <= tolerances.limit)
+            bad, known, is_value = (
+                ~np.isfinite(old),
+                np.isfinite(limit.low),
+                tolerances.values[index],
+            )
+            is_near, is_shifted, away = _agreement(limit, new, tolerances, is_value=is_value)
             is_right = is_near | is_shifted
             changed = _deviation(new, old, old, tolerances.floor) > 10 * tolerances.unchanged
             if index < tolerances.n_values and (~bad & changed & ~is_right).any():
@@ -146,7 +142,7 @@ class Limits:
                 kinds.add("eps limit")
             is_grown = bad & (limit.grown != 0) & ~known
             follows = (np.sign(new) == np.sign(limit.grown)) & (np.abs(new) >= np.abs(limit.grown))
-            if tolerances.values[index]:
+            if is_value:
                 grown += [bool(x) for x in follows[is_grown]]
         if grown:
             # A clip has no derivative where it clips, so that the gradient need not be large.
@@ -154,6 +150,30 @@ class Limits:
                 return {"limit": "infinite limit", "failure": "small where the limit is infinite"}
             kinds.add("infinite limit")
         return {"limit": " and ".join(sorted(kinds)), "error": error}
+
+
+def _agreement(
+    limit: Limit, new: np.ndarray, tolerances: Tolerances, *, is_value: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where an output agrees with its limit, where with moved poles, and how far it is off.
+
+    Args:
+        limit: the limit.
+        new: the output of a rewritten program.
+        tolerances: what counts as the same.
+        is_value: whether it is a value, not made of gradients.
+
+    Returns:
+        Two masks, and the deviation from the limit.
+    """
+    known, has_shifted = np.isfinite(limit.low), np.isfinite(limit.shifted)
+    away = _deviation(new, limit.low, limit.high, tolerances.floor)
+    # Between the limits of the directions everything would pass, so that one of them is chosen.
+    is_near = known & (away <= tolerances.limit) & ~(limit.open & has_shifted)
+    # An optimizer makes a step of any gradient but 0: that the limit is a step may not be meant.
+    may_shift = has_shifted & (~known | limit.open | (not is_value)) & ~limit.exact
+    off = _deviation(new, limit.shifted, limit.shifted, tolerances.floor)
+    return is_near, may_shift & (off <= tolerances.limit), away
 
 
 def _unknown(output: np.ndarray) -> Limit:
