@@ -265,11 +265,6 @@ MENDED = {
         "    return -jnp.sum(t * lp)\n",
         [jnp.array([0.5, 1.0, 2.0]), jnp.array([0.0, 0.4, 0.6])], "finite mask", "",
     ),
-    "a step of the sign of a gradient that is 0": (
-        "def loss(w):\n    return (jnp.sqrt(jnp.sum(w**2)) - 1) ** 2\n\n\n"
-        "def run(w):\n    g = jax.grad(loss)(w)\n    return w - 0.1 * g / (jnp.abs(g) + 1e-8)\n",
-        [jnp.zeros(2)], "double-where", "eps limit",
-    ),
     "a cast to a type that is too narrow": (
         "def run(x):\n    h = (x * x).astype(jnp.float16)\n"
         "    return jax.nn.logsumexp(h) - h[1].astype(jnp.float32)\n",

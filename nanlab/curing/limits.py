@@ -125,7 +125,7 @@ class Limits:
                 np.isfinite(limit.low),
                 tolerances.values[index],
             )
-            is_near, is_shifted, away = _agreement(limit, new, tolerances, is_value=is_value)
+            is_near, is_shifted, away = _agreement(limit, new, tolerances)
             is_right = is_near | is_shifted
             changed = _deviation(new, old, old, tolerances.floor) > 10 * tolerances.unchanged
             if index < tolerances.n_values and (~bad & changed & ~is_right).any():
@@ -153,7 +153,7 @@ class Limits:
 
 
 def _agreement(
-    limit: Limit, new: np.ndarray, tolerances: Tolerances, *, is_value: bool
+    limit: Limit, new: np.ndarray, tolerances: Tolerances
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return where an output agrees with its limit, where with moved poles, and how far it is off.
 
@@ -161,7 +161,6 @@ def _agreement(
         limit: the limit.
         new: the output of a rewritten program.
         tolerances: what counts as the same.
-        is_value: whether it is a value, not made of gradients.
 
     Returns:
         Two masks, and the deviation from the limit.
@@ -170,8 +169,7 @@ def _agreement(
     away = _deviation(new, limit.low, limit.high, tolerances.floor)
     # Between the limits of the directions everything would pass, so that one of them is chosen.
     is_near = known & (away <= tolerances.limit) & ~(limit.open & has_shifted)
-    # An optimizer makes a step of any gradient but 0: that the limit is a step may not be meant.
-    may_shift = has_shifted & (~known | limit.open | (not is_value)) & ~limit.exact
+    may_shift = has_shifted & (~known | limit.open) & ~limit.exact
     off = _deviation(new, limit.shifted, limit.shifted, tolerances.floor)
     return is_near, may_shift & (off <= tolerances.limit), away
 
