@@ -20,6 +20,7 @@ from nanlab.curing.guards import guards_of
 from nanlab.curing.idioms import idioms_of
 from nanlab.curing.inputs import Inputs
 from nanlab.curing.limits import Tolerances, limits_of
+from nanlab.curing.reference import Found
 from nanlab.curing.source import Source, Span, source_of
 from nanlab.curing.stepwise import run_stepwise
 
@@ -206,6 +207,12 @@ def rewritten(line, *, idioms=True, dtype="float32"):
         ("return jnp.sqrt(x**2 + y**2)", "jnp.hypot(x, y)"),
         ("return jnp.sqrt(jnp.exp(z))", "jnp.exp((z) / 2)"),
         ("return jnp.prod(x) ** (1 / 3)", "jnp.exp((1 / 3) * jnp.sum(jnp.log(x)))"),
+        ("return z * jnp.exp(z) / (1 + jnp.exp(z))", "z * jax.nn.sigmoid(z)"),
+        ("return (jnp.exp(z) - jnp.exp(-z)) / (jnp.exp(z) + jnp.exp(-z))", "jnp.tanh(z)"),
+        ("p = jax.nn.sigmoid(z); return jnp.log(p / (1 - p))",
+         "jax.nn.log_sigmoid(z) - (jax.nn.log_sigmoid(-z))"),
+        ("return jnp.log(jnp.sum(x * jnp.exp(z), 0) / 3)",
+         "jax.nn.logsumexp(jnp.log(x) + (z), 0) - (jnp.log(3))"),
     ],
 )  # fmt: skip
 def test_an_idiom_has_another_formula_with_the_same_numbers(line, expected):
@@ -236,6 +243,50 @@ def test_what_only_looks_like_an_idiom_is_none(line):
     assert not [text for text in rewritten(line) if "nn." in text or "var" in text]
 
 
+def test_numbers_that_are_known_while_tracing_are_not_guarded():
+    assert not rewritten("return x / jnp.sqrt(x.shape[-1])", idioms=False)
+    assert not rewritten("return jnp.sqrt(float(x.size))", idioms=False)
+    assert rewritten("return jnp.sqrt((x**2).sum(-1))", idioms=False)
+
+
+# What only some checks make possible, the kind of the best cure, and what it was compared with.
+MENDED = {
+    "the gradient of what is normalized is 0 but for rounding": (
+        "run = jax.vmap(lambda c: (c - c.mean()) / c.std(), in_axes=1)\n",
+        [jnp.array([[1.0, 3.0], [2.0, 3.0], [4.0, 3.0]])], "eps", "eps limit",
+    ),
+    "no input has other numbers on the diagonal": (
+        "def f(z):\n    d = z[:, None] - z\n    return jnp.sum(jnp.sqrt(jnp.sum(d * d, -1)))\n"
+        "\n\nrun = jax.grad(f)\n",
+        [jnp.array([[1.0, 2.0], [3.0, 5.0], [2.0, -1.0]])], "double-where", "eps limit",
+    ),
+    "near a 0 of the targets the mask is another one": (
+        "def run(s, t):\n    lp = jax.nn.log_softmax(jnp.where(t > 0, s, -jnp.inf))\n"
+        "    return -jnp.sum(t * lp)\n",
+        [jnp.array([0.5, 1.0, 2.0]), jnp.array([0.0, 0.4, 0.6])], "finite mask", "",
+    ),
+    "a cast to a type that is too narrow": (
+        "def run(x):\n    h = (x * x).astype(jnp.float16)\n"
+        "    return jax.nn.logsumexp(h) - h[1].astype(jnp.float32)\n",
+        [jnp.array([300.0, 1.0])], "wider type", "float64",
+    ),
+    "a product that leaves the range of the type": (
+        "def run(x, gain):\n    def body(y, g):\n        y = y * g\n        return y, None\n\n"
+        "    return lax.scan(body, x, gain)[0]\n",
+        [jnp.float32(1), jnp.full(5, 1e10)], "saturate", "infinite limit",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_a_right_rewrite_is_not_refused(name, tmp_path):
+    text, arguments, kind, limit = MENDED[name]
+    module = module_of(tmp_path / f"mended_{abs(hash(name))}.py", HEAD + text)
+    cures = nanlab.cure(module.run, *arguments)
+    assert cures and (cures[0].kind, cures[0].checks.limit) == (kind, limit), str(cures)
+    assert cures[0].checks.is_checked
+
+
 def test_a_long_operand_is_computed_once_and_a_module_is_imported_if_need_be():
     (first, *_) = rewritten("return jnp.sqrt(jnp.sum(x * y))", idioms=False)
     assert first == (
@@ -252,15 +303,22 @@ def test_a_long_operand_is_computed_once_and_a_module_is_imported_if_need_be():
     ]  # fmt: skip
 
 
-def compare(run, leaf, new):
+def compare(run, leaf, new, *, value=True, **more):
     """What a limit check says of `new` in place of what `run` gives at `leaf`."""
-    reference = lambda arrays: [np.asarray(run(np.asarray(arrays[0], np.float64)))]  # noqa: E731
+
+    def reference(arrays, shift=0.0):
+        x = np.asarray(arrays[0], np.float64)
+        found = run(np.where(x == 0, shift, x) if shift and "shifted" in more else x)
+        steepest = more.get("steepest", 0.0)
+        masks = [more["masks"](x)] if "masks" in more else []
+        return Found([np.asarray(found)], steepest, masks)
+
     call = call_of(lambda x: x, (jnp.asarray(leaf),), {})
     inputs = Inputs(call, flatten_closed(call.closed, None), [])
     with np.errstate(all="ignore"):
-        failing = [x.astype(np.float64) for x in reference([leaf])]
+        failing = [x.astype(np.float64) for x in reference([leaf]).outputs]
         limits = limits_of(reference, inputs.leaves, inputs.nearby, failing, [3e38])
-    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
+    same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[value], n_values=1)
     return limits.compare([np.asarray(new, np.float64)], failing, same)
 
 
@@ -285,9 +343,42 @@ def test_a_finite_number_that_is_not_the_limit_is_refused(run, new, limit, is_ri
     assert bool(found.get("failure")) != is_right
 
 
+def test_each_number_that_grows_without_a_limit_has_to_be_large():
+    negative_log = lambda x: -np.log(x)  # noqa: E731
+    assert compare(negative_log, np.zeros(2, np.float32), [16.0, 0.0])["failure"]
+    assert not compare(negative_log, np.zeros(2, np.float32), [16.0, 16.0]).get("failure")
+
+
+def test_of_the_limits_of_all_directions_the_one_with_a_moved_pole_is_chosen():
+    jump = lambda x: np.where(x == 0, np.nan, np.where(abs(x) < 1e-7, 0, np.sign(x)))  # noqa: E731
+    for new, failure in (([0.0], ""), ([0.5], "another number than the limit")):
+        found = compare(jump, np.zeros(1, np.float32), new, shifted=True)
+        assert found.get("failure", "") == failure
+    assert not compare(jump, np.zeros(1, np.float32), [0.5]).get("failure")  # without one
+
+
+def test_where_a_mask_becomes_another_one_nearby_is_another_function():
+    masked = lambda x: np.where(x == 0, np.nan, 5.0)  # noqa: E731
+    count = lambda x: 2 * (x != 0) + 1  # noqa: E731
+    assert compare(masked, np.zeros(1, np.float32), [0.0])["failure"]
+    assert compare(masked, np.zeros(1, np.float32), [0.0], masks=count)["limit"] == ""
+
+
+def test_steps_of_gradients_beyond_the_type_need_not_be_those_of_float64():
+    args = np.zeros(1, np.float32), [0.0]
+    run = lambda x: np.where(x == 0, np.nan, 1.0)  # noqa: E731
+    for value, steepest, is_refused in (
+        (False, 1e60, False),
+        (False, 1.0, True),
+        (True, 1e60, True),
+    ):
+        found = compare(run, *args, value=value, steepest=steepest)
+        assert bool(found.get("failure")) == is_refused
+
+
 @pytest.mark.parametrize(("new", "is_right"), [(2e38, True), (1e36, True), (1e18, False)])
 def test_what_is_next_to_overflow_may_saturate_and_may_not_become_small(new, is_right):
-    reference = lambda arrays: [np.array([2e38])]  # noqa: E731
+    reference = lambda arrays, shift: Found([np.array([2e38])])  # noqa: E731
     limits = limits_of(reference, [jnp.zeros(1)], lambda *_: [], [np.array([np.inf])], [3.4e38])
     same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
     found = limits.compare([np.array([new])], [np.array([np.inf])], same)

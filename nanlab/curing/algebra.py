@@ -176,7 +176,7 @@ class Algebra:
         return self.argument(form.operands[0], "tanh") if is_square else None
 
     def _of_call(self, form: Form, top: bool) -> str | None:
-        if form.name in ("sum", "mean") and (a := self.argument(form.operands[0], "exp")):
+        if form.name in ("sum", "mean") and (a := self._log_of_terms(form.operands[0])):
             text = f"$nn.logsumexp({a}{form.rest()})"
             return text if form.name == "sum" else f"{text} - $jnp.log({self.count(form, a)})"
         if form.name == "prod":
@@ -203,6 +203,13 @@ class Algebra:
             operand = form.text(0) if form.name == "exp" else form.raw(0)
             return single[form.name].format(operand, rest=form.rest())
         return f"0.5 * $jnp.log({form.text(0)})" if top and form.name == "sqrt" else None
+
+    def _log_of_terms(self, node: ast.expr) -> str | None:
+        """Return the logarithm of what is summed if it has the factor exp(a): a + log(b)."""
+        if (a := self.argument(node, "exp")) is not None:
+            return a
+        form = self.of(node, "mul", "div")
+        return self.log(node) if form and any(self.of(x, "exp") for x in form.operands) else None
 
     def count(self, form: Form, text: str) -> str:
         """Return the number of elements that a reduction of `text` goes over."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain as chained
+from pathlib import Path
 from typing import Any
 
 from nanlab.backend import jaxpr as _jax
@@ -21,6 +22,7 @@ from nanlab.curing.guards import Guard, guards_of
 from nanlab.curing.idioms import idioms_of
 from nanlab.curing.source import Source, Span, edited, source_of
 
+_CURING = str(Path(__file__).parent)
 MOST_USER_FRAMES = 2
 MOST_PRODUCERS = 40
 """How many operations back what feeds a fault is looked for."""
@@ -122,7 +124,8 @@ def _places(program: Program, equation: Equation, distance: int) -> Iterator[Pla
     for eqn in (equation.eqn, *equation.callers):
         for code, instruction in _jax.equation_codes(eqn):
             file, is_library = code.co_filename, is_installed(code.co_filename)
-            if n_users >= MOST_USER_FRAMES or (is_library and _is_of_jax(file)):
+            is_own = file.startswith(_CURING)
+            if n_users >= MOST_USER_FRAMES or is_own or (is_library and _is_of_jax(file)):
                 continue
             span = _span(code, instruction)
             if span is not None and (not is_library or not n_users):
@@ -148,7 +151,9 @@ _AGAINST_OVERFLOW = {
     "scale first", "saturate", "wider accumulation", "wider arithmetic", "clip before the cast",
     "max-subtraction",
 }  # fmt: skip
-_AGAINST_POLES = {"eps", "double-where", "jitter", "absolute value"}
+_AGAINST_POLES = {
+    "eps", "double-where", "jitter", "absolute value", "zero wins", "finite operand",
+}  # fmt: skip
 
 
 def unlikely_kinds(verdict: Verdict) -> set[str]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from nanlab.backend.config import standard_promotion, without_checks
 from nanlab.blame.explain.verdict import Verdict
@@ -28,6 +33,12 @@ MORE = 3
 """The number of rewrites that are tried after the first checked cure."""
 MOST_LINES = 3
 """The largest number of rewrites in one cure."""
+ONCE = ("zero wins", "finite operand", "saturate")
+"""Kinds of rewrite of which a second one at the same line adds nothing."""
+MOST_MOVED = 12
+"""The number of rewrites that moved the fault on top of which others are tried."""
+LIKELY = 10
+"""The number of rewrites that are tried for each of these before the less likely ones."""
 
 
 def cure(
@@ -106,8 +117,9 @@ class _Tried:
         """How good a cure it is; the best is the smallest."""
         checks, rank = self.checks, max(r.rank for r in self.rewrites)
         error = 0.0 if math.isnan(checks.error) else checks.error
+        has_limit = checks.limit not in ("", "eps limit")
         return (
-            any(r.is_library for r in self.rewrites), not checks.is_checked, checks.limit == "",
+            any(r.is_library for r in self.rewrites), not checks.is_checked, not has_limit,
             checks.healthy == 0, len(self.rewrites), round(error, 2), rank, checks.extra[0],
         )  # fmt: skip
 
@@ -145,7 +157,7 @@ class _Search:
         site = verdict.culprit or verdict.origin
         is_value = site is None or site.phase != Phase.BACKWARD
         self._trial = Trial(self._call, self._healthy, is_value=is_value)
-        self._try_all(places, {}, ())
+        self._try_all(self._rewrites(places, {}), {}, ())
         for _ in range(1, MOST_LINES):
             if self._accepted or self._is_late:
                 break
@@ -162,13 +174,19 @@ class _Search:
     def _is_late(self) -> bool:
         return time.process_time() > self._deadline
 
+    def _rewrites(
+        self, places: Sequence[Place], files: dict[str, tuple[Source, Source]]
+    ) -> Iterator[Rewrite]:
+        now = {file: new for file, (_, new) in files.items()}
+        return Candidates(now, self._unlikely).of(places)
+
     def _try_all(
-        self, places: Sequence[Place], files: dict[str, tuple[Source, Source]],
+        self, rewrites: Iterator[Rewrite], files: dict[str, tuple[Source, Source]],
         before: tuple[Rewrite, ...],
     ) -> None:  # fmt: skip
-        """Try the rewrites at these places, on top of others."""
-        now, further = {file: new for file, (_, new) in files.items()}, 0
-        for rewrite in Candidates(now, self._unlikely).of(places):
+        """Try rewrites on top of others."""
+        further, known = 0, {(r.line, r.kind) for r in before}
+        for rewrite in rewrites:
             can_check = bool(self._accepted) and self._trial.can_check
             n_enough = sum(t.checks.is_checked or not can_check for t in self._accepted)
             further += n_enough > 0
@@ -176,6 +194,8 @@ class _Search:
                 return
             if rewrite.is_library and n_enough:
                 return
+            if rewrite.kind in ONCE and (rewrite.line, rewrite.kind) in known:
+                continue
             file = rewrite.before.file
             old = files[file][0] if file in files else rewrite.before
             self._try({**files, file: (old, rewrite.after)}, (*before, rewrite))
@@ -206,22 +226,36 @@ class _Search:
 
     def _go_on(self) -> None:
         """Rewrite a further line where a rewrite moved the fault."""
-        partial, self._partial = self._partial, []
+        moved, self._partial = self._partial, []
+        moved.sort(key=lambda t: (t.checks.n_bad, max(r.rank for r in t.rewrites)))
         seen: set[tuple[Any, ...]] = set()
-        partial.sort(key=lambda t: (t.checks.n_bad, max(r.rank for r in t.rewrites)))
-        for tried in partial[:6]:
-            with tried.swap.open():
-                call = call_of(self._function, self._args, self._kwargs)
-            verdict = pinpoint_call(call)
-            places = places_of(flatten_closed(call.closed, call.traced.out_info), verdict)
+        later: list[tuple[_Tried, Iterator[Rewrite]]] = []
+        for tried in moved:
+            if self._accepted or self._is_late or len(seen) == MOST_MOVED:
+                break
+            places = self._places_after(tried)
             lines = tuple((place.file, place.span.line) for place in places[:2])
-            known = tried.rewrites[-1]
-            if not places or (lines, known.kind) in seen or self._is_late:
-                continue
-            seen.add((lines, known.kind))
-            self._try_all(places, dict(tried.swap.pairs), tried.rewrites)
-            if self._accepted:
-                return
+            if places and (lines, tried.rewrites[-1].kind) not in seen:
+                seen.add((lines, tried.rewrites[-1].kind))
+                rewrites = self._rewrites(places, dict(tried.swap.pairs))
+                self._try_all(islice(rewrites, LIKELY), dict(tried.swap.pairs), tried.rewrites)
+                later.append((tried, rewrites))
+        for tried, rewrites in later:
+            if not self._accepted:
+                self._try_all(rewrites, dict(tried.swap.pairs), tried.rewrites)
+
+    def _places_after(self, tried: _Tried) -> list[Place]:
+        """Return the expressions of the fault that some rewrites leave."""
+        with tried.swap.open():
+            call = call_of(self._function, self._args, self._kwargs)
+            verdict = pinpoint_call(call)
+            if not verdict.fault and self._args and tried.checks.gradients:
+                try:
+                    call = call_of(partial(_gradients, self._function), self._args, self._kwargs)
+                    verdict = pinpoint_call(call)
+                except Exception:  # the first argument has leaves that are no arrays
+                    return []
+        return places_of(flatten_closed(call.closed, call.traced.out_info), verdict)
 
     def _reason(self, verdict: Verdict, places: Sequence[Place]) -> str:
         site = verdict.culprit or verdict.origin
@@ -244,6 +278,17 @@ class _Search:
             f"None of {self._n_tried} rewrites passed its checks ({counts}).{late} If the numbers "
             "grow from step to step, the training has to change: nanlab.cure_training tries that."
         )
+
+
+def _gradients(function: Callable[..., Any], first: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the gradient of the outputs' sum by the first argument."""
+
+    def total(first: Any) -> Any:
+        outputs = jax.tree.leaves(function(first, *args, **kwargs))
+        return sum(jnp.sum(x) for x in outputs if jnp.issubdtype(x.dtype, jnp.floating))
+
+    return [x for x in jax.tree.leaves(jax.grad(total, allow_int=True)(first))
+            if x.dtype != jax.dtypes.float0]  # fmt: skip
 
 
 def _without_lines(verdict: Verdict) -> str:

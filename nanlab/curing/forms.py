@@ -133,10 +133,10 @@ def module_path(source: Source, short: str) -> tuple[str, str]:
     paths = {path: name for name, path in source.imported.items()}
     if wanted in paths:
         return paths[wanted], ""
-    if short in source.imported:  # a module of this name, under another path
-        return short, ""
     if "jax" in paths:
         return wanted.replace("jax", paths["jax"], 1), ""
+    if short in source.imported:  # a module of this name, under another path
+        return short, ""
     return (short, f"import {wanted} as {short}") if short != "jax" else ("jax", "import jax")
 
 

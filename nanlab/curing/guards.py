@@ -59,7 +59,8 @@ _DISTINCT = "$0 + $jitter * $jnp.diag($jnp.arange($0.shape[-1], dtype=$0.dtype))
 _JITTER = (Guard("jitter", "$f($0 + $jitter * $jnp.eye($0.shape[-1], dtype=$0.dtype)$rest)"),)
 _DIVISION = (
     Guard("double-where", "$jnp.where($1 == 0, 0, $0 / $jnp.where($1 == 0, 1, $1))", 1),
-    Guard("clip", "$0 / $jnp.maximum($1, $tiny)"),
+    # The norm of what is below 1e-19 is 0 in float32: nothing smaller than its root is safe.
+    Guard("clip", "$0 / $jnp.maximum($1, $small)"),
     Guard("eps", "$0 / ($1 + $eps)"),
     Guard("clip", "$0 / $jnp.maximum($1, $eps)", 2),
     Guard("clip", "$0 / $jnp.where($1 < 0, $jnp.minimum($1, -$eps), $jnp.maximum($1, $eps))", 3),
@@ -71,6 +72,7 @@ _PRODUCT = (
     Guard("zero wins", "$jnp.where($1 == 0, 0, $jnp.where($1 == 0, 1, $0) * $1)", 2),
     Guard("finite operand", "$jnp.maximum($0, -$big) * $1", 3),
     Guard("finite operand", "$0 * $jnp.maximum($1, -$big)", 3),
+    Guard("saturate", "$jnp.clip($0 * $1, -$big, $big)", 4),
 )
 _SUM = (
     Guard("finite operand", "$0 {op} $jnp.nan_to_num($1, posinf=$big, neginf=-$big)", 3),
@@ -83,6 +85,8 @@ _POWER = (
     Guard("clip", "$jnp.maximum($0, $small) ** $1", 2),
     Guard("absolute value", "$jnp.abs($0) ** $1", 3),
 )
+_ROWS = (Guard("clip the index", '$f($0, $1, mode="clip"$rest2)'),
+         Guard("0 for no row", '$f($0, $1, mode="fill", fill_value=0$rest2)', 2))  # fmt: skip
 _LINEAR = ("matmul", "sum", "mean", "square", "var", "std", "tensordot", "vdot", "prod", "cumsum")
 
 GUARDS: dict[str, Sequence[Guard]] = {
@@ -121,14 +125,11 @@ GUARDS: dict[str, Sequence[Guard]] = {
     "logaddexp": (
         Guard("finite operand", "$f($jnp.maximum($0, -$big), $jnp.maximum($1, -$big))"),),
     "standardize": (Guard("eps", "$f($0, epsilon=$eps)"),),
-    "cholesky": _JITTER,
-    "inv": _JITTER,
-    "solve": _JITTER,
+    "cholesky": _JITTER, "inv": _JITTER, "solve": _JITTER, "slogdet": _JITTER, "det": _JITTER,
     "eigh": (Guard("jitter", f"$f({_DISTINCT}$rest)"),),
     "svd": (Guard("jitter", "$f($0 + $jitter * $jnp.eye(*$0.shape[-2:], dtype=$0.dtype) * "
                             "$jnp.arange($0.shape[-1], dtype=$0.dtype)$rest)"),),
-    "take": (Guard("clip the index", '$f($0, $1, mode="clip"$rest2)'),
-             Guard("0 for no row", '$f($0, $1, mode="fill", fill_value=0$rest2)', 2)),
+    "take": _ROWS, "take_along_axis": _ROWS,
     "segment_max": (Guard("finite result", _FINITE_RESULT),
                     Guard("finite result", "$jnp.maximum($f($0$rest), -$big)")),
     "segment_min": (Guard("finite result", _FINITE_RESULT),
@@ -143,8 +144,19 @@ _CHECKED = re.compile(r".*?\$jnp\.(?:where|maximum|nan_to_num)\(\$(\d)")
 """The operand that a guard looks at."""
 
 
-def is_constant(node: ast.expr) -> bool:
-    """Return whether an expression is a number."""
+def is_static(node: ast.AST) -> bool:
+    """Return whether an expression is a number while the program is traced: 2.0, x.size."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("size", "ndim", "shape", "pi") or is_static(node.value)
+    if isinstance(node, ast.Subscript):
+        return is_static(node.value)
+    if isinstance(node, ast.Call):
+        is_method = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in (
+            "jnp", "np", "numpy", "math"
+        )  # fmt: skip
+        return not is_method and bool(node.args) and all(map(is_static, node.args))
+    if isinstance(node, ast.BinOp):
+        return is_static(node.left) and is_static(node.right)
     return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
 
 
@@ -177,13 +189,15 @@ def guards_of(form: Form, numbers: Numbers) -> Iterator[Guard]:
 
 def _plain(form: Form, numbers: Numbers) -> Iterator[Guard]:
     is_whole = form.name == "pow" and ast.unparse(form.operands[1]).isdigit()
-    for guard in () if is_whole else GUARDS.get(form.name, ()):
+    subject = form.operands[form.name == "div" :][:1]
+    is_safe = is_whole or any(map(is_static, subject))
+    for guard in () if is_safe else GUARDS.get(form.name, ()):
         highest = max((int(d) for d in "0123" if f"${d}" in guard.template), default=0)
         if highest >= len(form.operands):
             continue
         template = guard.template
         checked = _CHECKED.match(template)
-        if checked and is_constant(form.operands[int(checked[1])]):
+        if checked and is_static(form.operands[int(checked[1])]):
             continue
         if form.is_method:
             template = template.replace("$f", f"$jnp.{form.name}")
@@ -235,6 +249,9 @@ def _of_types(form: Form, numbers: Numbers) -> Iterator[Guard]:
     if form.name == "astype" and len(form.operands) == 2:
         limit = f"float($jnp.finfo({form.raw(1)}).max)"
         yield Guard("clip before the cast", f"$jnp.clip($0, -{limit}, {limit}).astype($1)", 0)
+        if numbers.is_narrow:
+            yield Guard("wider type", "$0.astype($jnp.bfloat16)")
+            yield Guard("wider type", "$0.astype($jnp.float32)")
     if not numbers.is_narrow:
         return
     if form.name in _LINEAR and isinstance(form.node, ast.Call) and form.name != "matmul":

@@ -9,6 +9,9 @@ from nanlab.curing.algebra import Algebra, axis_of, is_number
 from nanlab.curing.forms import Form
 from nanlab.curing.guards import Guard
 
+SOONER = -2
+"""Ahead of what only keeps an operation inside it away from its pole."""
+
 
 def idioms_of(form: Form) -> Iterator[Guard]:
     """Yield other formulas for a form."""
@@ -19,7 +22,8 @@ def idioms_of(form: Form) -> Iterator[Guard]:
     }  # fmt: skip
     if form.name in rules and form.operands:
         for kind, text in rules[form.name](Algebra(form.source), form):
-            yield Guard(kind, text, 0)
+            sooner = 2 * SOONER if form.name.startswith("log") else SOONER
+            yield Guard(kind, text, 0 if kind in ("scale first", "xlogy") else sooner)
 
 
 def _logarithm(algebra: Algebra, form: Form) -> Iterator[tuple[str, str]]:
@@ -49,6 +53,11 @@ def _quotient(algebra: Algebra, form: Form) -> Iterator[tuple[str, str]]:
             scores = algebra.log(parts[0].operands[0])
             if scores is not None:
                 yield "log space", f"$nn.softmax({scores}{axis_of(parts[1])})"
+    product, increased = algebra.of(above, "mul"), algebra.increment(below)
+    for x, power in [product.operands, product.operands[::-1]] if product and increased else []:
+        a = algebra.argument(power, "exp")
+        if a is not None and increased is not None and algebra.same(power, increased):
+            yield "sigmoid", f"{algebra.text(x)} * $nn.sigmoid({a})"
     total = algebra.of(above, "sum")
     if total is not None and not total.is_method:
         yield "scale first", f"$jnp.sum({total.text(0)} / {algebra.text(below)}{total.rest()})"
@@ -65,7 +74,7 @@ def _quotient(algebra: Algebra, form: Form) -> Iterator[tuple[str, str]]:
         and ast.dump(ast.Tuple(list(minus.operands))) == ast.dump(ast.Tuple(list(plus.operands)))
     ):
         a, b = (algebra.of(x, "exp") for x in minus.operands)
-        if a and b and algebra.negative(a.operands[0]) == b.text(0):
+        if a and b and algebra.negative(a.operands[0]) == b.raw(0):
             yield "tanh", f"$jnp.tanh({a.text(0)})"
 
 

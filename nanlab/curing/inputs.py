@@ -61,8 +61,11 @@ class Inputs:
 
     def _signed(self, index: int, values: np.ndarray) -> np.ndarray:
         """Return numbers for an array; one that is nowhere negative stays so."""
+        return np.abs(values) if self._is_positive(index) else values
+
+    def _is_positive(self, index: int) -> bool:
         name, given = self._whole.names[index], np.asarray(self.leaves[index])
-        return np.abs(values) if range_of_example(name, given)[0] == 0 else values
+        return range_of_example(name, given)[0] == 0
 
     def nearby(self, direction: int, step: float) -> list[Any]:
         """Return arrays at this distance in this direction, in float64.
@@ -83,8 +86,10 @@ class Inputs:
                 found.append(leaf)
                 continue
             x = np.asarray(leaf, np.float64)
-            moved = _plus(x, sign * step * _scale(x) * rng.standard_normal(x.shape))
-            found.append(self._signed(index, moved))
+            by = rng.standard_normal(x.shape)
+            if sign < 0 and self._is_positive(index):  # the opposite is not
+                by = rng.standard_normal(x.shape)
+            found.append(self._signed(index, _plus(x, sign * step * _scale(x) * by)))
         return found
 
     def like(self) -> Iterator[list[Any]]:

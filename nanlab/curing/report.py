@@ -157,6 +157,7 @@ def _limit_sentence(checks: Checks) -> str:
     parts = {
         "float64": f"What was not finite agrees with float64{error}.",
         "limit": f"What was not finite agrees with the limit of nearby inputs{error}.",
+        "eps limit": "What was not finite agrees with float64 with 1e-12 in place of 0 at poles.",
         "infinite limit": "Where the limit is infinite, the output is large with its sign.",
     }
     return " ".join(text for kind, text in parts.items() if kind in checks.limit.split(" and "))

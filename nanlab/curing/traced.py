@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call
 from nanlab.curing.limits import Results, numbers
+from nanlab.curing.reference import BACKWARD
 from nanlab.curing.stepwise import run_stepwise
 
 Run = Callable[[Sequence[Any]], Results]
@@ -78,7 +80,7 @@ class Traced:
 
             given = [leaves[i] for i in floats]
             measured, pull, outputs = jax.vjp(of_floats, *given, has_aux=True)
-            return [*outputs, *pull([jnp.ones_like(x) for x in measured])]
+            return [*outputs, *pull([_weights(x) for x in measured])]
 
         return both
 
@@ -96,13 +98,22 @@ class Traced:
         return lambda leaves: numbers(run_stepwise(self.jaxpr, self.constants, leaves))
 
 
+def _weights(x: Any) -> Any:
+    """Return weights for the sum of an output, whose gradient is compared."""
+    # The plain sum of what was normalized is a constant: its gradient is nothing but rounding.
+    draws = np.random.default_rng(0).uniform(0.5, 1.5, x.shape)
+    return jnp.asarray(draws if x.ndim else 1.0, x.dtype)
+
+
 def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], given: Any) -> list[Any]:
     """Run a jaxpr with other values of its constants, and of those of what it calls."""
 
     def bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         opened = _jax.open_equation(eqn)
         if opened is None or eqn.primitive.name not in _PLAIN_CALLS:
-            return _jax.bind(eqn, operands)
+            scope = BACKWARD if BACKWARD in str(eqn.source_info.name_stack) else ""
+            with jax.named_scope(scope) if scope else nullcontext():
+                return _jax.bind(eqn, operands)
         return _run(*opened.bodies[0], operands, given)
 
     values = [given.get(_content(c), c) for c in constants]
