@@ -129,7 +129,7 @@ def dispatch_hooked(
     """
     require_jax(10, "nanlab.debug")
     run, execute, fast, types = own = [getattr(DISPATCH, name) for name in _HOOKED]
-    paths, inputs = _FastPaths(fast), _InputTypes()
+    paths = _FastPaths(fast)
 
     def run_hooked(inferred: Any, flat: Any, function: Any, args: Any, kwargs: Any) -> Any:
         __tracebackhide__ = True
@@ -159,11 +159,7 @@ def dispatch_hooked(
     def fast_hooked(*args: Any, **kwargs: Any) -> Any:
         return fast(*args, **kwargs) if is_direct() else None
 
-    def types_hooked(function: Any, about: Any, leaves: Sequence[Any]) -> tuple[Any, ...]:
-        found = inputs.of(leaves)
-        return types(function, about, leaves) if found is None else found
-
-    _install((run_hooked, execute_hooked, fast_hooked, types_hooked))
+    _install((run_hooked, execute_hooked, fast_hooked, _InputTypes(types).of))
     try:
         yield
     finally:
@@ -174,17 +170,21 @@ class _InputTypes:
     """What JAX infers about the leaves of a call, several times quicker.
 
     Arrays that a program returned share their type object from call to call.
+
+    Args:
+        infer: JAX's own way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, infer: Callable[..., tuple[Any, ...]]) -> None:
+        self._infer = infer
         # Identity of a type -> the type, and its equal that JAX has met first.
         self._of: dict[int, tuple[Any, Any]] = {}
         self._equal: dict[Any, Any] = {}
 
-    def of(self, leaves: Sequence[Any]) -> tuple[Any, ...] | None:
-        """Return the types of leaves; None if JAX has to infer them."""
+    def of(self, function: Any, about: Any, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the types of the leaves of a function's call."""
         if not {*map(type, leaves)} <= _PLAIN:
-            return None
+            return self._infer(function, about, leaves)
         find, named, unknown = self._of.get, jax.sharding.NamedSharding, (None, None)
         try:
             return tuple(
@@ -198,7 +198,7 @@ class _InputTypes:
                 ]
             )
         except (OverflowError, TypeError):  # JAX words these
-            return None
+            return self._infer(function, about, leaves)
 
     def _add(self, leaf: Any) -> Any:
         inferred = DISPATCH.core.shaped_abstractify(leaf)

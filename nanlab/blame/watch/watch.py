@@ -21,6 +21,7 @@ from nanlab.blame.watch.judge import Judge
 from nanlab.blame.watch.outputs import OutputReader, OutputReading, is_deleted, plain_settings
 from nanlab.blame.watch.pending import Layouts, Pending, Queue
 from nanlab.blame.watch.replays import Replay, Replays
+from nanlab.blame.watch.summary import summary_text
 
 
 class Watch:
@@ -80,24 +81,8 @@ class Watch:
         return self.calls > self.after or self.operations > 0
 
     def summary(self, subject: str, stopped: str = "") -> str:
-        """Return the sentence for a program without a fault.
-
-        Args:
-            subject: what was watched, such as "the script".
-            stopped: what ended it early, such as " until it was stopped".
-        """
-        if not (self.calls or self.operations):
-            return f"{subject} computed nothing with JAX, so nothing was watched."
-        if not self.watched:
-            calls = _counted(self.calls, 0)
-            return f"--after {self.after} left out all of {calls}: nothing was watched."
-        seen = _counted(self.calls - min(self.after, self.calls), self.operations)
-        said = f"all was finite in {seen}{stopped}."
-        if self.masked:
-            said += " Operations made an inf or a NaN, which others masked."
-        if self.unread:
-            return f"the outputs of {self.unread} computations could not be read. Else {said}"
-        return said
+        """Return the sentence for a program without a fault; see `summary_text`."""
+        return summary_text(self, subject, stopped)
 
     # What JAX calls.
 
@@ -219,7 +204,16 @@ class Watch:
         replay: Replay | None = None
         if lost:
             with self._reading(), self._reads, suppress(Exception):
-                replay = self._replay(arguments, donated, lost, lambda again: leaves(go(again)))
+                copy, sources = self._reader.copies(lost, self._replays)
+                replay = Replay(
+                    run=lambda again: self._in_plain(lambda: leaves(go(again))),
+                    arguments=arguments,
+                    donated=donated,
+                    copies=[copy],
+                    sources=sources,
+                )
+                for entry in self._queue:
+                    entry.computation.later.append(replay)
 
         def values() -> dict[int, Any]:
             done = dict[Replay, Sequence[Any]]()
@@ -233,27 +227,6 @@ class Watch:
         computation.saved = values
         return arguments, replay
 
-    def _replay(
-        self,
-        arguments: Sequence[Any],
-        donated: Sequence[bool],
-        lost: Sequence[Any],
-        run: Callable[[Sequence[Any]], Sequence[Any]],
-    ) -> Replay:
-        """Copy what a call is going to delete, where a replay could not compute it again."""
-
-        def run_plainly(again: Sequence[Any]) -> Sequence[Any]:
-            with self._reading():
-                return run(again)
-
-        copy, sources = self._reader.copies(lost, self._replays)
-        replay = Replay(
-            run=run_plainly, arguments=arguments, donated=donated, copies=[copy], sources=sources
-        )
-        for entry in self._queue:
-            entry.computation.later.append(replay)
-        return replay
-
     @contextmanager
     def _reading(self) -> Generator[None]:
         """Run programs of the watch's own."""
@@ -266,6 +239,10 @@ class Watch:
                     yield
         finally:
             self._here.reading = False
+
+    def _in_plain(self, act: Callable[[], Any]) -> Any:
+        with self._reading():
+            return act()
 
     def _take(
         self, computation: Computation, outputs: Any, number: int, replay: Replay | None
@@ -337,11 +314,3 @@ class Watch:
         if code and fault is None and entry.number:
             self._replays.is_on = False  # a state with an inf in it is looked at in each call
         return fault
-
-
-def _counted(calls: int, operations: int) -> str:
-    said = f"{calls} call{'s' * (calls != 1)} of jitted functions" if calls else ""
-    if operations:
-        count = f"{operations} operation{'s' * (operations != 1)}"
-        said = f"{said} and {count} outside of them" if calls else f"{count}, all outside of calls"
-    return said
