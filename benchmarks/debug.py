@@ -7,6 +7,7 @@ compiling.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -95,7 +96,8 @@ class Side:
     def block(self, steps: int) -> tuple[float, float]:
         """Return (CPU seconds a step, wall seconds a step)."""
         with self._watch.watching() if self._watch else nullcontext():
-            self._run(1)  # the hooks have emptied JAX's fast paths
+            self._run(2)  # the hooks have emptied JAX's fast paths
+            gc.collect()
             start, clock = time.process_time(), time.perf_counter()
             self._run(steps)
             return (time.process_time() - start) / steps, (time.perf_counter() - clock) / steps

@@ -36,7 +36,8 @@ in which layer and pass, on which line, of which numbers, and what usually cures
 
 The script computes the same as without it, to the bit. Outputs are read when they are ready, two
 calls later at the latest, so a script may go on for two calls after the first fault. Arguments
-that are donated (donate_argnums) are copied before, which takes memory.
+that are donated (donate_argnums) are copied before, which takes memory: large ones once in 16
+calls, which run again after a fault.
 
 What is watched:
   calls        of functions jitted by jax.jit, nnx.jit or eqx.filter_jit, of jax.pmap, and of

@@ -1,6 +1,7 @@
 """Replay the failing step of a run: `python -m nanlab.replay DIR RUN_ID`.
 
-Of a folder of `nanlab.Recorder`, `python -m nanlab.replay run.nan` shows the last fault.
+Of a folder of `nanlab.Recorder`, `python -m nanlab.replay run.nan` shows the last fault; `--cure`
+looks for what mends it.
 
 Exit status: 0 done, 2 there is no such failing run, or the state cannot be written.
 """
@@ -16,10 +17,15 @@ import tyro
 
 from nanlab.cli.exit_status import DONE, WRONG
 from nanlab.cli.streams import allow_closed_output
-from nanlab.recorder.bundle import BundleError, is_recording, read_bundle
+from nanlab.recorder.bundle import Bundle, BundleError, is_recording, read_bundle
 from nanlab.results.errors import reason_of
 from nanlab.study.replay import At, Replay, ReplayError, replay_run
-from nanlab.study.trust import ForeignCodeError, is_confirmed
+from nanlab.study.trust import (
+    ForeignCodeError,
+    check_modules_lie_here,
+    is_allowed,
+    is_confirmed,
+)
 
 FURTHER = 20
 """The number of steps after the failing one that a cure has to take."""
@@ -43,11 +49,32 @@ class Arguments:
     """write the state before the step, its leaves by name, to this .npz file"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordingArguments:
+    """Show the last fault of a folder that nanlab.Recorder wrote."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """the recorder's folder, for example run.nan, or one of its bundles"""
+    cure: bool = False
+    """look for rewrites of the step's lines that mend the faulty call"""
+    function: str | None = None
+    """the step as module:name; by default where it was defined"""
+    trust: bool = False
+    """import what the bundle names, even if it does not lie in the working directory"""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    if len(words) == 1 and is_recording(Path(words[0])):
-        return _show_recording(Path(words[0]))
+    if words and not words[0].startswith("-") and is_recording(Path(words[0])):
+        return _show_recording(
+            tyro.cli(
+                RecordingArguments,
+                prog="python -m nanlab.replay",
+                args=words,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+        )
     arguments = tyro.cli(
         Arguments, prog="python -m nanlab.replay", args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -85,12 +112,36 @@ def _replayed(arguments: Arguments) -> Replay:
             trust = True
 
 
-def _show_recording(folder: Path) -> int:
+def _show_recording(arguments: RecordingArguments) -> int:
     try:
-        print(read_bundle(folder))
+        bundle = read_bundle(arguments.folder)
     except BundleError as error:
         print(error, file=sys.stderr)
         return WRONG
+    print(bundle)
+    return _cure_recording(bundle, arguments) if arguments.cure else DONE
+
+
+def _cure_recording(bundle: Bundle, arguments: RecordingArguments) -> int:
+    import nanlab
+    from nanlab.recorder.bundle_cures import call_in, function_of, modules_of
+    from nanlab.recorder.structure import NotDescribed
+
+    try:
+        name = function_of(bundle, arguments.function)
+        modules = modules_of(bundle, name)
+        if arguments.function is not None:  # what the user names needs no question
+            modules.discard(name.partition(":")[0])
+        if not arguments.trust and not is_allowed(
+            lambda: check_modules_lie_here(modules, arguments.folder)
+        ):
+            return WRONG
+        function, args, kwargs = call_in(bundle, name)
+    except NotDescribed as error:
+        print(f"no cures: {error}", file=sys.stderr)
+        return WRONG
+    print(f"\nRewrites of the step, as by nanlab.cure({name.partition(':')[2]}, *arguments):")
+    print(nanlab.cure(function, *args, **kwargs))
     return DONE
 
 

@@ -191,6 +191,32 @@ def test_copies_of_the_state_in_the_hosts_memory():
     assert recorder.recording.tape.epoch.entries
 
 
+@pytest.mark.parametrize("is_recorded_metric", [True, False])
+def test_there_is_one_copy_of_the_state_in_the_hosts_memory(is_recorded_metric):
+    def big(w, batch):
+        w = w * jnp.sqrt(batch).mean()
+        return (w, batch.sum()) if is_recorded_metric else w
+
+    recorder = nanlab.Recorder(every=4, on_host=True)
+    watched, w = recorder.watch(jax.jit(big, donate_argnums=0)), jnp.ones(5000)
+    copies = set[int]()
+    for t in range(40):
+        out = watched(w, recorded.batch_of(t))
+        w = out[0] if is_recorded_metric else out
+        copies.add(
+            sum(
+                x.sharding.memory_kind == "pinned_host" and x.shape == w.shape
+                for x in jax.live_arrays()
+            )
+        )
+    assert copies == {1}
+    with pytest.raises(nanlab.Fault) as caught:
+        for t in range(40, 60):
+            out = watched(w, bad_batch(t, 50))
+            w = out[0] if is_recorded_metric else out
+    assert caught.value.step == 50
+
+
 @pytest.mark.parametrize(
     ("every", "at"), sampled(itertools.product([1, 2, 3, 7, 64], [0, 1, 6, 7, 8, 39]), 7)
 )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Inexact, Int, Int8, Shaped
+from jaxtyping import Bool, Inexact, Int, Int8, Shaped
 
 FINITE, INF, NAN = 0, 1, 2
 """Codes of an array's contents: finite values only; an inf and no NaN; a NaN."""
 
+_TOGETHER = 16
 _BITS = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
 
 
@@ -60,6 +62,26 @@ def array_code(x: Shaped[Array, " ..."]) -> Int8[Array, ""]:
     if not jnp.issubdtype(x.dtype, jnp.inexact) or x.size == 0:
         return jnp.int8(FINITE)
     return codes_of_bits(largest_bits(x), x.dtype)
+
+
+def groups_are_finite(arrays: Sequence[Inexact[Array, " ..."]]) -> list[Bool[Array, ""]]:
+    """Return flags that are all set if no array holds an inf or a NaN; cheaper than `array_code`.
+
+    There is one flag for up to 16 arrays of one shape and type.
+    """
+    # XLA:CPU vectorizes a sum of floats, but neither the maximum of integers nor a conjunction:
+    # 33 MB take 2 ms, 20 ms and 7 ms. A zero times an inf or a NaN is a NaN.
+    groups: dict[Any, list[Any]] = {}
+    for x in arrays:
+        is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
+        for part in (x.real, x.imag) if is_complex else (x,):
+            zero = part.astype(jnp.promote_types(part.dtype, jnp.float32)) * 0
+            groups.setdefault((zero.shape, zero.dtype), []).append(zero)
+    return [
+        jnp.isfinite(jnp.sum(sum(zeros[i : i + _TOGETHER])))
+        for zeros in groups.values()
+        for i in range(0, len(zeros), _TOGETHER)
+    ]
 
 
 def as_numbers(array: np.ndarray) -> np.ndarray[Any, np.dtype[Any]]:

@@ -38,7 +38,9 @@ class Bundle:
     Attributes:
         folder: where it is.
         about: `fault.json`: "step", "iteration", "length", "call", "function", "names", "types",
-            "history", "run_up", "exact", "compared", "notes", "versions", "verdict".
+            "history", "run_up", "exact", "compared", "notes", "versions", "verdict", "module",
+            "judged" (names of the outputs at fault), "structure" of (args, kwargs) and, if that
+            is null, why ("unstructured").
         arguments: the arguments of the faulty call by name. Types that NumPy lacks (bfloat16) are
             raw integers; "types" has their names. What is no array is its text.
         verdict: the verdict as text; empty without one.
@@ -59,10 +61,12 @@ class Bundle:
         lines += _history_lines(about["history"], about["call"])
         if not self.verdict:
             return "\n".join(lines)
-        cures = (
-            f"Cures: fault.verdict.cures() in the training, or nanlab.cure({about['function']}, "
-        )
-        cures += f"*arguments) with those in {self.folder / _ARGUMENTS}."
+        function = about["function"]
+        cures = f"Cures: python -m nanlab.replay {self.folder} --cure"
+        is_local = about.get("module", "") in ("", "__main__") or "<" in function
+        if is_local or about["structure"] is None or about["iteration"] is not None:
+            cures = f"Cures: fault.verdict.cures() in the training, or nanlab.cure({function}, "
+            cures += f"*arguments) with those in {self.folder / _ARGUMENTS}."
         return "\n".join([*lines, "", self.verdict, "", cures])
 
 
@@ -127,6 +131,9 @@ def _write(finding: Detection, folder: Path) -> None:
         "history": [{k: _plain(v) for k, v in row.items()} for row in finding.history],
         "run_up": [{k: _plain(v) for k, v in row.items()} for row in finding.run_up],
         "versions": _versions(),
+        "module": finding.module,
+        "judged": list(finding.judged),
+        **_structure(finding),
         "verdict": None if verdict is None else verdict.to_dict(),
     }
     (folder / _FAULT).write_text(json.dumps(about, indent=1, allow_nan=False), encoding="utf-8")
@@ -134,6 +141,16 @@ def _write(finding: Detection, folder: Path) -> None:
         (folder / _VERDICT).write_text(f"{verdict}\n", encoding="utf-8")
         with suppress(ValueError):  # it has no site that can run alone
             verdict.save(folder)
+
+
+def _structure(finding: Detection) -> dict[str, Any]:
+    """Return how the arguments are built from their leaves, and why that is not known."""
+    from nanlab.recorder.structure import described
+
+    try:
+        return {"structure": described((finding.args, dict(finding.kwargs))), "unstructured": ""}
+    except Exception as error:  # a class of the user's may do anything
+        return {"structure": None, "unstructured": str(error)}
 
 
 def _plain(value: Any) -> Any:

@@ -33,6 +33,8 @@ class Detection:
         notes: what else has to be known.
         iteration: number of the faulty iteration of a call that is one long scan.
         length: number of its iterations.
+        module: name of the module that the function is defined in.
+        judged: names of the outputs that the fault is in; empty if all of them count.
     """
 
     step: int
@@ -52,6 +54,8 @@ class Detection:
     notes: Sequence[str] = ()
     iteration: int | None = None
     length: int = 0
+    module: str = ""
+    judged: Sequence[str] = ()
 
 
 class Fault(FloatingPointError):

@@ -23,6 +23,7 @@ from nanlab.recorder.frameworks import judged_outputs
 from nanlab.recorder.inside import Inside
 from nanlab.recorder.replay import Criterion, Located, arguments_of, locate
 from nanlab.recorder.run_up import RunUp, argument_name
+from nanlab.recorder.structure import only
 from nanlab.recorder.tape import Epoch, LostArgument, TapeEntry
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _fault(
             )
         outputs = located.outputs if located is not None and located.entry is made else ()
         about |= _examined(made, leaves, outputs, notes)
+        about |= {"module": made.watched.module, "judged": [made.watched.names[i] for i in outputs]}
         began = "" if inside is None else inside.began(_origin_of(about["verdict"]))
         notes += [began] if began else []
         step, function = made.step, made.watched.name
@@ -225,7 +227,11 @@ def _pinpointed(
         call, notes = traced_call(function, args, kwargs)
         if outputs:
             call = replace(call, judged=judged_outputs(call.outputs, outputs, is_inner=is_inner))
-        return replace(pinpoint_call(call, notes), call=called)
+        verdict = pinpoint_call(call, notes)
+    judged = call.judged or ()
+    if any(call.outputs[i] in verdict.output_faults for i in judged):
+        function = only(function, judged)  # for cures, the other outputs may stay as they are
+    return replace(verdict, call=(function, args, kwargs))
 
 
 def _called(function: Any, tree: Any, leaves: list[Any]) -> tuple[Any, Any, Any]:

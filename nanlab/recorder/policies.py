@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from nanlab.recorder.replay import TapeEntry, without
-from nanlab.recorder.tape import Tape
+from nanlab.recorder.replay import TapeEntry, arguments_of, without
+from nanlab.recorder.tape import Epoch, Tape
 
 POLICIES = ("raise", "skip", "rollback")
 
@@ -39,3 +40,15 @@ def repaired_leaves(
         for outputs in function.recent:
             outputs.replace(repaired.values)
     return pairs, repaired.left_out
+
+
+def call_at(epochs: Iterable[Epoch], number: int) -> tuple[TapeEntry, list[Any]]:
+    """Return a call that is on the tape and the leaves of its arguments.
+
+    Raises:
+        LookupError: it is no longer on the tape.
+    """
+    before = [epoch for epoch in epochs if epoch.first <= number]
+    if not before:
+        raise LookupError(f"call {number} is not on the tape")
+    return arguments_of(before[-1:], number)

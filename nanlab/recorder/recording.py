@@ -20,8 +20,8 @@ from nanlab.recorder.detect import InHand, Logged, SmallOutputs, state_is_bad, v
 from nanlab.recorder.fault import Fault
 from nanlab.recorder.investigate import investigate
 from nanlab.recorder.plan import flatten
-from nanlab.recorder.policies import repaired_leaves
-from nanlab.recorder.replay import CannotRepair, arguments_of
+from nanlab.recorder.policies import call_at, repaired_leaves
+from nanlab.recorder.replay import CannotRepair
 from nanlab.recorder.scan_calls import FIRST_EVERY, call_in_chunks
 from nanlab.recorder.tape import LostArgument, Tape
 from nanlab.recorder.watched import WatchedFunction
@@ -148,9 +148,13 @@ class Recording:
             return
         if verify(self.tape.epoch, wait=True) is False:
             self._alarm(None, call)
+        if self.options.on_host:
+            self._read_all(call)
         if not self._waits:
             self._adapt()
-        self.tape.turn()
+        # In the host's memory lies one copy, and not two: the last one goes before the next comes.
+        is_good = self.options.on_host and state_is_bad(self.tape, call) is False
+        self.tape.turn(is_clean=is_good or None)
         self._repaired = {i: pair for i, pair in self._repaired.items() if pair[0]() is not None}
         self._turn_at = self.tape.number + self._every
         self.tape.drop(self.metrics.first_unread(self.tape.number))
@@ -166,8 +170,6 @@ class Recording:
                 cost = _LEAF_S * len(copied) + sum(x.nbytes for x in copied) / _BYTES_A_SECOND
                 self._every = min(1024, max(16, math.ceil(cost / (_SHARE * max(taken, 1e-6)))))
         self._turned = number, now
-
-    # Detection.
 
     def _look(self, call: InHand) -> None:
         number, lag = self.tape.number, self.metrics.lag
@@ -187,6 +189,10 @@ class Recording:
             self._alarm(logged, call)
         if len(self.tape.epochs) > 1:
             self.tape.drop(self.metrics.first_unread(number))
+
+    def _read_all(self, call: InHand | None) -> None:
+        while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
+            self._alarm(logged, call)
 
     def _alarm(self, logged: Logged | None, call: InHand | None) -> None:
         """Judge a bad metric, or a bad state at an epoch's beginning (without a metric)."""
@@ -281,8 +287,6 @@ class Recording:
         self._head, self._turn_at, self._turned = None, self.tape.number + self._every, None
         self._repaired, self._undecided = {}, None
 
-    # The end.
-
     def flush(self) -> None:
         """Look at everything that has been computed, and wait for it.
 
@@ -296,8 +300,7 @@ class Recording:
                 self._alarm(None, None)
             if self._undecided is not None:
                 self._alarm(self._undecided, None)
-            while (logged := self.metrics.read(self.tape.number, wait=True)) is not None:
-                self._alarm(logged, None)
+            self._read_all(None)
             if self.tape.epoch.entries and state_is_bad(self.tape, None):
                 self._alarm(None, None)
 
@@ -307,13 +310,10 @@ class Recording:
         Raises:
             LookupError: the call is no longer on the tape.
         """
-        epochs = [epoch for epoch in self.tape.epochs if epoch.first <= call]
-        if not epochs:
-            raise LookupError(f"call {call} is not on the tape")
         with self._lock:
             self.is_idle = True
             try:
-                entry, leaves = arguments_of(epochs[-1:], call)
+                entry, leaves = call_at(self.tape.epochs, call)
             finally:
                 self.is_idle = False
         return entry.plan.tree.unflatten(leaves)

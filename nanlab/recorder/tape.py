@@ -126,9 +126,10 @@ class Tape:
         self.functions.append(watched)
         return watched
 
-    def turn(self) -> None:
-        """Begin a new epoch."""
+    def turn(self, *, is_clean: bool | None = None) -> None:
+        """Begin a new epoch; `is_clean` where the state is known to be good."""
         self.epoch = Epoch(self.number, self.base)
+        self.epoch.is_clean = is_clean
         self.epochs.append(self.epoch)
 
     def drop(self, before: int) -> None:

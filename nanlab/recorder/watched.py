@@ -84,6 +84,11 @@ class WatchedFunction:
         self.forget()
         functools.update_wrapper(self, jitted, updated=())
 
+    @property
+    def module(self) -> str:
+        """The name of the module that the function is defined in."""
+        return str(getattr(self.source or self.jitted, "__module__", "") or "")
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, on record."""
         __tracebackhide__ = True

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,17 @@ def check_lies_here(plan: Plan, folder: Path) -> None:
     """
     where = "which does not lie in the working directory, outside the results folder"
     _refuse(_from_elsewhere(plan, folder), folder, where, "--trust")
+
+
+def check_modules_lie_here(modules: Iterable[str], folder: Path) -> None:
+    """Check that modules that a folder names lie in the working directory, outside the folder.
+
+    Raises:
+        ForeignCodeError: they do not.
+    """
+    names = [name for name in modules if not _lies_here(_home_of(f"{name}:function"), folder)]
+    where = "which does not lie in the working directory, outside the folder"
+    _refuse(names, folder, where, "--trust")
 
 
 def _from_elsewhere(plan: Plan, folder: Path) -> list[str]:

@@ -14,8 +14,8 @@ import numpy as np
 
 # Bytes of an array that are packed: copying more takes longer than a program for it alone.
 PACKED = 32 << 10
-# Copies begin at multiples of this number of bytes; blocks of memory that wait to be used again.
-_ALIGNED, _FREE = 64, 3
+# As few small arrays are not packed.
+READ_ALONE = 3
 _HOST_MEMORY = ("unpinned_host", "device")
 
 
@@ -43,12 +43,14 @@ class PackLayout:
         small: indices of those that are packed, by type.
         large: indices of those that have a flag each.
         at: for a packed one (vector, its first element), by index.
+        loose: indices of the arrays that are not packed, whether they can be bad or not.
     """
 
     inexact: list[int] = field(default_factory=list[int])
     small: list[list[int]] = field(default_factory=list[list[int]])
     large: list[int] = field(default_factory=list[int])
     at: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    loose: list[int] = field(default_factory=list[int])
 
 
 def pack_layout(avals: Sequence[Any]) -> PackLayout:
@@ -72,6 +74,8 @@ def pack_layout(avals: Sequence[Any]) -> PackLayout:
         layout.at[index] = group, filled[group]
         layout.small[group].append(index)
         filled[group] += size
+    packed = layout.at if len(layout.at) > READ_ALONE else {}
+    layout.loose = [i for i, x in enumerate(avals) if i not in packed and _is_array(x)]
     return layout
 
 
@@ -103,39 +107,8 @@ class Pack:
         return flat.reshape(leaf.shape)
 
 
-class HostCopies:
-    """Copies of arrays that lie in the host's memory, in memory that is used again."""
-
-    def __init__(self, leaves: Sequence[Any], free: dict[int, list[np.ndarray[Any, Any]]]) -> None:
-        self._at: dict[int, tuple[int, Any]] = {}
-        end = 0
-        for leaf in leaves:
-            self._at[id(leaf)] = end, leaf
-            end += -(-leaf.nbytes // _ALIGNED) * _ALIGNED
-        # New memory costs more than the copy: the system hands out each page of it.
-        self._free = free.setdefault(end, [])
-        self._memory = self._free.pop() if self._free else np.empty(end, np.uint8)
-        for start, leaf in self._at.values():
-            if leaf.size:
-                self._memory[start : start + leaf.nbytes] = memory(leaf).view(np.uint8)
-
-    def __del__(self) -> None:
-        if len(self._free) < _FREE:
-            self._free.append(self._memory)
-
-    def copy(self, leaf: Any) -> Any:
-        """Return a copy of an array as it was; None if it is not in here."""
-        if id(leaf) not in self._at:
-            return None
-        start, leaf = self._at[id(leaf)]
-        flat = self._memory[start : start + leaf.nbytes].copy().view(leaf.dtype)
-        return jax.device_put(flat.reshape(leaf.shape), leaf.sharding)
-
-
-def lies_on_host(leaf: Any) -> bool:
-    """Return whether an array can be copied, with all that it is, from the host's memory."""
-    is_plain = not leaf.weak_type and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    return is_plain and devices_read_on_host(leaf.sharding) == 1
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array)
 
 
 def buffers(leaf: Any) -> list[np.ndarray] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from nanlab.blame.pinpoint import pinpoint, pinpoint_call
 from nanlab.blame.program.call import OUTPUT, Call
 from nanlab.blame.site import Site
 from nanlab.blame.watch.caller import Caller, caller_here, pmapped_call, wrapper_call
+from nanlab.blame.watch.replays import Replay
 
 # Operations that hold a program of the user's: what they return is judged as a call's.
 _PROGRAMS = {"scan", "while", "cond", "call_exported"}
@@ -91,6 +92,7 @@ class Computation:
         caller: the user's line that made it.
         is_prompt: whether what is known about it is lost when the call returns.
         saved: returns the copies of arguments, by the identity of what was handed in.
+        later: calls that have donated its arguments since, maybe.
     """
 
     closed: Any
@@ -102,6 +104,7 @@ class Computation:
     caller: Caller | None = None
     is_prompt: bool = False
     saved: Callable[[], Mapping[int, Any]] = dict
+    later: list[Replay] = field(default_factory=list[Replay])
     _wrapper: JitCall | None = None
     _scopes: str = ""
     _mapped: tuple[str, list[tuple[str, Any]]] = ("", [])

@@ -2,9 +2,9 @@
 
 Small arrays are packed into one vector by a program of its own, right after the computation that
 returned them. The vector is read on the host once it is ready, and it is the copy of those that a
-later call donates. Larger arrays are read where they lie if that is the host's memory; elsewhere a
-program returns one flag for each. None of this is part of the user's program, which would be
-compiled differently with it. (A check inside it costs more, too.)
+later call donates. Of larger arrays a program returns one flag; those of a call that donates
+nothing are read where they lie if that is the host's memory. None of this is part of the user's
+program, which would be compiled differently with it. (A check inside it costs more, too.)
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nanlab.backend.finiteness import FINITE, NAN, array_code, code_of
+from nanlab.backend.finiteness import FINITE, NAN, array_code, code_of, groups_are_finite
 from nanlab.blame.watch.arrays import (
-    HostCopies,
+    READ_ALONE,
     Pack,
     PackLayout,
     buffers,
     devices_read_on_host,
-    lies_on_host,
     memory,
 )
+from nanlab.blame.watch.replays import Replay, Replays
 
-# As few small arrays are read where they lie.
-_READ_WHERE_THEY_LIE = 3
 # The packs in which the copy of a donated array is looked for.
 _PACKS = 3
 
@@ -77,14 +75,15 @@ class OutputReader:
     def __init__(self) -> None:
         self._codes = jax.jit(lambda leaves: [array_code(leaf) for leaf in leaves])
         self._copies = jax.jit(lambda leaves: [jnp.copy(leaf) for leaf in leaves])
-        self._is_finite = jax.jit(lambda leaf: jnp.isfinite(leaf).all())
+        self._are_finite = jax.jit(lambda leaves: jnp.stack(groups_are_finite(leaves)))
         self._packed = jax.jit(
             lambda groups: [jnp.concatenate([jnp.ravel(x) for x in group]) for group in groups]
         )
         self._packs = deque[Pack](maxlen=_PACKS)
-        self._memory: dict[int, list[np.ndarray[Any, Any]]] = {}
 
-    def begin(self, outputs: Sequence[Any], layout: PackLayout) -> OutputReading:
+    def begin(
+        self, outputs: Sequence[Any], layout: PackLayout, *, is_donating: bool
+    ) -> OutputReading:
         """Start to read a computation's outputs; its reader runs nothing else meanwhile."""
         leaves = [outputs[i] for i in layout.inexact]
         arrays = [x for x in leaves if isinstance(x, jax.Array)]
@@ -92,15 +91,21 @@ class OutputReader:
             return OutputReading(leaves=leaves, on_host=leaves, waiting=arrays)
         small = [outputs[i] for group in layout.small for i in group]
         large = [outputs[i] for i in layout.large]
-        packs = self._pack(outputs, layout) if len(small) > _READ_WHERE_THEY_LIE else []
-        if devices_read_on_host(leaves[0].sharding):
-            own = large if packs else [*large, *small]
-            on_host = [*packs, *own]
-            return OutputReading(
-                leaves=leaves, on_host=on_host, waiting=on_host, is_borrowed=bool(own)
-            )
-        flags = [self._is_finite(x) for x in (*large, *(packs or small))]
-        return OutputReading(leaves=leaves, flags=flags, waiting=flags, is_borrowed=False)
+        packs = self._pack(outputs, layout) if len(small) > READ_ALONE else []
+        own = large if packs else [*large, *small]
+        if not devices_read_on_host(leaves[0].sharding):
+            flags, on_host = [self._are_finite([*own, *packs])], []
+        elif is_donating and large:  # what it returns is donated next
+            flags, on_host = [self._are_finite(own)], packs
+        else:
+            flags, on_host = [], [*packs, *own]
+        return OutputReading(
+            leaves=leaves,
+            on_host=on_host,
+            flags=flags,
+            waiting=[*on_host, *flags],
+            is_borrowed=bool(own) and not flags,
+        )
 
     def _pack(self, outputs: Sequence[Any], layout: PackLayout) -> list[Any]:
         vectors = self._packed([[outputs[i] for i in group] for group in layout.small])
@@ -145,25 +150,28 @@ class OutputReader:
             return None
         return worst
 
-    def copies(self, leaves: Sequence[Any]) -> Callable[[Any], Any]:
-        """Copy arrays that are about to be donated; returns a function that finds a copy."""
+    def copies(
+        self, leaves: Sequence[Any], replays: Replays
+    ) -> tuple[Callable[[Any], Any], dict[int, tuple[Replay, int]]]:
+        """Copy arrays that are about to be donated, but those that can be computed again.
+
+        Returns:
+            A function that finds the copy of an array, and where the others come from.
+        """
         packs, missing = tuple(self._packs)[::-1], list(leaves)
         for pack in packs:
             missing = pack.lacks(missing) if missing else missing
-        in_memory = [x for x in missing if lies_on_host(x)]
-        on_device = [x for x in missing if not lies_on_host(x)]
-        copied = self._copies(on_device) if on_device else ()
-        copies = dict(zip(map(id, on_device), copied, strict=True))
-        host = HostCopies(in_memory, self._memory) if in_memory else None
+        sources = replays.sources(missing)
+        copied = self._copies(missing) if sources is None else ()
+        copies = {id(x): (x, copy) for x, copy in zip(missing, copied, strict=False)}
 
         def copy(leaf: Any) -> Any:
             if id(leaf) in copies:
-                return copies[id(leaf)]
-            if host is not None and (found := host.copy(leaf)) is not None:
-                return found
+                return copies[id(leaf)][1]
             return next((x for pack in packs if (x := pack.copy(leaf)) is not None), None)
 
-        return copy
+        replays.donated(leaves, copy)
+        return copy, sources or {}
 
     def packed_copy(self, leaf: Any) -> Any:
         """Return a copy of a small array that was returned a short while ago, or None."""
@@ -177,9 +185,9 @@ def is_deleted(leaf: Any) -> bool:
 
 def _is_set(flag: jax.Array) -> bool:
     if devices_read_on_host(flag.sharding) == 1:
-        return bool(memory(flag)[0])
+        return bool(memory(flag).all())
     with jax.transfer_guard("allow"):
-        return bool(flag)
+        return bool(np.asarray(flag).all())
 
 
 def _are_finite(arrays: Iterable[Any]) -> bool:

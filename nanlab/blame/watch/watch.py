@@ -20,6 +20,8 @@ from nanlab.blame.watch.fault import WatchedFault, found
 from nanlab.blame.watch.judge import Judge
 from nanlab.blame.watch.outputs import OutputReader, OutputReading, is_deleted, plain_settings
 from nanlab.blame.watch.pending import Layouts, Pending, Queue
+from nanlab.blame.watch.replays import Replay, Replays
+from nanlab.blame.watch.summary import summary_text
 
 
 class Watch:
@@ -45,6 +47,7 @@ class Watch:
         self._calls_of: Counter[str] = Counter()
         self._judge = Judge(self._code)
         self._reader, self._queue, self._layouts = OutputReader(), Queue(), Layouts()
+        self._replays = Replays()
         self._plain = settings()
         self._here = threading.local()
         self._lock, self._reads = threading.RLock(), threading.RLock()
@@ -78,24 +81,8 @@ class Watch:
         return self.calls > self.after or self.operations > 0
 
     def summary(self, subject: str, stopped: str = "") -> str:
-        """Return the sentence for a program without a fault.
-
-        Args:
-            subject: what was watched, such as "the script".
-            stopped: what ended it early, such as " until it was stopped".
-        """
-        if not (self.calls or self.operations):
-            return f"{subject} computed nothing with JAX, so nothing was watched."
-        if not self.watched:
-            calls = _counted(self.calls, 0)
-            return f"--after {self.after} left out all of {calls}: nothing was watched."
-        seen = _counted(self.calls - min(self.after, self.calls), self.operations)
-        said = f"all was finite in {seen}{stopped}."
-        if self.masked:
-            said += " Operations made an inf or a NaN, which others masked."
-        if self.unread:
-            return f"the outputs of {self.unread} computations could not be read. Else {said}"
-        return said
+        """Return the sentence for a program without a fault; see `summary_text`."""
+        return summary_text(self, subject, stopped)
 
     # What JAX calls.
 
@@ -178,13 +165,13 @@ class Watch:
             donates = True in computation.donated
             fault, result = self._drain(wait=donates and self._queue.is_borrowed), None
             if fault is None:
-                arguments = self._prepare(computation)
+                arguments, replay = self._prepare(computation, go, leaves)
                 try:
                     result = go(arguments)
                 except Exception as error:
                     self._failed(computation, error, number)
                     raise
-                fault = self._take(computation, leaves(result), number)
+                fault = self._take(computation, leaves(result), number, replay)
         finally:
             self._here.inside = False
         if fault is not None:
@@ -199,19 +186,46 @@ class Watch:
             self.calls -= number > 0
             self.operations -= not number
 
-    def _prepare(self, computation: Computation) -> Sequence[Any]:
-        """Return the arguments to run it on; NumPy arrays are copied, as the program owns them."""
+    def _prepare(
+        self,
+        computation: Computation,
+        go: Callable[[Any], Any],
+        leaves: Callable[[Any], Sequence[Any]],
+    ) -> tuple[Sequence[Any], Replay | None]:
+        """Return the arguments to run it on, and how it can be run again if it donates some.
+
+        NumPy arrays are copied, as the program owns them.
+        """
         given, donated = computation.arguments, computation.donated
         saved = {id(x): x.copy() for x in given if type(x) is np.ndarray}
+        arguments = [saved.get(id(x), x) for x in given] if saved else given
         lost = [x for x, d in zip(given, donated, strict=False) if d and isinstance(x, jax.Array)]
         lost = [x for x in lost if not x.is_deleted()] if True in donated else []
+        replay: Replay | None = None
         if lost:
             with self._reading(), self._reads, suppress(Exception):
-                copy = self._reader.copies(lost)
-                computation.saved = lambda: {**saved, **{id(x): copy(x) for x in lost}}
-        elif saved:
-            computation.saved = lambda: saved
-        return [saved.get(id(x), x) for x in given] if saved else given
+                copy, sources = self._reader.copies(lost, self._replays)
+                replay = Replay(
+                    run=lambda again: self._in_plain(lambda: leaves(go(again))),
+                    arguments=arguments,
+                    donated=donated,
+                    copies=[copy],
+                    sources=sources,
+                )
+                for entry in self._queue:
+                    entry.computation.later.append(replay)
+
+        def values() -> dict[int, Any]:
+            done = dict[Replay, Sequence[Any]]()
+            deleted = [x for x in given if is_deleted(x) and id(x) not in saved]
+            with suppress(Exception):
+                replays = [*([] if replay is None else [replay]), *computation.later]
+                pairs = [(x, r.argument(x, done)) for x in deleted for r in replays]
+                saved.update({id(x): value for x, value in pairs if value is not None})
+            return saved
+
+        computation.saved = values
+        return arguments, replay
 
     @contextmanager
     def _reading(self) -> Generator[None]:
@@ -226,7 +240,13 @@ class Watch:
         finally:
             self._here.reading = False
 
-    def _take(self, computation: Computation, outputs: Any, number: int) -> WatchedFault | None:
+    def _in_plain(self, act: Callable[[], Any]) -> Any:
+        with self._reading():
+            return act()
+
+    def _take(
+        self, computation: Computation, outputs: Any, number: int, replay: Replay | None
+    ) -> WatchedFault | None:
         """Begin to read what a computation returned, and read what is ready."""
         known = computation.closed, computation.arguments, outputs
         layout, n_bytes = self._layouts.of(*known)
@@ -234,8 +254,12 @@ class Watch:
         if not results:
             return None
         reading = OutputReading(leaves=results, on_host=results, waiting=results)
-        with self._reading(), suppress(Exception):
-            reading = self._reader.begin(outputs, layout)
+        with self._reading():  # S
+            is_donating = replay is not None
+            reading = self._reader.begin(outputs, layout, is_donating=is_donating)
+            is_pure = not getattr(computation.closed, "effects", True)
+            if replay is not None and is_pure and layout.loose:
+                self._replays.add(replay, outputs, layout.loose)
         self._queue.add(
             Pending(computation=computation, number=number, reading=reading, n_bytes=n_bytes)
         )
@@ -269,9 +293,10 @@ class Watch:
 
     def _original(self, leaf: Any) -> Any:
         """Return the copy of an array that was donated since."""
-        copy = self._reader.packed_copy(leaf)
-        saved = (entry.computation.saved() for entry in self._queue if copy is None)
-        return next((s[id(leaf)] for s in saved if id(leaf) in s), copy)
+        found = self._reader.packed_copy(leaf)
+        saved = (entry.computation.saved() for entry in self._queue if found is None)
+        found = next((s[id(leaf)] for s in saved if id(leaf) in s), found)
+        return self._replays.value(leaf) if found is None else found
 
     def _code(self, leaves: Sequence[Any]) -> int | None:
         with self._reading():
@@ -285,12 +310,7 @@ class Watch:
             with self._lock:
                 self.unread += 1
             return None
-        return self._judge.judged(computation, code, entry.number, results)
-
-
-def _counted(calls: int, operations: int) -> str:
-    said = f"{calls} call{'s' * (calls != 1)} of jitted functions" if calls else ""
-    if operations:
-        count = f"{operations} operation{'s' * (operations != 1)}"
-        said = f"{said} and {count} outside of them" if calls else f"{count}, all outside of calls"
-    return said
+        fault = self._judge.judged(computation, code, entry.number, results)
+        if code and fault is None and entry.number:
+            self._replays.is_on = False  # a state with an inf in it is looked at in each call
+        return fault
