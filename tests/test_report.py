@@ -422,7 +422,8 @@ def test_of_very_many_runs_a_sweep_writes_no_report_by_itself(tmp_path, monkeypa
 def test_a_sweep_ends_with_its_report_and_the_manifest_does_not_depend_on_it(
     tmp_path, monkeypatch, capsys, unsaved
 ):
-    (tmp_path / "grid.toml").write_text(SMALL)
+    # With a title that is not shown as it is written: the report once waited for it to be the same.
+    (tmp_path / "grid.toml").write_text(SMALL.replace("overflow?", "overflow? \\u001b[31m"))
     assert sweep.main(["grid.toml", "--out", "x"]) == DONE
     assert capsys.readouterr().out.endswith("9 runs in x\nreport in x/report.html\n")
     assert {path.name for path in Path("x").iterdir()} >= BY

@@ -53,8 +53,8 @@ def codes_of_bits(bits: Int[Array, " *n"], dtype: Any) -> Int8[Array, " *n"]:
 
 
 def largest_magnitude(x: Inexact[Array, " ..."]) -> Inexact[Array, ""]:
-    """Return the largest |x|, NaN if x holds a NaN, where `jnp.max` may drop it."""
-    return jax.lax.bitcast_convert_type(largest_bits(x), x.dtype)
+    """Return the largest |x|, of parts if complex; NaN if x has one, where `jnp.max` may drop it."""
+    return jax.lax.bitcast_convert_type(largest_bits(x), measured_as(x.dtype))
 
 
 def array_code(x: Shaped[Array, " ..."]) -> Int8[Array, ""]:

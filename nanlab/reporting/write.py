@@ -64,11 +64,12 @@ def write_report(folder: Path) -> WrittenReport:
         current_study(folder)  # raises ReportError if there is none
         with owned(folder, "report", wait_s=60.0):
             while True:
+                study = current_study(folder)
                 analysis = analyze(read_results(folder))
                 results, context = analysis.results, context_of(analysis)
                 _write_all(folder, analysis, context)
                 # Again, if a sweep has written other tables meanwhile.
-                if current_study(folder) == (results.grid_sha256, results.manifest):
+                if current_study(folder) == study:
                     break
     except StoreError as error:
         raise ReportError(str(error)) from error
