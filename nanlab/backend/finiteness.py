@@ -53,7 +53,7 @@ def codes_of_bits(bits: Int[Array, " *n"], dtype: Any) -> Int8[Array, " *n"]:
 
 
 def largest_magnitude(x: Inexact[Array, " ..."]) -> Inexact[Array, ""]:
-    """Return the largest |x|, of parts if complex; NaN if x has one, where `jnp.max` may drop it."""
+    """Return the largest |x|, or part of a complex x; NaN if x has one, where `jnp.max` may not."""
     return jax.lax.bitcast_convert_type(largest_bits(x), measured_as(x.dtype))
 
 
