@@ -99,6 +99,10 @@ def raising():
     return with_step(lambda s, k, key: (s["y"], 1.0))
 
 
+def stateless():
+    return with_step(lambda s, k, key: s)
+
+
 def many_losses():
     return with_step(lambda s, k, key: (s, jnp.ones(3)))
 
@@ -353,6 +357,7 @@ WRONG_CODE = {
     "losing": "mine.py:losing's step must return a state with the same pytree structure",
     "printing": "step has side effects (DebugEffect); remove callbacks",
     "raising": "step fails: KeyError: 'y' (mine.py:",
+    "stateless": "stateless's step fails: TypeError: it must return (state, nanlab.Metrics)",
     "many_losses": "many_losses's step must return a scalar float loss, got float64[3]",
     "bare": "knobs.alpha: is missing: mine.py:bare has no default for it",
     "optimizer_of_a_knob": "an optimizer or a function (TrainState.tx) that closes over a knob",

@@ -259,6 +259,15 @@ MORE = [
 ]
 
 
+def test_output_that_a_users_module_closes_stays_open():
+    code = (
+        "import sys; from nanlab.cli.streams import allow_closed_output as allow; allow()\n"
+        "sys.stdout.close(); sys.stderr.close(); print('out'); print('err', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")
+
+
 @pytest.mark.parametrize("output", ["| head -1", *MORE])
 def test_a_sweep_whose_output_is_closed_is_complete(output):
     Path("grid.toml").write_text(

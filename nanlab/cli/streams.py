@@ -17,7 +17,7 @@ def allow_closed_output() -> None:
         else:
             stream.flush()
         raw = _Output(descriptor, "w", closefd=False)
-        text = io.TextIOWrapper(
+        text = _Text(
             io.BufferedWriter(raw),
             encoding=getattr(stream, "encoding", "utf-8"),
             errors=getattr(stream, "errors", None),
@@ -25,6 +25,14 @@ def allow_closed_output() -> None:
             write_through=getattr(stream, "write_through", False),
         )
         setattr(sys, name, text)
+
+
+class _Text(io.TextIOWrapper):
+    """A stream that stays open when a user's module closes it."""
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        self.flush()
 
 
 class _Output(io.FileIO):

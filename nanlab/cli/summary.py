@@ -32,11 +32,12 @@ def show_summary(result: StudyResult, console: Console | None = None) -> None:
     if failed := sum(status.values()):
         answers = dict(result.manifest["witnesses"]["said"])
         answers.pop(WitnessAnswer.NOT_ASKED, None)
-        lines.append(
-            f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced; "
-            f"jax.debug_nans and jax.debug_infs on {sum(answers.values()):,} distinct blames: "
-            + ", ".join(f"{n} {word}" for word, n in answers.items())
-        )
+        line = f"{failed:,} failed runs, of which {status.get('reproduced', 0):,} reproduced"
+        if answers:
+            words = ", ".join(f"{n} {word}" for word, n in answers.items())
+            blames = f"{sum(answers.values()):,} distinct blames"
+            line += f"; jax.debug_nans and jax.debug_infs on {blames}: {words}"
+        lines.append(line)
     for line in lines:
         _show(console, wrapped_line(visible(line), console.width))
     _show(console, f"{ends.height:,} runs in {visible(str(result.folder))}")

@@ -232,7 +232,10 @@ def _named(problem: Problem, spec: str) -> Problem:
     def step(state: State, knobs: Knobs, key: Array) -> tuple[State, Metrics]:
         process = os.getpid()
         # A bare loss is accepted in place of Metrics.
-        state, metrics = cast(tuple[State, Any], problem.step(state, plain(knobs), key))
+        returned: Any = problem.step(state, plain(knobs), key)
+        if not isinstance(returned, tuple) or len(cast(tuple[Any, ...], returned)) != 2:
+            raise TypeError("it must return (state, nanlab.Metrics)")
+        state, metrics = cast(tuple[State, Any], returned)
         end_fork_of(process)
         return _strong(state), metrics if isinstance(metrics, Metrics) else Metrics(metrics)
 
