@@ -432,3 +432,14 @@ def test_a_pallas_kernel_is_blamed():
     assert cause_of(verdict.culprit) == ("pallas_call", "opaque")
     assert verdict.culprit.code.startswith("return pl.pallas_call")
     assert not nanlab.pinpoint(call, F32([1, 1])).fault
+
+
+def test_a_function_of_jax_that_is_a_branch_of_a_vmapped_switch_has_the_line_of_the_switch():
+    branches = [lambda x: x, jnp.log, jnp.exp]
+
+    def f(i, x):
+        return jax.vmap(lambda i, x: jax.lax.switch(i, branches, x))(i, x)
+
+    verdict = nanlab.pinpoint(f, jnp.array([0, 1, 0]), jnp.array([1.0, -1.0, 2.0]))
+    assert verdict.origin.primitive == "log"
+    assert "jax.lax.switch" in verdict.origin.code

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from nanlab.backend import jaxpr as _jax
 from nanlab.backend.jaxpr import Jaxpr, JaxprEqn, Literal, Var
 from nanlab.blame.program.rule_lines import rules_located
+from nanlab.blame.source_path import is_installed, is_nanlab
 
 
 @dataclass(slots=True, kw_only=True)
@@ -229,10 +231,14 @@ class _Flattener:
                 return self._constant(atom.val, atom.aval)
             return env[atom]
 
-        for eqn in jaxpr.eqns:
+        for position, eqn in enumerate(jaxpr.eqns):
             operands = tuple(read(v) for v in eqn.invars)
             inner = "/".join(part for part in (scopes, _jax.equation_scopes(eqn)) if part)
-            results = self._equation(eqn, operands, frame, inner, callers)
+            by = callers
+            if _is_traced_apart(eqn):
+                later = (e for e in jaxpr.eqns[position + 1 :] if not _is_traced_apart(e))
+                by = (*islice(later, 1), *callers)
+            results = self._equation(eqn, operands, frame, inner, by)
             env.update(zip(eqn.outvars, results, strict=True))
         return tuple(read(v) for v in jaxpr.outvars)
 
@@ -267,6 +273,17 @@ class _Flattener:
             self._value(frame.index, v.aval, equation=equation.index) for v in eqn.outvars
         )
         return equation.results
+
+
+def _is_traced_apart(eqn: JaxprEqn) -> bool:
+    """Return whether no frame of an equation is outside JAX.
+
+    So is a function of JAX's that is itself a branch of a vmapped switch: what comes next, the
+    selection of the branch, has the line of the switch.
+    """
+    codes = _jax.equation_codes(eqn)
+    file = codes[-1][0].co_filename if codes else ""
+    return is_installed(file) and not is_nanlab(file)
 
 
 def _drop_unused(program: Program) -> None:
