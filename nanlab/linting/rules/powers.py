@@ -99,10 +99,10 @@ def power_of(here: Here, a: Abstract, b: Abstract) -> Abstract:
     lo = np.where(a.near(0) & (lo <= hi), np.minimum(lo, 0), lo)
     hi = np.where(at_zero, np.minimum(hi, here.largest), hi)
     lo = np.where(is_mirrored & (lo <= hi), -hi, lo)
-    infs = a.infs | b.infs
-    if infs:  # anything may come of an inf
-        lo = np.where(infs.where, np.minimum(lo, 0), lo)
-        hi = np.where(infs.where, np.maximum(hi, 1), hi)
+    infs, bad = a.infs | b.infs, a.bad | b.bad
+    if bad:  # anything may come of an inf, and of a NaN: 1**NaN and NaN**0 are 1
+        lo = np.where(bad.where, np.minimum(lo, 0), lo)
+        hi = np.where(bad.where, np.maximum(hi, 1), hi)
     posinf = pole | standing(infs, infs.where)
     neginf = posinf & ((a.lo <= 0) | a.neginf.where)
     return here.value(lo, hi, posinf, neginf, a.nan | b.nan | nan, ulps=ROUGH)
