@@ -85,6 +85,25 @@ def wrapper_call() -> tuple[Callable[..., Any], Any, Any] | None:
     return None
 
 
+def residual_outputs() -> tuple[int, int]:
+    """Return the range of outputs that a jitted function's piece has for its derivative alone.
+
+    When JAX differentiates a jitted function, what the function returns and what its derivative
+    needs later come out of one program, in this order. The frame of that rule knows the border.
+    """
+    for frame in _frames():
+        if _is_frame(frame, ".pjit", "_pjit_linearize"):
+            local = frame.f_locals
+            names = [name for name in ("primal_jaxpr", "fwd_jaxpr") if name in local]
+            start = local.get("num_primals_out")
+            if names and start is not None:
+                return start, len(local[names[0]].out_avals)
+            break
+        if _is_users(frame.f_code.co_filename):
+            break
+    return 0, 0
+
+
 def pmapped_call(function: Any) -> tuple[str, list[tuple[str, Any]]]:
     """Return the name of the function that pmap was given, and its (name, argument) pairs."""
     about = _mapped(function)

@@ -71,8 +71,8 @@ class Watch:
         return self._judge.fault
 
     @property
-    def masked(self) -> bool:
-        """Whether operations made an inf or a NaN, harmless ones included."""
+    def masked(self) -> int:
+        """Number of results of operations that were not finite, harmless ones included."""
         return self._judge.masked
 
     @property
@@ -251,6 +251,7 @@ class Watch:
         known = computation.closed, computation.arguments, outputs
         layout, n_bytes = self._layouts.of(*known)
         results = [outputs[i] for i in layout.inexact]
+        computation.internal = frozenset(map(id, outputs[slice(*computation.residuals)]))
         if not results:
             return None
         reading = OutputReading(leaves=results, on_host=results, waiting=results)
