@@ -28,6 +28,12 @@ def masked(w):
     return jnp.sum(jnp.where(w > 0, jnp.log(safe), 0.0)), jnp.where(w > 0, 1 / w, 0.0)
 
 
+@jax.jit
+def half(w):
+    """Half of it is masked with its derivative, which is infinite."""
+    return jnp.sum(w**2), jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 0.0)), 0.0)
+
+
 def first(w):
     return loss(w)[0]
 
@@ -100,6 +106,13 @@ GOOD = {
         np.array([0.0, 2.0], np.float32)
     ),
     "linearized and not used": lambda: jax.linearize(masked, np.zeros(2, np.float32)),
+    "second derivatives": lambda: jax.hessian(lambda w: half(w)[0])(np.zeros(2, np.float32)),
+    "second derivatives with aux": lambda: jax.jacfwd(jax.grad(half, has_aux=True), has_aux=True)(
+        np.zeros(2, np.float32)
+    ),
+    "gradient of a gradient": lambda: jax.grad(lambda w: jax.grad(half, has_aux=True)(w)[0].sum())(
+        np.zeros(2, np.float32)
+    ),
     "pulled back and not used": lambda: jax.vjp(masked, np.zeros(2, np.float32)),
     "each of a batch": lambda: jax.vmap(lambda w: jax.value_and_grad(masked, has_aux=True)(w))(
         np.zeros((2, 2), np.float32)

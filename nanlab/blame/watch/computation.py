@@ -99,7 +99,7 @@ class Computation:
         is_prompt: whether what is known about it is lost when the call returns.
         saved: returns the copies of arguments, by the identity of what was handed in.
         later: calls that have donated its arguments since, maybe.
-        residuals: first and last index + 1 of outputs that only a derivative needs.
+        residuals: indices of the outputs that only a derivative needs.
         internal: the identities of these outputs.
     """
 
@@ -113,7 +113,7 @@ class Computation:
     is_prompt: bool = False
     saved: Callable[[], Mapping[int, Any]] = dict
     later: list[Replay] = field(default_factory=list[Replay])
-    residuals: tuple[int, int] = (0, 0)
+    residuals: frozenset[int] = frozenset()
     internal: frozenset[int] = frozenset()
     _wrapper: JitCall | None = None
     _scopes: str = ""
@@ -164,7 +164,7 @@ class Computation:
         self.caller = caller_here()
         if self.call is None:
             self._scopes = "" if self.is_compiled else current_scopes()
-            self.residuals = (0, 0) if self.is_compiled else residual_outputs()
+            self.residuals = frozenset() if self.is_compiled else residual_outputs()
         elif self._is_pmapped:
             self.is_prompt, self._mapped = True, pmapped_call(self.call.function)
         elif not self.is_operation:

@@ -251,7 +251,8 @@ class Watch:
         known = computation.closed, computation.arguments, outputs
         layout, n_bytes = self._layouts.of(*known)
         results = [outputs[i] for i in layout.inexact]
-        computation.internal = frozenset(map(id, outputs[slice(*computation.residuals)]))
+        residuals = computation.residuals
+        computation.internal = frozenset(id(x) for i, x in enumerate(outputs) if i in residuals)
         if not results:
             return None
         reading = OutputReading(leaves=results, on_host=results, waiting=results)
