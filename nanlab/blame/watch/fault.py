@@ -12,6 +12,7 @@ from typing import Any
 
 from nanlab.backend.finiteness import NAN
 from nanlab.blame.explain.verdict import Verdict
+from nanlab.blame.vocabulary import Mechanism
 
 
 @dataclass(kw_only=True)
@@ -160,13 +161,12 @@ def traced_back(verdict: Verdict | None, maker: Verdict | None) -> Verdict | Non
         The verdict, with the maker's origin and advice in place of an argument; the same one if
         the NaN was not made of an argument, or the maker is not known.
     """
-    site = maker and (maker.origin or maker.culprit)
-    if verdict is None or maker is None or site is None or verdict is maker:
+    if verdict is None or maker is None or verdict is maker:
         return verdict
-    own, culprit = verdict.origin, verdict.culprit
-    if own is None or culprit is None or own.mechanism != "input" or culprit is own:
+    site, own, culprit = maker.origin or maker.culprit, verdict.origin, verdict.culprit
+    if own is None or culprit is None or own.mechanism is not Mechanism.INPUT or culprit is own:
         return verdict
-    if site.mechanism in ("input", "constant"):
+    if site is None or site.mechanism in (Mechanism.INPUT, Mechanism.CONSTANT):
         return verdict
     return replace(
         verdict,
