@@ -19,7 +19,7 @@ from nanlab.cli.guest import (
     end_process,
     exits_reported,
     run_script,
-    threads_quiet,
+    tracebacks_quiet,
     when_imported,
 )
 
@@ -57,7 +57,7 @@ is watched: a script that catches the exception goes on, and the verdict comes a
   --save DIR     at a fault, write the call's arguments (.npz), the verdict (text and JSON), the
                  script and a reproducer into DIR, which must not exist; all of it or nothing
 
-exit status: 3 for a fault, whatever the script did after it; 0 if all was finite; 5 if nothing was
+exit status: 3 for a fault, whatever the script did after it; 0 if there is none; 5 if nothing was
 watched, or not all of it could be read; 130 after Ctrl-C; else the script's own (1 if it raised)
 """
 FAULT, UNWATCHED, INTERRUPTED, MISUSED = 3, 5, 130, 2
@@ -133,7 +133,8 @@ def _options(arguments: list[str]) -> Options:
             options.save = Path(value).resolve()
         elif name == "--json":
             is_next = not value and len(rest) > 1 and rest[0].endswith(".json")
-            options.json = value or (rest.pop(0) if is_next else "-")
+            value = value or (rest.pop(0) if is_next else "-")
+            options.json = value if value == "-" else str(Path(value).resolve())
         else:
             raise Misuse(f"unknown option {name}; python -m nanlab.debug --help lists them")
     options.own = rest
@@ -152,6 +153,7 @@ class _Session:
         self.watch: Watch | None = None
         # The script may replace or close its own.
         self._out, self._err = sys.stdout, sys.stderr
+        self._file = None if options.is_module else Path(options.own[0]).resolve()
         self._is_reported = False
         self._stopped = ""
 
@@ -188,7 +190,7 @@ class _Session:
         with ExitStack() as stack:
             stack.enter_context(arguments_of_process(self.options.own))
             stack.enter_context(exits_reported(lambda code: self._report(code, is_caught=True)))
-            stack.enter_context(threads_quiet(is_quiet))
+            stack.enter_context(tracebacks_quiet(is_quiet))
             # JAX reads its environment when it is imported, and the script may set it before.
             stack.enter_context(when_imported("jax", lambda: self._start(stack)))
             yield
@@ -238,9 +240,8 @@ class _Session:
     def _save(self, fault: Any, folder: Path) -> None:
         from nanlab.blame.watch.saving import save_fault
 
-        script = None if self.options.is_module else Path(self.options.own[0])
         try:
-            save_fault(fault, folder, script)
+            save_fault(fault, folder, self._file)
         except OSError as error:
             self._say(f"--save {folder}: {error.strerror or error}; nothing was saved.")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import os
 import runpy
 import sys
@@ -10,7 +11,11 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
+from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import get_importer
+from types import ModuleType
 from typing import Any
 
 
@@ -33,7 +38,7 @@ def run_script(name: str, *, is_module: bool) -> int:
     """
     try:
         if not is_module:
-            runpy.run_path(name, run_name="__main__")
+            _run_file(name)
         elif _is_module(name):
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         else:
@@ -44,6 +49,23 @@ def run_script(name: str, *, is_module: bool) -> int:
         sys.stderr.write(f"{stop.code}\n")
         return 1
     return 0
+
+
+def _run_file(name: str) -> None:
+    """Run a script with the names that Python itself gives it: all of its paths are absolute."""
+    path = name if Path(name).is_absolute() else f"{Path.cwd()}/{name}"  # "./" stays
+    if get_importer(path) is not None or path.endswith(".pyc"):  # an archive, a compiled file
+        runpy.run_path(name, run_name="__main__")
+        return
+    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+    module = ModuleType("__main__")
+    own = {"__file__": path, "__loader__": SourceFileLoader("__main__", path)}
+    vars(module).update(own, __builtins__=builtins, __annotations__={}, __cached__=None)
+    before, sys.modules["__main__"] = sys.modules["__main__"], module
+    try:
+        exec(code, vars(module))
+    finally:
+        sys.modules["__main__"] = before
 
 
 def _is_module(name: str) -> bool:
@@ -102,19 +124,22 @@ def exits_reported(report: Callable[[int], int]) -> Generator[None]:
 
 
 @contextmanager
-def threads_quiet(is_quiet: Callable[[BaseException | None], bool]) -> Generator[None]:
-    """Print no traceback of a thread that such an exception has ended."""
-    before = threading.excepthook
+def tracebacks_quiet(is_quiet: Callable[[BaseException | None], bool]) -> Generator[None]:
+    """Print no traceback of a thread, an exit handler or a finalizer that such an error ended."""
 
-    def ended(failure: Any) -> None:
-        if not is_quiet(failure.exc_value):
-            before(failure)
+    def unless_quiet(report: Callable[[Any], object]) -> Callable[[Any], None]:
+        def ended(failure: Any) -> None:
+            if not is_quiet(failure.exc_value):
+                report(failure)
 
-    threading.excepthook = ended
+        return ended
+
+    before = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = map(unless_quiet, before)
     try:
         yield
     finally:
-        threading.excepthook = before
+        threading.excepthook, sys.unraisablehook = before
 
 
 @contextmanager

@@ -1,21 +1,22 @@
 """Infs and NaNs that eager operations made: where each began, and whether it was masked.
 
 Inside a jitted function a bad value that reaches no output is harmless. Between eager operations
-nothing says what an output is, so each bad value is followed: it is harmless once an operation
+nothing says what an output is, so each bad array is followed: it is harmless once an operation
 that reads it returns finite numbers (`where`, `nan_to_num`), lives on where the result is bad
-again, and is a fault if nothing has masked it when the program ends.
+again, and is a fault if nothing has masked it when the program ends. Of several bad arrays that
+one operation returns, as a loss and what its derivative needs, each is masked by itself.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanlab.backend.finiteness import INF
 from nanlab.blame.explain.verdict import Verdict
-from nanlab.blame.watch.fault import WatchedFault
+from nanlab.blame.watch.fault import WatchedFault, traced_back
 
 
 @dataclass(eq=False, kw_only=True)
@@ -54,26 +55,41 @@ class BadValues:
 
     def __init__(self) -> None:
         self._of: dict[int, tuple[weakref.ref[Any], BadValue]] = {}
-        self._open: dict[BadValue, None] = {}
+        # The arrays of each, by identity, that no operation has read.
+        self._open: dict[BadValue, set[int]] = {}
 
     def behind(self, arguments: Iterable[Any]) -> list[BadValue]:
         """Return the bad values among the arguments of an operation, the earliest first."""
         if not self._of:
             return []
-        entries = ((argument, self._of.get(id(argument))) for argument in arguments)
-        values = {entry[1] for argument, entry in entries if entry and entry[0]() is argument}
+        values = {value for _, value in self._held(arguments)}
         return sorted(values, key=lambda value: value.number)
 
-    def read(self, values: Iterable[BadValue]) -> None:
-        """An operation with numbers for results has read these."""
-        for value in values:
-            self._open.pop(value, None)
-
-    def add(self, value: BadValue, arrays: Sequence[Any]) -> None:
-        """These arrays hold it."""
-        if not value.is_meant:
-            self._open[value] = None
+    def _held(self, arrays: Iterable[Any]) -> Iterator[tuple[int, BadValue]]:
         for array in arrays:
+            entry = self._of.get(id(array))
+            if entry is not None and entry[0]() is array:
+                yield id(array), entry[1]
+
+    def read(self, arguments: Iterable[Any]) -> None:
+        """An operation with numbers for results has read these."""
+        for key, value in self._held(arguments) if self._open else ():
+            unread = self._open.get(value, set())
+            unread.discard(key)
+            if not unread:
+                self._open.pop(value, None)
+
+    def add(self, value: BadValue, arrays: Sequence[Any], internal: Sequence[Any] = ()) -> None:
+        """Record the arrays that hold a bad value.
+
+        Args:
+            value: the bad value.
+            arrays: those that the program can read.
+            internal: those that only a derivative reads; unread, they are harmless.
+        """
+        if arrays and not value.is_meant:
+            self._open[value] = {id(array) for array in arrays}
+        for array in (*arrays, *internal):
             key = id(array)
             self._of[key] = (weakref.ref(array, lambda _, key=key: self._of.pop(key, None)), value)
 
@@ -94,9 +110,14 @@ def fault_of(value: BadValue) -> WatchedFault:
         call=0,
         code=first.code,
         place=first.place,
-        verdict=first.verdict,
+        verdict=traced_back(first.verdict, origin.verdict),
     )
     if origin is not first:
-        at = f" at {origin.place}" if origin.place else ""
-        fault.notes.append(f"the inf behind it was made by {origin.name}{at}")
+        fault.notes.append(made_by(origin))
     return fault
+
+
+def made_by(origin: BadValue) -> str:
+    """Say which operation made the inf behind a NaN."""
+    at = f" at {origin.place}" if origin.place else ""
+    return f"the inf behind it was made by {origin.name}{at}"

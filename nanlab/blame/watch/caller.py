@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -83,6 +83,52 @@ def wrapper_call() -> tuple[Callable[..., Any], Any, Any] | None:
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _WRAPPERS:
             return None
     return None
+
+
+def residual_outputs() -> frozenset[int]:
+    """Return which outputs a piece of a jitted function has for its derivative alone.
+
+    When JAX differentiates a jitted function, one program returns what the function returns and
+    then what its derivative needs; differentiated forward, it returns their tangents, too. Only
+    the frames of these rules know which output is which. The outermost rule was the first.
+    """
+    rules = list[Callable[[int, frozenset[int]], tuple[int, frozenset[int]]]]()
+    for frame in _frames():
+        if _is_frame(frame, ".pjit", "_pjit_linearize"):
+            rules.append(partial(_linearized, frame.f_locals))
+        elif _is_frame(frame, ".pjit", "_pjit_jvp"):
+            rules.append(partial(_pushed_forward, frame.f_locals))
+        elif _is_users(frame.f_code.co_filename):
+            break
+    n_outputs, residuals = -1, frozenset[int]()
+    for rule in reversed(rules):
+        n_outputs, residuals = rule(n_outputs, residuals)
+    return residuals
+
+
+def _linearized(
+    local: Mapping[str, Any], n_outputs: int, residuals: frozenset[int]
+) -> tuple[int, frozenset[int]]:
+    start = local.get("num_primals_out")
+    jaxpr = next((local[k] for k in ("primal_jaxpr", "fwd_jaxpr") if k in local), None)
+    if start is None or jaxpr is None:
+        return -1, frozenset()
+    n_all = len(jaxpr.out_avals)
+    return n_all, (residuals if start == n_outputs else frozenset()).union(range(start, n_all))
+
+
+def _pushed_forward(
+    local: Mapping[str, Any], n_outputs: int, residuals: frozenset[int]
+) -> tuple[int, frozenset[int]]:
+    has_tangent = local.get("is_nz_tangents_out", ())
+    with_tangent = [i for i, has in enumerate(has_tangent) if has]
+    if len(has_tangent) != n_outputs:
+        residuals = frozenset()
+    n_all = len(has_tangent) + len(with_tangent)
+    tangents = range(len(has_tangent), n_all)
+    return n_all, residuals.union(
+        j for i, j in zip(with_tangent, tangents, strict=True) if i in residuals
+    )
 
 
 def pmapped_call(function: Any) -> tuple[str, list[tuple[str, Any]]]:

@@ -18,7 +18,13 @@ from nanlab.blame.explain.verdict import Verdict
 from nanlab.blame.pinpoint import pinpoint, pinpoint_call
 from nanlab.blame.program.call import OUTPUT, Call
 from nanlab.blame.site import Site
-from nanlab.blame.watch.caller import Caller, caller_here, pmapped_call, wrapper_call
+from nanlab.blame.watch.caller import (
+    Caller,
+    caller_here,
+    pmapped_call,
+    residual_outputs,
+    wrapper_call,
+)
 from nanlab.blame.watch.replays import Replay
 
 # Operations that hold a program of the user's: what they return is judged as a call's.
@@ -93,6 +99,8 @@ class Computation:
         is_prompt: whether what is known about it is lost when the call returns.
         saved: returns the copies of arguments, by the identity of what was handed in.
         later: calls that have donated its arguments since, maybe.
+        residuals: indices of the outputs that only a derivative needs.
+        internal: the identities of these outputs.
     """
 
     closed: Any
@@ -105,6 +113,8 @@ class Computation:
     is_prompt: bool = False
     saved: Callable[[], Mapping[int, Any]] = dict
     later: list[Replay] = field(default_factory=list[Replay])
+    residuals: frozenset[int] = frozenset()
+    internal: frozenset[int] = frozenset()
     _wrapper: JitCall | None = None
     _scopes: str = ""
     _mapped: tuple[str, list[tuple[str, Any]]] = ("", [])
@@ -154,6 +164,7 @@ class Computation:
         self.caller = caller_here()
         if self.call is None:
             self._scopes = "" if self.is_compiled else current_scopes()
+            self.residuals = frozenset() if self.is_compiled else residual_outputs()
         elif self._is_pmapped:
             self.is_prompt, self._mapped = True, pmapped_call(self.call.function)
         elif not self.is_operation:

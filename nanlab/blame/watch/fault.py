@@ -6,12 +6,13 @@ import html
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nanlab.backend.finiteness import NAN
 from nanlab.blame.explain.verdict import Verdict
+from nanlab.blame.vocabulary import Mechanism
 
 
 @dataclass(kw_only=True)
@@ -147,6 +148,34 @@ def found(fault: WatchedFault) -> FaultFound:
         __str__ = __repr__
 
     return FoundInTest(fault)
+
+
+def traced_back(verdict: Verdict | None, maker: Verdict | None) -> Verdict | None:
+    """Return the verdict on a NaN with the site that made its inf in an earlier computation.
+
+    Args:
+        verdict: on the computation that made the NaN.
+        maker: on the computation that made the inf which it was handed.
+
+    Returns:
+        The verdict, with the maker's origin and advice in place of an argument; the same one if
+        the NaN was not made of an argument, or the maker is not known.
+    """
+    if verdict is None or maker is None or verdict is maker:
+        return verdict
+    site, own, culprit = maker.origin or maker.culprit, verdict.origin, verdict.culprit
+    if own is None or culprit is None or own.mechanism is not Mechanism.INPUT or culprit is own:
+        return verdict
+    if site is None or site.mechanism in (Mechanism.INPUT, Mechanism.CONSTANT):
+        return verdict
+    return replace(
+        verdict,
+        origin=site,
+        culprit=replace(culprit, cure=site.cure),
+        chain=(*maker.chain, *verdict.chain),
+        input_faults=(),
+        inputs=(),
+    )
 
 
 def mechanism(verdict: Verdict | None) -> str:

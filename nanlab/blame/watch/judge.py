@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from nanlab.backend.finiteness import INF, NAN
+from nanlab.backend.finiteness import FINITE, INF, NAN
 from nanlab.blame.watch.arrays import inexact
-from nanlab.blame.watch.bad_values import BadValue, BadValues, fault_of
+from nanlab.blame.watch.bad_values import BadValue, BadValues, fault_of, made_by
 from nanlab.blame.watch.computation import Computation
-from nanlab.blame.watch.fault import WatchedFault, mechanism
+from nanlab.blame.watch.fault import WatchedFault, mechanism, traced_back
 
 # A bad value that this many operations have handed on is masked by none that comes.
 HANDED_ON = 200
@@ -30,12 +30,12 @@ class Judge:
         code_of: returns what arrays hold, INF or NAN for the worst; None if it cannot be read.
 
     Attributes:
-        masked: whether operations made an inf or a NaN, harmless ones included.
+        masked: number of results of operations that were not finite, harmless ones included.
         fault: the first fault.
     """
 
     def __init__(self, code_of: Callable[[Sequence[Any]], int | None]) -> None:
-        self.masked = False
+        self.masked = 0
         self.fault: WatchedFault | None = None
         self._code = code_of
         self._bad_values = BadValues()
@@ -67,7 +67,7 @@ class Judge:
         """
         with self._lock:
             behind = self._bad_values.behind(computation.arguments)
-            self._bad_values.read(behind)
+            self._bad_values.read(computation.arguments)
         fault = None
         if code and number:
             saved = computation.saved()
@@ -124,7 +124,7 @@ class Judge:
             return None
         if mechanism(fault.verdict) == "input":
             return self._handed_on(fault, behind)
-        return fault
+        return _with_maker(fault, behind)
 
     def _handed_on(self, fault: WatchedFault, behind: Sequence[BadValue]) -> WatchedFault:
         """Return the fault of the operation behind a call that was handed a bad value, if any."""
@@ -206,6 +206,25 @@ class Judge:
             value.verdict, _ = computation.verdict(value.code)
             is_inf = value.code == INF and value.origin is None
             value.is_meant = is_inf and mechanism(value.verdict) in _NOT_MADE
-        self.masked = self.masked or not value.is_meant
+        self.masked += not value.is_meant
         with self._lock:
-            self._bad_values.add(value, arrays)
+            self._bad_values.add(value, *self._bad_among(computation, arrays))
+
+    def _bad_among(
+        self, computation: Computation, arrays: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the bad arrays that the program can read, and those for a derivative alone."""
+        bad = [x for x in arrays if self._code([x]) != FINITE] or arrays
+        internal = computation.internal
+        return [x for x in bad if id(x) not in internal], [x for x in bad if id(x) in internal]
+
+
+def _with_maker(fault: WatchedFault, behind: Sequence[BadValue]) -> WatchedFault:
+    """Add to a call's NaN which operation made the inf that it was made of, if one did."""
+    for origin in (value.origin or value for value in behind):
+        traced = traced_back(fault.verdict, origin.verdict)
+        if traced is not fault.verdict:
+            fault.verdict = traced
+            fault.notes.append(made_by(origin))
+            break
+    return fault

@@ -14,8 +14,8 @@ class Counts(Protocol):
     unread: int
 
     @property
-    def masked(self) -> bool:
-        """Whether operations made an inf or a NaN."""
+    def masked(self) -> int:
+        """Number of results of operations that were not finite."""
         ...
 
     @property
@@ -40,7 +40,9 @@ def summary_text(counts: Counts, subject: str, stopped: str) -> str:
     seen = _counted(counts.calls - min(counts.after, counts.calls), counts.operations)
     said = f"all was finite in {seen}{stopped}."
     if counts.masked:
-        said += " Operations made an inf or a NaN, which others masked."
+        were = "value was" if counts.masked == 1 else "values were"
+        said = f"no fault in {seen}{stopped}: {counts.masked} {were} not finite, and what used "
+        said += f"{'it' if counts.masked == 1 else 'them'} is finite."
     if counts.unread:
         return f"the outputs of {counts.unread} computations could not be read. Else {said}"
     return said

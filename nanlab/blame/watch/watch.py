@@ -71,8 +71,8 @@ class Watch:
         return self._judge.fault
 
     @property
-    def masked(self) -> bool:
-        """Whether operations made an inf or a NaN, harmless ones included."""
+    def masked(self) -> int:
+        """Number of results of operations that were not finite, harmless ones included."""
         return self._judge.masked
 
     @property
@@ -251,6 +251,8 @@ class Watch:
         known = computation.closed, computation.arguments, outputs
         layout, n_bytes = self._layouts.of(*known)
         results = [outputs[i] for i in layout.inexact]
+        residuals = computation.residuals
+        computation.internal = frozenset(id(x) for i, x in enumerate(outputs) if i in residuals)
         if not results:
             return None
         reading = OutputReading(leaves=results, on_host=results, waiting=results)
