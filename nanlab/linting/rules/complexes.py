@@ -124,7 +124,7 @@ def _integer_power(here: Here, a: Abstract) -> list[Abstract]:
 
 def _power(here: Here, a: Abstract, b: Abstract) -> list[Abstract]:
     info = here.analysis.program.values[here.root(1)]
-    exponent = np.asarray(info.constant) if info.is_constant else np.full((), np.nan)
+    exponent: Any = np.asarray(info.constant if info.is_constant else np.nan)
     is_harmless = bool(((exponent.real >= 0) & (exponent.imag == 0)).all())
     what = "can be 0, with a negative or complex exponent"
     pole = here.danger(Mechanism.POLE, np.asarray(not a.nonzero and not is_harmless), 0, what, a)
@@ -155,10 +155,11 @@ def _axis(here: Here, value: int, far: int = 0) -> Literal["real", "imaginary"] 
     if name in (*COPIES, *MOVES, "neg", "conj", "convert_element_type", "reduce_sum"):
         return _axis(here, operands[0], far + 1)
     if name in ("add", "sub", "mul", "div"):
-        axes = {_axis(here, v, far + 1) for v in operands}
+        first, second = (_axis(here, v, far + 1) for v in operands)
         if name in ("add", "sub"):
-            return axes.pop() if len(axes) == 1 else None
-        return None if None in axes else "real" if len(axes) == 1 else "imaginary"
+            return first if first == second else None
+        if first and second:
+            return "real" if first == second else "imaginary"
     return None
 
 
