@@ -272,6 +272,14 @@ MENDED = {
         "    return jax.nn.logsumexp(h) - h[1].astype(jnp.float32)\n",
         [jnp.array([300.0, 1.0])], "wider type", "float64",
     ),
+    "float64 rounds next to the pole as well": (
+        "def run(u):\n    return -jnp.log(1 - jnp.tanh(u) ** 2)\n",
+        [jnp.array([1.0, 20.0], jnp.float32)], "log space", "infinite limit and limit",
+    ),
+    "a ratio of probabilities overflows": (
+        "def run(logp):\n    return jnp.exp(logp[0] - logp[1]).mean()\n",
+        [jnp.array([[0.0, 90.0], [0.0, -30.0]], jnp.float32)], "clip", "infinite limit",
+    ),
     "a product that leaves the range of the type": (
         "def run(x, gain):\n    def body(y, g):\n        y = y * g\n        return y, None\n\n"
         "    return lax.scan(body, x, gain)[0]\n",

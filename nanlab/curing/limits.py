@@ -215,7 +215,8 @@ def limit_along(here: np.ndarray, near: np.ndarray, largest: float, shifted: np.
         grows = finite & ~settles & (more > 0).all(axis=1) & is_even
         ratio = np.where(np.abs(ratio) <= 0.5, ratio, 0)
         ends = last + change * ratio / (1 - ratio)  # as if the steps went on to shrink so
-        only_settles = settles.any(axis=0) & ~grows.any(axis=0)
+        # Next to an inf a number may be what float64 rounds to: tanh(19) is 1 but for 7 roundings.
+        only_settles = settles.any(axis=0) & ~(grows.any(axis=0) | np.isinf(last).any(axis=0))
         low = np.where(settles, ends, np.inf).min(axis=0)
         high = np.where(settles, ends, -np.inf).max(axis=0)
         spread, further = high - low, np.where(settles, np.abs(change), 0).max(axis=0)

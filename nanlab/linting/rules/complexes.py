@@ -91,8 +91,9 @@ def _is_guarded(here: Here, case: int) -> bool:
 
 def _is_size(here: Here, size: int, value: int) -> bool:
     maker = here.analysis.program.computed_by(size)
-    is_absolute = maker is not None and maker.primitive == "abs"
-    return size == value or (is_absolute and here.analysis.root(maker.operands[0]) == value)
+    if maker is not None and maker.primitive == "abs":
+        return here.analysis.root(maker.operands[0]) == value
+    return size == value
 
 
 def _is_enough(here: Here, value: int, name: str, *, is_strict: bool) -> bool:
@@ -145,17 +146,21 @@ def _axis(here: Here, value: int, far: int = 0) -> Literal["real", "imaginary"] 
         return "real"
     if info.is_constant:
         number: Any = np.asarray(info.constant)
-        return "real" if not number.imag.any() else None if number.real.any() else "imaginary"
+        if not number.imag.any():
+            return "real"
+        return None if number.real.any() else "imaginary"
     if maker is None or far > _FAR:
         return None
     name, operands = maker.primitive, maker.operands
     if name == "complex":
         zeros = [here.analysis.of(v).is_point and not here.analysis.of(v).least for v in operands]
-        return "imaginary" if zeros[0] else "real" if zeros[1] else None
+        if zeros[0]:
+            return "imaginary"
+        return "real" if zeros[1] else None
     if name in (*COPIES, *MOVES, "neg", "conj", "convert_element_type", "reduce_sum"):
         return _axis(here, operands[0], far + 1)
     if name in ("add", "sub", "mul", "div"):
-        first, second = (_axis(here, v, far + 1) for v in operands)
+        first, second = _axis(here, operands[0], far + 1), _axis(here, operands[1], far + 1)
         if name in ("add", "sub"):
             return first if first == second else None
         if first and second:
