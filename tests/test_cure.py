@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,13 @@ import nanlab
 from nanlab.backend.jaxpr import split_constants
 from nanlab.blame.program.call import call_of
 from nanlab.blame.program.program import flatten_closed
+from nanlab.curing.approach import limits_of
 from nanlab.curing.candidates import written
 from nanlab.curing.forms import form_of
 from nanlab.curing.guards import guards_of
 from nanlab.curing.idioms import idioms_of
 from nanlab.curing.inputs import Inputs
-from nanlab.curing.limits import Tolerances, limits_of
+from nanlab.curing.limits import Tolerances
 from nanlab.curing.reference import Found
 from nanlab.curing.source import Source, Span, source_of
 from nanlab.curing.stepwise import run_stepwise
@@ -270,6 +272,14 @@ MENDED = {
         "    return jax.nn.logsumexp(h) - h[1].astype(jnp.float32)\n",
         [jnp.array([300.0, 1.0])], "wider type", "float64",
     ),
+    "float64 rounds next to the pole as well": (
+        "def run(u):\n    return -jnp.log(1 - jnp.tanh(u) ** 2)\n",
+        [jnp.array([1.0, 20.0], jnp.float32)], "log space", "infinite limit and limit",
+    ),
+    "a ratio of probabilities overflows": (
+        "def run(logp):\n    return jnp.exp(logp[0] - logp[1]).mean()\n",
+        [jnp.array([[0.0, 90.0], [0.0, -30.0]], jnp.float32)], "clip", "infinite limit",
+    ),
     "a product that leaves the range of the type": (
         "def run(x, gain):\n    def body(y, g):\n        y = y * g\n        return y, None\n\n"
         "    return lax.scan(body, x, gain)[0]\n",
@@ -317,7 +327,7 @@ def compare(run, leaf, new, *, value=True, **more):
     inputs = Inputs(call, flatten_closed(call.closed, None), [])
     with np.errstate(all="ignore"):
         failing = [x.astype(np.float64) for x in reference([leaf]).outputs]
-        limits = limits_of(reference, inputs.leaves, inputs.nearby, failing, [3e38])
+        limits = limits_of(reference, inputs, failing, [3e38])
     same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[value], n_values=1)
     return limits.compare([np.asarray(new, np.float64)], failing, same)
 
@@ -379,7 +389,8 @@ def test_steps_of_gradients_beyond_the_type_need_not_be_those_of_float64():
 @pytest.mark.parametrize(("new", "is_right"), [(2e38, True), (1e36, True), (1e18, False)])
 def test_what_is_next_to_overflow_may_saturate_and_may_not_become_small(new, is_right):
     reference = lambda arrays, shift: Found([np.array([2e38])])  # noqa: E731
-    limits = limits_of(reference, [jnp.zeros(1)], lambda *_: [], [np.array([np.inf])], [3.4e38])
+    at = SimpleNamespace(leaves=[jnp.zeros(1)])
+    limits = limits_of(reference, at, [np.array([np.inf])], [3.4e38])
     same = Tolerances(limit=0.03, unchanged=1e-5, floor=1e-7, values=[True], n_values=1)
     found = limits.compare([np.array([new])], [np.array([np.inf])], same)
     assert bool(found.get("failure")) != is_right
@@ -484,3 +495,35 @@ def test_a_file_that_cannot_be_read_has_no_source(tmp_path):
     assert source_of(str(tmp_path / "nothing.py")) is None
     (tmp_path / "broken.py").write_text("%matplotlib\n")
     assert source_of(str(tmp_path / "broken.py")) is None
+
+
+# A quotient 0/0 without a limit, where nearby inputs may look as if it had one.
+DIRECTED = {
+    "precision": ("tp / (tp + fp)", "tp, fp", [[0.0, 3.0], [0.0, 1.0]]),
+    "recall": ("tp / (tp + fn)", "tp, fn", [[0.0, 1.0], [0.0, 1.0]]),
+    "accuracy without a row": ("(ok * on).sum() / on.sum()", "ok, on", [[1.0] * 3, [0.0] * 3]),
+    "mean of equal numbers": ("jnp.dot(x, on) / jnp.sum(on)", "x, on", [[2.0] * 4, [0.0] * 4]),
+    "smape": ("jnp.abs(a - b) / (jnp.abs(a) + jnp.abs(b))", "a, b", [[0.0, 1.0], [0.0, 2.0]]),
+    "smape of a mask": ("(jnp.abs(a - b) / (a + b)).mean()", "a, b", [[0.0, 1.0], [0.0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("name", DIRECTED)
+def test_of_a_quotient_without_a_limit_nothing_is_said_to_agree_with_one(name, tmp_path):
+    text, names, arrays = DIRECTED[name]
+    source = f"{HEAD}def run({names}):\n    return {text}\n"
+    module = module_of(tmp_path / f"directed_{names[:2].strip(',')}_{len(text)}.py", source)
+    arguments = [jnp.array(x) for x in arrays]
+    cures = nanlab.cure(module.run, *arguments)
+    assert cures, cures.reason
+    for found in cures:
+        assert float(jnp.ravel(found.apply(module.run)(*arguments))[0]) < 1e-3
+        assert "the limit of nearby" not in str(found)
+
+
+def test_the_limit_of_a_mean_over_many_numbers_is_not_that_of_normal_ones():
+    def ratio(x):
+        return np.array([np.abs(x).mean() / np.sqrt((x * x).mean())])
+
+    assert compare(ratio, np.zeros(500, np.float32), [0.0])["limit"] == ""
+    assert compare(lambda x: np.sin(x) / x, np.zeros(50, np.float32), np.ones(50))["limit"]

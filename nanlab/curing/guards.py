@@ -32,8 +32,8 @@ def _double_where(condition: str, neutral: str, template: str) -> str:
 
 _OUTSIDE = "-1 + $eps, 1 - $eps"
 _CLIP_EXP = (
-    Guard("clip", "$f($jnp.minimum($0, $exponent))"),
-    Guard("clip", "$f($jnp.minimum($0, $low))", 2),  # its square and its gradient are finite too
+    Guard("clip", "$f($jnp.minimum($0, $low))"),  # its square and its gradient are finite too
+    Guard("clip", "$f($jnp.minimum($0, $exponent))", 2),
 )
 _CLIP_BOTH = (Guard("clip", "$f($jnp.clip($0, -$exponent, $exponent))"),)
 _FLOOR = (Guard("eps", "$f($0$rest) + $eps", 4), Guard("eps", "$f($0$rest) + $small", 4))

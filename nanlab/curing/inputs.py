@@ -25,10 +25,15 @@ ROUNDS = 3
 """Rounds of structured inputs among which healthy ones are looked for."""
 
 
-def is_varied(x: Any) -> bool:
+MOST_SIBLINGS = 4
+
+
+def is_varied(x: Any, *, masks: bool = False) -> bool:
     """Return whether an array holds numbers that may be other ones: no index, key or mask."""
     if _jax.is_key(x) or not jnp.issubdtype(x.dtype, jnp.floating):
         return False
+    if masks:
+        return True
     values = np.unique(np.asarray(x, np.float64))
     return not (len(values) == 2 and values[0] == 0 and values[1] == 1)
 
@@ -67,30 +72,60 @@ class Inputs:
         name, given = self._whole.names[index], np.asarray(self.leaves[index])
         return range_of_example(name, given)[0] == 0
 
-    def nearby(self, direction: int, step: float) -> list[Any]:
+    def nearby(
+        self,
+        direction: int,
+        step: float,
+        leaves: Sequence[Any] | None = None,
+        *,
+        masks: bool = False,
+    ) -> list[Any]:
         """Return arrays at this distance in this direction, in float64.
 
         Args:
             direction: number of the direction. All but the first two move constants as well.
             step: distance relative to the size of each array.
+            leaves: the arrays; the failing ones if there are none.
+            masks: whether arrays of zeros and ones move as well.
 
         Returns:
             The arrays; what is not varied is the same object.
         """
         # Opposite pairs: a norm's gradient at 0 has a limit in each direction, and 0 between.
         rng, sign = np.random.default_rng(direction // 2), 1 - 2 * (direction % 2)
+        sizes = np.random.default_rng(direction // 2)
         found: list[Any] = []
-        for index, leaf in enumerate(self.leaves):
+        for index, leaf in enumerate(self.leaves if leaves is None else leaves):
             is_fixed = index < self.fixed and direction < DIRECTIONS // 2
-            if is_fixed or not is_varied(leaf):
+            if is_fixed or not is_varied(leaf, masks=masks):
                 found.append(leaf)
                 continue
             x = np.asarray(leaf, np.float64)
             by = rng.standard_normal(x.shape)
             if sign < 0 and self._is_positive(index):  # the opposite is not
                 by = rng.standard_normal(x.shape)
+            if direction >= DIRECTIONS // 2:
+                # Of many normal numbers all means and ratios of norms are alike.
+                by = by * 4.0 ** (sizes.uniform(-1, 1) + sizes.uniform(-1, 1, x.shape))
             found.append(self._signed(index, _plus(x, sign * step * _scale(x) * by)))
         return found
+
+    def siblings(self) -> Iterator[list[Any]]:
+        """Yield the failing arrays with other numbers in one that has one number, or 0 and 1.
+
+        Yields:
+            The arrays, which may fail as well or not.
+        """
+        rng, found = np.random.default_rng(1), 0
+        for index, leaf in enumerate(self.leaves):
+            if index < self.fixed or not is_varied(leaf, masks=True) or not leaf.size:
+                continue
+            x = np.asarray(leaf, np.float64)
+            is_alike = np.isfinite(x).all() and (x == x.flat[0]).all()
+            if found < MOST_SIBLINGS and (is_alike or not is_varied(leaf)):
+                found += 1
+                other = _scale(x) * rng.uniform(0.2, 0.9, x.shape)
+                yield [*self.leaves[:index], other, *self.leaves[index + 1 :]]
 
     def like(self) -> Iterator[list[Any]]:
         """Yield arrays of the same kind with other numbers, from close to the failing ones on.

@@ -1,22 +1,18 @@
-"""A float64 program near a failing input -> what its outputs tend to, number by number."""
+"""What outputs tend to, number by number, and whether those of a rewritten program agree."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from nanlab.backend import jaxpr as _jax
-from nanlab.curing.inputs import DIRECTIONS, STEPS
-from nanlab.curing.reference import Found, Reference
 
 Results = list[np.ndarray]
-SHIFTS = (1e-6, 1e-8, 1e-10, 1e-12)
-"""What is put in place of 0 at a pole."""
 LAST = 1e-4
 """The share of a type's largest number from which on a result is next to overflow."""
 WIDE = 1e30
@@ -190,61 +186,14 @@ def _deviation(new: np.ndarray, low: np.ndarray, high: np.ndarray, floor: float)
         return outside / np.maximum(scale, floor)
 
 
-def limits_of(
-    reference: Reference | None,
-    leaves: Sequence[Any],
-    nearby: Callable[[int, float], list[Any]],
-    failing: Sequence[np.ndarray],
-    largest: Sequence[float],
-) -> Limits:
-    """Run a program in float64 at the failing input and near it.
-
-    Args:
-        reference: the program; None if it does not run in float64.
-        leaves: its failing arguments.
-        nearby: returns arguments near these, by direction and distance.
-        failing: its outputs in its own types.
-        largest: the largest number of each output's type.
-
-    Returns:
-        What the outputs tend to.
-    """
-    if reference is None:
-        return Limits(None)
-    at = reference(leaves, 0.0)
-    here, is_steep = numbers(at.outputs), float(at.steepest) > min(largest, default=math.inf)
-    bad = [~np.isfinite(x) for x in failing]
-    if all((_is_known(x, top) | ~b).all() for x, b, top in zip(here, bad, largest, strict=True)):
-        exact = [_exact(x, top) for x, top in zip(here, largest, strict=True)]
-        return Limits(exact, is_steep=is_steep)
-    rows: list[list[Results]] = []
-    for direction in range(DIRECTIONS):
-        found = [reference(nearby(direction, step), 0.0) for step in STEPS]
-        # Where -inf is a mask that depends on the input, what is nearby is another function.
-        if _has_masks_of(at, found[-1]):
-            rows.append([numbers(near.outputs) for near in found])
-    shifts = [numbers(reference(leaves, shift).outputs) for shift in SHIFTS]
-    unknown = [[np.full(x.shape, np.nan) for x in here]] * len(STEPS)
-    limits: list[Limit] = []
-    for index, (x, top) in enumerate(zip(here, largest, strict=True)):
-        near = np.array([[row[index] for row in direction] for direction in rows or [unknown]])
-        moved = np.array([[row[index] for row in shifts]])
-        ends = _limit(np.full(x.shape, np.nan), moved, top, np.full(x.shape, np.nan))
-        limits.append(_limit(x, near, top, (ends.low + ends.high) / 2))
-    return Limits(limits, is_steep=is_steep)
-
-
-def _has_masks_of(here: Found, near: Found) -> bool:
-    pairs = zip(here.masks, near.masks, strict=True)
-    return not any(bool(((a % 2 == 1) & (a // 2 != b // 2)).any()) for a, b in pairs)
-
-
-def _is_known(x: np.ndarray, largest: float) -> np.ndarray:
+def is_known(x: np.ndarray, largest: float) -> np.ndarray:
+    """Return which numbers are finite and fit into a type."""
     return np.isfinite(x) & (np.abs(x) <= largest)
 
 
-def _exact(x: np.ndarray, largest: float) -> Limit:
-    known = _is_known(x, largest)
+def exact_limit(x: np.ndarray, largest: float) -> Limit:
+    """Return an output that float64 computes at the failing input itself."""
+    known = is_known(x, largest)
     # What is next to overflow may saturate, somewhat below.
     is_last = known & (np.abs(x) > LAST * largest) & (largest > WIDE)
     settled = np.where(is_last, np.nan, x)
@@ -252,10 +201,10 @@ def _exact(x: np.ndarray, largest: float) -> Limit:
                  np.zeros(x.shape, bool), np.full(x.shape, np.nan))  # fmt: skip
 
 
-def _limit(here: np.ndarray, near: np.ndarray, largest: float, shifted: np.ndarray) -> Limit:
+def limit_along(here: np.ndarray, near: np.ndarray, largest: float, shifted: np.ndarray) -> Limit:
     """Return the limit of an output from its numbers by direction and step."""
     with np.errstate(all="ignore"):
-        finite = _is_known(near, largest).all(axis=1)
+        finite = is_known(near, largest).all(axis=1)
         last, before, first = near[:, -1], near[:, -2], near[:, 0]
         change, ratio = last - before, (last - before) / (before - near[:, -3])
         size = np.maximum(np.abs(last), np.abs(before))
@@ -266,7 +215,8 @@ def _limit(here: np.ndarray, near: np.ndarray, largest: float, shifted: np.ndarr
         grows = finite & ~settles & (more > 0).all(axis=1) & is_even
         ratio = np.where(np.abs(ratio) <= 0.5, ratio, 0)
         ends = last + change * ratio / (1 - ratio)  # as if the steps went on to shrink so
-        only_settles = settles.any(axis=0) & ~grows.any(axis=0)
+        # Next to an inf a number may be what float64 rounds to: tanh(19) is 1 but for 7 roundings.
+        only_settles = settles.any(axis=0) & ~(grows.any(axis=0) | np.isinf(last).any(axis=0))
         low = np.where(settles, ends, np.inf).min(axis=0)
         high = np.where(settles, ends, -np.inf).max(axis=0)
         spread, further = high - low, np.where(settles, np.abs(change), 0).max(axis=0)
@@ -283,9 +233,18 @@ def _limit(here: np.ndarray, near: np.ndarray, largest: float, shifted: np.ndarr
         grown = np.where(grows, sizes, np.inf).min(axis=0)
         is_grown = grows.any(axis=0) & ~settles.any(axis=0) & one_sign
         grown = np.where(is_grown, grown * np.sign(signs.sum(axis=0)), 0.0)
-    exact = _is_known(here, largest)
+    exact = is_known(here, largest)
     # Of an inf in float64 as well, only the sign is known: log(1 - sigmoid(200)) is -200.
     is_large = ~np.isnan(here) & ~exact & (grown == 0)
     grown = np.where(is_large, np.sign(here) * np.where(np.isinf(here), 1e-30, 1e3), grown)
     return Limit(np.where(exact, here, low), np.where(exact, here, high),
                  np.where(exact, 0.0, grown), exact, is_open & ~exact, shifted)  # fmt: skip
+
+
+def opened(limit: Limit, where: np.ndarray, to: float = 0.0) -> Limit:
+    """Return a limit that depends on the direction in some places, and that is none for NaN."""
+    low, high = np.minimum(limit.low, to), np.maximum(limit.high, to)
+    return replace(
+        limit, low=np.where(where, low, limit.low), high=np.where(where, high, limit.high),
+        open=limit.open | where,
+    )  # fmt: skip

@@ -14,8 +14,9 @@ import numpy as np
 from nanlab.backend import jaxpr as _jax
 from nanlab.blame.program.call import Call
 from nanlab.blame.program.program import flatten_closed
+from nanlab.curing.approach import limits_of
 from nanlab.curing.inputs import Inputs
-from nanlab.curing.limits import Limits, Results, Tolerances, limits_of, numbers
+from nanlab.curing.limits import Limits, Results, Tolerances, numbers
 from nanlab.curing.reference import BACKWARD, Reference, compiled_reference
 from nanlab.curing.traced import Run, Traced, traced_of
 
@@ -147,9 +148,7 @@ class Trial:
         """What the outputs tend to near the failing inputs."""
         if self._limits is None:
             base = self._base
-            self._limits = limits_of(
-                self._reference, base.leaves, self._inputs.nearby, self.failing, base.largest
-            )
+            self._limits = limits_of(self._reference, self._inputs, self.failing, base.largest)
         return self._limits
 
     def check(self, call: Call) -> Checks:

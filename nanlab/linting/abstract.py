@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanlab.linting.floats import Ends, Mask, Number, float_type, integer_range, is_float
+from nanlab.linting.floats import (
+    Ends,
+    Mask,
+    Number,
+    float_type,
+    integer_range,
+    is_complex,
+    is_float,
+)
 from nanlab.linting.relations import Bound, Peak
 
 MOST_ELEMENTS = 1 << 15
@@ -130,9 +138,9 @@ class Abstract:
 
     def near(self, number: Number) -> Mask:
         """Return the elements that may be this number; subnormals may be zero."""
+        if number == 0 and self.nonzero:
+            return np.zeros_like(self.lo, bool)
         if number == 0 and is_float(self.dtype):
-            if self.nonzero:
-                return np.zeros_like(self.lo, bool)
             number, margin = 0.0, float_type(self.dtype).zero_below
             return (self.lo < margin) & (self.hi > -margin) & ~self.empty
         return (self.lo <= number) & (number <= self.hi)
@@ -193,12 +201,19 @@ def anything(shape: Sequence[int], dtype: Any, **fields: Any) -> Abstract:
     if is_float(dtype):
         largest = float_type(dtype).largest
         return interval(shape, dtype, -largest, largest, **fields)
+    if is_complex(dtype):  # not followed
+        return interval(shape, dtype, -np.inf, np.inf, **fields)
     return interval(shape, dtype, *integer_range(dtype), **fields)
 
 
 def constant(array: Any, dtype: Any) -> Abstract:
     """Return an array whose elements are known."""
     array = np.asarray(array)
+    if is_complex(array.dtype):
+        bad, least = ~np.isfinite(array), float_type(array.dtype).zero_below
+        nan = May(bad, frozenset({CONSTANT})) if bad.any() else NEVER
+        nonzero = bool((np.abs(array) >= least).all())
+        return anything(array.shape, dtype, nan=nan, nonzero=nonzero)
     if array.dtype.kind not in "fiub" and not is_float(array.dtype):
         return anything(array.shape, dtype)
     numbers = array.astype(np.float64)

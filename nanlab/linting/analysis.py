@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,18 @@ from nanlab.linting.abstract import (
 )
 from nanlab.linting.axes import COPIES
 from nanlab.linting.danger import Danger
-from nanlab.linting.floats import Mask, float_type, integer_range, is_float, rounded
+from nanlab.linting.floats import (
+    Mask,
+    can_be_nan,
+    float_type,
+    integer_range,
+    is_complex,
+    is_float,
+    rounded,
+)
 from nanlab.linting.guards import Guards
 from nanlab.linting.here import Here
-from nanlab.linting.rules.kernels import COMPLEX, any_numbers
+from nanlab.linting.rules.complexes import COMPLEX
 from nanlab.linting.rules.table import RULES, STEEP, UNREPEATABLE
 
 NARROW = 1e6
@@ -150,11 +158,9 @@ class RangeAnalysis:
         before, self._is_quiet = self._is_quiet, self._is_quiet or is_quiet
         here = Here(self, equation)
         rule = RULES.get(equation.primitive)
-        if any(
-            _is_complex(self.program.values[v].dtype)
-            for v in (*equation.operands, *equation.results)
-        ):
-            rule = COMPLEX.get(equation.primitive, rule and any_numbers)
+        values = [self.program.values[v] for v in (*equation.operands, *equation.results)]
+        if any(is_complex(value.dtype) for value in values):
+            rule = COMPLEX.get(equation.primitive)
         if rule is None:
             results = self._unknown(here, operands)
         else:
@@ -172,7 +178,7 @@ class RangeAnalysis:
         results: list[Abstract] = []
         for index in range(len(here.equation.results)):
             shape, dtype = here.result_type(index)
-            nan = May(np.ones((), bool), makers if is_float(dtype) else frozenset())
+            nan = May(np.ones((), bool), makers if can_be_nan(dtype) else frozenset())
             results.append(anything(shape, dtype, nan=nan))
         return results
 
@@ -182,7 +188,7 @@ class RangeAnalysis:
             if here.equation.primitive in STEEP and not here.is_widening:
                 self.check(here.equation.index)
             value = self._in_type(here, value)
-        else:
+        elif not is_complex(value.dtype):
             value = _wrapped(value)
         if not self.parts.relations:
             value = replace(value, bounds=(), peak=None, nonzero=False)
@@ -301,10 +307,6 @@ class RangeAnalysis:
     def identify(self, value: int, source: int) -> None:
         """Record that a value is a copy of another one."""
         self._roots[value] = source
-
-
-def _is_complex(dtype: Any) -> bool:
-    return getattr(dtype, "kind", "") == "c"
 
 
 def _wrapped(value: Abstract) -> Abstract:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nanlab.backend import jaxpr as _jax
 from nanlab.linting.abstract import INPUT, NEVER, Abstract, May, anything, interval
-from nanlab.linting.floats import float_type, is_float
+from nanlab.linting.floats import float_type, is_complex, is_float
 
 REACH = 10.0
 """Numbers are assumed to reach at least this far from zero."""
@@ -155,7 +155,9 @@ def abstract_argument(array: Any, assumption: Assumption | None) -> Abstract:
     if assumption is None:
         if _jax.is_key(array):
             return interval(array.shape, array.dtype, 0, 0)
-        return anything(array.shape, array.dtype)
+        bad = ~np.isfinite(array) if is_complex(array.dtype) else np.zeros((), bool)
+        nan = May(np.asarray(bad), frozenset({INPUT})) if bad.any() else NEVER
+        return anything(array.shape, array.dtype, nan=nan)
     numbers = np.asarray(array).astype(np.float64)
 
     def standing(test: Any) -> May:

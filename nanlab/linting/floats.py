@@ -44,8 +44,21 @@ def is_float(dtype: Any) -> bool:
 
 
 @cache
+def is_complex(dtype: Any) -> bool:
+    """Return whether a type is one of complex numbers."""
+    return bool(jnp.issubdtype(dtype, jnp.complexfloating))
+
+
+@cache
+def can_be_nan(dtype: Any) -> bool:
+    """Return whether a type has an inf or a NaN."""
+    return is_float(dtype) or is_complex(dtype)
+
+
+@cache
 def float_type(dtype: Any) -> FloatType:
-    """Return what there is to know about a floating-point type."""
+    """Return what there is to know about a floating-point type, or the parts of a complex one."""
+    dtype = np.zeros((), dtype).real.dtype if is_complex(dtype) else dtype
     info = jnp.finfo(dtype)
     smallest = float(info.smallest_subnormal)
     # XLA computes float16 in float32, where its subnormals are normal numbers.

@@ -135,6 +135,10 @@ class Report:
         n = len(self.findings)
         found = {0: "No inf or NaN can arise", 1: "An inf or a NaN can arise in 1 place"}
         text = found.get(n, f"Infs or NaNs can arise in {n} places")
+        if not n and self.unknown:
+            names = [unknown.primitive for unknown in self.unknown]
+            stand = "1 primitive is" if len(names) == 1 else f"{len(names)} primitives are"
+            text = f"No inf or NaN was found; {stand} unknown: {_listed(names)}"
         hidden = len(self.growth)
         if not hidden:
             return f"{text}."

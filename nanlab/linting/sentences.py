@@ -15,7 +15,7 @@ from nanlab.linting.abstract import Abstract
 from nanlab.linting.analysis import RangeAnalysis
 from nanlab.linting.axes import COPIES, MOVES
 from nanlab.linting.danger import Danger
-from nanlab.linting.floats import float_type, is_float
+from nanlab.linting.floats import float_type, is_complex, is_float
 
 _OPERANDS = {
     ("div", 1): "divisor", ("rem", 1): "divisor", ("pow", 0): "base", ("integer_pow", 0): "base",
@@ -161,6 +161,8 @@ def _range(value: Abstract) -> str:
         return "has no finite value"
     if value.least == value.greatest:
         return f"is {_number(value.least)}"
+    if is_complex(value.dtype):
+        return "may be any complex number"
     if is_float(value.dtype):
         most = float_type(value.dtype).largest
         if value.least <= -most and value.greatest >= most:

@@ -9,34 +9,37 @@ import numpy as np
 
 from nanlab.blame.vocabulary import Mechanism
 from nanlab.linting.abstract import NEVER, Abstract, May, anything
-from nanlab.linting.floats import float_type, is_float
+from nanlab.linting.floats import can_be_nan, float_type
 from nanlab.linting.here import Here
 
 
-def _everywhere(nan: May) -> May:
+def everywhere(nan: May) -> May:
+    """Return bad values of these makers in every element."""
     return May(np.ones((), bool), nan.makers) if nan else NEVER
 
 
 def any_numbers(here: Here, *operands: Abstract, nan: May = NEVER) -> list[Abstract]:
     """Return any finite numbers, and NaN of operands that may be bad."""
     for operand in operands:
-        nan = nan | _everywhere(operand.bad)
+        nan = nan | everywhere(operand.bad)
     results = range(len(here.equation.results))
     types = [here.result_type(index) for index in results]
-    return [anything(shape, dtype, nan=nan if is_float(dtype) else NEVER) for shape, dtype in types]
+    return [
+        anything(shape, dtype, nan=nan if can_be_nan(dtype) else NEVER) for shape, dtype in types
+    ]
 
 
 def cholesky(here: Here, a: Abstract) -> list[Abstract]:
     """Return the Cholesky factor; nothing says that a matrix is positive definite."""
     what = "is not known to be positive definite"
-    nan = _everywhere(here.danger(Mechanism.OPAQUE, np.ones((), bool), 0, what, a))
+    nan = everywhere(here.danger(Mechanism.OPAQUE, np.ones((), bool), 0, what, a))
     return any_numbers(here, a, nan=nan)
 
 
 def triangular_solve(here: Here, a: Abstract, b: Abstract) -> list[Abstract]:
     """Return the solution of a triangular system, whose diagonal may contain 0."""
     near = np.asarray(a.near(0).any() and not here.params.get("unit_diagonal", False))
-    nan = _everywhere(here.danger(Mechanism.OPAQUE, near, 0, "can have 0 on its diagonal", a))
+    nan = everywhere(here.danger(Mechanism.OPAQUE, near, 0, "can have 0 on its diagonal", a))
     return any_numbers(here, a, b, nan=nan)
 
 
@@ -79,18 +82,6 @@ def zeta(here: Here, x: Abstract, q: Abstract) -> Abstract:
     )
     return here.value(-here.largest, here.largest, pole, pole, nan)
 
-
-def complex_absolute(here: Here, a: Abstract) -> Abstract:
-    """Return the absolute value of complex numbers."""
-    return here.value(0.0, here.largest, NEVER, NEVER, _everywhere(a.bad))
-
-
-COMPLEX: dict[str, Callable[..., Any]] = {
-    "abs": complex_absolute,
-    "eq": lambda here, *operands: here.value(0.0, 1.0),
-    "ne": lambda here, *operands: here.value(0.0, 1.0),
-}
-"""Rules for complex operands, of which nothing is known; others return any numbers."""
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "cholesky": cholesky,
