@@ -215,7 +215,7 @@ def _as(results: Sequence[Any], like: Sequence[Any]) -> list[Any]:
 def compiled_reference(
     jaxpr: Any, constants: Sequence[Any], leaves: Sequence[Any]
 ) -> Reference | None:
-    """Return a compiled function of a program's leaves, in float64; None if there is none."""
+    """Return a compiled function of a program's leaves, in float64, or None."""
 
     def found(shift: Any, *arguments: Any) -> Found:
         wide = _Wide(shift)

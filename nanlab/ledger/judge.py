@@ -102,7 +102,7 @@ class Judged:
         return self.ranges[0].primary.verdict.word if self.ranges else NOT_TESTABLE
 
     def range(self, name: RangeName) -> RangeJudged | None:
-        """Return a range's judgment, None if there is none."""
+        """Return a range's judgment, or None."""
         return next((each for each in self.ranges if each.name == name), None)
 
     @property

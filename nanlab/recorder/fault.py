@@ -81,7 +81,7 @@ class Fault(FloatingPointError):
         compared: number of metrics that were compared.
         detected: number of calls that had been made when the fault was found.
         notes: what else has to be known.
-        folder: the bundle on disk; None if there is none.
+        folder: the bundle on disk, or None.
         iteration: number of the faulty iteration, from 0, of a call that is one long scan; -1 for
             what precedes the scan; None for other calls. `state` is then the leaves of the carry
             before it, `batch` the arrays that all iterations read and the slices that it reads.

@@ -105,7 +105,7 @@ def _infs(numbers: np.ndarray, sign: int) -> int:
 def first_bad(
     array: np.ndarray, worst: int = INF, later: Sequence[np.ndarray] = ()
 ) -> Index | None:
-    """Return the index of the first element that is not finite; None if there is none.
+    """Return the index of the first element that is not finite, or None.
 
     Args:
         array: an array of any JAX type.

@@ -155,11 +155,11 @@ def traced_back(verdict: Verdict | None, maker: Verdict | None) -> Verdict | Non
 
     Args:
         verdict: on the computation that made the NaN.
-        maker: on the computation that made the inf which it was handed.
+        maker: on the computation that made the inf that it received.
 
     Returns:
         The verdict, with the maker's origin and advice in place of an argument; the same one if
-        the NaN was not made of an argument, or the maker is not known.
+        the NaN did not come from an argument, or the maker is not known.
     """
     if verdict is None or maker is None or verdict is maker:
         return verdict

@@ -63,7 +63,7 @@ class Judge:
             results: those of its outputs that can be bad.
 
         Returns:
-            The fault; None if there is none.
+            The fault, or None.
         """
         with self._lock:
             behind = self._bad_values.behind(computation.arguments)
@@ -97,7 +97,7 @@ class Judge:
             behind: bad values of operations among its arguments.
 
         Returns:
-            The fault; None if there is none.
+            The fault, or None.
         """
         behind = [value for value in behind if not value.is_meant]
         fault = WatchedFault(

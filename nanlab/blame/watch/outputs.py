@@ -117,7 +117,7 @@ class OutputReader:
 
         Args:
             reading: what `begin` returned.
-            original: returns a deleted array's copy; None if there is none.
+            original: returns a copy of a deleted array, or None.
 
         Returns:
             The worst of FINITE, INF and NAN; None if an array could not be read.

@@ -69,7 +69,7 @@ class Queue:
             wait: whether to wait for each; else only for those that there are too many of.
 
         Returns:
-            The oldest; None if there is none, or none to be read yet.
+            The oldest that can be read, or None.
         """
         if not self._entries:
             return None
