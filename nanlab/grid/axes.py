@@ -184,15 +184,17 @@ def expanded(parameter: Parameter, form: AxisForm) -> Sequence[ParameterValue]:
     if isinstance(form, Range) and form.count > POINT_LIMIT:
         raise ValueError(f"{form.count} values; a study has at most {POINT_LIMIT} points")
     values = form.values()
-    # A range of whole numbers is within the parameter's limits if both of its ends are.
-    is_range = isinstance(values, range) and parameter.kinds == (int,)
+    # Whole numbers are within the parameter's limits if the first and the last are.
+    is_range = isinstance(values, range) and int in parameter.kinds
     checked = [values[0], values[-1]] if is_range else list(values)
     try:
         valid = _validator_of(parameter)(checked)
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]
         raise ValueError(f"gives {shown(error['input'])}; it {sentence_of(error)}") from None
-    return values if is_range else valid
+    if is_range:
+        return values if parameter.kinds == (int,) else list(values)
+    return valid
 
 
 @cache
